@@ -1,0 +1,190 @@
+r"""DMNS with latent negatives: points of the embedding space, drawn from the diffusion model.
+
+Per epoch: fit the diffusion model a little further on the detached embeddings, take the Gaussians of
+all levels in closed form, draw one latent per level and training edge, and add real uniform
+negatives.  The score of a latent is its inner product with the query's embedding; gradients reach the
+query alone.
+
+Sub-linear positivity.  The paper shows that the density of the generated negatives is the positives'
+density to a power lambda in (0, 1) wherever a quantity Psi is not negative.  Measured here: the
+chain's end, t = 0, gives the model of the positives, ``N(m_0, s_0^2)``, and level t that of its
+negatives, ``N(m_t, s_t^2)``.  Up to normalising constants, which "proportional" leaves open, a point x
+has log densities ``-d_0^2(x) / 2`` and ``-d_t^2(x) / 2``, where ``d^2 = sum ((x - m) / s)^2``.  So the
+exponent at x is ``lambda = d_t^2 / d_0^2``, and it lies in (0, 1) exactly where
+
+    ``Psi(x) = d_0^2(x) - d_t^2(x) > 0``.
+
+The share of Psi >= 0 is taken over the negatives drawn, per level.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from benchmarks.paper.config import Latent
+from benchmarks.paper.negatives import Terms, levels_of, real_scores, schedule_of
+from benchmarks.paper.problem import Problem, seeded
+from dgl_dmns.core import (
+    DiffusionGenerator,
+    FiLMPredictor,
+    LevelGaussians,
+    level_gaussians,
+    noise_to,
+    sample_chain,
+)
+
+__all__ = ["LatentSource", "psi", "slot_levels"]
+
+
+def slot_levels(levels: int, curriculum: str, stage: int, epoch: int) -> list[int]:
+    """The level that each of L slots is filled from at an epoch; see `Latent.curriculum`.
+
+    >>> slot_levels(4, "easy-first", 10, 15)
+    [2, 2, 2, 3]
+    """
+    let_in = min(epoch // stage, levels - 1)
+    if curriculum == "easy-first":
+        return [max(slot, levels - 1 - let_in) for slot in range(levels)]
+    if curriculum == "hard-first":
+        return [min(slot, let_in) for slot in range(levels)]
+    return list(range(levels))
+
+
+def _squared_distance(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    return ((x - mean) / std).square().sum(-1)
+
+
+def psi(x: Tensor, negatives: LevelGaussians, positives: LevelGaussians) -> Tensor:
+    """``Psi`` of one point per level and query.
+
+    Args:
+        x: points, shape [L, B, D].
+        negatives: Gaussians of the levels, [L, B, D].
+        positives: Gaussians of the chain's end, [1, B, D].
+
+    Returns:
+        ``d_0^2 - d_t^2``, shape [L, B].
+    """
+    return _squared_distance(x, positives.mean, positives.std) - _squared_distance(
+        x, negatives.mean, negatives.std
+    )
+
+
+class LatentSource:
+    """Latent negatives of all levels beside real uniform ones.
+
+    Args:
+        problem: the data.
+        method: the settings.
+        seed: of the diffusion model, its fitting, and the draws.
+    """
+
+    def __init__(self, problem: Problem, method: Latent, seed: int) -> None:
+        self.problem = problem
+        self.method = method
+        self.random = seeded(seed)
+        self.seed = seed
+        self.levels = levels_of(method.diffusion)
+        self.schedule = schedule_of(method.diffusion)
+        self.model: DiffusionGenerator | None = None
+        self.share: Tensor | None = None
+        weights = [*self.levels.loss_weights, *[1.0] * method.uniform]
+        self.weight = torch.tensor(weights)
+
+    def terms(self, h: Tensor, epoch: int) -> Terms:
+        query, method = self.problem.query, self.method
+        if method.source == "reverse" and epoch % method.diffusion.refresh_every == 0:
+            self._fit(h.detach())
+        slots = slot_levels(len(self.levels), method.curriculum, method.stage, epoch)
+        latents, keep = self._draw(h.detach(), slots)
+        if method.unit_norm:
+            latents = normalize(latents, dim=-1)
+        score = (h[query] * latents).sum(-1).t()
+        weight = self.weight[: len(slots)].expand_as(score)
+        if keep is not None:
+            weight = weight * keep.t()
+        if method.uniform:
+            real = self.problem.known.uniform(query, method.uniform, generator=self.random)
+            score = torch.cat([score, real_scores(h, query, real)], dim=1)
+            weight = torch.cat([weight, torch.ones(real.shape)], dim=1)
+        return Terms(score, weight)
+
+    def statistics(self) -> dict[str, float]:
+        if self.share is None:
+            return {}
+        named = zip(self.levels.fractions, self.share.tolist())
+        return {f"psi share T*{fraction:g}": value for fraction, value in named}
+
+    def _fit(self, h: Tensor) -> None:
+        settings = self.method.diffusion
+        steps = settings.fit_steps
+        if self.model is None:
+            steps = settings.warmup_steps
+            self.model = DiffusionGenerator(
+                h.shape[1],
+                levels=self.levels,
+                schedule=self.schedule,
+                space=settings.space,
+                compact_width=settings.compact_width,
+                learning_rate=settings.learning_rate,
+                batch_pairs=settings.batch_pairs,
+                predictor=self._predictor(h.shape[1]),
+                seed=self.seed,
+            )
+        self.model.space.update(h)
+        z = self.model.space.encode(h)
+        self.model.fit(z, z, self.problem.known, steps, generator=self.random)
+
+    def _predictor(self, width: int) -> FiLMPredictor | None:
+        settings = self.method.diffusion
+        if settings.conditional:
+            return None
+        width = width if settings.space == "raw" else min(width, settings.compact_width)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            return FiLMPredictor(width, conditional=False)
+
+    @torch.no_grad()
+    def _draw(self, h: Tensor, slots: list[int]) -> tuple[Tensor, Tensor | None]:
+        """Latents [L, E, D] in the space of the embeddings, and which to keep (None: all)."""
+        query = self.problem.query
+        if self.method.source == "forward":
+            return self._noised_neighbours(h, slots), None
+        assert self.model is not None
+        z = self.model.space.encode(h)
+        if self.method.sampling == "chain":
+            states = sample_chain(
+                self.model.predictor,
+                self.schedule,
+                z[query],
+                self.model.steps,
+                generator=self.random,
+            )
+            return self.model.space.decode(states[slots]), None
+        # Step 0, the model of the positives, comes along for Psi.
+        assert isinstance(self.model.predictor, FiLMPredictor)
+        every = level_gaussians(self.model.predictor, self.schedule, z, (0, *self.model.steps))
+        chosen = [1 + slot for slot in slots]
+        drawn = LevelGaussians(every.mean[chosen][:, query], every.std[chosen][:, query])
+        latents = drawn.sample(self.random)
+        first = LevelGaussians(every.mean[:1, query], every.std[:1, query])
+        positive = psi(latents, drawn, first) >= 0
+        self.share = positive.float().mean(dim=1)
+        keep = positive if self.method.drop_negative_psi else None
+        return self.model.space.decode(latents), keep
+
+    def _noised_neighbours(self, h: Tensor, slots: list[int]) -> Tensor:
+        """A random training neighbour of each edge's query, noised to each level; [L, E, D]."""
+        query, known = self.problem.query, self.problem.known
+        degree = known.degrees()[query]
+        drawn = []
+        steps = self.levels.steps(self.schedule.steps)
+        for slot in slots:
+            u = torch.rand(query.shape, generator=self.random, dtype=torch.float64)
+            neighbour = known.indices[known.indptr[query] + (u * degree).long()].long()
+            t = torch.full(query.shape, steps[slot], dtype=torch.int64)
+            noise = torch.randn(len(query), h.shape[1], generator=self.random)
+            drawn.append(noise_to(self.schedule, h[neighbour], t, noise))
+        return torch.stack(drawn)

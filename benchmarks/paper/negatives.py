@@ -1,0 +1,211 @@
+"""Sources of negatives with one interface: embeddings of this epoch in, scores and weights out.
+
+Symbols: N nodes, E training edges, K negatives an edge, D width.  Sources of real nodes hold one of
+the package's samplers and ask it as any DGL loader does, ``sampler(g, eids)``; gradients then reach
+both ends of a negative.  Latent negatives are in `benchmarks.paper.latents`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from benchmarks.paper.config import (
+    Adversarial,
+    Diffusion,
+    Dynamic,
+    FixedUniform,
+    InBatch,
+    Latent,
+    MarkovChain,
+    Method,
+    Popularity,
+    RealNodes,
+    SelfAdversarial,
+    Uniform,
+)
+from benchmarks.paper.problem import Problem
+from dgl_dmns import samplers
+from dgl_dmns.core import UNIFORM_LEVEL, Density, Levels, Nearest, NoiseSchedule
+
+__all__ = ["Source", "Terms", "levels_of", "make_source", "schedule_of"]
+
+
+class Terms(NamedTuple):
+    """Negatives of all training edges.
+
+    Args:
+        score: inner products with the edge's query, shape [E, K].
+        weight: of each term, shape [E, K] or [K]; None: all 1.
+    """
+
+    score: Tensor
+    weight: Tensor | None
+
+
+class Source(Protocol):
+    """Anything that gives negatives for the training edges."""
+
+    def terms(self, h: Tensor, epoch: int) -> Terms:
+        """Negatives for embeddings [N, D], which carry gradients."""
+        ...
+
+    def statistics(self) -> dict[str, float]:
+        """What the source has to say about its last call."""
+        ...
+
+
+def levels_of(settings: Diffusion) -> Levels:
+    """The levels of diffusion settings."""
+    return Levels(settings.fractions, settings.weights)
+
+
+def schedule_of(settings: Diffusion) -> NoiseSchedule:
+    """The noise schedule of diffusion settings."""
+    make = {"linear": NoiseSchedule.linear, "cosine": NoiseSchedule.cosine}[settings.schedule]
+    return make(settings.steps)
+
+
+def real_scores(h: Tensor, query: Tensor, negatives: Tensor) -> Tensor:
+    """Scores of real negatives [E, K] with their queries [E], differentiable at both ends."""
+    return (h[query].unsqueeze(1) * h[negatives.flatten()].view(*negatives.shape, -1)).sum(-1)
+
+
+class SampledSource:
+    """Real nodes from a sampler of the package.
+
+    Args:
+        problem: the data.
+        sampler: the sampler; one that follows the encoder is refreshed first.
+        refresh_every: epochs between refreshes.
+        fixed: whether the negatives of the first epoch are kept.
+    """
+
+    def __init__(
+        self, problem: Problem, sampler: Any, *, refresh_every: int = 1, fixed: bool = False
+    ) -> None:
+        self.problem = problem
+        self.sampler = sampler
+        self.refresh_every = refresh_every
+        self.fixed = fixed
+        self.kept: Tensor | None = None
+
+    def terms(self, h: Tensor, epoch: int) -> Terms:
+        if hasattr(self.sampler, "refresh") and epoch % self.refresh_every == 0:
+            self.sampler.refresh(embeddings=h.detach())
+        if self.kept is None or not self.fixed:
+            _, dst = self.sampler(self.problem.graph, self.problem.eids)
+            self.kept = dst.view(-1, self.sampler.k)
+        return Terms(real_scores(h, self.problem.query, self.kept), None)
+
+    def statistics(self) -> dict[str, float]:
+        return {}
+
+
+class RealNodesSource:
+    """DMNS with real nodes, in the paper's loss: each negative has the weight of its level.
+
+    Args:
+        problem: the data.
+        method: the settings.
+        seed: of the diffusion model and of the draws.
+    """
+
+    def __init__(self, problem: Problem, method: RealNodes, seed: int) -> None:
+        settings = method.diffusion
+        nodes = problem.graph.num_nodes()
+        rule = Density() if method.rule == "density" else Nearest(method.pool or None)
+        self.problem = problem
+        self.refresh_every = settings.refresh_every
+        self.sampler = samplers.DMNSSampler(
+            problem.graph,
+            _never_called,
+            method.k,
+            levels=levels_of(settings),
+            rule=rule,
+            uniform_share=method.uniform_share,
+            pool=max(method.k, min(method.pool or 32, nodes)),
+            lam=method.lam,
+            groups=method.groups,
+            fit_steps=settings.fit_steps,
+            warmup_steps=settings.warmup_steps,
+            batch_pairs=settings.batch_pairs,
+            space=settings.space,
+            compact_width=settings.compact_width,
+            schedule=schedule_of(settings),
+            seed=seed,
+        )
+        by_level = torch.ones(UNIFORM_LEVEL + 1)
+        weights = self.sampler.levels.loss_weights
+        by_level[: len(weights)] = torch.tensor(weights)
+        self.by_level = by_level
+
+    def terms(self, h: Tensor, epoch: int) -> Terms:
+        if epoch % self.refresh_every == 0:
+            self.sampler.refresh(embeddings=h.detach())
+        drawn = self.sampler.draw(self.problem.query)
+        score = real_scores(h, self.problem.query, drawn.ids)
+        return Terms(score, self.by_level[drawn.level.long()])
+
+    def statistics(self) -> dict[str, float]:
+        report = self.sampler.report
+        if report is None:
+            return {}
+        return {f"score of level {name}": value for name, value in report.level_score.items()}
+
+
+def _never_called() -> Tensor:
+    raise RuntimeError("encoder: the benchmark hands embeddings to refresh(); this is a mistake")
+
+
+def make_source(problem: Problem, method: Method, seed: int) -> Source:
+    """The source of a method.
+
+    Args:
+        problem: the data.
+        method: the method's settings.
+        seed: of everything random in it that has a generator of its own.
+
+    Raises:
+        TypeError: for a method that has no source.
+    """
+    g, encoder = problem.graph, _never_called
+    sampler: Any
+    if isinstance(method, Latent):
+        from benchmarks.paper.latents import LatentSource
+
+        return LatentSource(problem, method, seed)
+    if isinstance(method, RealNodes):
+        return RealNodesSource(problem, method, seed)
+    if isinstance(method, (FixedUniform, Uniform)):
+        sampler = samplers.UniformSampler(g, method.k)
+        return SampledSource(problem, sampler, fixed=isinstance(method, FixedUniform))
+    if isinstance(method, Popularity):
+        sampler = samplers.PopularitySampler(g, method.k, method.exponent)
+    elif isinstance(method, InBatch):
+        sampler = samplers.InBatchSampler(g, method.k)
+    elif isinstance(method, Dynamic):
+        sampler = samplers.DynamicSampler(
+            g, encoder, method.k, pool=method.pool, groups=method.groups, seed=seed
+        )
+    elif isinstance(method, SelfAdversarial):
+        sampler = samplers.SelfAdversarialSampler(
+            g,
+            encoder,
+            method.k,
+            pool=method.pool,
+            groups=method.groups,
+            temperature=method.temperature,
+            seed=seed,
+        )
+    elif isinstance(method, MarkovChain):
+        sampler = samplers.MCNSSampler(
+            g, encoder, method.k, alpha=method.alpha, steps=method.steps, seed=seed
+        )
+    elif isinstance(method, Adversarial):
+        sampler = samplers.AdversarialSampler(g, encoder, method.k, seed=seed)
+    else:
+        raise TypeError(f"method: expected a method of benchmarks.paper.config, got {method!r}")
+    return SampledSource(problem, sampler)

@@ -1,0 +1,120 @@
+"""A data set made ready for protocol A: graphs, features, training pairs and held-out candidates."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import dgl
+import torch
+from torch import Tensor
+
+from benchmarks.paper.encoders import SparseFeatures
+from dgl_dmns.core import KnownEdges
+from dgl_dmns.data import (
+    RankingSplit,
+    embedded_graph,
+    load_dataset,
+    official_split,
+    split_directed,
+)
+from dgl_dmns.evaluate import candidate_ranking, ranking_metrics
+
+__all__ = ["OFFICIAL", "Folders", "Problem", "load_problem"]
+
+OFFICIAL = ("cora", "citeseer", "actor")
+"""Data sets with a published split."""
+
+TINY_NODES = 120
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Where files lie: DGL's cache and the published splits; None for DGL's default and no splits."""
+
+    data: str | None = None
+    splits: str | None = None
+
+    def has_split(self, dataset: str) -> bool:
+        """Whether the published split of a data set can be used."""
+        return self.splits is not None and dataset in OFFICIAL
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """All that a cell needs.
+
+    Attributes:
+        graph: the training graph, both directions, no self loops; samplers know its edges.
+        messages: the graph that the encoder runs on, self loops added for GCN and GAT.
+        features: of the nodes.
+        labels: classes, int64 [N]; read by the linear probe alone.
+        eids: the training edges' ids in ``graph``, int64 [E]; self loops have none and are left out.
+        query: first ends of the training edges, int64 [E].
+        positive: their second ends, int64 [E].
+        split: the held-out part.
+        known: the edges of ``graph``.
+    """
+
+    graph: Any
+    messages: Any
+    features: SparseFeatures
+    labels: Tensor
+    eids: Tensor
+    query: Tensor
+    positive: Tensor
+    split: RankingSplit
+    known: KnownEdges
+
+    def metrics(self, h: Tensor, part: str) -> dict[str, float]:
+        """MAP, NDCG and Hits@1 of embeddings [N, D] on ``val`` or ``test``, ties averaged."""
+        split = self.split
+        if part == "val":
+            rank = candidate_ranking(h, split.val_query, split.val_candidates)
+        else:
+            rank = candidate_ranking(h, split.test_query, split.test_candidates)
+        found = ranking_metrics(rank, hits=(1,))
+        return {"MAP": found["MRR"], "NDCG": found["NDCG"], "Hits@1": found["Hits@1"]}
+
+
+def load_problem(
+    dataset: str, encoder: str, seed: int, official: bool, folders: Folders
+) -> Problem:
+    """Load and split a data set; ``tiny`` is a small generated graph for tests.
+
+    Args:
+        dataset: ``tiny`` or a name that `dgl_dmns.data.load_dataset` knows.
+        encoder: decides about self loops.
+        seed: of the split, where it is our own.
+        official: whether to use the published split.
+        folders: where files lie.
+    """
+    tiny = dataset == "tiny"
+    data = embedded_graph(TINY_NODES, words=64) if tiny else load_dataset(dataset, folders.data)
+    if official:
+        if folders.splits is None:
+            raise ValueError("splits: the cell uses the published split, but no folder was given")
+        split = official_split(os.fspath(folders.splits), dataset)
+    else:
+        split = split_directed(data, seed=seed)
+    src, dst = split.message_edges()
+    graph = dgl.graph((src, dst), num_nodes=data.num_nodes)
+    messages = graph if encoder == "sage" else dgl.add_self_loop(graph)
+    pairs = split.train[:, split.train[0] != split.train[1]]
+    return Problem(
+        graph=graph,
+        messages=messages,
+        features=SparseFeatures(data.features),
+        labels=data.labels,
+        eids=graph.edge_ids(pairs[0], pairs[1]),
+        query=pairs[0],
+        positive=pairs[1],
+        split=split,
+        known=KnownEdges(src, dst, data.num_nodes),
+    )
+
+
+def seeded(seed: int) -> torch.Generator:
+    """A generator of random numbers of its own."""
+    return torch.Generator().manual_seed(seed)

@@ -1,0 +1,297 @@
+"""The only module that imports DGL, and the explanation when that fails.
+
+A DGL 2.x wheel contains one compiled part for each torch version it was built with, and its import
+fails beside any other torch.  DGL 2.0 and 2.1 also import packages that their metadata do not list.
+What a user then sees is a ``FileNotFoundError`` for a shared library, or a missing module that they
+never asked for.  The functions here turn all of that into one message: what is wrong, what is
+installed, which combinations work, and the command that installs one.
+
+:func:`why_unusable` only looks (module specs, package metadata, names of files) and is quick enough
+to run whenever ``dgl_dmns`` is imported.  :func:`require_dgl` imports DGL for real.
+"""
+
+from __future__ import annotations
+
+import importlib
+import platform
+import re
+import sys
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import metadata, util
+from pathlib import Path
+from types import ModuleType
+
+__all__ = ["PAIRS", "Pair", "require_dgl", "why_unusable"]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A DGL version and the torch versions it works with.
+
+    Attributes:
+        dgl: DGL version.
+        torch: torch version, or a range of them.
+        python: First and last Python version there are wheels for, such as ``((3, 9), (3, 11))``.
+        source: Where the DGL wheel or package comes from.
+        notes: What else is needed, and how far the combination has been tried.
+        install: Shell command that installs the combination.
+    """
+
+    dgl: str
+    torch: str
+    python: tuple[tuple[int, int], tuple[int, int]]
+    source: str
+    notes: str
+    install: str
+
+    def supports(self, python: tuple[int, int]) -> bool:
+        """Whether there are wheels for a Python version.
+
+        Args:
+            python: Major and minor version.
+        """
+        first, last = self.python
+        return first <= python <= last
+
+
+PAIRS: tuple[Pair, ...] = (
+    Pair(
+        dgl="2.1.0",
+        torch="2.2.1",
+        python=((3, 8), (3, 12)),
+        source="package index, CPU",
+        notes="with torchdata 0.7.1, numpy<2, pandas, packaging, pydantic, pyyaml; "
+        "the tests of dgl-dmns run with it on Python 3.11",
+        install="python -m pip install dgl==2.1.0 torch==2.2.1 torchdata==0.7.1 "
+        '"numpy<2" pandas packaging pydantic pyyaml',
+    ),
+    Pair(
+        dgl="1.1.3",
+        torch="1.13 to 2.13",
+        python=((3, 8), (3, 11)),
+        source="package index, CPU",
+        notes="with packaging; has no GraphBolt; its loaders were tried with torch 2.2.1 and 2.13",
+        install="python -m pip install dgl==1.1.3 packaging",
+    ),
+    Pair(
+        dgl="2.4.0",
+        torch="2.4.0",
+        python=((3, 8), (3, 12)),
+        source="DGL's own wheel index, CPU or CUDA",
+        notes="as DGL publishes it, not tried here; other DGL and torch versions: "
+        "the start page of dgl.ai",
+        install="python -m pip install torch==2.4.0 dgl==2.4.0 "
+        "-f https://data.dgl.ai/wheels/torch-2.4/repo.html",
+    ),
+    Pair(
+        dgl="2.3.0",
+        torch="2.3.1",
+        python=((3, 9), (3, 12)),
+        source="conda-forge, CPU or CUDA",
+        notes="not tried here",
+        install='conda install -c conda-forge "dgl=2.3.0" "pytorch=2.3.1"',
+    ),
+)
+
+# Distributions whose versions a message reports.
+_REPORTED = ("dgl", "torch", "torchdata", "numpy", "pandas", "packaging", "pydantic", "pyyaml")
+
+# Modules that any DGL imports, and those that only DGL 2.0 and 2.1 do, with what installs them.
+_ALWAYS_IMPORTED = {
+    "networkx": "networkx",
+    "numpy": "numpy",
+    "psutil": "psutil",
+    "requests": "requests",
+    "scipy": "scipy",
+    "tqdm": "tqdm",
+}
+_IMPORTED_BY_2_0_AND_2_1 = {"pandas": "pandas", "pydantic": "pydantic", "yaml": "pyyaml"}
+_TORCHDATA = "torchdata==0.7.1"
+
+_COMPILED_PART = re.compile(r"(?:lib)?graphbolt_pytorch_(.+)\.(?:so|dylib|dll)")
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """What is wrong, and the pip requirements that put it right where a few are enough."""
+
+    summary: str
+    cure: tuple[str, ...] = ()
+    may_keep_torch: bool = False  # another DGL beside the installed torch would do as well
+
+
+def why_unusable() -> str | None:
+    """Tell why DGL cannot be used here, without importing it.
+
+    Returns:
+        None if nothing speaks against importing DGL, otherwise the message for the user.  None is
+        not a promise: a damaged installation shows only in :func:`require_dgl`.
+    """
+    if sys.modules.get("dgl") is not None:  # it has been imported, so it works
+        return None
+    problem = _find_problem()
+    return None if problem is None else _message(problem)
+
+
+@lru_cache(maxsize=1)
+def require_dgl() -> ModuleType:
+    """Import DGL with its data loaders.  A success is remembered, a failure is tried again.
+
+    Returns:
+        The module ``dgl``; ``dgl.dataloading`` is imported, too.
+
+    Raises:
+        ImportError: If the import fails in any way, or if DGL runs on another framework than torch.
+            The message is that of :func:`why_unusable` with the cause added.
+    """
+    try:
+        dgl = importlib.import_module("dgl")
+        importlib.import_module("dgl.dataloading")
+    except Exception as error:  # ImportError, OSError, AttributeError, RuntimeError and more
+        problem = _find_problem() or _Problem("DGL is installed but cannot be imported.")
+        cause = f"{type(error).__name__}: {error}"
+        raise ImportError(_message(problem, cause), name="dgl") from error
+    backend = getattr(getattr(dgl, "backend", None), "backend_name", "pytorch")
+    if backend != "pytorch":
+        raise ImportError(
+            f"DGL runs on {backend} here, but dgl-dmns needs it on PyTorch.\n"
+            "Set the environment variable DGLBACKEND=pytorch before DGL is first imported.",
+            name="dgl",
+        )
+    return dgl
+
+
+def _find_problem() -> _Problem | None:
+    """Return the first known reason for which importing DGL would fail, or None."""
+    if not _is_found("dgl"):
+        return _Problem("DGL is not installed.")
+    if not _is_found("torch"):
+        return _Problem("DGL is installed, but torch is not.")
+    dgl, torch = _version("dgl"), _version("torch")
+    name = "DGL" if dgl is None else f"DGL {dgl}"
+
+    built_for = _built_for()
+    if built_for and torch is not None and _release(torch) not in built_for:
+        versions = ", ".join(_dotted(release) for release in sorted(built_for))
+        return _Problem(
+            f"{name} cannot be imported with torch {torch}: "
+            f"it was built for torch {versions} only.",
+            may_keep_torch=True,
+        )
+
+    missing = {module: pip for module, pip in _ALWAYS_IMPORTED.items() if not _is_found(module)}
+    setuptools = _version("setuptools")  # carried a copy of packaging until 71
+    if not _is_found("packaging") and (setuptools is None or _release(setuptools) >= (71,)):
+        missing["packaging"] = "packaging"
+    if dgl is not None and (2, 0) <= _release(dgl) < (2, 2):
+        also = _IMPORTED_BY_2_0_AND_2_1.items()
+        missing.update({module: pip for module, pip in also if not _is_found(module)})
+        folder = _folder("torchdata")
+        if not _is_found("torchdata"):
+            missing["torchdata"] = _TORCHDATA
+        elif folder is not None and not (folder / "datapipes").is_dir():
+            return _Problem(
+                f"{name} needs torchdata.datapipes, which the installed torchdata "
+                f"({_version('torchdata') or 'unknown version'}) no longer has.",
+                cure=(_TORCHDATA,),
+            )
+    if missing:
+        return _Problem(
+            f"{name} imports packages that are not installed: {', '.join(missing)}.",
+            cure=tuple(missing.values()),
+        )
+
+    numpy = _version("numpy")
+    old_torch = torch is not None and _release(torch) < (2, 3)
+    if old_torch and numpy is not None and _release(numpy) >= (2,):
+        return _Problem(
+            f"torch {torch} was built for NumPy 1 and fails with NumPy {numpy}.", cure=("numpy<2",)
+        )
+    return None
+
+
+def _message(problem: _Problem, cause: str = "") -> str:
+    """Compose the message: the problem, what is installed, what works, how to get it."""
+    lines = [problem.summary]
+    if cause:
+        lines.append(f"Cause: {cause}")
+    found = [f"Python {platform.python_version()}"]
+    found += [f"{name} {_version(name) or 'not found'}" for name in _REPORTED]
+    lines.append(f"Found: {', '.join(found)}")
+    lines.append("Combinations of DGL and torch:")
+    for pair in PAIRS:
+        first, last = (_dotted(version) for version in pair.python)
+        lines.append(
+            f"  dgl {pair.dgl} with torch {pair.torch} (Python {first} to {last}; {pair.source})"
+        )
+        lines.append(f"    {pair.notes}")
+    return "\n".join(lines + _commands(problem))
+
+
+def _commands(problem: _Problem) -> list[str]:
+    """Return the lines that say what to run."""
+    if problem.cure:
+        return ["Install what is missing:", f"  python -m pip install {_quoted(problem.cure)}"]
+    python = sys.version_info[:2]
+    lines = []
+    if not PAIRS[0].supports(python):
+        lines.append(
+            f"There is no such wheel for Python {_dotted(python)}: make an environment with "
+            "Python 3.11 first."
+        )
+    replaced = " (it replaces torch)" if problem.may_keep_torch else ""
+    lines += [f"Install the first of them{replaced}:", f"  {PAIRS[0].install}"]
+    if problem.may_keep_torch and PAIRS[1].supports(python):
+        lines += ["or keep torch and take an older DGL:", f"  {PAIRS[1].install}"]
+    return lines
+
+
+def _is_found(module: str) -> bool:
+    """Whether a top-level module could be imported, judged without importing it."""
+    try:
+        return util.find_spec(module) is not None
+    except ValueError:  # imported by unusual means and has no spec
+        return True
+
+
+def _folder(package: str) -> Path | None:
+    """Return the folder of a top-level package, or None if that cannot be told."""
+    try:
+        spec = util.find_spec(package)
+    except ValueError:
+        return None
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    return Path(next(iter(spec.submodule_search_locations)))
+
+
+def _version(distribution: str) -> str | None:
+    """Return the version that the metadata of a distribution state, or None."""
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _release(version: str) -> tuple[int, ...]:
+    """Return the numbers of a version: ``(2, 2, 1)`` for ``2.2.1+cu121`` or ``2.2.1.post300``."""
+    match = re.match(r"\d+(?:\.\d+)*", version)
+    return tuple(int(number) for number in match.group().split(".")) if match else ()
+
+
+def _built_for() -> frozenset[tuple[int, ...]]:
+    """Return the torch releases the installed DGL has a compiled part for; empty before DGL 2.0."""
+    folder = _folder("dgl")
+    if folder is None or not (folder / "graphbolt").is_dir():
+        return frozenset()
+    names = (_COMPILED_PART.fullmatch(path.name) for path in (folder / "graphbolt").iterdir())
+    return frozenset(_release(match.group(1)) for match in names if match)
+
+
+def _dotted(release: tuple[int, ...]) -> str:
+    return ".".join(str(number) for number in release)
+
+
+def _quoted(requirements: tuple[str, ...]) -> str:
+    return " ".join(f'"{name}"' if "<" in name or ">" in name else name for name in requirements)

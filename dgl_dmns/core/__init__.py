@@ -1,0 +1,58 @@
+"""The method in plain torch; nothing here imports DGL."""
+
+from dgl_dmns.core.diffusion import (
+    diffusion_loss,
+    level_gaussians,
+    noise_to,
+    reverse_step,
+    sample_chain,
+)
+from dgl_dmns.core.engine import PoolSettings, RefreshReport, build_table, dot_score
+from dgl_dmns.core.gaussians import LevelGaussians
+from dgl_dmns.core.generator import DiffusionGenerator, FitReport
+from dgl_dmns.core.known import KnownEdges
+from dgl_dmns.core.levels import Levels
+from dgl_dmns.core.pairs import sample_pairs
+from dgl_dmns.core.predictor import (
+    AffineNoisePredictor,
+    FiLMPredictor,
+    MLPPredictor,
+    NoisePredictor,
+)
+from dgl_dmns.core.rules import Density, Gate, Hardest, Nearest, Rule, SelfAdversarial
+from dgl_dmns.core.schedule import NoiseSchedule
+from dgl_dmns.core.space import Space
+from dgl_dmns.core.table import UNIFORM_LEVEL, Candidates, CandidateTable
+
+__all__ = [
+    "UNIFORM_LEVEL",
+    "AffineNoisePredictor",
+    "CandidateTable",
+    "Candidates",
+    "Density",
+    "DiffusionGenerator",
+    "FiLMPredictor",
+    "FitReport",
+    "Gate",
+    "Hardest",
+    "KnownEdges",
+    "LevelGaussians",
+    "Levels",
+    "MLPPredictor",
+    "Nearest",
+    "NoisePredictor",
+    "NoiseSchedule",
+    "PoolSettings",
+    "RefreshReport",
+    "Rule",
+    "SelfAdversarial",
+    "Space",
+    "build_table",
+    "diffusion_loss",
+    "dot_score",
+    "level_gaussians",
+    "noise_to",
+    "reverse_step",
+    "sample_chain",
+    "sample_pairs",
+]

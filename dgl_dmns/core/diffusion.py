@@ -1,0 +1,187 @@
+r"""The conditional diffusion process: noising, loss, one reverse step, chain, closed form.
+
+With an affine predictor ``eps = A_t x + B_t`` a reverse step is affine with Gaussian noise,
+
+    ``x_{t-1} = a_t x_t + b_t + sigma_t z``,
+    ``a_t = (1 - c_t A_t) / sqrt(alpha_t)``,  ``b_t = -c_t B_t / sqrt(alpha_t)``,
+    ``c_t = beta_t / sqrt(1 - abar_t)``,
+
+so from ``x_T ~ N(0, I)`` every state is exactly a diagonal Gaussian ``N(m_t, diag(s_t^2))`` with
+
+    ``m_{t-1} = a_t m_t + b_t``,  ``s_{t-1}^2 = a_t^2 s_t^2 + sigma_t^2``,
+    ``m_T = 0``,  ``s_T = 1``.
+
+One pass of T cheap steps per query thus replaces all sampling chains (DMNS, algorithm 1, lines 6 to
+9, draws one chain per negative). `sample_chain` stays for predictors that are not affine, and as
+the reference for the closed form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from dgl_dmns.core.gaussians import LevelGaussians
+from dgl_dmns.core.predictor import AffineNoisePredictor, NoisePredictor
+from dgl_dmns.core.schedule import NoiseSchedule
+
+__all__ = ["diffusion_loss", "level_gaussians", "noise_to", "reverse_step", "sample_chain"]
+
+
+def noise_to(schedule: NoiseSchedule, x0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
+    """Forward noising ``x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps`` (DMNS, equation 4).
+
+    Args:
+        schedule: the noise schedule.
+        x0: clean data, shape [B, D].
+        t: steps in ``0 .. T``, shape [B], int64.
+        eps: standard normal noise, shape [B, D].
+
+    Returns:
+        Noisy data, shape [B, D].
+    """
+    abar = schedule.alpha_bar[t].unsqueeze(-1)
+    return abar.sqrt() * x0 + (1 - abar).sqrt() * eps
+
+
+def diffusion_loss(
+    predictor: NoisePredictor,
+    schedule: NoiseSchedule,
+    x0: Tensor,
+    h: Tensor,
+    *,
+    kind: Literal["l1", "l2"] = "l1",
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """The noise-prediction loss on one batch of (neighbour, query) pairs (DMNS, equation 9).
+
+    Args:
+        predictor: the noise predictor.
+        schedule: the noise schedule.
+        x0: neighbour embeddings, shape [B, D].
+        h: query embeddings, shape [B, D].
+        kind: ``"l1"`` (the authors' choice) or ``"l2"``.
+        generator: source of the steps and the noise.
+
+    Returns:
+        The mean loss, a scalar.
+
+    Raises:
+        ValueError: for another ``kind``.
+    """
+    if kind not in ("l1", "l2"):
+        raise ValueError(f"kind: expected 'l1' or 'l2', got {kind!r}")
+    t = torch.randint(1, schedule.steps + 1, (x0.shape[0],), generator=generator, device=x0.device)
+    eps = torch.empty_like(x0).normal_(generator=generator)
+    error = predictor(noise_to(schedule, x0, t, eps), t, h) - eps
+    return error.abs().mean() if kind == "l1" else error.square().mean()
+
+
+def reverse_step(schedule: NoiseSchedule, x: Tensor, eps: Tensor, z: Tensor, t: int) -> Tensor:
+    """One reverse step from ``x_t`` to ``x_{t-1}`` (DMNS, equation 5).
+
+    Args:
+        schedule: the noise schedule.
+        x: states at step ``t``, shape [B, D].
+        eps: the predictor's noise estimate, shape [B, D].
+        z: standard normal noise, shape [B, D].
+        t: the step, in ``1 .. T``.
+
+    Returns:
+        States at step ``t - 1``, shape [B, D].
+    """
+    scale = schedule.beta[t] / (1 - schedule.alpha_bar[t]).sqrt()
+    return (x - scale * eps) / schedule.alpha[t].sqrt() + schedule.sigma[t] * z
+
+
+@torch.no_grad()
+def sample_chain(
+    predictor: NoisePredictor,
+    schedule: NoiseSchedule,
+    h: Tensor,
+    steps: Sequence[int],
+    *,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Run the reverse chain from ``x_T ~ N(0, I)`` and keep the states at the given steps.
+
+    Args:
+        predictor: any noise predictor.
+        schedule: the noise schedule.
+        h: query embeddings, shape [B, D].
+        steps: L increasing steps in ``0 .. T`` (hardest first).
+        generator: source of the noise.
+
+    Returns:
+        States, shape [L, B, D], in the order of ``steps``.
+
+    Raises:
+        ValueError: if ``steps`` is empty or leaves ``0 .. T``.
+    """
+    wanted = _wanted(schedule, steps)
+    x = torch.empty_like(h).normal_(generator=generator)
+    kept = {schedule.steps: x} if schedule.steps in wanted else {}
+    for t in range(schedule.steps, min(wanted), -1):
+        batch_t = torch.full((h.shape[0],), t, dtype=torch.int64, device=h.device)
+        z = torch.empty_like(h).normal_(generator=generator)
+        x = reverse_step(schedule, x, predictor(x, batch_t, h), z, t)
+        if t - 1 in wanted:
+            kept[t - 1] = x
+    return torch.stack([kept[t] for t in steps])
+
+
+@torch.no_grad()
+def level_gaussians(
+    predictor: AffineNoisePredictor,
+    schedule: NoiseSchedule,
+    h: Tensor,
+    steps: Sequence[int],
+) -> LevelGaussians:
+    """The exact distribution of the reverse chain's states at the given steps.
+
+    Args:
+        predictor: an affine predictor.
+        schedule: the noise schedule.
+        h: query embeddings, shape [B, D].
+        steps: L increasing steps in ``0 .. T`` (hardest first).
+
+    Returns:
+        Diagonal Gaussians with means and deviations of shape [L, B, D].
+
+    Raises:
+        TypeError: if the predictor is not affine; use `sample_chain` then.
+        ValueError: if ``steps`` is empty or leaves ``0 .. T``.
+    """
+    if not isinstance(predictor, AffineNoisePredictor):
+        raise TypeError(
+            f"predictor: the closed form needs an AffineNoisePredictor, got "
+            f"{type(predictor).__name__}; use sample_chain for other predictors"
+        )
+    wanted = _wanted(schedule, steps)
+    mean = torch.zeros_like(h)
+    variance = torch.ones_like(h)
+    kept = {schedule.steps: (mean, variance)} if schedule.steps in wanted else {}
+    for t in range(schedule.steps, min(wanted), -1):
+        scale, shift = predictor.coefficients(torch.tensor(t, device=h.device), h)
+        c = schedule.beta[t] / (1 - schedule.alpha_bar[t]).sqrt()
+        root = schedule.alpha[t].sqrt()
+        a = (1 - c * scale) / root
+        mean = a * mean - c * shift / root
+        variance = a.square() * variance + schedule.sigma[t].square()
+        if t - 1 in wanted:
+            kept[t - 1] = (mean, variance)
+    return LevelGaussians(
+        mean=torch.stack([kept[t][0] for t in steps]),
+        std=torch.stack([kept[t][1] for t in steps]).sqrt(),
+    )
+
+
+def _wanted(schedule: NoiseSchedule, steps: Sequence[int]) -> set[int]:
+    if not steps or not all(0 <= t <= schedule.steps for t in steps):
+        raise ValueError(
+            f"steps: expected one or more steps in 0 .. T = {schedule.steps}, got {list(steps)}"
+        )
+    return set(steps)

@@ -1,0 +1,190 @@
+"""The trainable generator: space, schedule, noise predictor and their fitting.
+
+`DiffusionGenerator` ties the pieces of the method together. It never sees a graph, only embeddings
+and `KnownEdges`; embeddings are detached, so fitting never reaches the encoder (DMNS, algorithm 1).
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from dgl_dmns.core.diffusion import diffusion_loss, level_gaussians, sample_chain
+from dgl_dmns.core.gaussians import LevelGaussians
+from dgl_dmns.core.known import KnownEdges
+from dgl_dmns.core.levels import Levels
+from dgl_dmns.core.pairs import sample_pairs
+from dgl_dmns.core.predictor import AffineNoisePredictor, FiLMPredictor, NoisePredictor
+from dgl_dmns.core.schedule import NoiseSchedule
+from dgl_dmns.core.space import Space, SpaceKind
+
+__all__ = ["DiffusionGenerator", "FitReport"]
+
+
+@dataclass(frozen=True)
+class FitReport:
+    """What one call of `DiffusionGenerator.fit` did.
+
+    Args:
+        losses: the loss of every step, in order.
+        pairs: (query, neighbour) pairs seen.
+        seconds: wall-clock time.
+    """
+
+    losses: tuple[float, ...] = field(repr=False)
+    pairs: int
+    seconds: float
+
+    @property
+    def loss(self) -> float:
+        """Mean loss over the last tenth of the steps (NaN if there was none)."""
+        tail = self.losses[-max(1, len(self.losses) // 10) :]
+        return sum(tail) / len(tail) if tail else float("nan")
+
+
+class DiffusionGenerator(nn.Module):
+    """The conditional diffusion model of a sampler.
+
+    Args:
+        width: embedding width D.
+        levels: the hardness levels.
+        schedule: noise schedule; linear with T = 50 where not given.
+        predictor: noise predictor of the space's width; the paper's FiLM layers where not given.
+        space: ``"compact"`` or ``"raw"``, see `Space`.
+        compact_width: width of the compact space.
+        loss: ``"l1"`` or ``"l2"``.
+        learning_rate: of Adam.
+        batch_pairs: pairs in a fitting step.
+        seed: seed of the initial weights.
+
+    Raises:
+        ValueError: if the predictor's width is not the space's.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        *,
+        levels: Levels | None = None,
+        schedule: NoiseSchedule | None = None,
+        predictor: NoisePredictor | None = None,
+        space: SpaceKind = "compact",
+        compact_width: int = 16,
+        loss: Literal["l1", "l2"] = "l1",
+        learning_rate: float = 1e-2,
+        batch_pairs: int = 1024,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.levels = levels or Levels()
+        self.schedule = schedule or NoiseSchedule.linear()
+        self.steps = self.levels.steps(self.schedule.steps)
+        self.space = Space(width, space, compact_width)
+        if predictor is None:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                predictor = FiLMPredictor(self.space.width)
+        if predictor.width != self.space.width:
+            raise ValueError(
+                f"predictor: expected width {self.space.width}, the width of the generator's "
+                f"space, got {predictor.width}"
+            )
+        self.predictor = predictor
+        self.loss: Literal["l1", "l2"] = loss
+        self.batch_pairs = batch_pairs
+        self.optimizer = torch.optim.Adam(self.predictor.parameters(), lr=learning_rate)
+
+    def fit(
+        self,
+        h_query: Tensor,
+        h_candidate: Tensor,
+        edges: KnownEdges,
+        steps: int,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> FitReport:
+        """Fit the noise predictor a little further on minibatches of pairs.
+
+        Args:
+            h_query: embeddings of the source nodes in the generator's space, shape [Nq, W].
+            h_candidate: embeddings of the destination nodes, shape [Nc, W].
+            edges: the edges to learn neighbours from.
+            steps: optimizer steps.
+            generator: source of the pairs, steps and noise.
+
+        Returns:
+            The report of this call.
+        """
+        started = time.perf_counter()
+        losses = []
+        with torch.enable_grad():
+            for _ in range(steps):
+                query, neighbour = sample_pairs(edges, self.batch_pairs, generator=generator)
+                loss = diffusion_loss(
+                    self.predictor,
+                    self.schedule,
+                    h_candidate[neighbour].detach(),
+                    h_query[query].detach(),
+                    kind=self.loss,
+                    generator=generator,
+                )
+                self.optimizer.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+                self.optimizer.step()
+                losses.append(float(loss.detach()))
+        return FitReport(tuple(losses), steps * self.batch_pairs, time.perf_counter() - started)
+
+    def gaussians(self, z: Tensor) -> LevelGaussians:
+        """The level Gaussians of queries given in the generator's space [B, W].
+
+        Raises:
+            TypeError: if the predictor is not affine.
+        """
+        if not isinstance(self.predictor, AffineNoisePredictor):
+            raise TypeError(
+                "predictor: densities of real nodes need an AffineNoisePredictor, got "
+                f"{type(self.predictor).__name__}; use rule=Nearest(), which only samples"
+            )
+        return level_gaussians(self.predictor, self.schedule, z, self.steps)
+
+    @torch.no_grad()
+    def latents(self, z: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+        """One latent negative per level and query, in the generator's space.
+
+        Exact draws from the level Gaussians where the predictor is affine, else a sampling chain.
+
+        Args:
+            z: queries in the generator's space, shape [B, W].
+            generator: source of the noise.
+
+        Returns:
+            Latents, shape [L, B, W], hardest level first.
+        """
+        if isinstance(self.predictor, AffineNoisePredictor):
+            return self.gaussians(z).sample(generator)
+        return sample_chain(self.predictor, self.schedule, z, self.steps, generator=generator)
+
+    def generate(self, h: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+        """Latent negatives in the space of the embeddings given (DMNS, algorithm 1).
+
+        Args:
+            h: query embeddings, shape [B, D].
+            generator: source of the noise.
+
+        Returns:
+            Latent negatives, shape [L, B, D], hardest level first, without gradient.
+        """
+        return self.space.decode(self.latents(self.space.encode(h), generator=generator))
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """The optimizer's state, so that fitting resumes exactly."""
+        return {"optimizer": self.optimizer.state_dict()}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Restore the optimizer's state, as a copy: torch would go on in the tensors handed in."""
+        self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))

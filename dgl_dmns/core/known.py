@@ -1,0 +1,176 @@
+"""Known edges as CSR arrays, and the filter that keeps them out of the negatives.
+
+Proposing negatives and rejecting known positives are separate concerns; this module is the second.
+It needs two arrays and no graph object, so it serves workers and distributed graphs alike.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["KnownEdges"]
+
+
+class KnownEdges(nn.Module):
+    """The known destinations of every source node, sorted, without duplicates.
+
+    Args:
+        src: source ids, shape [E], integer.
+        dst: destination ids, shape [E], integer.
+        num_src: number of source nodes.
+        num_dst: number of destination nodes; ``num_src`` where not given.
+        exclude_self: treat the source itself as known (one node type at both ends).
+
+    Raises:
+        ValueError: if the shapes differ, or an id lies outside its range.
+    """
+
+    indptr: Tensor
+    indices: Tensor
+
+    def __init__(
+        self,
+        src: Tensor,
+        dst: Tensor,
+        num_src: int,
+        num_dst: int | None = None,
+        *,
+        exclude_self: bool = True,
+    ) -> None:
+        super().__init__()
+        num_dst = num_src if num_dst is None else num_dst
+        if src.shape != dst.shape or src.dim() != 1:
+            raise ValueError(
+                f"src, dst: expected two tensors of one shape [E], got {tuple(src.shape)} and "
+                f"{tuple(dst.shape)}"
+            )
+        for name, ids, count in (("src", src, num_src), ("dst", dst, num_dst)):
+            if ids.numel() and not (int(ids.min()) >= 0 and int(ids.max()) < count):
+                raise ValueError(
+                    f"{name}: expected ids in 0 .. {count - 1}, got "
+                    f"{int(ids.min())} .. {int(ids.max())}"
+                )
+        keys = torch.unique(src.to(torch.int64) * num_dst + dst.to(torch.int64))
+        rows = torch.div(keys, num_dst, rounding_mode="floor")
+        indptr = torch.zeros(num_src + 1, dtype=torch.int64, device=src.device)
+        indptr[1:] = torch.cumsum(torch.bincount(rows, minlength=num_src), dim=0)
+        self.register_buffer("indptr", indptr)
+        self.register_buffer("indices", (keys - rows * num_dst).to(torch.int32))
+        self.num_src = num_src
+        self.num_dst = num_dst
+        self.exclude_self = exclude_self
+        self._rounds = int(self.degrees().max()).bit_length() if num_src else 0
+
+    def degrees(self) -> Tensor:
+        """Number of distinct known destinations per source, shape [num_src], int64."""
+        return self.indptr[1:] - self.indptr[:-1]
+
+    def neighbours(self, node: int) -> Tensor:
+        """Sorted known destinations of one source, int32."""
+        return self.indices[int(self.indptr[node]) : int(self.indptr[node + 1])]
+
+    def contains(self, src: Tensor, dst: Tensor) -> Tensor:
+        """Whether each pair is a known edge (or a self pair, where those are excluded).
+
+        A binary search in all rows at once: about ``log2(largest degree)`` rounds.
+
+        Args:
+            src: source ids, any shape, integer.
+            dst: destination ids, a shape that broadcasts with ``src``, integer.
+
+        Returns:
+            Booleans of the broadcast shape.
+        """
+        src, dst = torch.broadcast_tensors(src.to(torch.int64), dst.to(torch.int64))
+        if self.indices.numel():
+            low, end = self.indptr[src], self.indptr[src + 1]
+            high = end
+            last = self.indices.numel() - 1
+            for _ in range(self._rounds):
+                middle = torch.div(low + high, 2, rounding_mode="floor")
+                below = (self.indices[middle.clamp(max=last)] < dst) & (middle < high)
+                low = torch.where(below, middle + 1, low)
+                high = torch.where(below, high, middle)
+            found = (low < end) & (self.indices[low.clamp(max=last)] == dst)
+        else:
+            found = torch.zeros(src.shape, dtype=torch.bool, device=src.device)
+        return found | (src == dst) if self.exclude_self else found
+
+    def admissible(self, node: int) -> Tensor:
+        """All destinations that are not known for one source (nor itself), ascending, int64.
+
+        Costs one pass over the destinations; used only where random proposals keep failing.
+        """
+        allowed = torch.ones(self.num_dst, dtype=torch.bool, device=self.indices.device)
+        allowed[self.neighbours(node).long()] = False
+        if self.exclude_self:
+            allowed[node] = False
+        return allowed.nonzero().squeeze(1)
+
+    def uniform(
+        self, src: Tensor, count: int, *, generator: torch.Generator | None = None, rounds: int = 8
+    ) -> Tensor:
+        """Uniform admissible destinations for every source, with replacement.
+
+        Proposals that hit a known edge are redrawn, for at most ``rounds`` rounds; what is left is
+        drawn from the listed admissible nodes, so the loop always ends. A source without any
+        admissible destination (linked to all nodes) gets itself where self pairs are excluded as
+        negatives otherwise, and any node where the two ends have different types: see
+        `saturated`.
+
+        Args:
+            src: source ids, shape [B], integer.
+            count: draws per source.
+            generator: source of randomness.
+            rounds: rejection rounds before listing.
+
+        Returns:
+            Destination ids, shape [B, count], int64.
+        """
+        src = src.to(torch.int64)
+        device = src.device
+        shape = (src.shape[0], count)
+        drawn = torch.randint(0, self.num_dst, shape, generator=generator, device=device)
+        rows = src.unsqueeze(1).expand(shape)
+        bad = self.contains(rows, drawn).nonzero(as_tuple=True)
+        for _ in range(rounds):
+            if not bad[0].numel():
+                return drawn
+            fresh = torch.randint(0, self.num_dst, bad[0].shape, generator=generator, device=device)
+            drawn[bad] = fresh
+            still = self.contains(rows[bad], fresh)
+            bad = (bad[0][still], bad[1][still])
+        for node in torch.unique(rows[bad]).tolist():
+            mine = rows[bad] == node
+            drawn[bad[0][mine], bad[1][mine]] = self._fallback(node, int(mine.sum()), generator)
+        return drawn
+
+    def saturated(self) -> Tensor:
+        """Sources without any admissible destination, ascending, int64."""
+        own = self.contains_self_as_known()
+        if not self.exclude_self:
+            return (self.degrees() >= self.num_dst).nonzero().squeeze(1)
+        return (self.degrees() + (~own).long() >= self.num_dst).nonzero().squeeze(1)
+
+    def contains_self_as_known(self) -> Tensor:
+        """Whether each source has a stored self-loop, shape [num_src], bool."""
+        own = torch.zeros(self.num_src, dtype=torch.bool, device=self.indices.device)
+        rows = torch.repeat_interleave(
+            torch.arange(self.num_src, device=own.device), self.degrees()
+        )
+        own[rows[rows == self.indices]] = True
+        return own
+
+    def _fallback(self, node: int, count: int, generator: torch.Generator | None) -> Tensor:
+        pool = self.admissible(node)
+        device = pool.device
+        if pool.numel():
+            pick = torch.randint(0, pool.numel(), (count,), generator=generator, device=device)
+            return pool[pick]
+        if self.exclude_self:
+            return torch.full((count,), node, dtype=torch.int64, device=device)
+        return torch.randint(0, self.num_dst, (count,), generator=generator, device=device)
+
+    def extra_repr(self) -> str:  # noqa: D102
+        return f"num_src={self.num_src}, num_dst={self.num_dst}, edges={self.indices.numel()}"

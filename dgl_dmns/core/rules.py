@@ -1,0 +1,120 @@
+r"""Selection rules: which members of a uniform pool become negatives of a query.
+
+Notation (B queries, M pool members): query ``v``, candidate ``u``, score ``s(v, u)`` (a logit) and
+**log ratio** ``w(u|v) = log q(u|v) - log uniform(u)`` of the generator's distribution ``q`` over real
+nodes to the uniform one, estimated over the pool. A rule turns ``s`` and ``w`` into pool weights, in
+logs; candidates are then drawn without replacement in proportion to them.
+
+- `Density`: weight ``e^w``, plain draws from the generator.
+- `Gate`: weight ``(e^s + 1) / (e^(s - w) + 1)``. Under an unchanged BCE loss, a candidate drawn with
+  this weight pushes exactly as hard as one drawn from ``q`` under the loss calibrated by ``w``: a
+  negative has to be hard for the scorer *and* likely for the generator.
+- `Nearest`: the nearest node to a latent drawn from the level Gaussian.
+- `SelfAdversarial`: weight ``e^(s / temperature)``, the scorer's own softmax, no generator.
+- `Hardest`: the best-scored members of the pool (dynamic negative sampling, DNS), no generator.
+
+Any rule but the last two of its kind (`Nearest`, `Hardest`) has a tractable distribution, so its own
+log ratio can be kept beside each candidate for a calibrated loss.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Union
+
+from torch import Tensor
+from torch.nn.functional import softplus
+
+__all__ = ["Density", "Gate", "Hardest", "Nearest", "Rule", "SelfAdversarial"]
+
+
+@dataclass(frozen=True)
+class Density:
+    """Draw in proportion to the generator's mixture, ``q(u|v)``."""
+
+    uses_generator = True
+    uses_scores = False
+    tractable = True
+
+    def logits(self, score: Tensor | None, log_ratio: Tensor | None) -> Tensor:
+        """Pool weights in logs, of the shape of ``log_ratio``."""
+        assert log_ratio is not None
+        return log_ratio
+
+
+@dataclass(frozen=True)
+class Gate:
+    """Draw in proportion to ``(e^s + 1) / (e^(s - w) + 1)``: hard and likely at once."""
+
+    uses_generator = True
+    uses_scores = True
+    tractable = True
+
+    def logits(self, score: Tensor | None, log_ratio: Tensor | None) -> Tensor:
+        """Pool weights in logs: ``softplus(s) - softplus(s - w)``."""
+        assert score is not None and log_ratio is not None
+        return softplus(score) - softplus(score - log_ratio)
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """The nearest real node (cosine, in the generator's space) to a drawn latent.
+
+    With the default ``pool`` of None all nodes are searched, which costs N per negative and suits
+    graphs of up to some ten thousand nodes; a number searches that many uniform nodes instead.
+
+    Args:
+        pool: number of candidates searched, or None for all nodes.
+    """
+
+    pool: int | None = None
+
+    uses_generator = True
+    uses_scores = False
+    tractable = False
+
+
+@dataclass(frozen=True)
+class SelfAdversarial:
+    """Draw in proportion to ``e^(s / temperature)`` (self-adversarial sampling).
+
+    Source: Sun et al., RotatE, ICLR 2019, equation 5, as a sampling distribution.
+
+    Args:
+        temperature: positive; larger is nearer to uniform.
+
+    Raises:
+        ValueError: if ``temperature`` is not positive.
+    """
+
+    temperature: float = 1.0
+
+    uses_generator = False
+    uses_scores = True
+    tractable = True
+
+    def __post_init__(self) -> None:
+        if not self.temperature > 0:
+            raise ValueError(f"temperature: expected a positive number, got {self.temperature}")
+
+    def logits(self, score: Tensor | None, log_ratio: Tensor | None) -> Tensor:
+        """Pool weights in logs: the scaled scores."""
+        assert score is not None
+        return score / self.temperature
+
+
+@dataclass(frozen=True)
+class Hardest:
+    """The k best-scored members of the pool (Zhang et al., DNS, SIGIR 2013)."""
+
+    uses_generator = False
+    uses_scores = True
+    tractable = False
+
+    def logits(self, score: Tensor | None, log_ratio: Tensor | None) -> Tensor:
+        """The scores themselves; the largest are taken without noise."""
+        assert score is not None
+        return score
+
+
+Rule = Union[Density, Gate, Nearest, SelfAdversarial, Hardest]

@@ -1,0 +1,105 @@
+r"""The generator's own space: compact, standardised, independent of the encoder's scale.
+
+The diffusion process starts from ``N(0, I)``, so its data should have coordinates of order one;
+encoders produce anything. `Space` maps embeddings to the generator's space and back:
+
+- ``"raw"``: the embeddings as they are (the paper trains on L2-normalised embeddings directly).
+- ``"compact"``: L2-normalise, subtract the mean, rotate to the leading principal directions, and
+  scale all of them by one factor so that the leading space has unit mean variance. One common
+  factor keeps distances comparable across directions. Principal directions flip and rotate between
+  refreshes; each new basis is aligned to the last one (orthogonal Procrustes), so that the diffusion
+  model keeps its footing.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Space", "SpaceKind"]
+
+SpaceKind = Literal["raw", "compact"]
+
+
+class Space(nn.Module):
+    """A map from embeddings [N, D] to the generator's space [N, W] and back.
+
+    Args:
+        width: embedding width D.
+        kind: ``"raw"`` (W = D) or ``"compact"``.
+        compact_width: the largest W of the compact space.
+
+    Raises:
+        ValueError: for an unknown kind or a width below 1.
+    """
+
+    mean: Tensor
+    basis: Tensor
+    scale: Tensor
+    norm: Tensor
+
+    def __init__(self, width: int, kind: SpaceKind = "compact", compact_width: int = 16) -> None:
+        super().__init__()
+        if kind not in ("raw", "compact"):
+            raise ValueError(f"space: expected 'raw' or 'compact', got {kind!r}")
+        if width < 1 or compact_width < 1:
+            raise ValueError(f"width, compact_width: expected >= 1, got {width}, {compact_width}")
+        self.kind: SpaceKind = kind
+        self.embedding_width = width
+        self.width = width if kind == "raw" else min(width, compact_width)
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("basis", torch.zeros(width, self.width))
+        self.register_buffer("scale", torch.ones(()))
+        self.register_buffer("norm", torch.ones(()))
+
+    @torch.no_grad()
+    def update(self, h: Tensor, *, sample: int = 20_000) -> None:
+        """Fit the space to the embeddings of a refresh.
+
+        Args:
+            h: embeddings, shape [N, D], floating point.
+            sample: at most this many rows, equally spaced, enter the covariance.
+        """
+        if self.kind == "raw":
+            return
+        h = h[:: max(1, -(-h.shape[0] // sample))].float()
+        self.norm.copy_(h.norm(dim=1).mean().clamp(min=1e-12))
+        unit = _normalise(h)
+        self.mean.copy_(unit.mean(dim=0))
+        centred = (unit - self.mean).double()
+        values, vectors = torch.linalg.eigh(centred.T @ centred / max(1, h.shape[0]))
+        basis = vectors[:, -self.width :].flip(1).float()
+        if bool(self.basis.any()):
+            left, _, right = torch.linalg.svd(basis.T @ self.basis)
+            basis = basis @ (left @ right)
+        self.basis.copy_(basis)
+        variance = values[-self.width :].clamp(min=0).mean().float()
+        self.scale.copy_(variance.clamp(min=1e-12).rsqrt())
+
+    @torch.no_grad()
+    def encode(self, h: Tensor) -> Tensor:
+        """Embeddings [B, D] to the generator's space [B, W], float32."""
+        if self.kind == "raw":
+            return h.float()
+        return (_normalise(h.float()) - self.mean) @ self.basis * self.scale
+
+    @torch.no_grad()
+    def decode(self, z: Tensor) -> Tensor:
+        """The generator's space [..., W] back to embeddings [..., D].
+
+        The compact space drops minor directions and norms: they come back as the mean and as the
+        mean norm.
+        """
+        if self.kind == "raw":
+            return z
+        unit = (z / self.scale) @ self.basis.T + self.mean
+        return unit * self.norm
+
+    def extra_repr(self) -> str:  # noqa: D102
+        return f"kind={self.kind}, {self.embedding_width} -> {self.width}"
+
+
+def _normalise(h: Tensor) -> Tensor:
+    return h / h.norm(dim=1, keepdim=True).clamp(min=1e-12)

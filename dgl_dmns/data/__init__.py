@@ -1,0 +1,24 @@
+"""Graphs and their splits for examples, tests and benchmarks; plain tensors throughout."""
+
+from dgl_dmns.data.datasets import DATASET_NAMES, load_dataset
+from dgl_dmns.data.embedded import GraphData, embedded_graph, simple_undirected
+from dgl_dmns.data.splits import (
+    EdgeSplit,
+    RankingSplit,
+    official_split,
+    split_directed,
+    split_pairs,
+)
+
+__all__ = [
+    "DATASET_NAMES",
+    "EdgeSplit",
+    "GraphData",
+    "RankingSplit",
+    "embedded_graph",
+    "load_dataset",
+    "official_split",
+    "simple_undirected",
+    "split_directed",
+    "split_pairs",
+]

@@ -1,0 +1,286 @@
+r"""`AdversarialSampler`: a generator trained against the encoder by REINFORCE.
+
+Source: Cai and Wang, "KBGAN: Adversarial Learning for Knowledge Graph Embeddings", NAACL 2018. A
+generator picks negatives out of a set of M uniform candidates by its own softmax,
+
+    ``p_G(u|v) = exp(g(v, u)) / sum_u' exp(g(v, u'))``,
+
+and is rewarded where the discriminator, here the encoder with its scorer ``s``, takes them for
+positives. Choosing is discrete, so the gradient is estimated (REINFORCE, with a baseline b):
+
+    ``grad E[r] = E[(r - b) grad log p_G(u|v)]``, ``r = log sigmoid(s(v, u))``.
+
+Where this differs from the paper: the generator reads the encoder's embeddings (detached,
+standardised per column) through two linear maps, instead of being a second, pretrained embedding
+model; the reward is bounded above, so that a few extreme scores do not rule it; known edges are
+kept out of the candidates; and the generator is trained at refresh time only, never in workers.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import logsigmoid
+
+from dgl_dmns.core.engine import PoolSettings, Scorer, build_table, dot_score
+from dgl_dmns.core.generator import FitReport
+from dgl_dmns.core.known import KnownEdges
+from dgl_dmns.core.rules import SelfAdversarial
+from dgl_dmns.samplers.refreshing import Encoder, RefreshingSampler
+
+__all__ = ["AdversarialSampler", "SoftmaxGenerator"]
+
+
+class SoftmaxGenerator(nn.Module):
+    """The generator's score ``g(v, u) = (P z_v) . (Q z_u) / sqrt(W)`` and its REINFORCE steps.
+
+    ``z`` are embeddings standardised per column. ``Q`` starts small, so the first draws are nearly
+    uniform.
+
+    Args:
+        width: embedding width D.
+        hidden: width W of the two maps.
+        learning_rate: of Adam.
+        seed: seed of the initial weights.
+
+    Raises:
+        ValueError: if a width is below 1.
+    """
+
+    baseline: Tensor
+
+    def __init__(
+        self, width: int, *, hidden: int = 32, learning_rate: float = 1e-2, seed: int = 0
+    ) -> None:
+        super().__init__()
+        if width < 1 or hidden < 1:
+            raise ValueError(f"width, hidden: expected at least 1, got {width} and {hidden}")
+        self.width = width
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.query = nn.Linear(width, hidden)
+            self.candidate = nn.Linear(width, hidden)
+        with torch.no_grad():
+            self.candidate.weight.mul_(0.1)
+        self.register_buffer("baseline", torch.tensor(math.nan))
+        self.optimizer = torch.optim.Adam(self.parameters(), lr=learning_rate)
+
+    def project(self, h: Tensor) -> tuple[Tensor, Tensor]:
+        """Embeddings [N, D] to queries and candidates whose inner products are ``g``, [N, W]."""
+        z = _standardise(h)
+        return self.query(z) / math.sqrt(self.query.out_features), self.candidate(z)
+
+    def fit(
+        self,
+        h: Tensor,
+        edges: KnownEdges,
+        scorer: Scorer,
+        steps: int,
+        *,
+        candidates: int = 32,
+        batch: int = 512,
+        generator: torch.Generator | None = None,
+    ) -> FitReport:
+        """REINFORCE steps on sources of random known edges.
+
+        Args:
+            h: embeddings, shape [N, D], float32, without gradient.
+            edges: the known edges, kept out of the candidates.
+            scorer: the discriminator's scores of broadcastable embeddings.
+            steps: optimizer steps.
+            candidates: uniform admissible candidates M per query.
+            batch: queries B in a step.
+            generator: source of queries, candidates and picks.
+
+        Returns:
+            The report of this call; its losses are minus the mean reward of each step.
+        """
+        started = time.perf_counter()
+        z = _standardise(h)
+        losses = []
+        for _ in range(steps):
+            edge = torch.randint(0, edges.indices.numel(), (batch,), generator=generator)
+            query = torch.searchsorted(edges.indptr, edge, right=True) - 1
+            pool = edges.uniform(query, candidates, generator=generator)
+            with torch.enable_grad():
+                left = self.query(z[query]).unsqueeze(1) / math.sqrt(self.query.out_features)
+                log_p = (left * self.candidate(z[pool])).sum(-1).log_softmax(-1)
+                pick = torch.multinomial(log_p.detach().exp(), 1, generator=generator)
+                chosen = pool.gather(1, pick).squeeze(1)
+                with torch.no_grad():
+                    reward = logsigmoid(scorer(h[query], h[chosen]).float())
+                    if bool(self.baseline.isnan()):
+                        self.baseline.copy_(reward.mean())
+                loss = -((reward - self.baseline) * log_p.gather(1, pick).squeeze(1)).mean()
+                self.optimizer.zero_grad()
+                loss.backward()
+                self.optimizer.step()
+            self.baseline.lerp_(reward.mean(), 0.1)
+            losses.append(-float(reward.mean()))
+        return FitReport(tuple(losses), steps * batch, time.perf_counter() - started)
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """The optimizer's state, so that fitting resumes exactly."""
+        return {"optimizer": self.optimizer.state_dict()}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Restore the optimizer's state."""
+        self.optimizer.load_state_dict(state["optimizer"])
+
+
+class AdversarialSampler(RefreshingSampler):
+    """Adversarial negative sampling (KBGAN): a learned softmax over uniform candidates.
+
+    A refresh trains the generator a little further and fills the table by drawing, for each query,
+    from the generator's softmax over pools of uniform candidates, without replacement within a
+    group. The distribution is tractable, so `log_ratio` works. In the report, ``fit.loss`` is minus
+    the mean reward, and ``level_score`` the encoder's score of the negatives.
+
+    Args:
+        g: the training graph (one node type, one edge type); its edges are the known positives.
+        encoder: an ``nn.Module`` called as ``encoder(g, g.ndata[feat])``, or a callable that
+            returns embeddings [N, D].
+        k: negatives per edge.
+        pool: uniform candidates M in a pool, at least ``k``.
+        groups: groups of k candidates kept per query between refreshes.
+        fit_steps: REINFORCE steps in a refresh.
+        warmup_steps: REINFORCE steps of the first refresh.
+        batch_queries: queries in a step.
+        hidden: width of the generator.
+        learning_rate: of the generator's Adam.
+        scorer: scores of broadcastable embeddings [.., D], the model's logit; the inner product
+            where not given.
+        feat: name of the node features, for an ``nn.Module`` encoder.
+        seed: seed of the generator's weights, of fitting and of table building.
+        generator: source of the draws in the main process; torch's global one where not given.
+
+    Raises:
+        ValueError: for a value out of range, an unsuitable graph, or a missing feature.
+        TypeError: for ``k`` or ``encoder`` of a wrong type.
+    """
+
+    def __init__(
+        self,
+        g: Any,
+        encoder: Encoder,
+        k: int = 1,
+        *,
+        pool: int = 32,
+        groups: int = 8,
+        fit_steps: int = 40,
+        warmup_steps: int = 200,
+        batch_queries: int = 512,
+        hidden: int = 32,
+        learning_rate: float = 1e-2,
+        scorer: Scorer | None = None,
+        feat: str = "feat",
+        seed: int = 0,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        if fit_steps < 0 or warmup_steps < 0 or batch_queries < 1 or hidden < 1:
+            raise ValueError(
+                "fit_steps, warmup_steps, batch_queries, hidden: expected at least 0, 0, 1 and 1, "
+                f"got {fit_steps}, {warmup_steps}, {batch_queries} and {hidden}"
+            )
+        super().__init__(
+            g,
+            encoder,
+            k,
+            rule=SelfAdversarial(),
+            settings=PoolSettings(pool=pool, groups=groups),
+            feat=feat,
+            scorer=scorer,
+            seed=seed,
+            generator=generator,
+        )
+        self.fit_steps = fit_steps
+        self.warmup_steps = warmup_steps
+        self.batch_queries = batch_queries
+        self.hidden = hidden
+        self.learning_rate = learning_rate
+        self.adversary: SoftmaxGenerator | None = None
+
+    def _adversary_for(self, width: int) -> SoftmaxGenerator:
+        """The generator for embeddings of a width, made at the first refresh."""
+        if self.adversary is None:
+            self.adversary = SoftmaxGenerator(
+                width, hidden=self.hidden, learning_rate=self.learning_rate, seed=self.seed
+            )
+        elif self.adversary.width != width:
+            raise ValueError(
+                f"encoder: expected embeddings of width {self.adversary.width}, as at the first "
+                f"refresh, got {width}; make a new sampler for another encoder"
+            )
+        return self.adversary
+
+    def _fit(self, h: Tensor) -> FitReport:
+        steps = self.warmup_steps if self.adversary is None else self.fit_steps
+        return self._adversary_for(h.shape[1]).fit(
+            h,
+            self.known,
+            self._scorer or dot_score,
+            steps,
+            candidates=self.settings.pool,
+            batch=self.batch_queries,
+            generator=self.random,
+        )
+
+    @torch.no_grad()
+    def _rebuild(self, h: Tensor) -> dict[str, Any]:
+        # The generator's scores are inner products of its projections: the engine's default scorer.
+        query, candidate = self._adversary_for(h.shape[1]).project(h)
+        done = build_table(
+            self.table,
+            self.rule,
+            self.settings,
+            self.known,
+            query,
+            candidate,
+            generator=self.random,
+        )
+        done["level_score"] = {"uniform": self._mean_score(h)}
+        return done
+
+    def _mean_score(self, h: Tensor) -> float:
+        """The encoder's mean score of the first group of negatives."""
+        score = self._scorer or dot_score
+        ids = self.table.current().ids[:, 0].long()
+        parts = [score(h, h[slot]).double().mean() for slot in ids.unbind(1)]
+        return float(torch.stack(parts).mean())
+
+    def state_dict(self) -> dict[str, Any]:  # noqa: D102
+        state = super().state_dict()
+        known = self.adversary
+        state["adversary"] = None if known is None else (known.width, known.state_dict())
+        return state
+
+    def _load_model(self, state: dict[str, Any]) -> None:
+        super()._load_model(state)
+        if "adversary" not in state:
+            raise ValueError("state: made by another sampler, this is an AdversarialSampler")
+        if state["adversary"] is None:
+            self.adversary = None
+            return
+        width, weights = state["adversary"]
+        try:
+            self._adversary_for(width).load_state_dict(weights)
+        except RuntimeError as error:
+            raise ValueError(
+                "state: made with another hidden width; construct the sampler with the same "
+                f"arguments ({error})"
+            ) from error
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = super().__getstate__()
+        state["adversary"] = None
+        return state
+
+
+def _standardise(h: Tensor) -> Tensor:
+    """Columns [N, D] to mean 0 and deviation 1; constant columns to 0."""
+    centred = h - h.mean(dim=0)
+    return centred / centred.square().mean(dim=0).sqrt().clamp(min=1e-6)

@@ -1,0 +1,271 @@
+"""The contract of a DGL negative sampler, once, for all samplers of this package.
+
+DGL calls ``sampler(g, eids)`` with edge ids (a tensor, or a dict by edge type) and expects
+``(src, dst)`` or a dict of those by canonical edge type. Ours return exactly ``k`` negatives per
+edge, grouped as ``src.repeat_interleave(k)`` (negative ``i`` belongs to edge ``i // k``), with the
+id type of the graph, on the device of the edge ids.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dgl_dmns._compat import require_dgl
+from dgl_dmns.core.known import KnownEdges
+
+_Base: Any = require_dgl().dataloading.negative_sampler._BaseNegativeSampler
+
+__all__ = ["FilteredSampler", "NegativeSampler", "check_k", "draw_admissible", "warn_saturated"]
+
+EdgeType = tuple[str, str, str]
+
+
+def check_k(k: int) -> int:
+    """Return ``k`` if it is an integer of at least 1.
+
+    Raises:
+        TypeError: if it is not an integer.
+        ValueError: if it is below 1.
+    """
+    if isinstance(k, bool) or not isinstance(k, int):
+        raise TypeError(f"k: expected an integer, the negatives per edge, got {k!r}")
+    if k < 1:
+        raise ValueError(f"k: expected at least 1 negative per edge, got {k}")
+    return k
+
+
+class NegativeSampler(_Base):  # type: ignore[misc]
+    """Base of all samplers here: k negatives for the source of every edge.
+
+    A subclass implements `negatives`. Call `for_queries` to get negatives for query nodes instead
+    of edges: ids handed to the sampler itself are always taken as edge ids.
+
+    Args:
+        k: negatives per edge.
+
+    Raises:
+        TypeError: if ``k`` is not an integer.
+        ValueError: if ``k`` is below 1.
+    """
+
+    def __init__(self, k: int) -> None:
+        self.k = check_k(k)
+
+    def negatives(self, g: Any, src: Tensor, etype: EdgeType) -> Tensor:
+        """Negatives for source nodes.
+
+        Args:
+            g: the graph.
+            src: source ids, shape [B], int64, on the CPU.
+            etype: canonical edge type.
+
+        Returns:
+            Destination ids, shape [B, k], int64.
+        """
+        raise NotImplementedError
+
+    def negatives_for_edges(self, g: Any, src: Tensor, dst: Tensor, etype: EdgeType) -> Tensor:
+        """Negatives for edges; what a call of the sampler asks for.
+
+        By default only the source counts. A sampler that needs the whole batch of positives
+        overrides this one too.
+
+        Args:
+            g: the graph.
+            src: source ids of the edges, shape [B], int64, on the CPU.
+            dst: destination ids of the edges, shape [B], int64, on the CPU.
+            etype: canonical edge type.
+
+        Returns:
+            Destination ids, shape [B, k], int64.
+        """
+        return self.negatives(g, src, etype)
+
+    def for_queries(self, g: Any, nodes: Tensor, etype: EdgeType | None = None) -> Tensor:
+        """Negatives for query nodes.
+
+        Args:
+            g: the graph.
+            nodes: ids of source nodes, shape [B], of the graph's id type.
+            etype: canonical edge type; the only one of the graph where not given.
+
+        Returns:
+            Destination ids, shape [B, k], of the dtype and on the device of ``nodes``.
+
+        Raises:
+            TypeError: for ids that are no integers of the graph's id type.
+            ValueError: for ids that are no source nodes, or no ``etype`` where there are several.
+        """
+        if etype is None:
+            if len(g.canonical_etypes) != 1:
+                raise ValueError(
+                    f"etype: the graph has edge types {g.canonical_etypes}; name one of them"
+                )
+            etype = g.canonical_etypes[0]
+        _check_ids("nodes", nodes, g.num_nodes(etype[0]), "node", g)
+        chosen = self.negatives(g, nodes.to("cpu", torch.int64), etype)
+        return chosen.to(nodes.device, nodes.dtype)
+
+    def _generate(self, g: Any, eids: Tensor, canonical_etype: EdgeType) -> tuple[Tensor, Tensor]:
+        _check_ids("eids", eids, g.num_edges(canonical_etype), "edge", g)
+        src, dst = g.find_edges(eids, etype=canonical_etype)
+        chosen = self.negatives_for_edges(
+            g, src.to("cpu", torch.int64), dst.to("cpu", torch.int64), canonical_etype
+        )
+        return src.repeat_interleave(self.k), chosen.flatten().to(src.device, src.dtype)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(k={self.k})"
+
+
+class FilteredSampler(NegativeSampler):
+    """Base of the samplers that know the edges of a graph and follow no encoder.
+
+    The known edges of every edge type are read once, at construction, into shared memory. A graph
+    may have several node and edge types; self pairs are barred where both ends have one type.
+
+    Args:
+        g: the training graph; its edges are the known positives.
+        k: negatives per edge.
+
+    Raises:
+        ValueError: if the graph has no edge, or ``k`` is below 1.
+        TypeError: if ``k`` is not an integer.
+    """
+
+    def __init__(self, g: Any, k: int = 1) -> None:
+        super().__init__(k)
+        if g.num_edges() == 0:
+            raise ValueError(
+                "g: expected at least one edge, the known positives, got a graph without"
+            )
+        self.known_by_type: dict[EdgeType, KnownEdges] = {}
+        for etype in g.canonical_etypes:
+            src, dst = g.edges(etype=etype)
+            source, _, destination = etype
+            known = KnownEdges(
+                src.cpu(),
+                dst.cpu(),
+                int(g.num_nodes(source)),
+                int(g.num_nodes(destination)),
+                exclude_self=source == destination,
+            )
+            known.indptr.share_memory_()
+            known.indices.share_memory_()
+            warn_saturated(known)
+            self.known_by_type[etype] = known
+
+    def known_of(self, g: Any, etype: EdgeType) -> KnownEdges:
+        """The known edges of a type, if the graph is still the one the sampler was made for.
+
+        Raises:
+            ValueError: for an edge type or a node count the sampler was not made for.
+        """
+        known = self.known_by_type.get(etype)
+        if known is None:
+            raise ValueError(
+                f"g: the sampler was made for edge types {list(self.known_by_type)}, got {etype}; "
+                "make a new sampler for another graph"
+            )
+        counts = (int(g.num_nodes(etype[0])), int(g.num_nodes(etype[2])))
+        if counts != (known.num_src, known.num_dst):
+            raise ValueError(
+                f"g: the sampler was made for {known.num_src} source and {known.num_dst} "
+                f"destination nodes of {etype}, the graph has {counts[0]} and {counts[1]}; make a "
+                "new sampler for another graph"
+            )
+        return known
+
+
+def draw_admissible(
+    known: KnownEdges,
+    src: Tensor,
+    k: int,
+    propose: Callable[[int], Tensor],
+    listed: Callable[[int, int], Tensor],
+    *,
+    rounds: int = 8,
+) -> Tensor:
+    """Proposals with the known edges rejected: bounded redrawing, then a listing.
+
+    Args:
+        known: the known edges.
+        src: source ids, shape [B], int64, on the CPU.
+        k: draws per source.
+        propose: draws that many destination ids, int64, the same distribution for every source.
+        listed: destination ids, int64, for a source and a count; asked where ``rounds`` redraws
+            have all been rejected. It has to return that many, none of them known while an
+            admissible one exists.
+        rounds: redraws before listing.
+
+    Returns:
+        Destination ids, shape [B, k], int64.
+    """
+    rows = src.unsqueeze(1).expand(src.shape[0], k)
+    drawn = propose(rows.numel()).view(rows.shape)
+    bad = known.contains(rows, drawn).nonzero(as_tuple=True)
+    for _ in range(rounds):
+        if not bad[0].numel():
+            return drawn
+        fresh = propose(bad[0].numel())
+        drawn[bad] = fresh
+        still = known.contains(rows[bad], fresh)
+        bad = (bad[0][still], bad[1][still])
+    for node in torch.unique(rows[bad]).tolist():
+        mine = rows[bad] == node
+        drawn[bad[0][mine], bad[1][mine]] = listed(node, int(mine.sum()))
+    return drawn
+
+
+def warn_saturated(known: KnownEdges) -> None:
+    """Warn of sources that are linked to every destination, so that no true negative exists.
+
+    The warning names the line that made the sampler: the nearest one outside this package.
+    """
+    saturated = known.saturated()
+    if saturated.numel():
+        instead = "the query itself (v, v)" if known.exclude_self else "any node"
+        other = "every other node" if known.exclude_self else "every destination"
+        warnings.warn(
+            f"{saturated.numel()} node(s), for example {int(saturated[0])}, are linked to {other}: "
+            f"no true negative exists for them, so they get {instead}",
+            stacklevel=_level_outside(),
+        )
+
+
+def _level_outside() -> int:
+    """The caller's ``stacklevel`` that points to the nearest frame outside this package."""
+    level = 1
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("dgl_dmns."):
+        frame = frame.f_back
+        level += 1
+    return level
+
+
+def _check_ids(name: str, ids: Tensor, count: int, what: str, g: Any) -> None:
+    if not isinstance(ids, Tensor):
+        raise TypeError(f"{name}: expected a tensor of {what} ids, got {type(ids).__name__}")
+    if ids.dtype not in (torch.int32, torch.int64):
+        raise TypeError(
+            f"{name}: expected {what} ids of dtype {g.idtype} (the graph's), got {ids.dtype}; "
+            f"convert with .to({g.idtype})"
+        )
+    if ids.dtype != g.idtype:
+        raise TypeError(
+            f"{name}: the graph has ids of {g.idtype}, got {ids.dtype}; "
+            f"convert with .to({g.idtype}) or call g.int() / g.long()"
+        )
+    if ids.dim() != 1:
+        raise ValueError(f"{name}: expected shape [B], got {tuple(ids.shape)}")
+    if ids.numel() and not (int(ids.min()) >= 0 and int(ids.max()) < count):
+        raise ValueError(
+            f"{name}: expected {what} ids in 0 .. {count - 1}, got {int(ids.min())} .. "
+            f"{int(ids.max())}; a negative sampler takes edge ids, use for_queries() for node ids"
+        )

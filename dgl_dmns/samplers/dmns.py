@@ -1,0 +1,188 @@
+"""`DMNSSampler`: negatives from a conditional diffusion model that follows the encoder."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dgl_dmns.core.engine import PoolSettings, Scorer
+from dgl_dmns.core.generator import DiffusionGenerator, FitReport
+from dgl_dmns.core.levels import Levels
+from dgl_dmns.core.predictor import NoisePredictor
+from dgl_dmns.core.rules import Gate, Rule
+from dgl_dmns.core.schedule import NoiseSchedule
+from dgl_dmns.core.space import SpaceKind
+from dgl_dmns.samplers.refreshing import Encoder, RefreshingSampler
+
+__all__ = ["DMNSSampler"]
+
+
+class DMNSSampler(RefreshingSampler):
+    """Diffusion-based negative sampler (DMNS, WWW 2024, arXiv 2403.17259), for DGL.
+
+    A drop-in for `dgl.dataloading.negative_sampler.Uniform`. It holds a conditional diffusion model
+    of each query's neighbours in embedding space, and chooses real nodes by that model's densities
+    at several hardness levels. Refresh it while the encoder trains, by `attach` or `refresh`.
+
+    Args:
+        g: the training graph (one node type, one edge type); its edges are the known positives.
+        encoder: an ``nn.Module`` called as ``encoder(g, g.ndata[feat])``, or a callable that
+            returns embeddings [N, D].
+        k: negatives per edge.
+        levels: hardness levels; the paper's where not given.
+        rule: `Gate` (default: hard for the scorer and likely for the generator; for an unchanged
+            loss), `Density` (for the calibrated losses with `log_ratio`; uncalibrated it is too
+            hard at convergence), or `Nearest` (the nearest node to a drawn latent).
+        uniform_share: share of plain uniform negatives in the mixture, in [0, 1].
+        pool: uniform candidates in a pool, at least ``k``.
+        lam: exponent on the generator's density.
+        groups: groups of k candidates kept per query between refreshes.
+        scorer: scores of broadcastable embeddings [.., D], the model's logit before any sigmoid;
+            the inner product where not given.
+        feat: name of the node features, for an ``nn.Module`` encoder.
+        fit_steps: fitting steps of the diffusion model in a refresh.
+        warmup_steps: fitting steps of the first refresh.
+        batch_pairs: (query, neighbour) pairs in a fitting step.
+        space: ``"compact"`` (standardised leading directions) or ``"raw"`` (the paper's).
+        compact_width: width of the compact space.
+        schedule: noise schedule; linear with T = 50 where not given.
+        predictor: noise predictor; the paper's FiLM layers where not given.
+        seed: seed of the generator's weights, of fitting and of table building.
+        generator: source of the draws in the main process; torch's global one where not given.
+
+    Raises:
+        ValueError: for a value out of range, an unsuitable graph, or a missing feature.
+        TypeError: for ``k`` or ``encoder`` of a wrong type.
+
+    Example:
+        >>> import dgl, torch
+        >>> g = dgl.graph(([0, 1, 2, 3, 4, 5], [1, 2, 3, 4, 5, 0]))
+        >>> sampler = DMNSSampler(g, lambda: torch.eye(6), k=2)
+        >>> report = sampler.refresh()
+        >>> src, dst = sampler(g, torch.tensor([0, 3]))
+        >>> src.tolist()
+        [0, 0, 3, 3]
+    """
+
+    _learns = True
+
+    def __init__(
+        self,
+        g: Any,
+        encoder: Encoder,
+        k: int = 1,
+        *,
+        levels: Levels | None = None,
+        rule: Rule | None = None,
+        uniform_share: float = 0.5,
+        pool: int = 32,
+        lam: float = 1.0,
+        groups: int = 8,
+        scorer: Scorer | None = None,
+        feat: str = "feat",
+        fit_steps: int = 40,
+        warmup_steps: int = 200,
+        batch_pairs: int = 1024,
+        space: SpaceKind = "compact",
+        compact_width: int = 16,
+        schedule: NoiseSchedule | None = None,
+        predictor: NoisePredictor | None = None,
+        seed: int = 0,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        if fit_steps < 0 or warmup_steps < 0 or batch_pairs < 1:
+            raise ValueError(
+                "fit_steps, warmup_steps, batch_pairs: expected at least 0, 0 and 1, got "
+                f"{fit_steps}, {warmup_steps} and {batch_pairs}"
+            )
+        super().__init__(
+            g,
+            encoder,
+            k,
+            rule=rule or Gate(),
+            settings=PoolSettings(pool=pool, uniform_share=uniform_share, lam=lam, groups=groups),
+            feat=feat,
+            scorer=scorer,
+            seed=seed,
+            generator=generator,
+        )
+        self.levels = levels or Levels()
+        self.fit_steps = fit_steps
+        self.warmup_steps = warmup_steps
+        self._model_arguments: dict[str, Any] = {
+            "levels": self.levels,
+            "schedule": schedule or NoiseSchedule.linear(),
+            "predictor": predictor,
+            "space": space,
+            "compact_width": compact_width,
+            "batch_pairs": batch_pairs,
+            "seed": seed,
+        }
+        self.levels.steps(self._model_arguments["schedule"].steps)
+
+    def _model_for(self, width: int) -> DiffusionGenerator:
+        """The generator for embeddings of a width, made at the first refresh."""
+        if self.model is None:
+            self.model = DiffusionGenerator(width, **self._model_arguments)
+        elif self.model.space.embedding_width != width:
+            raise ValueError(
+                f"encoder: expected embeddings of width {self.model.space.embedding_width}, as "
+                f"at the first refresh, got {width}; make a new sampler for another encoder"
+            )
+        return self.model
+
+    def _fit(self, h: Tensor) -> FitReport:
+        steps = self.warmup_steps if self.model is None else self.fit_steps
+        model = self._model_for(h.shape[1])
+        model.space.update(h)
+        z = model.space.encode(h)
+        return model.fit(z, z, self.known, steps, generator=self.random)
+
+    def generate(self, h_query: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+        """Latent negatives of all levels, the paper's own way.
+
+        Args:
+            h_query: query embeddings, shape [B, D], of the encoder that was refreshed from.
+            generator: source of the noise; the sampler's own where not given.
+
+        Returns:
+            Latent negatives, shape [L, B, D], hardest level first, without gradient, in the space
+            and on the device of ``h_query``.
+
+        Raises:
+            RuntimeError: before the first refresh.
+            ValueError: if ``h_query`` has another width than the embeddings refreshed from.
+        """
+        if self.model is None:
+            raise RuntimeError("generate: no generator is fitted yet; call refresh() first")
+        if h_query.dim() != 2 or h_query.shape[1] != self.model.space.embedding_width:
+            raise ValueError(
+                f"h_query: expected shape [B, {self.model.space.embedding_width}], got "
+                f"{tuple(h_query.shape)}"
+            )
+        latents = self.model.generate(
+            h_query.detach().cpu().float(), generator=generator or self.random
+        )
+        return latents.to(h_query.device, h_query.dtype)
+
+    def _load_model(self, state: dict[str, Any]) -> None:
+        if state["model"] is None:
+            if self.version:
+                raise ValueError("state: made before the first refresh, this sampler is past it")
+            return
+        width = state["width"]
+        own = self.model.space.embedding_width if self.model is not None else self._embed().shape[1]
+        if own != width:
+            raise ValueError(
+                f"state: made for embeddings of width {width}, this sampler's encoder gives {own}; "
+                "load it beside the encoder it was trained with"
+            )
+        try:
+            self._model_for(width).load_state_dict(state["model"])
+        except RuntimeError as error:
+            raise ValueError(
+                "state: made with another schedule, predictor or space; construct the sampler with "
+                f"the same arguments ({error})"
+            ) from error

@@ -1,0 +1,121 @@
+"""`DynamicSampler` and `SelfAdversarialSampler`: choice by the encoder's own score alone.
+
+Both are the rivals that a generator has to beat at an equal number of negatives. They share the
+table, the refreshes and the filter of `RefreshingSampler`; only the rule differs.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from dgl_dmns.core.engine import PoolSettings, Scorer
+from dgl_dmns.core.rules import Hardest, SelfAdversarial
+from dgl_dmns.samplers.refreshing import Encoder, RefreshingSampler
+
+__all__ = ["DynamicSampler", "SelfAdversarialSampler"]
+
+
+class DynamicSampler(RefreshingSampler):
+    """Dynamic negative sampling (DNS): the best-scored ``k`` of a uniform pool.
+
+    Source: Zhang et al., "Optimizing Top-N Collaborative Filtering via Dynamic Negative Item
+    Sampling", SIGIR 2013. There, each negative is the best of a pool of its own, scored
+    by the model of that very step. Here the ``k`` of a group are the best of one pool, so they are
+    distinct, and scores are those of the last refresh. A larger pool makes harder negatives;
+    ``pool = N`` returns the very hardest, the same at each draw.
+
+    Args:
+        g: the training graph (one node type, one edge type); its edges are the known positives.
+        encoder: an ``nn.Module`` called as ``encoder(g, g.ndata[feat])``, or a callable that
+            returns embeddings [N, D].
+        k: negatives per edge.
+        pool: uniform candidates in a pool, at least ``k``.
+        groups: groups of k candidates kept per query between refreshes.
+        scorer: scores of broadcastable embeddings [.., D]; the inner product where not given.
+        feat: name of the node features, for an ``nn.Module`` encoder.
+        seed: seed of table building.
+        generator: source of the draws in the main process; torch's global one where not given.
+
+    Raises:
+        ValueError: for a value out of range, an unsuitable graph, or a missing feature.
+        TypeError: for ``k`` or ``encoder`` of a wrong type.
+    """
+
+    def __init__(
+        self,
+        g: Any,
+        encoder: Encoder,
+        k: int = 1,
+        *,
+        pool: int = 32,
+        groups: int = 8,
+        scorer: Scorer | None = None,
+        feat: str = "feat",
+        seed: int = 0,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__(
+            g,
+            encoder,
+            k,
+            rule=Hardest(),
+            settings=PoolSettings(pool=pool, groups=groups),
+            feat=feat,
+            scorer=scorer,
+            seed=seed,
+            generator=generator,
+        )
+
+
+class SelfAdversarialSampler(RefreshingSampler):
+    """Self-adversarial sampling: a uniform pool's softmax of the current score.
+
+    Source: Sun et al., "RotatE", ICLR 2019. There, the softmax weighs the loss terms of uniform
+    negatives; here it is the distribution that negatives are drawn from, without
+    replacement within a group, and its log ratio is kept for the calibrated losses (`log_ratio`).
+
+    Args:
+        g: the training graph (one node type, one edge type); its edges are the known positives.
+        encoder: an ``nn.Module`` called as ``encoder(g, g.ndata[feat])``, or a callable that
+            returns embeddings [N, D].
+        k: negatives per edge.
+        temperature: positive divisor of the scores; larger is nearer to uniform.
+        pool: uniform candidates in a pool, at least ``k``.
+        groups: groups of k candidates kept per query between refreshes.
+        scorer: scores of broadcastable embeddings [.., D]; the inner product where not given.
+        feat: name of the node features, for an ``nn.Module`` encoder.
+        seed: seed of table building.
+        generator: source of the draws in the main process; torch's global one where not given.
+
+    Raises:
+        ValueError: for a value out of range, an unsuitable graph, or a missing feature.
+        TypeError: for ``k`` or ``encoder`` of a wrong type.
+    """
+
+    def __init__(
+        self,
+        g: Any,
+        encoder: Encoder,
+        k: int = 1,
+        *,
+        temperature: float = 1.0,
+        pool: int = 32,
+        groups: int = 8,
+        scorer: Scorer | None = None,
+        feat: str = "feat",
+        seed: int = 0,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__(
+            g,
+            encoder,
+            k,
+            rule=SelfAdversarial(temperature),
+            settings=PoolSettings(pool=pool, groups=groups),
+            feat=feat,
+            scorer=scorer,
+            seed=seed,
+            generator=generator,
+        )

@@ -1,0 +1,90 @@
+"""`PopularitySampler`: negatives in proportion to a power of the in-degree (PNS).
+
+Source: Mikolov et al., "Distributed Representations of Words and Phrases and their
+Compositionality", NeurIPS 2013, section 2.2: the unigram distribution to the power 3/4 beat both
+the plain one and the uniform. A node's in-degree takes the place of a word's frequency.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dgl_dmns.core.known import KnownEdges
+from dgl_dmns.samplers.base import EdgeType, FilteredSampler, draw_admissible
+
+__all__ = ["PopularitySampler"]
+
+
+class PopularitySampler(FilteredSampler):
+    """Destinations with probability proportional to ``in-degree ^ exponent`` (PNS).
+
+    Parallel edges count each, as in ``g.in_degrees()``; a node without incoming edges has weight 0,
+    whatever the exponent. Known edges and the source itself are rejected and redrawn. Where that
+    keeps failing, the draw is weighted among the listed admissible nodes of the source, and uniform
+    among them if all of their weights are 0. A draw costs ``O(log N)``.
+
+    Args:
+        g: the training graph, of any number of types; its edges are the known positives.
+        k: negatives per edge.
+        exponent: finite and at least 0; 0 is uniform over the nodes that have incoming edges.
+
+    Raises:
+        ValueError: if ``exponent`` or ``k`` is out of range or the graph has no edge.
+        TypeError: if ``k`` is not an integer.
+    """
+
+    def __init__(self, g: Any, k: int = 1, exponent: float = 0.75) -> None:
+        if not (math.isfinite(exponent) and exponent >= 0):
+            raise ValueError(
+                f"exponent: expected a finite number of at least 0, got {exponent}; 0 is uniform "
+                "over the nodes with incoming edges, 1 proportional to the in-degree"
+            )
+        super().__init__(g, k)
+        self.exponent = float(exponent)
+        self._cumulative: dict[EdgeType, Tensor] = {}
+        for etype in g.canonical_etypes:
+            degree = g.in_degrees(etype=etype).cpu().double()
+            # Degrees relative to the largest: no power of them overflows.
+            weight = (degree / degree.max().clamp(min=1)).pow(self.exponent)
+            weight[degree == 0] = 0.0
+            self._cumulative[etype] = weight.cumsum(0).share_memory_()
+
+    def negatives(self, g: Any, src: Tensor, etype: EdgeType) -> Tensor:  # noqa: D102
+        known = self.known_of(g, etype)
+        cumulative = self._cumulative[etype]
+        if not float(cumulative[-1]):  # a type without edges, asked for query nodes
+            return known.uniform(src, self.k)
+
+        def propose(count: int) -> Tensor:
+            return _draw(cumulative, count)
+
+        def listed(node: int, count: int) -> Tensor:
+            return _draw_listed(known, cumulative, node, count)
+
+        return draw_admissible(known, src, self.k, propose, listed)
+
+    def __repr__(self) -> str:
+        return f"PopularitySampler(k={self.k}, exponent={self.exponent})"
+
+
+def _draw(cumulative: Tensor, count: int) -> Tensor:
+    """Positions drawn by their cumulative weights [N], float64; those of weight 0 never come."""
+    total = cumulative[-1]
+    point = torch.rand(count, dtype=torch.float64) * total
+    # "right": the first position whose cumulative weight exceeds the point, so one with a weight.
+    # Rounding may lift a point to the total itself; the last position with a weight takes it.
+    last = torch.searchsorted(cumulative, total)
+    return torch.searchsorted(cumulative, point, right=True).clamp(max=last)
+
+
+def _draw_listed(known: KnownEdges, cumulative: Tensor, node: int, count: int) -> Tensor:
+    """Weighted draws from the listed admissible nodes of one source; the last resort."""
+    pool = known.admissible(node)
+    weight = cumulative.diff(prepend=cumulative.new_zeros(1))[pool]
+    if not bool((weight > 0).any()):
+        return known.uniform(torch.tensor([node]), count).squeeze(0)
+    return pool[_draw(weight.cumsum(0), count)]

@@ -1,0 +1,387 @@
+"""A missing or unfitting DGL is found without an import and explained in one message."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib import metadata
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+from dgl_dmns import _compat
+
+ROOT = Path(__file__).resolve().parents[1]
+
+WORKING = {
+    "dgl": "2.1.0",
+    "networkx": "3.2",
+    "numpy": "1.26.4",
+    "packaging": "24.0",
+    "pandas": "2.2.0",
+    "psutil": "5.9",
+    "pydantic": "2.6",
+    "pyyaml": "6.0",
+    "requests": "2.31",
+    "scipy": "1.12",
+    "setuptools": "65.5.0",
+    "torch": "2.2.1",
+    "torchdata": "0.7.1",
+    "tqdm": "4.66",
+}
+MODULE_OF = {"pyyaml": "yaml"}
+
+
+class Site:
+    """A pretended set of installed distributions, with real folders for dgl and torchdata."""
+
+    def __init__(self, folder: Path) -> None:
+        self.versions = dict(WORKING)
+        self.folder = folder
+        self.python = (3, 11)
+        (folder / "torchdata" / "datapipes").mkdir(parents=True)
+        (folder / "dgl").mkdir()
+
+    def build_dgl_for(self, *names: str) -> None:
+        (self.folder / "dgl" / "graphbolt").mkdir(exist_ok=True)
+        for name in (*names, "__init__.py"):
+            (self.folder / "dgl" / "graphbolt" / name).touch()
+
+    def find_spec(self, module: str) -> ModuleSpec | None:
+        if module not in {MODULE_OF.get(name, name) for name in self.versions}:
+            return None
+        spec = ModuleSpec(module, None, is_package=True)
+        spec.submodule_search_locations = [str(self.folder / module)]
+        return spec
+
+    def version(self, name: str) -> str:
+        if name not in self.versions:
+            raise metadata.PackageNotFoundError(name)
+        return self.versions[name]
+
+
+@pytest.fixture
+def site(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Site]:
+    """Pretend that the working set is installed and DGL is not imported yet."""
+    pretended = Site(tmp_path)
+    pretended.build_dgl_for("libgraphbolt_pytorch_2.1.0.so", "libgraphbolt_pytorch_2.2.1.so")
+    finder = SimpleNamespace(find_spec=pretended.find_spec)
+    reader = SimpleNamespace(
+        version=pretended.version, PackageNotFoundError=metadata.PackageNotFoundError
+    )
+    monkeypatch.delitem(sys.modules, "dgl", raising=False)
+    monkeypatch.setattr(_compat, "util", finder)
+    monkeypatch.setattr(_compat, "metadata", reader)
+    _compat.require_dgl.cache_clear()
+    yield pretended
+    _compat.require_dgl.cache_clear()
+
+
+def pretend_import(monkeypatch: pytest.MonkeyPatch, outcome: Any) -> list[str]:
+    """Make importing return or raise ``outcome``; the list that comes back fills with the names."""
+    names: list[str] = []
+
+    def import_module(name: str) -> Any:
+        names.append(name)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    monkeypatch.setattr(_compat, "importlib", SimpleNamespace(import_module=import_module))
+    return names
+
+
+def message() -> str:
+    text = _compat.why_unusable()
+    assert text is not None
+    return text
+
+
+def first_line() -> str:
+    return message().splitlines()[0]
+
+
+# What is looked at without importing.
+
+
+def test_the_working_set_passes_without_an_import(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    imported = pretend_import(monkeypatch, AssertionError("must not import"))
+    assert _compat.why_unusable() is None
+    assert imported == []
+
+
+def test_the_message_has_its_four_parts_in_order(site: Site) -> None:
+    del site.versions["dgl"]
+    lines = message().splitlines()
+    assert lines[0] == "DGL is not installed."
+    assert lines[1].startswith("Found: Python 3.")
+    assert "dgl not found, torch 2.2.1, torchdata 0.7.1, numpy 1.26.4" in lines[1]
+    assert lines[2] == "Combinations of DGL and torch:"
+    for pair in _compat.PAIRS:
+        assert any(f"dgl {pair.dgl} with torch {pair.torch} (" in line for line in lines)
+        assert f"    {pair.notes}" in lines
+    assert lines[-1] == f"  {_compat.PAIRS[0].install}"
+
+
+def test_missing_torch(site: Site) -> None:
+    del site.versions["torch"]
+    assert first_line() == "DGL is installed, but torch is not."
+
+
+def test_a_torch_that_dgl_was_not_built_for(site: Site) -> None:
+    site.versions["torch"] = "2.6.0"
+    assert first_line() == (
+        "DGL 2.1.0 cannot be imported with torch 2.6.0: it was built for torch 2.1.0, 2.2.1 only."
+    )
+    commands = message().splitlines()[-4:]
+    assert commands[0] == "Install the first of them (it replaces torch):"
+    assert "dgl==2.1.0 torch==2.2.1" in commands[1]
+    assert commands[2] == "or keep torch and take an older DGL:"
+    assert "dgl==1.1.3" in commands[3]
+
+
+@pytest.mark.parametrize("torch", ["2.2.1+cu121", "2.2.1.post300"])
+@pytest.mark.parametrize("suffix", ["", ".post300"])
+def test_local_and_post_versions_are_the_same_release(site: Site, torch: str, suffix: str) -> None:
+    site.build_dgl_for(f"libgraphbolt_pytorch_2.2.1{suffix}.so")
+    site.versions["torch"] = torch
+    assert _compat.why_unusable() is None
+
+
+@pytest.mark.parametrize(
+    "name", ["libgraphbolt_pytorch_2.4.0.dylib", "graphbolt_pytorch_2.4.0.dll"]
+)
+def test_compiled_parts_of_other_systems(site: Site, name: str) -> None:
+    site.versions.update(dgl="2.4.0+cu121", torch="2.4.0")
+    assert "was built for" in first_line()
+    site.build_dgl_for(name)
+    assert _compat.why_unusable() is None
+
+
+def test_dgl_1_works_with_any_torch_and_without_the_packages_of_2(site: Site) -> None:
+    for path in (site.folder / "dgl" / "graphbolt").iterdir():
+        path.unlink()
+    (site.folder / "dgl" / "graphbolt").rmdir()
+    site.versions.update(dgl="1.1.3", torch="2.13.0", numpy="2.4.0")
+    for name in ("torchdata", "pydantic", "pyyaml"):
+        del site.versions[name]
+    assert _compat.why_unusable() is None
+
+
+def test_dgl_without_metadata_is_judged_by_its_files(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def version(name: str) -> str:
+        if name == "dgl":
+            raise metadata.PackageNotFoundError(name)
+        return site.version(name)
+
+    monkeypatch.setattr("dgl_dmns._compat.metadata.version", version)
+    assert _compat.why_unusable() is None
+    site.versions["torch"] = "2.6.0"
+    assert first_line().startswith("DGL cannot be imported with torch 2.6.0: it was built for")
+
+
+def test_missing_torchdata(site: Site) -> None:
+    del site.versions["torchdata"]
+    assert first_line() == "DGL 2.1.0 imports packages that are not installed: torchdata."
+    assert message().endswith("  python -m pip install torchdata==0.7.1")
+
+
+def test_torchdata_without_data_pipes(site: Site) -> None:
+    (site.folder / "torchdata" / "datapipes").rmdir()
+    site.versions["torchdata"] = "0.11.0"
+    assert first_line() == (
+        "DGL 2.1.0 needs torchdata.datapipes, "
+        "which the installed torchdata (0.11.0) no longer has."
+    )
+    assert message().endswith("  python -m pip install torchdata==0.7.1")
+
+
+def test_all_missing_packages_are_named_at_once(site: Site) -> None:
+    for name in ("psutil", "pydantic", "pyyaml"):
+        del site.versions[name]
+    assert first_line().endswith("not installed: psutil, pydantic, yaml.")
+    assert message().endswith("  python -m pip install psutil pydantic pyyaml")
+
+
+@pytest.mark.parametrize(("setuptools", "fine"), [("65.5.0", True), ("71.0", False), (None, False)])
+def test_packaging_may_come_with_an_old_setuptools(
+    site: Site, setuptools: str | None, fine: bool
+) -> None:
+    del site.versions["packaging"]
+    if setuptools is None:
+        del site.versions["setuptools"]
+    else:
+        site.versions["setuptools"] = setuptools
+    text = _compat.why_unusable()
+    assert (text is None) is fine
+    assert fine or "not installed: packaging." in message()
+
+
+def test_numpy_2_beside_a_torch_built_for_numpy_1(site: Site) -> None:
+    site.versions["numpy"] = "2.1.0"
+    assert first_line() == "torch 2.2.1 was built for NumPy 1 and fails with NumPy 2.1.0."
+    assert message().endswith('  python -m pip install "numpy<2"')
+
+
+def test_a_python_without_wheels_is_said(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    del site.versions["dgl"]
+    python = SimpleNamespace(modules=sys.modules, version_info=(3, 13, 0))
+    monkeypatch.setattr(_compat, "sys", python)
+    assert (
+        "There is no such wheel for Python 3.13: make an environment with Python 3.11 first."
+        in message()
+    )
+
+
+def test_a_module_without_a_spec_counts_as_found(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def find_spec(module: str) -> ModuleSpec | None:
+        if module == "dgl":
+            raise ValueError("dgl.__spec__ is None")
+        return site.find_spec(module)
+
+    monkeypatch.setattr(_compat, "util", SimpleNamespace(find_spec=find_spec))
+    assert _compat.why_unusable() is None
+
+
+def test_an_imported_dgl_is_not_doubted(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.versions["torch"] = "2.6.0"
+    monkeypatch.setitem(sys.modules, "dgl", ModuleType("dgl"))
+    assert _compat.why_unusable() is None
+
+
+# The import itself.
+
+
+def test_require_dgl_imports_once(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("dgl")
+    imported = pretend_import(monkeypatch, module)
+    assert _compat.require_dgl() is module
+    assert _compat.require_dgl() is module
+    assert imported == ["dgl", "dgl.dataloading"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        FileNotFoundError("Cannot find DGL C++ graphbolt library at /x/libgraphbolt.so"),
+        ImportError("Cannot load Graphbolt C++ library"),
+        OSError("libcusparse.so.12: cannot open shared object file"),
+        AttributeError("module 'torch' has no attribute 'foo'"),
+        RuntimeError("operator already registered"),
+        ModuleNotFoundError("No module named 'dgl'"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_every_failure_becomes_an_import_error(
+    site: Site, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    pretend_import(monkeypatch, error)
+    with pytest.raises(ImportError, match=r"^DGL is installed but cannot be imported\.") as caught:
+        _compat.require_dgl()
+    assert caught.value.__cause__ is error
+    assert caught.value.name == "dgl"
+    lines = str(caught.value).splitlines()
+    assert lines[1] == f"Cause: {type(error).__name__}: {error}"
+    assert lines[-1] == f"  {_compat.PAIRS[0].install}"
+
+
+def test_a_failed_import_names_the_known_reason_first(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.versions["torch"] = "2.6.0"
+    pretend_import(monkeypatch, FileNotFoundError("libgraphbolt_pytorch_2.6.0.so"))
+    with pytest.raises(ImportError, match=r"^DGL 2\.1\.0 cannot be imported with torch 2\.6\.0"):
+        _compat.require_dgl()
+
+
+def test_a_failure_is_not_remembered(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend_import(monkeypatch, OSError("no"))
+    with pytest.raises(ImportError, match="Cause: OSError: no"):
+        _compat.require_dgl()
+    pretend_import(monkeypatch, ModuleType("dgl"))
+    assert _compat.require_dgl().__name__ == "dgl"
+
+
+def test_another_backend_is_refused(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = SimpleNamespace(backend=SimpleNamespace(backend_name="tensorflow"))
+    pretend_import(monkeypatch, module)
+    with pytest.raises(ImportError, match="DGL runs on tensorflow here.*\n.*DGLBACKEND=pytorch"):
+        _compat.require_dgl()
+
+
+# The real thing.
+
+
+def test_the_installed_dgl_is_found_and_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    dgl = pytest.importorskip("dgl")
+    monkeypatch.delitem(sys.modules, "dgl")
+    assert _compat.why_unusable() is None
+    monkeypatch.undo()
+    _compat.require_dgl.cache_clear()
+    assert _compat.require_dgl() is dgl
+
+
+def test_the_first_pair_is_the_one_in_the_reference_requirements() -> None:
+    text = (ROOT / "requirements" / "reference.txt").read_text(encoding="utf-8")
+    pair = _compat.PAIRS[0]
+    assert f"dgl=={pair.dgl}\n" in text
+    assert f"torch=={pair.torch}\n" in text
+    for requirement in re.findall(r"\S+==\S+", pair.install):
+        assert f"{requirement}\n" in text
+
+
+@pytest.mark.parametrize("pair", _compat.PAIRS, ids=lambda pair: f"dgl{pair.dgl}")
+def test_pairs_install_what_they_say(pair: _compat.Pair) -> None:
+    assert re.search(rf"dgl={{1,2}}{re.escape(pair.dgl)}\b", pair.install)
+    assert pair.supports((3, 11))
+    assert not pair.supports((3, 14))
+
+
+def run(code: str) -> str:
+    """Run code in a fresh interpreter and return what it prints."""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_importing_the_package_does_not_import_dgl() -> None:
+    assert run("import sys, dgl_dmns; print('dgl' in sys.modules)") == "False\n"
+
+
+def test_without_dgl_the_package_warns_once_and_its_core_works() -> None:
+    output = run(
+        """
+import sys, warnings
+sys.modules["dgl"] = None  # any import of it fails
+
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    import dgl_dmns
+    import dgl_dmns.core
+
+about_dgl = [w for w in caught if "DGL" in str(w.message)]
+print(len(about_dgl), about_dgl[0].category.__name__, str(about_dgl[0].message).splitlines()[0])
+
+try:
+    from dgl_dmns import DMNSSampler
+except ImportError as error:
+    print(type(error).__name__, error)
+"""
+    )
+    warned, failed = output.split("\n", maxsplit=1)
+    assert warned == "1 UserWarning DGL is not installed."
+    assert failed.startswith("ImportError DGL is not installed.\nCause: ModuleNotFoundError: ")
+    assert failed.rstrip().endswith(_compat.PAIRS[0].install)

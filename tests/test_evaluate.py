@@ -1,0 +1,250 @@
+"""Ranks against sorting, metrics and intervals against hand-computed and table values."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from dgl_dmns.data import embedded_graph, simple_undirected, split_pairs
+from dgl_dmns.evaluate import (
+    candidate_ranking,
+    full_ranking,
+    mean_and_stderr,
+    paired_difference,
+    ranking_metrics,
+    ranks,
+    student_t_quantile,
+)
+
+NAN = float("nan")
+
+
+def average_rank(positive: float, others: list[float]) -> float:
+    """The mean of the places that the positive can take in a sorted list."""
+    places = [
+        place
+        for place, value in enumerate(sorted([*others, positive], reverse=True), start=1)
+        if value == positive
+    ]
+    return sum(places) / len(places)
+
+
+def csr(src: Tensor, dst: Tensor, num_nodes: int) -> tuple[Tensor, Tensor]:
+    src, dst = simple_undirected(src, dst)
+    degree = torch.bincount(src, minlength=num_nodes)
+    return torch.cat([torch.zeros(1, dtype=torch.int64), degree.cumsum(0)]), dst
+
+
+def test_ranks_count_ties_as_the_average_place() -> None:
+    positive = torch.tensor([0.5, 0.5, 0.5, 0.5])
+    candidates = torch.tensor(
+        [[0.1, 0.2, 0.3], [0.9, 0.2, 0.6], [0.5, 0.5, 0.5], [0.5, 0.9, -math.inf]]
+    )
+    assert ranks(positive, candidates).tolist() == [1.0, 3.0, 2.5, 2.5]
+    assert ranks(positive, candidates[:, :0]).tolist() == [1.0] * 4
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_ranks_agree_with_sorting(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    positive = torch.randint(6, (40,), generator=generator).to(dtype)
+    candidates = torch.randint(6, (40, 25), generator=generator).to(dtype)
+    mask = torch.rand(40, 25, generator=generator) < 0.6
+    result = ranks(positive, candidates, mask)
+    for b in range(40):
+        assert result[b] == average_rank(float(positive[b]), candidates[b][mask[b]].tolist())
+    assert result.dtype == torch.float64
+
+
+def test_a_constant_score_ranks_in_the_middle() -> None:
+    h = torch.ones(101, 4)
+    known = csr(torch.tensor([0]), torch.tensor([1]), 101)
+    rank = full_ranking(h, torch.tensor([[0], [1]]), known)
+    assert rank.tolist() == [50.5]  # 100 nodes besides the query: places 1 to 100
+
+
+def test_metrics_by_hand() -> None:
+    metrics = ranking_metrics(torch.tensor([1.0, 2.0, 10.5, 50.0]))
+    assert metrics["MRR"] == pytest.approx((1 + 1 / 2 + 1 / 10.5 + 1 / 50) / 4)
+    assert metrics["NDCG"] == pytest.approx(
+        (1 + 1 / math.log2(3) + 1 / math.log2(11.5) + 1 / math.log2(51)) / 4
+    )
+    assert (metrics["Hits@1"], metrics["Hits@10"], metrics["Hits@50"]) == (0.25, 0.5, 1.0)
+    assert set(ranking_metrics(torch.tensor([3]), hits=(3,))) == {"MRR", "NDCG", "Hits@3"}
+
+
+@pytest.mark.parametrize("batch", [1, 7, 1024])
+def test_full_ranking_agrees_with_a_loop_over_nodes(batch: int) -> None:
+    generator = torch.Generator().manual_seed(1)
+    n = 30
+    h = torch.randint(-2, 3, (n, 3), generator=generator).float()  # small integers: many ties
+    src, dst = torch.randint(n, (2, 60), generator=generator)
+    known = csr(src, dst, n)
+    adjacent = torch.zeros(n, n, dtype=torch.bool)
+    first, second = simple_undirected(src, dst)
+    adjacent[first, second] = True
+    pairs = torch.stack([first, second])[:, ::2]
+    unknown = (~adjacent).fill_diagonal_(False).nonzero()[:5].t()  # known need not hold the pair
+    pairs = torch.cat([pairs, unknown], dim=1)
+    expected = []
+    for q, p in pairs.t().tolist():
+        others = [
+            float(h[q] @ h[v]) for v in range(n) if v not in (q, p) and not bool(adjacent[q, v])
+        ]
+        expected.append(average_rank(float(h[q] @ h[p]), others))
+    assert full_ranking(h, pairs, known, batch=batch).tolist() == expected
+
+
+def test_a_known_neighbour_above_the_positive_does_not_count() -> None:
+    h = torch.tensor([[1.0], [5.0], [4.0], [3.0], [2.0]])
+    known = csr(torch.tensor([0, 0]), torch.tensor([1, 3]), 5)
+    assert full_ranking(h, torch.tensor([[0], [3]]), known).tolist() == [2.0]  # only node 2 above
+    nothing = (torch.zeros(6, dtype=torch.int64), torch.zeros(0, dtype=torch.int64))
+    assert full_ranking(h, torch.tensor([[0], [3]]), nothing).tolist() == [3.0]
+    assert full_ranking(h, torch.zeros(2, 0, dtype=torch.int64), known).shape == (0,)
+
+
+def test_a_scorer_gets_broadcastable_embeddings_and_no_gradients() -> None:
+    h = torch.randn(20, 4, generator=torch.Generator().manual_seed(2), requires_grad=True)
+    known = csr(torch.tensor([0, 2]), torch.tensor([1, 5]), 20)
+    pairs = torch.tensor([[0, 2, 7], [1, 5, 9]])
+
+    def distance(h_q: Tensor, h_c: Tensor) -> Tensor:
+        assert not torch.is_grad_enabled()
+        assert (h_q.shape, h_c.shape) == ((3, 1, 4), (1, 20, 4))
+        return -(h_q - h_c).square().sum(-1)
+
+    rank = full_ranking(h, pairs, known, distance)
+    squares = -torch.cdist(h, h).square()
+    squares.fill_diagonal_(-math.inf)
+    assert rank[2] == 1 + (squares[7] > squares[7, 9]).sum()
+    assert not rank.requires_grad
+
+
+def test_candidate_ranking_by_hand() -> None:
+    h = torch.tensor([[1.0, 0.0], [0.5, 0.0], [0.9, 1.0], [0.5, 9.0]])
+    query, candidates = torch.tensor([0, 1]), torch.tensor([[1, 2, 3], [2, 3, 3]])
+    assert candidate_ranking(h, query, candidates).tolist() == [2.5, 1.0]
+
+    def second(h_q: Tensor, h_c: Tensor) -> Tensor:
+        return (h_q * 0 + h_c)[..., 1]
+
+    assert candidate_ranking(h, query, candidates, second).tolist() == [3.0, 3.0]
+
+
+def test_int32_ids_rank_alike() -> None:
+    graph = embedded_graph(60)
+    h = torch.randn(60, 4, generator=torch.Generator().manual_seed(3))
+    pairs = split_pairs(graph).test
+    known = graph.csr()
+    narrow = full_ranking(h, pairs.int(), (known[0], known[1].int()))
+    assert torch.equal(full_ranking(h, pairs, known), narrow)
+
+
+def test_mean_and_stderr() -> None:
+    mean, error = mean_and_stderr([1.0, 2.0, 3.0, 4.0])
+    assert (mean, error) == pytest.approx((2.5, math.sqrt(5 / 3) / 2))
+    mean, error = mean_and_stderr(torch.tensor([0.25]))
+    assert mean == 0.25
+    assert math.isnan(error)
+
+
+@pytest.mark.parametrize(
+    ("probability", "freedom", "expected"),
+    [
+        (0.975, 1, 12.706205),
+        (0.975, 2, 4.302653),
+        (0.975, 3, 3.182446),
+        (0.975, 4, 2.776445),
+        (0.975, 9, 2.262157),
+        (0.975, 30, 2.042272),
+        (0.975, 120, 1.979930),
+        (0.995, 4, 4.604095),
+        (0.9995, 1, 636.619249),
+        (0.95, 10, 1.812461),
+        (0.75, 5, 0.726687),
+        (0.025, 4, -2.776445),
+        (0.5, 7, 0.0),
+        (0.975, 1000, 1.962339),
+    ],
+)
+def test_t_quantile_against_the_table(probability: float, freedom: int, expected: float) -> None:
+    assert student_t_quantile(probability, freedom) == pytest.approx(expected, abs=2e-6, rel=1e-6)
+
+
+def test_paired_difference_by_hand() -> None:
+    a, b = [0.5, 0.7, 0.6, 0.9, 0.8], [0.4, 0.5, 0.5, 0.7, 0.4]
+    mean, low, high = paired_difference(a, b)  # differences .1 .2 .1 .2 .4, deviation .1224745
+    half = 2.776445 * 0.1224745 / math.sqrt(5)
+    assert (mean, low, high) == pytest.approx((0.2, 0.2 - half, 0.2 + half), abs=1e-6)
+    assert paired_difference(a, a) == (0.0, 0.0, 0.0)
+    wide = paired_difference(a, b, confidence=0.99)
+    assert wide[1] < low < high < wide[2]
+
+
+def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
+    generator = torch.Generator().manual_seed(4)
+    draws = torch.randn(4000, 5, generator=generator, dtype=torch.float64) + 0.3
+    zero = torch.zeros(5)
+    covered = 0
+    for row in draws:
+        _, low, high = paired_difference(row, zero)
+        covered += low <= 0.3 <= high
+    assert covered / 4000 == pytest.approx(0.95, abs=4 * math.sqrt(0.95 * 0.05 / 4000))
+
+
+H = torch.ones(4, 2)
+PAIRS = torch.tensor([[0], [1]])
+KNOWN = csr(torch.tensor([0]), torch.tensor([1]), 4)
+COLUMN = torch.tensor([[1, 2]])
+ZERO = torch.tensor([0])
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments", "error", "message"),
+    [
+        (ranks, (H, H), ValueError, r"positive: expected shape \[B\], got \[4, 2\]"),
+        (ranks, (H[0], H), ValueError, r"candidates: expected shape \[2, C\], got \[4, 2\]"),
+        (ranks, (H[:, 0], H, H), TypeError, r"mask: expected bool, got torch.float32"),
+        (ranks, (H[:, 0], H, H[:1] > 0), ValueError, r"mask: expected shape \[4, 2\]"),
+        (ranks, (H[:, 0] * NAN, H), ValueError, r"positive: expected numbers, got 4 NaN among 4"),
+        (ranks, (H[:, 0], H * NAN), ValueError, r"candidates: .* 8 NaN among 8; the encoder"),
+        (ranking_metrics, (H,), ValueError, r"rank: expected shape \[B\] with B >= 1"),
+        (ranking_metrics, (H[0, :0],), ValueError, r"rank: .*got \[0\]"),
+        (ranking_metrics, (torch.tensor([1, 0]),), ValueError, r"rank: .* at least 1, got 0.0"),
+        (ranking_metrics, (H[0] * NAN,), ValueError, r"rank: .* at least 1, got nan"),
+        (ranking_metrics, (H[0], (0,)), ValueError, r"hits: .* at least 1, got 0"),
+        (full_ranking, (H[0], PAIRS, KNOWN), ValueError, r"h: expected shape \[N, D\]"),
+        (full_ranking, (H, PAIRS.t()[0], KNOWN), ValueError, r"pairs: expected shape \[2, B\]"),
+        (full_ranking, (H, PAIRS + 3, KNOWN), ValueError, r"pairs: .* 0 \.\. 3 .*got 3 \.\. 4"),
+        (full_ranking, (H, PAIRS.float(), KNOWN), TypeError, r"pairs: .*got torch.float32"),
+        (full_ranking, (H, PAIRS * 0, KNOWN), ValueError, r"pairs: .*self loops"),
+        (full_ranking, (H[:3], PAIRS, KNOWN), ValueError, r"known: .*indptr \[4\].*GraphData.csr"),
+        (full_ranking, (H, PAIRS, (KNOWN[0], KNOWN[1][:1])), ValueError, r"known: .*0 to E"),
+        (full_ranking, (H, PAIRS, (KNOWN[0], KNOWN[1] + 9)), ValueError, r"known: .*got 9 \.\. 10"),
+        (full_ranking, (H * NAN, PAIRS, KNOWN), ValueError, r"NaN"),
+        (full_ranking, (H, PAIRS, KNOWN, lambda q, c: q), ValueError, r"score: .*\[1, 4\]"),
+        (full_ranking, (H, PAIRS, KNOWN, None, 0), ValueError, r"batch: .* at least 1, got 0"),
+        (candidate_ranking, (H[0], ZERO, COLUMN), ValueError, r"h: expected shape \[N, D\]"),
+        (candidate_ranking, (H, COLUMN, COLUMN), ValueError, r"query: expected shape \[B\]"),
+        (candidate_ranking, (H, ZERO, COLUMN[:, :1]), ValueError, r"candidates: .*C >= 1"),
+        (candidate_ranking, (H, ZERO, COLUMN.float()), TypeError, r"candidates: .*float32"),
+        (candidate_ranking, (H, ZERO + 4, COLUMN), ValueError, r"query: .*got 4 \.\. 4"),
+        (candidate_ranking, (H * NAN, ZERO, COLUMN), ValueError, r"NaN"),
+        (candidate_ranking, (H, ZERO, COLUMN, lambda q, c: c), ValueError, r"score: .*\[1, 2\]"),
+        (mean_and_stderr, ([],), ValueError, r"values: expected at least 1 value"),
+        (mean_and_stderr, ([1.0, NAN],), ValueError, r"values: .*1 NaN among 2"),
+        (paired_difference, ([1.0], [1.0]), ValueError, r"a: expected at least 2 value"),
+        (paired_difference, ([1.0, 2.0], [1.0] * 3), ValueError, r"a and b: .*got 2 and 3"),
+        (paired_difference, ([1.0, 2.0], [1.0, 1.0], 95), ValueError, r"confidence: .*got 95"),
+        (student_t_quantile, (1.0, 3), ValueError, r"probability: .*got 1.0"),
+        (student_t_quantile, (0.9, 0), ValueError, r"freedom: expected at least 1, got 0"),
+    ],
+)
+def test_messages(function: Any, arguments: tuple[Any, ...], error: type, message: str) -> None:
+    with pytest.raises(error, match=message):
+        function(*arguments)
