@@ -38,6 +38,9 @@ class Training:
     Args:
         encoder: ``gcn``, ``gat`` or ``sage``, two layers each.
         hidden: width of both layers.
+        activation: between the layers, ``relu`` or ``none``.
+        features: ``binary`` (whether a word occurs), ``stored`` (as the data set comes: rows of Cora
+            and Citeseer sum to one) or ``unit`` (rows of norm one).
         dropout: between the layers.
         learning_rate: of Adam.
         weight_decay: of Adam.
@@ -50,6 +53,8 @@ class Training:
 
     encoder: Literal["gcn", "gat", "sage"] = "gcn"
     hidden: int = 32
+    activation: Literal["relu", "none"] = "relu"
+    features: Literal["binary", "stored", "unit"] = "binary"
     dropout: float = 0.1
     learning_rate: float = 0.01
     weight_decay: float = 1e-4
@@ -171,7 +176,8 @@ class Latent:
             in every ``stage`` epochs, ``hard-first`` the other way round. Slots of levels that
             wait are filled from the nearest level that is in, so that K stays the same.
         stage: epochs until the next level is let in.
-        drop_negative_psi: whether latents with Psi < 0 leave the loss (see `psi`).
+        drop: which latents with Psi < 0 leave the loss: ``none``, or those with a negative Psi at
+            their own ``point`` or of their ``pair`` (see `benchmarks.paper.latents`).
     """
 
     diffusion: Diffusion = field(default_factory=Diffusion)
@@ -181,7 +187,7 @@ class Latent:
     unit_norm: bool = False
     curriculum: Literal["constant", "easy-first", "hard-first"] = "constant"
     stage: int = 10
-    drop_negative_psi: bool = False
+    drop: Literal["none", "point", "pair"] = "none"
 
     @property
     def k(self) -> int:

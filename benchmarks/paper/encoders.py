@@ -64,19 +64,27 @@ class _FeatureLinear(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Two convolutions with ReLU and dropout between them, and L2-normalised output.
+    """Two convolutions, an activation and dropout between them, and L2-normalised output.
 
     Args:
         kind: ``gcn``, ``gat`` (one head) or ``sage`` (mean).
         features: the node features.
         hidden: width of both layers.
         dropout: between the layers.
+        activation: ``relu`` or ``none``.
 
     Raises:
         ValueError: for an unknown kind.
     """
 
-    def __init__(self, kind: str, features: SparseFeatures, hidden: int, dropout: float) -> None:
+    def __init__(
+        self,
+        kind: str,
+        features: SparseFeatures,
+        hidden: int,
+        dropout: float,
+        activation: str = "relu",
+    ) -> None:
         super().__init__()
         self.first: Any
         self.second: Any
@@ -99,10 +107,12 @@ class Encoder(nn.Module):
         else:
             raise ValueError(f"encoder: expected 'gcn', 'gat' or 'sage', got {kind!r}")
         self.rows = torch.zeros(features.shape[0], 1)
-        self.dropout = nn.Dropout(dropout)
+        self.between = nn.Sequential(
+            nn.ReLU() if activation == "relu" else nn.Identity(), nn.Dropout(dropout)
+        )
 
     def forward(self, graph: Any) -> Tensor:
         """Embeddings of unit norm, shape [N, hidden]."""
         start = self.rows if self.input is None else self.input(self.rows)
-        h = self.dropout(self.first(graph, start).flatten(1).relu())
+        h = self.between(self.first(graph, start).flatten(1))
         return normalize(self.second(graph, h).flatten(1), dim=1)

@@ -8,13 +8,16 @@ query alone.
 Sub-linear positivity.  The paper shows that the density of the generated negatives is the positives'
 density to a power lambda in (0, 1) wherever a quantity Psi is not negative.  Measured here: the
 chain's end, t = 0, gives the model of the positives, ``N(m_0, s_0^2)``, and level t that of its
-negatives, ``N(m_t, s_t^2)``.  Up to normalising constants, which "proportional" leaves open, a point x
-has log densities ``-d_0^2(x) / 2`` and ``-d_t^2(x) / 2``, where ``d^2 = sum ((x - m) / s)^2``.  So the
-exponent at x is ``lambda = d_t^2 / d_0^2``, and it lies in (0, 1) exactly where
+negatives, ``N(m_t, s_t^2)``.  Up to normalising constants, which "proportional" leaves open, the log
+densities at x are ``-d_0^2(x) / 2`` and ``-d_t^2(x) / 2``, where ``d^2 = sum ((x - m) / s)^2``.  A
+negative x and a positive u of one query satisfy ``p_t(x) = p_0(u)^lambda`` with
+``lambda = d_t^2(x) / d_0^2(u)``, which lies in (0, 1) exactly where
 
-    ``Psi(x) = d_0^2(x) - d_t^2(x) > 0``.
+    ``Psi(x, u) = d_0^2(u) - d_t^2(x) > 0``.
 
-The share of Psi >= 0 is taken over the negatives drawn, per level.
+Two choices of u: ``point`` takes u = x, so that both densities are compared at the negative itself;
+``pair`` takes the embedding of the edge's own positive.  Shares of Psi >= 0 are over the negatives of
+one epoch, per level; neither need be the paper's quantity, which it derives from its own assumptions.
 """
 
 from __future__ import annotations
@@ -56,18 +59,19 @@ def _squared_distance(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     return ((x - mean) / std).square().sum(-1)
 
 
-def psi(x: Tensor, negatives: LevelGaussians, positives: LevelGaussians) -> Tensor:
-    """``Psi`` of one point per level and query.
+def psi(x: Tensor, u: Tensor, negatives: LevelGaussians, positives: LevelGaussians) -> Tensor:
+    """``Psi`` of negatives and positives of the same queries.
 
     Args:
-        x: points, shape [L, B, D].
+        x: negatives, shape [L, B, D].
+        u: positives, shape [L, B, D] or [B, D].
         negatives: Gaussians of the levels, [L, B, D].
         positives: Gaussians of the chain's end, [1, B, D].
 
     Returns:
-        ``d_0^2 - d_t^2``, shape [L, B].
+        ``d_0^2(u) - d_t^2(x)``, shape [L, B].
     """
-    return _squared_distance(x, positives.mean, positives.std) - _squared_distance(
+    return _squared_distance(u, positives.mean, positives.std) - _squared_distance(
         x, negatives.mean, negatives.std
     )
 
@@ -89,7 +93,7 @@ class LatentSource:
         self.levels = levels_of(method.diffusion)
         self.schedule = schedule_of(method.diffusion)
         self.model: DiffusionGenerator | None = None
-        self.share: Tensor | None = None
+        self.shares: dict[str, list[float]] = {}
         weights = [*self.levels.loss_weights, *[1.0] * method.uniform]
         self.weight = torch.tensor(weights)
 
@@ -112,10 +116,11 @@ class LatentSource:
         return Terms(score, weight)
 
     def statistics(self) -> dict[str, float]:
-        if self.share is None:
-            return {}
-        named = zip(self.levels.fractions, self.share.tolist())
-        return {f"psi share T*{fraction:g}": value for fraction, value in named}
+        return {
+            f"psi {kind} T*{fraction:g}": value
+            for kind, values in self.shares.items()
+            for fraction, value in zip(self.levels.fractions, values)
+        }
 
     def _fit(self, h: Tensor) -> None:
         settings = self.method.diffusion
@@ -170,9 +175,12 @@ class LatentSource:
         drawn = LevelGaussians(every.mean[chosen][:, query], every.std[chosen][:, query])
         latents = drawn.sample(self.random)
         first = LevelGaussians(every.mean[:1, query], every.std[:1, query])
-        positive = psi(latents, drawn, first) >= 0
-        self.share = positive.float().mean(dim=1)
-        keep = positive if self.method.drop_negative_psi else None
+        there = {
+            "point": psi(latents, latents, drawn, first) >= 0,
+            "pair": psi(latents, z[self.problem.positive], drawn, first) >= 0,
+        }
+        self.shares = {kind: held.float().mean(1).tolist() for kind, held in there.items()}
+        keep = there.get(self.method.drop)
         return self.model.space.decode(latents), keep
 
     def _noised_neighbours(self, h: Tensor, slots: list[int]) -> Tensor:

@@ -9,7 +9,9 @@ from typing import Any
 import dgl
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
+from benchmarks.paper.config import Training
 from benchmarks.paper.encoders import SparseFeatures
 from dgl_dmns.core import KnownEdges
 from dgl_dmns.data import (
@@ -21,7 +23,7 @@ from dgl_dmns.data import (
 )
 from dgl_dmns.evaluate import candidate_ranking, ranking_metrics
 
-__all__ = ["OFFICIAL", "Folders", "Problem", "load_problem"]
+__all__ = ["OFFICIAL", "Folders", "Problem", "load_problem", "seeded"]
 
 OFFICIAL = ("cora", "citeseer", "actor")
 """Data sets with a published split."""
@@ -78,14 +80,20 @@ class Problem:
         return {"MAP": found["MRR"], "NDCG": found["NDCG"], "Hits@1": found["Hits@1"]}
 
 
+def _prepared(features: Tensor, kind: str) -> Tensor:
+    if kind == "binary":
+        return (features != 0).float()
+    return normalize(features, dim=1) if kind == "unit" else features
+
+
 def load_problem(
-    dataset: str, encoder: str, seed: int, official: bool, folders: Folders
+    dataset: str, training: Training, seed: int, official: bool, folders: Folders
 ) -> Problem:
     """Load and split a data set; ``tiny`` is a small generated graph for tests.
 
     Args:
         dataset: ``tiny`` or a name that `dgl_dmns.data.load_dataset` knows.
-        encoder: decides about self loops.
+        training: decides about self loops and the form of the features.
         seed: of the split, where it is our own.
         official: whether to use the published split.
         folders: where files lie.
@@ -100,12 +108,12 @@ def load_problem(
         split = split_directed(data, seed=seed)
     src, dst = split.message_edges()
     graph = dgl.graph((src, dst), num_nodes=data.num_nodes)
-    messages = graph if encoder == "sage" else dgl.add_self_loop(graph)
+    messages = graph if training.encoder == "sage" else dgl.add_self_loop(graph)
     pairs = split.train[:, split.train[0] != split.train[1]]
     return Problem(
         graph=graph,
         messages=messages,
-        features=SparseFeatures(data.features),
+        features=SparseFeatures(_prepared(data.features, training.features)),
         labels=data.labels,
         eids=graph.edge_ids(pairs[0], pairs[1]),
         query=pairs[0],

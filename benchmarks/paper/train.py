@@ -33,8 +33,7 @@ def run_cell(cell: Cell, folders: Folders, threads: int = 1) -> dict[str, Any]:
     """
     torch.set_num_threads(threads)
     started = time.perf_counter()
-    encoder = cell.row.training.encoder
-    problem = load_problem(cell.dataset, encoder, cell.seed, cell.official, folders)
+    problem = load_problem(cell.dataset, cell.row.training, cell.seed, cell.official, folders)
     loaded = time.perf_counter()
     result = train(problem, cell)
     return {
@@ -49,7 +48,13 @@ def train(problem: Problem, cell: Cell) -> dict[str, Any]:
     """Train on a problem that is already loaded; see `run_cell`."""
     settings = cell.row.training
     torch.manual_seed(cell.seed)
-    encoder = Encoder(settings.encoder, problem.features, settings.hidden, settings.dropout)
+    encoder = Encoder(
+        settings.encoder,
+        problem.features,
+        settings.hidden,
+        settings.dropout,
+        settings.activation,
+    )
     optimizer = torch.optim.Adam(
         encoder.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
     )

@@ -44,7 +44,8 @@ def noise_to(schedule: NoiseSchedule, x0: Tensor, t: Tensor, eps: Tensor) -> Ten
         Noisy data, shape [B, D].
     """
     abar = schedule.alpha_bar[t].unsqueeze(-1)
-    return abar.sqrt() * x0 + (1 - abar).sqrt() * eps
+    noisy: Tensor = abar.sqrt() * x0 + (1 - abar).sqrt() * eps
+    return noisy
 
 
 def diffusion_loss(
@@ -76,7 +77,7 @@ def diffusion_loss(
         raise ValueError(f"kind: expected 'l1' or 'l2', got {kind!r}")
     t = torch.randint(1, schedule.steps + 1, (x0.shape[0],), generator=generator, device=x0.device)
     eps = torch.empty_like(x0).normal_(generator=generator)
-    error = predictor(noise_to(schedule, x0, t, eps), t, h) - eps
+    error: Tensor = predictor(noise_to(schedule, x0, t, eps), t, h) - eps
     return error.abs().mean() if kind == "l1" else error.square().mean()
 
 
@@ -94,7 +95,8 @@ def reverse_step(schedule: NoiseSchedule, x: Tensor, eps: Tensor, z: Tensor, t: 
         States at step ``t - 1``, shape [B, D].
     """
     scale = schedule.beta[t] / (1 - schedule.alpha_bar[t]).sqrt()
-    return (x - scale * eps) / schedule.alpha[t].sqrt() + schedule.sigma[t] * z
+    previous: Tensor = (x - scale * eps) / schedule.alpha[t].sqrt() + schedule.sigma[t] * z
+    return previous
 
 
 @torch.no_grad()

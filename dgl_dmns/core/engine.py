@@ -187,9 +187,10 @@ def build_table(
             draw = _PoolDraw(rule, settings, known, model, scorer, rows, chunk, k, generator)
             parts = [draw.group(h_query, h_candidate, z_query, z_candidate) for _ in range(groups)]
             filtered += draw.filtered
-        ids = torch.stack([p.ids for p in parts], dim=1)
-        levels = torch.stack([p.level for p in parts], dim=1)
-        ratios = torch.stack([p.log_ratio for p in parts], dim=1)
+        rows = rows[: queries - start]  # without those that only fill up the last chunk
+        ids = torch.stack([p.ids for p in parts], dim=1)[: rows.numel()]
+        levels = torch.stack([p.level for p in parts], dim=1)[: rows.numel()]
+        ratios = torch.stack([p.log_ratio for p in parts], dim=1)[: rows.numel()]
         fallback += _repair(ids, levels, ratios, known, rows, generator)
         table.write(rows, Candidates(ids, ratios, levels))
         # One group stands for all in the statistics: they were drawn alike.
@@ -197,7 +198,7 @@ def build_table(
         scores = _pool_scores(scorer, h_query[rows].unsqueeze(1), h_candidate[first])
         statistics.add(levels[:, 0], scores.squeeze(1))
     table.publish()
-    seen = order.numel() * groups * settings.pool
+    seen = order.numel() * groups * min(settings.pool, known.num_dst)
     return {
         "filtered": filtered / seen,
         "fallback": fallback,
@@ -345,7 +346,7 @@ def _nearest_group(
     component = torch.multinomial(shares, count * k, replacement=True, generator=generator)
     component = component.view(count, k)
     uniform = component == len(model.levels)
-    ids = known.uniform(rows, k, generator=generator)
+    ids = torch.full((count, k), -1, dtype=torch.int64, device=device)
     unit = torch.nn.functional.normalize(z_candidate, dim=1)
     step = max(1, int(2e7) // max(1, known.num_dst if rule.pool is None else rule.pool))
     for slot in range(k):
@@ -360,7 +361,8 @@ def _nearest_group(
             part = slice(lo, lo + step)
             cosine = latent[part] @ (unit if pool is None else unit[pool]).T
             nearest = _best_admissible(cosine, rows[part], pool, known, ids[part, :slot])
-            ids[part, slot] = torch.where(uniform[part, slot], ids[part, slot], nearest)
+            ids[part, slot] = nearest.masked_fill(uniform[part, slot], -1)
+    ids = _fill(ids.unsqueeze(1), uniform.unsqueeze(1), known, rows, generator).squeeze(1)
     level = torch.where(uniform, UNIFORM_LEVEL, component).to(torch.uint8)
     return Candidates(ids, torch.full(ids.shape, math.nan, device=device), level)
 
@@ -402,14 +404,47 @@ def _repair(
     The documented fallback: uniform admissible nodes, with repeats where there are fewer than k.
     """
     empty = ids < 0
-    short = empty.flatten(1).any(dim=1).nonzero().squeeze(1)
-    if short.numel():
-        width = ids.shape[1] * ids.shape[2]
-        fresh = known.uniform(rows[short], width, generator=generator).view(-1, *ids.shape[1:])
-        ids[short] = torch.where(empty[short], fresh, ids[short])
-        levels[empty] = UNIFORM_LEVEL
-        ratios[empty] = 0.0
-    return int(short.numel())
+    ids.copy_(_fill(ids, empty, known, rows, generator))
+    levels[empty] = UNIFORM_LEVEL
+    ratios[empty] = 0.0
+    return int(empty.flatten(1).any(dim=1).sum())
+
+
+def _fill(
+    ids: Tensor,
+    hole: Tensor,
+    known: KnownEdges,
+    rows: Tensor,
+    generator: torch.Generator | None,
+    *,
+    rounds: int = 8,
+) -> Tensor:
+    """Uniform admissible nodes for the slots marked ``hole``, distinct in a group; [B, G, K].
+
+    Twins in a group are redrawn for some rounds, then replaced from the listed admissible nodes;
+    those that are left have no other node to take.
+    """
+    ids, hole = ids.clone(), hole.clone()
+    for _ in range(rounds):
+        short = hole.flatten(1).any(dim=1).nonzero().squeeze(1)
+        if not short.numel():
+            return ids
+        mine, open_slots = ids[short], hole[short]
+        fresh = known.uniform(rows[short], mine[0].numel(), generator=generator).view_as(mine)
+        mine = torch.where(open_slots, fresh, mine)
+        # Sorting puts equal ids side by side, settled ones before open ones.
+        keys, where = (2 * mine + open_slots).sort(dim=-1)
+        twin = torch.zeros_like(open_slots)
+        twin.scatter_(-1, where[..., 1:], keys[..., 1:] >> 1 == keys[..., :-1] >> 1)
+        ids[short], hole[short] = mine, open_slots & twin
+    for row in hole.flatten(1).any(dim=1).nonzero().flatten().tolist():
+        listed = known.admissible(int(rows[row]))
+        for group, open_slots in zip(ids[row], hole[row]):
+            rest = listed[~torch.isin(listed, group)]
+            order = torch.randperm(rest.numel(), generator=generator, device=rest.device)
+            slots = open_slots.nonzero().squeeze(1)[: rest.numel()]
+            group[slots] = rest[order[: slots.numel()]]
+    return ids
 
 
 class Stopwatch:

@@ -65,6 +65,9 @@ class Nearest:
 
     Args:
         pool: number of candidates searched, or None for all nodes.
+
+    Raises:
+        ValueError: if ``pool`` is below 1.
     """
 
     pool: int | None = None
@@ -72,6 +75,10 @@ class Nearest:
     uses_generator = True
     uses_scores = False
     tractable = False
+
+    def __post_init__(self) -> None:
+        if self.pool is not None and self.pool < 1:
+            raise ValueError(f"pool: expected at least 1 candidate or None, got {self.pool}")
 
 
 @dataclass(frozen=True)

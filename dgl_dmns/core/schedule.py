@@ -65,8 +65,8 @@ class NoiseSchedule(nn.Module):
         # A reverse step divides by sqrt(1 - abar_t).
         if not bool((self.alpha_bar[1:] < 1).all()):
             raise ValueError(
-                f"betas: the first ({float(betas[0]):g}) is lost in single precision, where 1 - abar_t "
-                "would be 0; use betas of at least 1e-7"
+                f"betas: the first ({float(betas[0]):g}) is lost in single precision, where "
+                "1 - abar_t would be 0; use betas of at least 1e-7"
             )
 
     @classmethod

@@ -1,14 +1,15 @@
 r"""The generator's own space: compact, standardised, independent of the encoder's scale.
 
-The diffusion process starts from ``N(0, I)``, so its data should have coordinates of order one;
-encoders produce anything. `Space` maps embeddings to the generator's space and back:
+Encoders produce anything; levels keep their meaning only if the data have a fixed size beside the
+noise. `Space` maps embeddings to the generator's space and back:
 
 - ``"raw"``: the embeddings as they are (the paper trains on L2-normalised embeddings directly).
 - ``"compact"``: L2-normalise, subtract the mean, rotate to the leading principal directions, and
-  scale all of them by one factor so that the leading space has unit mean variance. One common
-  factor keeps distances comparable across directions. Principal directions flip and rotate between
-  refreshes; each new basis is aligned to the last one (orthogonal Procrustes), so that the diffusion
-  model keeps its footing.
+  scale all of them by one factor so that the mean squared norm is 1, as that of the paper's
+  embeddings. (At unit variance per coordinate the noise of every level is small beside the data, and
+  the levels can no longer be told apart.) Principal directions flip and rotate between refreshes;
+  each new basis is aligned to the last one (orthogonal Procrustes), so that the diffusion model keeps
+  its footing.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 __all__ = ["Space", "SpaceKind"]
 
@@ -75,7 +77,7 @@ class Space(nn.Module):
             left, _, right = torch.linalg.svd(basis.T @ self.basis)
             basis = basis @ (left @ right)
         self.basis.copy_(basis)
-        variance = values[-self.width :].clamp(min=0).mean().float()
+        variance = values[-self.width :].clamp(min=0).sum().float()
         self.scale.copy_(variance.clamp(min=1e-12).rsqrt())
 
     @torch.no_grad()
@@ -102,4 +104,4 @@ class Space(nn.Module):
 
 
 def _normalise(h: Tensor) -> Tensor:
-    return h / h.norm(dim=1, keepdim=True).clamp(min=1e-12)
+    return normalize(h, dim=1, eps=1e-12)

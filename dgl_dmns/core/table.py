@@ -113,7 +113,8 @@ class CandidateTable(nn.Module):
                 self.log_ratio[live][rows, pick],
                 self.level[live][rows, pick],
             )
-            if self.version <= version + 1:
+            # After a publication the buffer just read may be overwritten already: look again.
+            if self.version == version:
                 return drawn
 
     def current(self) -> Candidates:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from dgl_dmns.core.predictor import NoisePredictor
 from dgl_dmns.core.rules import Gate, Rule
 from dgl_dmns.core.schedule import NoiseSchedule
 from dgl_dmns.core.space import SpaceKind
-from dgl_dmns.samplers.refreshing import Encoder, RefreshingSampler
+from dgl_dmns.samplers.refreshing import Encoder, RefreshingSampler, _check_embeddings
 
 __all__ = ["DMNSSampler"]
 
@@ -31,7 +32,7 @@ class DMNSSampler(RefreshingSampler):
         encoder: an ``nn.Module`` called as ``encoder(g, g.ndata[feat])``, or a callable that
             returns embeddings [N, D].
         k: negatives per edge.
-        levels: hardness levels; the paper's where not given.
+        levels: hardness levels, or their fractions alone; the paper's where not given.
         rule: `Gate` (default: hard for the scorer and likely for the generator; for an unchanged
             loss), `Density` (for the calibrated losses with `log_ratio`; uncalibrated it is too
             hard at convergence), or `Nearest` (the nearest node to a drawn latent).
@@ -74,7 +75,7 @@ class DMNSSampler(RefreshingSampler):
         encoder: Encoder,
         k: int = 1,
         *,
-        levels: Levels | None = None,
+        levels: Levels | Sequence[float] | None = None,
         rule: Rule | None = None,
         uniform_share: float = 0.5,
         pool: int = 32,
@@ -108,7 +109,9 @@ class DMNSSampler(RefreshingSampler):
             seed=seed,
             generator=generator,
         )
-        self.levels = levels or Levels()
+        if levels is None:
+            levels = Levels()
+        self.levels = levels if isinstance(levels, Levels) else Levels(tuple(levels))
         self.fit_steps = fit_steps
         self.warmup_steps = warmup_steps
         self._model_arguments: dict[str, Any] = {
@@ -152,9 +155,10 @@ class DMNSSampler(RefreshingSampler):
             and on the device of ``h_query``.
 
         Raises:
-            RuntimeError: before the first refresh.
+            RuntimeError: before the first refresh, or if this is a copy, which has no generator.
             ValueError: if ``h_query`` has another width than the embeddings refreshed from.
         """
+        self._check_original("generate")
         if self.model is None:
             raise RuntimeError("generate: no generator is fitted yet; call refresh() first")
         if h_query.dim() != 2 or h_query.shape[1] != self.model.space.embedding_width:
@@ -167,13 +171,21 @@ class DMNSSampler(RefreshingSampler):
         )
         return latents.to(h_query.device, h_query.dtype)
 
+    def __getstate__(self) -> dict[str, Any]:
+        state = super().__getstate__()
+        state["_model_arguments"] = None  # may hold a predictor: only a refresh needs it
+        return state
+
     def _load_model(self, state: dict[str, Any]) -> None:
         if state["model"] is None:
             if self.version:
                 raise ValueError("state: made before the first refresh, this sampler is past it")
             return
         width = state["width"]
-        own = self.model.space.embedding_width if self.model is not None else self._embed().shape[1]
+        if self.model is not None:
+            own = self.model.space.embedding_width
+        else:
+            own = _check_embeddings(self._embed(), self.num_nodes).shape[1]
         if own != width:
             raise ValueError(
                 f"state: made for embeddings of width {width}, this sampler's encoder gives {own}; "

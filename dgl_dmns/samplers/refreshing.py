@@ -7,6 +7,7 @@ threads read is the candidate table alone, in shared memory.
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable
 from typing import Any, Union
@@ -173,7 +174,9 @@ class RefreshingSampler(NegativeSampler):
         Raises:
             ValueError: if embeddings are not [N, D] floating point and finite; the last table
                 stays in use.
+            RuntimeError: if this is a copy, which has no encoder.
         """
+        self._check_original("refresh")
         watch = Stopwatch()
         h = self._embed() if embeddings is None else embeddings.detach()
         h = _check_embeddings(h, self.num_nodes).cpu().float()
@@ -254,21 +257,32 @@ class RefreshingSampler(NegativeSampler):
     # ---- state ------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """All that is needed to go on as if nothing had happened."""
-        return {
+        """All that is needed to go on as if nothing had happened.
+
+        Returns:
+            A copy of the state, which later refreshes leave as it is.
+
+        Raises:
+            RuntimeError: if this is a copy, which has no generator.
+        """
+        self._check_original("state_dict")
+        state = {
             "nodes": self.num_nodes,
             "table": self.table.state_dict(),
             "model": None if self.model is None else self.model.state_dict(),
             "width": None if self.model is None else self.model.space.embedding_width,
             "random": self.random.get_state(),
         }
+        return copy.deepcopy(state)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore a state made by `state_dict` of a sampler with the same arguments.
 
         Raises:
             ValueError: if the state belongs to another node count, table shape or width.
+            RuntimeError: if this is a copy, which has no encoder.
         """
+        self._check_original("load_state_dict")
         if state["nodes"] != self.num_nodes:
             raise ValueError(
                 f"state: made for {state['nodes']} nodes, this sampler has {self.num_nodes}; load "
@@ -300,6 +314,14 @@ class RefreshingSampler(NegativeSampler):
         for name in ("_g", "_encoder", "_scorer", "_generator", "_hooks", "model", "random"):
             state[name] = None
         return state
+
+    def _check_original(self, call: str) -> None:
+        if self._encoder is None:
+            raise RuntimeError(
+                f"{call}: this is a copy of a sampler (pickled, or from copy.copy or deepcopy); a "
+                "copy looks up negatives, and has no encoder, graph or generator; use the sampler "
+                "it was made from, or make a new one"
+            )
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(k={self.k}, rule={self.rule}, version={self.version})"

@@ -29,10 +29,9 @@ class UniformSampler(FilteredSampler):
 
     Example:
         >>> import dgl, torch
-        >>> sampler = UniformSampler(dgl.graph(([0, 1, 2], [1, 2, 0])), k=2)
-        >>> sampler.for_queries(dgl.graph(([0, 1, 2], [1, 2, 0])), torch.tensor([0, 1]))
-        tensor([[2, 2],
-                [0, 0]])
+        >>> g = dgl.graph(([0, 1, 2], [1, 2, 0]))
+        >>> UniformSampler(g, k=2)(g, torch.tensor([0, 1]))
+        (tensor([0, 0, 1, 1]), tensor([2, 2, 0, 0]))
     """
 
     def negatives(self, g: Any, src: Tensor, etype: EdgeType) -> Tensor:  # noqa: D102

@@ -50,7 +50,9 @@ def fitted(conditional: bool = True, steps: int = 300, **arguments: object) -> D
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
         predictor = FiLMPredictor(WIDTH, conditional=conditional)
-    model = DiffusionGenerator(WIDTH, space="raw", predictor=predictor, batch_pairs=256, **arguments)
+    model = DiffusionGenerator(
+        WIDTH, space="raw", predictor=predictor, batch_pairs=256, **arguments
+    )
     model.fit(h, h, edges, steps, generator=rng(1))
     return model
 
@@ -273,7 +275,9 @@ def test_a_predictor_that_is_not_affine_samples_by_the_chain() -> None:
 
 def test_densities_need_an_affine_predictor() -> None:
     model = DiffusionGenerator(WIDTH, space="raw", predictor=MLPPredictor(WIDTH))
-    with pytest.raises(TypeError, match=r"predictor: .* AffineNoisePredictor, got MLPPredictor; use"):
+    with pytest.raises(
+        TypeError, match=r"predictor: .* AffineNoisePredictor, got MLPPredictor; use"
+    ):
         model.gaussians(toy()[0])
 
 

@@ -25,7 +25,9 @@ def test_the_gate_is_its_definition() -> None:
 
 
 @pytest.mark.parametrize("w", [-30.0, -1.0, 0.0, 2.0, 10.0])
-def test_the_gate_is_uniform_for_an_unsure_scorer_and_the_generator_for_a_sure_one(w: float) -> None:
+def test_the_gate_is_uniform_for_an_unsure_scorer_and_the_generator_for_a_sure_one(
+    w: float,
+) -> None:
     ratio = torch.tensor(w, dtype=torch.float64)
     low, high = torch.tensor([-200.0, 200.0], dtype=torch.float64)
     assert float(Gate().logits(low, ratio)) == pytest.approx(0.0, abs=1e-12)

@@ -1,8 +1,8 @@
 """One suite for every sampler: the contract in `dgl_dmns/samplers/base.py`.
 
-A new public sampler has to be added to `ENTRIES`; `test_every_public_sampler_is_in_this_suite` fails
-until it is. DGL's own samplers go through the suite too, without the checks they do not claim to
-pass: each exemption is stated in their entries and shown to be needed by a test at the end.
+A new public sampler has to be added to `ENTRIES`; `test_every_public_sampler_is_in_this_suite`
+fails until it is. DGL's own samplers go through the suite too, without the checks they do not claim
+to pass: each exemption is stated in their entries and shown to be needed by a test at the end.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Entry:
 
     Args:
         cls: its class.
-        make: a sampler for a graph and k, not refreshed yet.
+        make: a sampler for a graph, k and further arguments, not refreshed yet.
         ours: False exempts from the checks of arguments: DGL makes few.
         filtered: False exempts from "no known edge, no self pair".
         exact: False exempts from "exactly k" and from the grouping by source.
@@ -49,7 +49,7 @@ class Entry:
     """
 
     cls: type
-    make: Callable[[Any, int], Any]
+    make: Callable[..., Any]
     ours: bool = True
     filtered: bool = True
     exact: bool = True
@@ -59,9 +59,9 @@ class Entry:
 
 
 def following(cls: type, **arguments: Any) -> Entry:
-    def make(g: Any, k: int) -> Any:
+    def make(g: Any, k: int, **more: Any) -> Any:
         h = embeddings(g.num_nodes())
-        return cls(g, lambda: h, k, **arguments)
+        return cls(g, more.pop("encoder", lambda: h), k, **arguments, **more)
 
     return Entry(cls, make, refreshing=True)
 
@@ -352,11 +352,9 @@ def test_same_seed_same_result(name: str) -> None:
 @pytest.mark.parametrize("name", names(ours=True, refreshing=True))
 def test_an_own_generator_makes_draws_independent_of_the_global_one(name: str) -> None:
     g = random_graph()
-    h = embeddings(g.num_nodes())
     results = []
     for value in (0, 1):
-        source = torch.Generator().manual_seed(5)
-        sampler = ENTRIES[name].cls(g, lambda: h, 3, generator=source)
+        sampler = ENTRIES[name].make(g, 3, generator=torch.Generator().manual_seed(5))
         sampler.refresh()
         seed(value)
         results.append(sampler(g, torch.arange(50))[1])
@@ -578,7 +576,7 @@ def test_attached_to_an_optimizer(name: str) -> None:
 def test_scores_and_embeddings_never_reach_the_encoder(name: str) -> None:
     g = random_graph()
     h = embeddings(40).requires_grad_()
-    sampler = ENTRIES[name].cls(g, lambda: h * 2.0, 3)
+    sampler = ENTRIES[name].make(g, 3, encoder=lambda: h * 2.0)
     sampler.refresh()
     sampler.refresh(h * 2.0)
     _, dst = sampler(g, torch.arange(9))

@@ -1,0 +1,313 @@
+"""The closed form against the chain and against numbers worked out by hand; the loss."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from dgl_dmns.core.diffusion import (
+    diffusion_loss,
+    level_gaussians,
+    noise_to,
+    reverse_step,
+    sample_chain,
+)
+from dgl_dmns.core.predictor import (
+    AffineNoisePredictor,
+    FiLMPredictor,
+    MLPPredictor,
+    NoisePredictor,
+)
+from dgl_dmns.core.schedule import NoiseSchedule
+
+TWO_STEPS = NoiseSchedule(torch.tensor([0.36, 0.4375], dtype=torch.float64))
+
+
+class Constant(AffineNoisePredictor):
+    """``eps = A_t x + B_t`` with given numbers, the same for all queries."""
+
+    def __init__(self, scale: list[float], shift: list[float]) -> None:
+        super().__init__()
+        self.scale = torch.tensor(scale)
+        self.shift = torch.tensor(shift)
+
+    def coefficients(self, t: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        return (
+            self.scale[t - 1].unsqueeze(-1).expand(h.shape),
+            self.shift[t - 1].unsqueeze(-1).expand(h.shape),
+        )
+
+
+class Recorder(NoisePredictor):
+    """Predicts no noise and notes the steps it is asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[list[int]] = []
+
+    def forward(self, x: Tensor, t: Tensor, h: Tensor) -> Tensor:
+        self.seen.append(t.tolist())
+        return torch.zeros_like(x)
+
+
+def random_film(width: int, seed: int) -> FiLMPredictor:
+    """A predictor with coefficients well away from those of a fresh one."""
+    predictor = FiLMPredictor(width)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in predictor.parameters():
+            parameter.normal_(std=0.5, generator=generator)
+    return predictor
+
+
+# ---- closed form --------------------------------------------------------------------------------
+
+
+def test_closed_form_by_hand() -> None:
+    # beta = .36, .4375; sqrt(alpha) = .8, .75; sqrt(1 - abar) = .6, .8; sigma_2^2 = .24609375
+    # c_2 = .4375 / .8 = .546875;  c_1 = .36 / .6 = .6
+    # A = .5, B = .2 at both steps:
+    #   a_2 = (1 - .546875 * .5) / .75 = .96875;  b_2 = -.546875 * .2 / .75 = -7/48
+    #   a_1 = (1 - .6 * .5) / .8 = .875;          b_1 = -.6 * .2 / .8 = -.15
+    # From m_2 = 0, s_2^2 = 1:
+    #   m_1 = -7/48;                  s_1^2 = .96875^2 + .24609375 = 1.1845703125
+    #   m_0 = -.875 * 7/48 - .15;     s_0^2 = .875^2 * 1.1845703125 + 0 = .906936645...
+    predictor = Constant([0.5, 0.5], [0.2, 0.2])
+    result = level_gaussians(predictor, TWO_STEPS, torch.zeros(1, 1), [0, 1, 2])
+    assert result.mean.shape == result.std.shape == (3, 1, 1)
+    mean = [-0.875 * 7 / 48 - 0.15, -7 / 48, 0.0]
+    assert result.mean.flatten().tolist() == pytest.approx(mean, rel=1e-5)
+    variance = [0.9069366455078125, 1.1845703125, 1.0]
+    assert result.std.square().flatten().tolist() == pytest.approx(variance, rel=1e-5)
+
+
+def test_closed_form_by_hand_with_coefficients_that_change() -> None:
+    # As above, but A_1 = 1, B_1 = -.4:  a_1 = (1 - .6) / .8 = .5;  b_1 = .6 * .4 / .8 = .3
+    #   m_0 = .5 * (-7/48) + .3;  s_0^2 = .25 * 1.1845703125 = .296142578125
+    predictor = Constant([1.0, 0.5], [-0.4, 0.2])
+    result = level_gaussians(predictor, TWO_STEPS, torch.zeros(1, 1), [0])
+    assert float(result.mean) == pytest.approx(-3.5 / 48 + 0.3, rel=1e-5)
+    assert float(result.std) == pytest.approx(math.sqrt(0.296142578125), rel=1e-5)
+
+
+def test_closed_form_against_the_chain_at_every_level() -> None:
+    draws, queries, width = 20_000, 3, 4
+    schedule = NoiseSchedule.linear()
+    predictor = random_film(width, seed=3)
+    h = torch.randn(queries, width, generator=torch.Generator().manual_seed(4))
+    levels = list(range(schedule.steps + 1))
+    exact = level_gaussians(predictor, schedule, h, levels)
+
+    # The case is not a trivial one: both moments move far from where the chain starts.
+    assert float(exact.mean[0].abs().max()) > 0.5
+    assert float((exact.std[0] - 1).abs().max()) > 0.3
+    assert float((exact.mean[0, 0] - exact.mean[0, 1]).abs().max()) > 0.2
+
+    chain = sample_chain(
+        predictor,
+        schedule,
+        h.repeat_interleave(draws, 0),
+        levels,
+        generator=torch.Generator().manual_seed(5),
+    )
+    # Five standard errors: of 1224 moments, one fails for fewer than one seed in a thousand.
+    for t in levels:
+        states = chain[t].view(queries, draws, width)
+        mean, std = states.mean(1), states.std(1)
+        mean_error = (mean - exact.mean[t]).abs() / exact.std[t] * math.sqrt(draws)
+        std_error = (std / exact.std[t] - 1).abs() * math.sqrt(2 * draws)
+        assert float(mean_error.max()) < 5.0, t
+        assert float(std_error.max()) < 5.0, t
+        centred = (states - mean.unsqueeze(1)) / std.unsqueeze(1)
+        correlation = centred.transpose(1, 2) @ centred / (draws - 1)
+        off_diagonal = correlation - torch.diag_embed(correlation.diagonal(dim1=-2, dim2=-1))
+        assert float(off_diagonal.abs().max()) * math.sqrt(draws) < 5.0, t
+
+
+def test_chain_is_gaussian_not_only_in_two_moments() -> None:
+    draws = 20_000
+    schedule = NoiseSchedule.linear()
+    predictor = random_film(1, seed=3)
+    h = torch.ones(1, 1)
+    exact = level_gaussians(predictor, schedule, h, [5])
+    chain = sample_chain(
+        predictor,
+        schedule,
+        h.expand(draws, 1),
+        [5],
+        generator=torch.Generator().manual_seed(6),
+    )
+    z = ((chain - exact.mean) / exact.std).flatten().double().sort().values
+    reference = torch.special.ndtr(z)
+    grid = torch.arange(draws, dtype=torch.float64) / draws
+    distance = torch.maximum(reference - grid, grid + 1 / draws - reference).max()
+    # Kolmogorov's statistic: sqrt(n) D exceeds 1.95 once in a thousand.
+    assert float(distance) * math.sqrt(draws) < 1.95
+
+
+def test_closed_form_at_selected_levels_equals_that_at_all() -> None:
+    schedule = NoiseSchedule.cosine(20)
+    predictor = random_film(3, seed=1)
+    h = torch.randn(5, 3, generator=torch.Generator().manual_seed(2))
+    everywhere = level_gaussians(predictor, schedule, h, list(range(21)))
+    some = level_gaussians(predictor, schedule, h, [2, 5, 20])
+    assert torch.equal(some.mean, everywhere.mean[[2, 5, 20]])
+    assert torch.equal(some.std, everywhere.std[[2, 5, 20]])
+    assert float(some.mean[2].abs().max()) == 0.0
+    assert float((some.std[2] - 1).abs().max()) == 0.0
+    assert not some.mean.requires_grad
+
+
+def test_the_exact_noise_of_one_point_leads_back_to_it() -> None:
+    # If all data is the point u, the true noise estimate is (x_t - sqrt(abar_t) u) / sqrt(1 - abar)
+    # and the last step of the chain lands on u exactly.
+    schedule = NoiseSchedule.linear(50, 1e-4, 0.2)
+    point = 1.7
+    root = (1 - schedule.alpha_bar[1:]).sqrt()
+    scale = (1 / root).tolist()
+    shift = (-schedule.alpha_bar[1:].sqrt() * point / root).tolist()
+    result = level_gaussians(Constant(scale, shift), schedule, torch.zeros(1, 1), [0, 25])
+    assert float(result.mean[0]) == pytest.approx(point, abs=1e-3)
+    assert float(result.std[0]) < 2e-3
+    # On the way, the state follows the forward process: N(sqrt(abar) u, 1 - abar).
+    abar = float(schedule.alpha_bar[25])
+    remainder = float(schedule.alpha_bar[50])
+    assert float(result.mean[1]) == pytest.approx(math.sqrt(abar) * point, abs=3 * remainder)
+    assert float(result.std[1]) == pytest.approx(math.sqrt(1 - abar), abs=3 * remainder)
+
+
+def test_level_gaussians_needs_an_affine_predictor() -> None:
+    message = "predictor: the closed form needs an AffineNoisePredictor, got MLPPredictor; use"
+    predictor: Any = MLPPredictor(3)
+    with pytest.raises(TypeError, match=message):
+        level_gaussians(predictor, NoiseSchedule.linear(), torch.zeros(2, 3), [5])
+
+
+# ---- chain --------------------------------------------------------------------------------------
+
+
+def test_reverse_step_by_hand() -> None:
+    # t = 2: (x - .546875 eps) / .75 + sqrt(.24609375) z;  t = 1: (x - .6 eps) / .8, z unused
+    x, eps, z = torch.tensor([[1.0]]), torch.tensor([[-0.5]]), torch.tensor([[2.0]])
+    second = (1 + 0.5 * 0.546875) / 0.75 + 2 * math.sqrt(0.24609375)
+    assert float(reverse_step(TWO_STEPS, x, eps, z, 2)) == pytest.approx(second, rel=1e-6)
+    assert float(reverse_step(TWO_STEPS, x, eps, z, 1)) == pytest.approx(1.3 / 0.8, rel=1e-6)
+
+
+def test_reverse_step_is_the_posterior_mean() -> None:
+    # With the true noise, the step's mean is that of q(x_{t-1} | x_t, x_0).
+    schedule = NoiseSchedule.linear(50, 1e-4, 0.2)
+    x0, eps = torch.tensor([[0.7, -1.2]]), torch.tensor([[0.4, 1.1]])
+    for t in (2, 10, 50):
+        x = noise_to(schedule, x0, torch.tensor([t]), eps)
+        got = reverse_step(schedule, x, eps, torch.zeros_like(x), t)
+        beta, alpha = float(schedule.beta[t]), float(schedule.alpha[t])
+        abar, before = float(schedule.alpha_bar[t]), float(schedule.alpha_bar[t - 1])
+        of_x0 = math.sqrt(before) * beta / (1 - abar)
+        of_x = math.sqrt(alpha) * (1 - before) / (1 - abar)
+        torch.testing.assert_close(got, of_x0 * x0 + of_x * x, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("make", [MLPPredictor, FiLMPredictor])
+def test_chain_shapes_order_and_seed(make: type[MLPPredictor] | type[FiLMPredictor]) -> None:
+    torch.manual_seed(0)
+    schedule, predictor = NoiseSchedule.linear(12), make(4)
+    h = torch.randn(6, 4)
+
+    def run(steps: list[int], seed: int) -> Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        return sample_chain(predictor, schedule, h, steps, generator=generator)
+
+    states = run([1, 3, 6, 12], 1)
+    assert states.shape == (4, 6, 4)
+    assert bool(torch.isfinite(states).all())
+    assert not states.requires_grad
+    assert torch.equal(states, run([1, 3, 6, 12], 1))
+    assert not torch.equal(states, run([1, 3, 6, 12], 2))
+    # Every level is the same point of the same chain, whatever else is kept, in the order asked.
+    assert torch.equal(states[[2, 0]], run([6, 1], 1))
+    assert torch.equal(states[3], torch.randn(6, 4, generator=torch.Generator().manual_seed(1)))
+
+
+def test_chain_asks_for_every_step_once_and_stops_at_the_hardest() -> None:
+    predictor = Recorder()
+    sample_chain(predictor, NoiseSchedule.linear(6), torch.zeros(2, 3), [2, 4])
+    assert predictor.seen == [[6, 6], [5, 5], [4, 4], [3, 3]]
+
+
+@pytest.mark.parametrize("steps", [[], [-1, 2], [2, 7]])
+def test_steps_outside_the_chain(steps: list[int]) -> None:
+    schedule, predictor, h = NoiseSchedule.linear(6), FiLMPredictor(3), torch.zeros(2, 3)
+    message = r"steps: expected one or more steps in 0 .. T = 6, got \["
+    with pytest.raises(ValueError, match=message):
+        sample_chain(predictor, schedule, h, steps)
+    with pytest.raises(ValueError, match=message):
+        level_gaussians(predictor, schedule, h, steps)
+
+
+# ---- loss ---------------------------------------------------------------------------------------
+
+
+def test_loss_of_a_predictor_that_says_zero_is_the_noise_itself() -> None:
+    # E|eps| = sqrt(2 / pi), E eps^2 = 1; deviations sqrt(1 - 2 / pi) and sqrt(2).
+    n = 40_000
+    x0 = torch.ones(n, 1)
+    schedule = NoiseSchedule.linear()
+    for kind, expected, deviation in (
+        ("l1", math.sqrt(2 / math.pi), math.sqrt(1 - 2 / math.pi)),
+        ("l2", 1.0, math.sqrt(2)),
+    ):
+        generator = torch.Generator().manual_seed(7)
+        loss = diffusion_loss(Recorder(), schedule, x0, x0, kind=kind, generator=generator)  # type: ignore[arg-type]
+        assert float(loss) == pytest.approx(expected, abs=5 * deviation / math.sqrt(n))
+
+
+def test_loss_draws_every_step_equally_often() -> None:
+    predictor = Recorder()
+    x0 = torch.zeros(20_000, 1)
+    generator = torch.Generator().manual_seed(8)
+    diffusion_loss(predictor, NoiseSchedule.linear(4), x0, x0, generator=generator)
+    counts = torch.bincount(torch.tensor(predictor.seen[0]), minlength=6)
+    assert counts[0] == counts[5] == 0
+    deviation = math.sqrt(20_000 * 0.25 * 0.75)
+    assert float((counts[1:5] - 5000).abs().max()) < 5 * deviation
+
+
+def test_loss_is_zero_for_the_true_noise() -> None:
+    class Oracle(NoisePredictor):
+        def forward(self, x: Tensor, t: Tensor, h: Tensor) -> Tensor:
+            abar = schedule.alpha_bar[t].unsqueeze(-1)
+            noise: Tensor = (x - abar.sqrt() * h) / (1 - abar).sqrt()
+            return noise
+
+    schedule = NoiseSchedule.linear(20)
+    x0 = torch.randn(50, 3, generator=torch.Generator().manual_seed(0))
+    assert float(diffusion_loss(Oracle(), schedule, x0, x0)) < 1e-3
+    assert float(diffusion_loss(Oracle(), schedule, x0, -x0)) > 1.0
+
+
+def test_loss_is_determined_by_its_generator() -> None:
+    schedule, predictor = NoiseSchedule.linear(), random_film(3, seed=0)
+    x0, h = torch.randn(2, 8, 3, generator=torch.Generator().manual_seed(1))
+
+    def loss(seed: int) -> Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        return diffusion_loss(predictor, schedule, x0, h, generator=generator)
+
+    torch.manual_seed(0)
+    before = torch.random.get_rng_state()
+    assert torch.equal(loss(1), loss(1))
+    assert not torch.equal(loss(1), loss(2))
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert loss(1).requires_grad
+
+
+def test_loss_of_an_unknown_kind() -> None:
+    kind: Any = "huber"
+    x = torch.zeros(1, 2)
+    with pytest.raises(ValueError, match="kind: expected 'l1' or 'l2', got 'huber'"):
+        diffusion_loss(FiLMPredictor(2), NoiseSchedule.linear(), x, x, kind=kind)

@@ -1,0 +1,618 @@
+"""The distributions of the samplers that need no diffusion model, against dense truths."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import dgl
+import pytest
+import torch
+from scipy import stats
+from torch import Tensor
+
+from dgl_dmns.core.known import KnownEdges
+from dgl_dmns.samplers import (
+    AdversarialSampler,
+    DynamicSampler,
+    InBatchSampler,
+    MCNSSampler,
+    PopularitySampler,
+    SelfAdversarialSampler,
+    UniformSampler,
+)
+from dgl_dmns.samplers.adversarial import SoftmaxGenerator
+from dgl_dmns.samplers.mcns import DepthFirstProposal, SelfContrast
+from dgl_dmns.samplers.popularity import _draw
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
+def random_graph(count: int, edges: int, seed: int = 0) -> Any:
+    source = torch.Generator().manual_seed(seed)
+    src, dst = torch.randint(0, count, (2, edges), generator=source)
+    return dgl.graph((src, dst), num_nodes=count)
+
+
+def embeddings(count: int, width: int = 4, scale: float = 1.0) -> Tensor:
+    return scale * torch.randn(count, width, generator=torch.Generator().manual_seed(count))
+
+
+def admissible(g: Any, node: int) -> Tensor:
+    """Dense truth: the nodes that are neither a known edge of a node nor itself, shape [N]."""
+    allowed = torch.ones(g.num_nodes(), dtype=torch.bool)
+    allowed[g.successors(node).long()] = False
+    allowed[node] = False
+    return allowed
+
+
+def assert_drawn_from(ids: Tensor, weight: Tensor) -> None:
+    """Independent draws of node ids against unnormalised weights [N], by a chi-squared test."""
+    count = torch.bincount(ids.flatten(), minlength=weight.numel())
+    possible = weight > 0
+    assert not count[~possible].any()
+    expected = weight[possible].double()
+    expected = expected / expected.sum() * ids.numel()
+    assert expected.min() >= 5, "too few draws for a chi-squared test"
+    assert stats.chisquare(count[possible].numpy(), expected.numpy()).pvalue > 1e-3
+
+
+# Uniform and popularity.
+
+
+def test_uniform_is_uniform_over_admissible_nodes() -> None:
+    g = random_graph(12, 40)
+    sampler = UniformSampler(g, 6000)
+    for node in (0, 5):
+        drawn = sampler.for_queries(g, torch.tensor([node]))
+        assert_drawn_from(drawn, admissible(g, node).double())
+
+
+@pytest.mark.parametrize("exponent", [0.0, 0.75, 1.0, 3.0])
+def test_popularity_follows_the_power_of_the_in_degree(exponent: float) -> None:
+    # Node 12 has no edges, and 0 and 5 some: for them, the weights of their neighbours go.
+    src, dst = torch.randint(0, 11, (2, 40))
+    g = dgl.graph((src, dst), num_nodes=13)
+    degree = g.in_degrees().double()
+    assert degree[11] == degree[12] == 0
+    weight = torch.where(degree > 0, degree**exponent, 0.0)
+    sampler = PopularitySampler(g, 20_000, exponent)
+    for node in (12, 0, 5):
+        drawn = sampler.for_queries(g, torch.tensor([node]))
+        assert_drawn_from(drawn, weight * admissible(g, node))
+
+
+def test_popularity_lists_where_rejection_keeps_failing() -> None:
+    # The hub 0 is linked to all but 200 to 203, which have in-degrees 1, 8, 0 and 0 beside a mass
+    # of 199 * 20: nearly every proposal for the hub is a known edge.
+    star = torch.arange(1, 200)
+    src = [torch.zeros(199).long(), star.repeat(19), torch.ones(9).long()]
+    dst = [star, star.roll(1).repeat(19), torch.tensor([200] + [201] * 8)]
+    g = dgl.graph((torch.cat(src), torch.cat(dst)), num_nodes=204)
+    drawn = PopularitySampler(g, 4000).for_queries(g, torch.tensor([0]))
+    weight = torch.zeros(204).double()
+    weight[200], weight[201] = 1.0, 8**0.75
+    assert_drawn_from(drawn, weight)
+
+
+def test_popularity_is_uniform_where_no_admissible_node_has_a_weight() -> None:
+    g = dgl.graph(([0, 0, 1], [1, 2, 2]), num_nodes=6)
+    drawn = PopularitySampler(g, 3000).for_queries(g, torch.tensor([0]))
+    assert_drawn_from(drawn, admissible(g, 0).double())
+
+
+def test_popularity_survives_extreme_exponents() -> None:
+    g = dgl.graph(([0, 1, 2, 3, 3], [1, 2, 1, 1, 2]), num_nodes=5)
+    drawn = PopularitySampler(g, 1000, exponent=5000.0).for_queries(g, torch.tensor([4]))
+    assert (drawn == 1).all()
+
+
+def test_the_ends_of_the_cumulative_weights_draw_no_node_of_weight_0(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    weight = torch.tensor([0.0, 0.0, 1.0, 0.0, 3.0, 0.0], dtype=torch.float64)
+    points = torch.tensor([0.0, 0.2, 0.25, 0.9, 1.0], dtype=torch.float64)
+    monkeypatch.setattr(torch, "rand", lambda count, dtype: points)
+    assert _draw(weight.cumsum(0), 5).tolist() == [2, 2, 4, 4, 4]
+
+
+@pytest.mark.parametrize("exponent", [-0.1, float("nan"), float("inf")])
+def test_popularity_refuses_an_exponent(exponent: float) -> None:
+    with pytest.raises(ValueError, match="^exponent: expected a finite number of at least 0, got"):
+        PopularitySampler(random_graph(5, 9), exponent=exponent)
+
+
+def test_popularity_says_its_exponent() -> None:
+    assert repr(PopularitySampler(random_graph(5, 9), 2, 0.5)) == (
+        "PopularitySampler(k=2, exponent=0.5)"
+    )
+
+
+def test_a_graph_of_other_types_is_refused() -> None:
+    sampler = UniformSampler(random_graph(5, 9), 1)
+    g = dgl.heterograph({("user", "buys", "item"): ([0], [0])})
+    with pytest.raises(
+        ValueError, match=r"^g: the sampler was made for edge types .*, got \('user"
+    ):
+        sampler(g, {"buys": torch.arange(1)})
+
+
+# In-batch.
+
+
+def test_in_batch_draws_destinations_in_proportion_to_their_edges() -> None:
+    # Edges from 0 to 4 to 10, 11, 12; 10 stands in three of them, 13 to 19 in none.
+    g = dgl.graph(([0, 1, 2, 3, 4, 5], [10, 10, 10, 11, 12, 13]), num_nodes=20)
+    src, dst = InBatchSampler(g, 4000)(g, torch.arange(5))
+    weight = torch.zeros(20).double()
+    weight[10], weight[11], weight[12] = 3, 1, 1
+    for edge, node in enumerate([0, 1, 2, 3, 4]):
+        mine = dst.view(5, -1)[edge]
+        assert (src.view(5, -1)[edge] == node).all()
+        assert_drawn_from(mine, weight * admissible(g, node))
+
+
+def test_in_batch_lists_where_rejection_keeps_failing() -> None:
+    # Source 0 knows every destination of the batch but one, which stands in 1 of 300 edges.
+    leaves = torch.arange(1, 300)
+    src = torch.cat([torch.zeros(299).long(), torch.tensor([1])])
+    g = dgl.graph((src, torch.cat([leaves, torch.tensor([300])])), num_nodes=302)
+    _, dst = InBatchSampler(g, 2)(g, torch.arange(300))
+    assert (dst.view(300, 2)[:299] == 300).all()
+
+
+def test_in_batch_falls_back_to_uniform_where_the_batch_offers_nothing() -> None:
+    g = random_graph(12, 40)
+    src, dst = InBatchSampler(g, 6000)(g, torch.tensor([7]))
+    assert_drawn_from(dst, admissible(g, int(src[0])).double())
+
+
+def test_in_batch_never_offers_a_query_itself() -> None:
+    g = dgl.graph(([0, 1, 2], [1, 2, 0]))
+    src, dst = InBatchSampler(g, 50)(g, torch.arange(3))
+    assert (src != dst).all()
+    assert (g.has_edges_between(src, dst)).sum() == 0
+
+
+def test_in_batch_for_query_nodes_uses_destinations_of_random_edges() -> None:
+    g = dgl.graph(([0, 1, 2, 3, 4], [10, 10, 10, 11, 12]), num_nodes=20)
+    nodes = torch.full((4000,), 15)
+    drawn = InBatchSampler(g, 1).for_queries(g, nodes)
+    # Destinations on offer are a sample themselves, which doubles the variance: a loose bound.
+    share = torch.bincount(drawn.flatten(), minlength=20) / 4000
+    assert share[10:13].tolist() == pytest.approx([0.6, 0.2, 0.2], abs=0.05)
+    assert share.sum() == pytest.approx(share[10:13].sum())
+
+
+# Dynamic and self-adversarial.
+
+
+def test_dynamic_with_a_pool_of_all_nodes_is_the_exact_top_k() -> None:
+    g = random_graph(30, 90)
+    h = embeddings(30)
+    sampler = DynamicSampler(g, lambda: h, 4, pool=30, groups=3)
+    sampler.refresh()
+    chosen = sampler.for_queries(g, torch.arange(30))
+    score = h @ h.T
+    for node in range(30):
+        mine = score[node].masked_fill(~admissible(g, node), -torch.inf)
+        assert set(chosen[node].tolist()) == set(mine.topk(4).indices.tolist())
+
+
+def test_dynamic_heeds_the_scorer() -> None:
+    g = random_graph(30, 90)
+    h = embeddings(30)
+    sampler = DynamicSampler(g, lambda: h, 1, pool=30, scorer=lambda a, b: (a - b).square().sum(-1))
+    sampler.refresh()
+    chosen = sampler.for_queries(g, torch.arange(30)).squeeze(1)
+    distance = torch.cdist(h, h)
+    for node in range(30):
+        mine = distance[node].masked_fill(~admissible(g, node), -torch.inf)
+        assert chosen[node] == mine.argmax()
+
+
+def mean_score(sampler: Any, g: Any, h: Tensor) -> float:
+    nodes = torch.arange(g.num_nodes())
+    return float((h.unsqueeze(1) * h[sampler.for_queries(g, nodes)]).sum(-1).mean())
+
+
+def test_hardness_grows_with_the_pool_and_falls_with_the_temperature() -> None:
+    g = random_graph(200, 600)
+    h = embeddings(200)
+    uniform = mean_score(UniformSampler(g, 5), g, h)
+
+    def refreshed(sampler: Any) -> float:
+        sampler.refresh()
+        return mean_score(sampler, g, h)
+
+    small, large = (refreshed(DynamicSampler(g, lambda: h, 5, pool=p)) for p in (8, 64))
+    assert uniform + 0.3 < small < large - 0.3
+    cold, warm = (
+        refreshed(SelfAdversarialSampler(g, lambda: h, 5, temperature=t)) for t in (0.5, 5.0)
+    )
+    assert uniform + 0.1 < warm < cold - 0.3
+
+
+@pytest.mark.parametrize("temperature", [0.7, 2.0])
+def test_self_adversarial_draws_from_the_softmax_of_the_scores(temperature: float) -> None:
+    g = random_graph(10, 15)
+    h = embeddings(10, scale=0.7)
+    # With all nodes in the pool and k = 1, the groups of a row are independent draws.
+    sampler = SelfAdversarialSampler(g, lambda: h, 1, temperature=temperature, pool=10, groups=3000)
+    sampler.refresh()
+    drawn, log_ratio, _ = sampler.table.current()
+    for node in range(10):
+        weight = ((h @ h[node]).double() / temperature).exp() * admissible(g, node)
+        assert_drawn_from(drawn[node].long(), weight)
+        share = weight / weight.sum()
+        exact = (share * admissible(g, node).sum()).log()[drawn[node].flatten().long()]
+        torch.testing.assert_close(log_ratio[node].flatten().double(), exact, atol=4e-3, rtol=2e-3)
+
+
+def test_temperature_has_to_be_positive() -> None:
+    with pytest.raises(ValueError, match="^temperature: expected a positive number, got 0"):
+        SelfAdversarialSampler(random_graph(5, 9), lambda: embeddings(5), temperature=0.0)
+
+
+@pytest.mark.parametrize("cls", [DynamicSampler, SelfAdversarialSampler, AdversarialSampler])
+def test_a_pool_smaller_than_k_is_refused(cls: Any) -> None:
+    with pytest.raises(ValueError, match="^pool: expected at least k = 5 candidates, got 4"):
+        cls(random_graph(9, 9), lambda: embeddings(9), 5, pool=4)
+
+
+# MCNS.
+
+
+def lists_of(g: Any, width: int = 100, **arguments: Any) -> DepthFirstProposal:
+    src, dst = g.edges()
+    return DepthFirstProposal(KnownEdges(src, dst, g.num_nodes()), width=width, **arguments)
+
+
+def path(count: int) -> Any:
+    return dgl.graph((torch.arange(count - 1), torch.arange(1, count)), num_nodes=count)
+
+
+def test_depth_first_lists_of_a_path() -> None:
+    proposal = lists_of(path(6))
+    assert proposal.lists[0, :4].tolist() == [2, 3, 4, 5]
+    assert proposal.lengths.tolist() == [4, 3, 3, 3, 3, 4]
+    assert (proposal.lists[0, 4:] == -1).all()
+    inner = proposal.lists[2, :3].tolist()
+    assert inner in ([0, 4, 5], [4, 5, 0])  # one side to its end, then the other
+
+
+def test_depth_first_lists_leave_out_the_node_and_its_neighbours() -> None:
+    g = random_graph(60, 90)
+    proposal = lists_of(g, width=10)
+    linked = g.adj_external().to_dense() + g.adj_external().to_dense().T
+    for node in range(60):
+        length = int(proposal.lengths[node])
+        mine = proposal.lists[node, :length].long()
+        assert mine.unique().numel() == length <= 10
+        assert not (mine == node).any()
+        assert not linked[node, mine].any()
+    # Each node reaches its whole component, or ten of it.
+    component = torch.linalg.matrix_power((linked + torch.eye(60)).clamp(max=1).double(), 60) > 0
+    reach = (component & (linked == 0)).sum(1) - 1 + linked.diagonal().bool().int()
+    assert torch.equal(proposal.lengths.long(), reach.clamp(max=10))
+
+
+def test_a_walk_goes_deep_first() -> None:
+    # From the root of a binary tree: left or right subtree entirely before the other.
+    child = torch.arange(1, 31)
+    proposal = lists_of(dgl.graph(((child - 1) // 2, child)))
+    assert proposal.lengths[0] == 28
+    top = proposal.lists[0, :28].long()
+    while (top > 2).any():
+        top = torch.where(top > 2, (top - 1) // 2, top)
+    assert (top[:14] == top[0]).all()
+    assert (top[14:] == 3 - top[0]).all()
+
+
+def test_dense_neighbourhoods_end_a_walk_early() -> None:
+    src, dst = torch.nonzero(~torch.eye(300, dtype=torch.bool), as_tuple=True)
+    assert (lists_of(dgl.graph((src, dst)), width=2).lengths == 0).all()
+
+
+@pytest.mark.parametrize("weights", ["gaussian", "uniform"])
+def test_proposals_follow_their_density(weights: Any) -> None:
+    g = path(130)
+    proposal = lists_of(g, weights=weights)
+    everyone = torch.arange(130)
+    for state in (0, 60, 128):
+        density = proposal.density(torch.full_like(everyone, state), everyone)
+        assert float(density.sum()) == pytest.approx(1.0, abs=1e-12)
+        drawn = proposal.propose(torch.full((20_000,), state))
+        assert_drawn_from(drawn, density)
+
+
+def test_gaussian_weights_favour_the_middle_of_the_list() -> None:
+    proposal = lists_of(path(130))
+    nodes = torch.arange(130)
+    density = proposal.density(torch.zeros_like(nodes), nodes) - 0.5 / 130
+    # Node i stands at place i - 2 of the list of node 0.
+    place = torch.arange(100.0).double()
+    exact = torch.exp(-0.5 * ((place - 50) / 10) ** 2)
+    torch.testing.assert_close(density[2:102], 0.5 * exact / exact.sum())
+    assert density[102:].abs().max() < 1e-12
+
+
+def test_a_node_without_a_list_proposes_uniformly() -> None:
+    nodes = torch.arange(5)
+    for g in (dgl.graph(([0], [1]), num_nodes=5), dgl.graph(([0, 1], [1, 2]), num_nodes=5)):
+        proposal = lists_of(g)
+        assert proposal.lengths[4] == 0
+        density = proposal.density(torch.full((5,), 4), nodes)
+        assert density.tolist() == pytest.approx([0.2] * 5)
+        drawn = proposal.propose(torch.full((5000,), 4))
+        assert_drawn_from(drawn, torch.ones(5))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"width": 0}, "^width: expected a list of at least 1 node, got 0"),
+        ({"weights": "flat"}, "^weights: expected 'gaussian' or 'uniform', got 'flat'"),
+        ({"steps": 0}, "^steps: expected at least 1 step per draw, got 0"),
+        ({"alpha": 0.0}, r"^alpha: expected an exponent in \(0, 1\], got 0"),
+        ({"alpha": 1.5}, r"^alpha: expected an exponent in \(0, 1\], got 1.5"),
+    ],
+)
+def test_mcns_refuses_arguments(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        MCNSSampler(random_graph(5, 9), lambda: embeddings(5), **arguments)
+
+
+def target(g: Any, h: Tensor, node: int, alpha: float = 0.25) -> Tensor:
+    """The dense truth: self-contrast over admissible nodes, unnormalised, float64 [N]."""
+    score = (h @ h[node]).double().clamp(min=0)
+    return torch.sigmoid(score**alpha) * admissible(g, node)
+
+
+def test_self_contrast_is_the_formula() -> None:
+    score = torch.tensor([-2.0, 0.0, 1.0, 16.0])
+    exact = torch.sigmoid(torch.tensor([0.0, 0.0, 1.0, 2.0])).log()
+    torch.testing.assert_close(SelfContrast().logits(score), exact)
+
+
+def test_mixture_density_leaves_the_target_stationary_and_mixes_in_a_draw() -> None:
+    # The chain's whole transition matrix, from the proposal's density and the dense target.
+    g = random_graph(14, 20)
+    h = embeddings(14, scale=3.0)
+    proposal = lists_of(g, width=4)
+    nodes = torch.arange(14)
+    x, y = nodes.repeat_interleave(14), nodes.repeat(14)
+    q = proposal.density(x, y).view(14, 14)
+    assert not torch.allclose(q, q.T)
+    for node in range(14):
+        pi = target(g, h, node)
+        mine = pi.nonzero().squeeze(1)
+        share = pi[mine] / pi[mine].sum()
+        into = q[mine][:, mine]
+        chance = (share * into.T / (share.unsqueeze(1) * into)).clamp(max=1)
+        step = into * chance
+        step += torch.diag(1 - step.sum(1))
+        torch.testing.assert_close(share @ step, share)
+        distance = 0.5 * (torch.linalg.matrix_power(step, 10) - share).abs().sum(1).max()
+        assert distance <= (1 - mine.numel() / (4 * 14)) ** 10
+
+
+@pytest.mark.parametrize("weights", ["gaussian", "uniform"])
+def test_mcns_chains_follow_the_self_contrast_of_admissible_nodes(weights: Any) -> None:
+    g = random_graph(14, 20)
+    h = embeddings(14, scale=3.0)
+    # The k chains of a query are independent; three draws of ten steps forget their start.
+    sampler = MCNSSampler(g, lambda: h, 8000, width=4, weights=weights)
+    sampler.refresh()
+    nodes = torch.arange(14)
+    for _ in range(2):
+        sampler.for_queries(g, nodes)
+    drawn = sampler.for_queries(g, nodes)
+    for node in range(14):
+        assert_drawn_from(drawn[node], target(g, h, node))
+    flat = admissible(g, 3).double()  # and the test can tell: this is not the uniform distribution
+    with pytest.raises(AssertionError):
+        assert_drawn_from(drawn[3], flat)
+
+
+def test_mcns_carries_its_chains_on() -> None:
+    g = random_graph(40, 80)
+    h = embeddings(40)
+    sampler = MCNSSampler(g, lambda: h, 3, steps=1)
+    sampler.refresh()
+    # A query that stands twice in a batch leaves the state of its last row.
+    drawn = sampler.for_queries(g, torch.tensor([5, 9, 5]))
+    live = sampler.table.current().ids[:, 0]
+    assert torch.equal(live[5].long(), drawn[2])
+    assert torch.equal(live[9].long(), drawn[1])
+    before = live.clone()
+    sampler.refresh(embeddings(40, scale=2.0))
+    assert torch.equal(sampler.table.current().ids[:, 0], before)
+    # One step moves some chains and leaves others.
+    moved = sampler.for_queries(g, torch.arange(40)) != before.long()
+    assert 0.2 < moved.float().mean() < 0.95
+
+
+@pytest.mark.filterwarnings("ignore:Dataloader CPU affinity")
+def test_mcns_workers_advance_the_chains_of_the_main_process() -> None:
+    g = random_graph(40, 80)
+    h = embeddings(40)
+    sampler = MCNSSampler(g, lambda: h, 3)
+    sampler.refresh()
+    before = sampler.table.current().ids.clone()
+    loader = dgl.dataloading.DataLoader(
+        g,
+        torch.arange(80),
+        dgl.dataloading.as_edge_prediction_sampler(
+            dgl.dataloading.NeighborSampler([2]), negative_sampler=sampler
+        ),
+        batch_size=40,
+        num_workers=1,
+    )
+    assert len(list(loader)) == 2
+    changed = (sampler.table.current().ids != before).flatten(1).any(1)
+    linked = g.out_degrees() > 0
+    assert not changed[~linked].any()
+    assert changed[linked].float().mean() > 0.8
+
+
+def test_an_mcns_worker_from_before_the_first_refresh_warns() -> None:
+    g = random_graph(40, 80)
+    sampler = MCNSSampler(g, lambda: embeddings(40), 3)
+    early = sampler.__class__.__new__(sampler.__class__)
+    early.__dict__ = sampler.__getstate__()  # shares the table, as a forked worker does
+    sampler.refresh()
+    assert early.version == 1
+    with pytest.warns(UserWarning, match="^MCNSSampler: this worker was started before the first"):
+        src, dst = early(g, torch.arange(80))
+    assert not g.has_edges_between(src, dst).any()
+
+
+def test_mcns_keeps_the_width_of_the_first_embeddings() -> None:
+    g = random_graph(9, 20)
+    sampler = MCNSSampler(g, lambda: embeddings(9))
+    sampler.refresh()
+    with pytest.raises(ValueError, match="^encoder: expected embeddings of width 4, .* got 6"):
+        sampler.refresh(embeddings(9, width=6))
+    other = MCNSSampler(g, lambda: embeddings(9, width=6))
+    other.refresh()
+    with pytest.raises(ValueError, match="^state: made for embeddings of width 4, .* gives 6"):
+        other.load_state_dict(sampler.state_dict())
+
+
+def test_mcns_has_no_log_ratio() -> None:
+    g = random_graph(9, 20)
+    sampler = MCNSSampler(g, lambda: embeddings(9))
+    sampler.refresh()
+    with pytest.raises(ValueError, match="^rule: SelfContrast has no tractable distribution"):
+        sampler.log_ratio(sampler(g, torch.arange(5)))
+
+
+@pytest.mark.parametrize("cls", [MCNSSampler, AdversarialSampler])
+def test_states_of_samplers_without_the_own_parts_are_refused(cls: Any) -> None:
+    g = random_graph(9, 20)
+    plain = DynamicSampler(g, lambda: embeddings(9), groups=1 if cls is MCNSSampler else 8)
+    with pytest.raises(ValueError, match="^state: made by another sampler, this is an "):
+        cls(g, lambda: embeddings(9)).load_state_dict(plain.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("cls", "arguments"), [(MCNSSampler, {}), (AdversarialSampler, {"warmup_steps": 2})]
+)
+def test_a_state_from_before_the_first_refresh_can_be_loaded(
+    cls: Any, arguments: dict[str, int]
+) -> None:
+    g = random_graph(9, 20)
+    fresh, used = (cls(g, lambda: embeddings(9), 2, **arguments) for _ in range(2))
+    used.refresh()
+    used.load_state_dict(fresh.state_dict())
+    assert used.version == 0
+    drawn = []
+    for sampler in (fresh, used):
+        torch.manual_seed(0)
+        before = sampler(g, torch.arange(20))[1]
+        sampler.refresh()
+        drawn.append(torch.cat([before, sampler(g, torch.arange(20))[1]]))
+    assert torch.equal(*drawn)
+
+
+# Adversarial.
+
+
+def test_the_adversary_learns_to_find_high_scores() -> None:
+    g = random_graph(200, 600)
+    h = embeddings(200)
+    uniform = mean_score(UniformSampler(g, 5), g, h)
+    sampler = AdversarialSampler(g, lambda: h, 5, warmup_steps=0, fit_steps=60, batch_queries=256)
+    report = sampler.refresh()
+    assert report.fit is not None
+    assert report.fit.losses == ()
+    assert mean_score(sampler, g, h) == pytest.approx(uniform, abs=0.3)
+    report = sampler.refresh()
+    assert report.fit is not None
+    assert len(report.fit.losses) == 60
+    assert report.fit.pairs == 60 * 256
+    assert report.fit.loss < 0.7 * sum(report.fit.losses[:5]) / 5
+    fitted = mean_score(sampler, g, h)
+    assert fitted > uniform + 1.0
+    assert report.level_score["uniform"] == pytest.approx(fitted, abs=0.3)
+    src, dst = sampler(g, torch.arange(600))
+    assert sampler.log_ratio((src, dst)).mean() > 0.3
+
+
+def test_the_adversary_heeds_the_scorer() -> None:
+    g = random_graph(200, 600)
+    h = embeddings(200)
+    sampler = AdversarialSampler(
+        g, lambda: h, 5, warmup_steps=60, batch_queries=256, scorer=lambda a, b: -(a * b).sum(-1)
+    )
+    sampler.refresh()
+    assert mean_score(sampler, g, h) < mean_score(UniformSampler(g, 5), g, h) - 1.0
+
+
+def test_the_adversary_reads_no_scale() -> None:
+    h = embeddings(50)
+    generator = SoftmaxGenerator(4)
+    moved = h * torch.tensor([0.1, 1.0, 50.0, 3.0]) + 7.0
+    for part, same in zip(generator.project(h), generator.project(moved)):
+        torch.testing.assert_close(part, same, atol=1e-4, rtol=1e-4)
+    constant = generator.project(torch.ones(5, 4))
+    assert all(bool(part.isfinite().all()) for part in constant)
+
+
+def test_reinforce_points_along_the_true_gradient() -> None:
+    # One node per candidate; the expected reward of the softmax is known in closed form.
+    g = random_graph(30, 60)
+    src, dst = g.edges()
+    edges = KnownEdges(src, dst, 30)
+    h = embeddings(30)
+    reward = torch.nn.functional.logsigmoid(h @ h.T)
+    allowed = torch.stack([admissible(g, node) for node in range(30)])
+
+    def value(generator: SoftmaxGenerator) -> Tensor:
+        query, candidate = generator.project(h)
+        share = (query @ candidate.T).masked_fill(~allowed, -torch.inf).softmax(1)
+        return (share * reward).sum(1)[g.out_degrees() > 0].mean()
+
+    generator = SoftmaxGenerator(4, learning_rate=1e-3, seed=1)
+    source = torch.Generator().manual_seed(0)
+    before = value(generator)
+    gradient = torch.autograd.grad(before, list(generator.parameters()))
+    old = [p.detach().clone() for p in generator.parameters()]
+    # SGD instead of Adam, so that the step is the estimated gradient itself.
+    generator.optimizer = torch.optim.SGD(generator.parameters(), lr=1e-2)
+    generator.fit(
+        h, edges, lambda a, b: (a * b).sum(-1), 50, candidates=30, batch=2000, generator=source
+    )
+    step = torch.cat([(p.detach() - o).flatten() for p, o in zip(generator.parameters(), old)])
+    exact = torch.cat([part.flatten() for part in gradient])
+    assert torch.nn.functional.cosine_similarity(step, exact, dim=0) > 0.9
+    assert value(generator) > before
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"fit_steps": -1}, {"warmup_steps": -1}, {"batch_queries": 0}, {"hidden": 0}]
+)
+def test_the_adversary_refuses_arguments(arguments: dict[str, int]) -> None:
+    with pytest.raises(
+        ValueError, match="^fit_steps, warmup_steps, batch_queries, hidden: expected"
+    ):
+        AdversarialSampler(random_graph(5, 9), lambda: embeddings(5), **arguments)
+
+
+def test_a_generator_needs_a_width() -> None:
+    with pytest.raises(ValueError, match="^width, hidden: expected at least 1, got 0 and 32"):
+        SoftmaxGenerator(0)
+
+
+def test_the_adversary_keeps_the_width_of_the_first_embeddings() -> None:
+    g = random_graph(9, 20)
+    sampler = AdversarialSampler(g, lambda: embeddings(9), warmup_steps=1)
+    sampler.refresh()
+    with pytest.raises(ValueError, match="^encoder: expected embeddings of width 4, .* got 6"):
+        sampler.refresh(embeddings(9, width=6))
+    other = AdversarialSampler(g, lambda: embeddings(9), hidden=5)
+    with pytest.raises(ValueError, match="^state: made with another hidden width"):
+        other.load_state_dict(sampler.state_dict())
