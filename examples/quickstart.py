@@ -23,6 +23,8 @@ from dgl.dataloading import (
     DataLoader,
     MultiLayerFullNeighborSampler,
     as_edge_prediction_sampler,
+)
+from dgl.dataloading import (
     negative_sampler as dgl_negatives,
 )
 from dgl.nn import SAGEConv
@@ -99,9 +101,7 @@ def training_graph(data: GraphData, split: EdgeSplit, width: int = 256) -> tuple
     return g, reverse
 
 
-def train(
-    kind: str, data: GraphData, split: EdgeSplit, seed: int, args: argparse.Namespace
-) -> Run:
+def train(kind: str, data: GraphData, split: EdgeSplit, seed: int, args: argparse.Namespace) -> Run:
     """One run to convergence: early stopping on the validation MRR."""
     torch.manual_seed(seed)
     g, reverse = training_graph(data, split)
@@ -142,7 +142,7 @@ def train(
             optimizer.step()
         seconds += time.perf_counter() - started
         if isinstance(negatives, DMNSSampler) and negatives.report is not None:
-            run.hardness.append(negatives.report.level_score)
+            run.hardness.append(negatives.report.table.level_score)
         mrr = ranking_metrics(full_ranking(embed(model, g), split.val, known))["MRR"]
         run.curve.append(mrr)
         bar.set_postfix(mrr=f"{mrr:.3f}", best=f"{best:.3f}")
@@ -258,8 +258,10 @@ def main(argv: list[str] | None = None) -> int:
     print(f"\nTest edges of {args.dataset}, mean over {args.seeds} seed(s):\n")
     print(result.to_string(float_format=lambda v: f"{v:.3f}"))
     ratio = result.loc["dmns"] / result.loc["uniform"]
-    print(f"\nDMNS over uniform: {ratio['MRR']:.2f} times the MRR, {ratio['MAP@9']:.2f} times the MAP, "
-          f"{ratio['seconds/epoch']:.2f} times the seconds an epoch")
+    print(
+        f"\nDMNS over uniform: {ratio['MRR']:.2f} times the MRR, {ratio['MAP@9']:.2f} times the MAP, "
+        f"{ratio['seconds/epoch']:.2f} times the seconds an epoch"
+    )
     result.to_csv(args.out / "table.csv")
     details = [vars(r) for r in runs]
     (args.out / "runs.json").write_text(json.dumps(details, indent=1))

@@ -1,7 +1,7 @@
 """Run the cells that have no result yet, one process each, with a progress bar.
 
-Each cell gets a fresh process: its peak memory is its own, and one that dies takes no other with it.
-The result travels through the store, so that whatever was finished stays finished.
+Each cell gets a fresh process: its peak memory is its own, and one that dies takes no other with
+it.  The result travels through the store, so that whatever was finished stays finished.
 """
 
 from __future__ import annotations

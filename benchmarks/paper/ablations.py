@@ -1,7 +1,7 @@
 """Ablations and the paper's open questions, as groups of rows around the latent row.
 
-Each group holds the row it varies, unchanged, so that a group can be read on its own; the store runs
-that cell once for all groups.
+Each group holds the row it varies, unchanged, so that a group can be read on its own; the store
+runs that cell once for all groups.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
-from benchmarks.paper.config import PAPER_FRACTIONS, Diffusion, Latent, Row, Training, Uniform
+from benchmarks.paper.config import PAPER_FRACTIONS, Latent, Row, Training, Uniform
 from benchmarks.paper.rows import latent_method
 
 __all__ = ["ABLATIONS", "ablation_rows"]
@@ -23,13 +23,23 @@ COARSE_FRACTIONS = {10: (0.1, 0.2, 0.3, 0.5), 20: (0.1, 0.15, 0.25, 0.5)}
 """With few steps, the paper's fractions fall on one step; these are the nearest that do not."""
 
 
+def _changed(training: Training, **changes: Any) -> Training:
+    return replace(training, **changes)
+
+
+def _method(base: Latent, **changes: Any) -> Latent:
+    return replace(base, **changes)
+
+
 def _diffusion(base: Latent, **changes: Any) -> Latent:
     return replace(base, diffusion=replace(base.diffusion, **changes))
 
 
 def _levels(base: Latent, fractions: tuple[float, ...]) -> Latent:
-    """Other levels at equal K: real uniform negatives do not change, so latents per level do."""
-    return _diffusion(base, fractions=fractions, weights=(1.0,) * len(fractions))
+    """Other levels, of weight 1, at the same K: fewer levels have more latents each."""
+    copies = len(PAPER_FRACTIONS) // len(fractions)
+    changed = _diffusion(base, fractions=fractions, weights=(1.0,) * len(fractions))
+    return _method(changed, copies=copies)
 
 
 def _condition(base: Latent, training: Training) -> Variants:
@@ -52,8 +62,8 @@ def _pairs(base: Latent, training: Training) -> Variants:
 
 def _process(base: Latent, training: Training) -> Variants:
     return {
-        "noised true neighbours": (replace(base, source="forward"), training),
-        "sampling chain": (replace(base, sampling="chain"), training),
+        "noised true neighbours": (_method(base, source="forward"), training),
+        "sampling chain": (_method(base, sampling="chain"), training),
     }
 
 
@@ -94,12 +104,12 @@ def _space(base: Latent, training: Training) -> Variants:
 
 
 def _width(base: Latent, training: Training) -> Variants:
-    return {f"width {w}": (base, replace(training, hidden=w)) for w in (16, 32, 64)}
+    return {f"width {w}": (base, _changed(training, hidden=w)) for w in (16, 32, 64)}
 
 
 def _loss(base: Latent, training: Training) -> Variants:
     return {
-        f"{form}, scale {scale:g}": (base, replace(training, loss=form, scale=scale))
+        f"{form}, scale {scale:g}": (base, _changed(training, loss=form, scale=scale))
         for form, scale in (
             ("sigmoid", 1.0),
             ("sigmoid", 3.0),
@@ -113,7 +123,7 @@ def _features(base: Latent, training: Training) -> Variants:
     return {
         f"{kind} features, {activation}": (
             base,
-            replace(training, features=kind, activation=activation),
+            _changed(training, features=kind, activation=activation),
         )
         for kind in ("binary", "stored", "unit")
         for activation in ("relu", "none")
@@ -122,7 +132,7 @@ def _features(base: Latent, training: Training) -> Variants:
 
 def _curriculum(base: Latent, training: Training) -> Variants:
     return {
-        f"{kind}, stage {stage}": (replace(base, curriculum=kind, stage=stage), training)
+        f"{kind}, stage {stage}": (_method(base, curriculum=kind, stage=stage), training)
         for kind in ("easy-first", "hard-first")
         for stage in (5, 10, 20)
     }
@@ -130,7 +140,7 @@ def _curriculum(base: Latent, training: Training) -> Variants:
 
 def _psi(base: Latent, training: Training) -> Variants:
     return {
-        f"Psi < 0 dropped ({kind})": (replace(base, drop=kind), training)
+        f"Psi < 0 dropped ({kind})": (_method(base, drop=kind), training)
         for kind in ("point", "pair")
     }
 
@@ -174,6 +184,3 @@ def ablation_rows(name: str, dataset: str, training: Training | None = None) -> 
         if name in ("width", "loss", "features"):
             rows.append(Row(f"uniform (5), {title}", Uniform(5), changed))
     return rows
-
-
-assert Diffusion().fractions == PAPER_FRACTIONS

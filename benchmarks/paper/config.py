@@ -39,8 +39,8 @@ class Training:
         encoder: ``gcn``, ``gat`` or ``sage``, two layers each.
         hidden: width of both layers.
         activation: between the layers, ``relu`` or ``none``.
-        features: ``binary`` (whether a word occurs), ``stored`` (as the data set comes: rows of Cora
-            and Citeseer sum to one) or ``unit`` (rows of norm one).
+        features: ``binary`` (whether a word occurs), ``stored`` (as the data set comes: rows of
+            Cora and Citeseer sum to one) or ``unit`` (rows of norm one).
         dropout: between the layers.
         learning_rate: of Adam.
         weight_decay: of Adam.
@@ -168,6 +168,7 @@ class Latent:
     Args:
         diffusion: the diffusion model.
         uniform: real uniform negatives, of weight 1.
+        copies: latents per level.
         source: ``reverse`` (the learned process), or ``forward`` (true neighbours, noised: an
             ablation).
         sampling: ``closed-form`` or ``chain``.
@@ -182,6 +183,7 @@ class Latent:
 
     diffusion: Diffusion = field(default_factory=Diffusion)
     uniform: int = 1
+    copies: int = 1
     source: Literal["reverse", "forward"] = "reverse"
     sampling: Literal["closed-form", "chain"] = "closed-form"
     unit_norm: bool = False
@@ -192,7 +194,7 @@ class Latent:
     @property
     def k(self) -> int:
         """Negatives per edge."""
-        return len(self.diffusion.fractions) + self.uniform
+        return self.copies * len(self.diffusion.fractions) + self.uniform
 
 
 @dataclass(frozen=True)
@@ -203,7 +205,8 @@ class RealNodes:
         diffusion: the diffusion model.
         k: negatives per edge, levels and uniform share mixed.
         uniform_share: share of uniform negatives.
-        rule: ``nearest`` or ``density``.
+        rule: ``nearest``, ``density`` or ``gate``.
+        score_scale: factor of the scores that the gate takes for logits.
         pool: uniform candidates searched for a negative; 0: all nodes (``nearest`` only).
         lam: exponent on the density.
         groups: groups of k candidates kept for a query.
@@ -212,7 +215,8 @@ class RealNodes:
     diffusion: Diffusion = field(default_factory=Diffusion)
     k: int = 5
     uniform_share: float = 0.2
-    rule: Literal["nearest", "density"] = "nearest"
+    rule: Literal["nearest", "density", "gate"] = "nearest"
+    score_scale: float = 1.0
     pool: int = 0
     lam: float = 1.0
     groups: int = 2

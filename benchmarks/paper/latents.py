@@ -1,23 +1,23 @@
 r"""DMNS with latent negatives: points of the embedding space, drawn from the diffusion model.
 
-Per epoch: fit the diffusion model a little further on the detached embeddings, take the Gaussians of
-all levels in closed form, draw one latent per level and training edge, and add real uniform
-negatives.  The score of a latent is its inner product with the query's embedding; gradients reach the
-query alone.
+Per epoch: fit the diffusion model a little further on the detached embeddings, take the Gaussians
+of all levels in closed form, draw latents per level and training edge, and add real uniform
+negatives.  The score of a latent is its inner product with the query's embedding; gradients reach
+the query alone.
 
-Sub-linear positivity.  The paper shows that the density of the generated negatives is the positives'
-density to a power lambda in (0, 1) wherever a quantity Psi is not negative.  Measured here: the
-chain's end, t = 0, gives the model of the positives, ``N(m_0, s_0^2)``, and level t that of its
-negatives, ``N(m_t, s_t^2)``.  Up to normalising constants, which "proportional" leaves open, the log
-densities at x are ``-d_0^2(x) / 2`` and ``-d_t^2(x) / 2``, where ``d^2 = sum ((x - m) / s)^2``.  A
-negative x and a positive u of one query satisfy ``p_t(x) = p_0(u)^lambda`` with
+Sub-linear positivity.  The paper shows that the density of the generated negatives is the
+positives' density to a power lambda in (0, 1) wherever a quantity Psi is not negative.  Measured
+here: the chain's end, t = 0, gives the model of the positives, ``N(m_0, s_0^2)``, and level t that
+of its negatives, ``N(m_t, s_t^2)``.  Up to normalising constants, which "proportional" leaves open,
+the log densities at x are ``-d_0^2(x) / 2`` and ``-d_t^2(x) / 2``, ``d^2 = sum ((x - m) / s)^2``.
+A negative x and a positive u of one query satisfy ``p_t(x) = p_0(u)^lambda`` with
 ``lambda = d_t^2(x) / d_0^2(u)``, which lies in (0, 1) exactly where
 
     ``Psi(x, u) = d_0^2(u) - d_t^2(x) > 0``.
 
 Two choices of u: ``point`` takes u = x, so that both densities are compared at the negative itself;
-``pair`` takes the embedding of the edge's own positive.  Shares of Psi >= 0 are over the negatives of
-one epoch, per level; neither need be the paper's quantity, which it derives from its own assumptions.
+``pair`` takes the embedding of the edge's own positive.  Shares of Psi >= 0 are over the negatives
+of one epoch, per level; neither need be the paper's quantity, which rests on its own assumptions.
 """
 
 from __future__ import annotations
@@ -94,19 +94,19 @@ class LatentSource:
         self.schedule = schedule_of(method.diffusion)
         self.model: DiffusionGenerator | None = None
         self.shares: dict[str, list[float]] = {}
-        weights = [*self.levels.loss_weights, *[1.0] * method.uniform]
-        self.weight = torch.tensor(weights)
+        self.weight = torch.tensor(self.levels.loss_weights * method.copies)
 
     def terms(self, h: Tensor, epoch: int) -> Terms:
         query, method = self.problem.query, self.method
         if method.source == "reverse" and epoch % method.diffusion.refresh_every == 0:
             self._fit(h.detach())
         slots = slot_levels(len(self.levels), method.curriculum, method.stage, epoch)
+        slots = slots * method.copies
         latents, keep = self._draw(h.detach(), slots)
         if method.unit_norm:
             latents = normalize(latents, dim=-1)
         score = (h[query] * latents).sum(-1).t()
-        weight = self.weight[: len(slots)].expand_as(score)
+        weight = self.weight.expand_as(score)
         if keep is not None:
             weight = weight * keep.t()
         if method.uniform:
@@ -179,7 +179,8 @@ class LatentSource:
             "point": psi(latents, latents, drawn, first) >= 0,
             "pair": psi(latents, z[self.problem.positive], drawn, first) >= 0,
         }
-        self.shares = {kind: held.float().mean(1).tolist() for kind, held in there.items()}
+        own = len(self.levels)  # further copies repeat the levels
+        self.shares = {kind: held[:own].float().mean(1).tolist() for kind, held in there.items()}
         keep = there.get(self.method.drop)
         return self.model.space.decode(latents), keep
 

@@ -28,7 +28,7 @@ from benchmarks.paper.config import (
 )
 from benchmarks.paper.problem import Problem
 from dgl_dmns import samplers
-from dgl_dmns.core import UNIFORM_LEVEL, Density, Levels, Nearest, NoiseSchedule
+from dgl_dmns.core import UNIFORM_LEVEL, Density, Gate, Levels, Nearest, NoiseSchedule, Rule
 
 __all__ = ["Source", "Terms", "levels_of", "make_source", "schedule_of"]
 
@@ -64,8 +64,9 @@ def levels_of(settings: Diffusion) -> Levels:
 
 def schedule_of(settings: Diffusion) -> NoiseSchedule:
     """The noise schedule of diffusion settings."""
-    make = {"linear": NoiseSchedule.linear, "cosine": NoiseSchedule.cosine}[settings.schedule]
-    return make(settings.steps)
+    if settings.schedule == "cosine":
+        return NoiseSchedule.cosine(settings.steps)
+    return NoiseSchedule.linear(settings.steps)
 
 
 def real_scores(h: Tensor, query: Tensor, negatives: Tensor) -> Tensor:
@@ -95,13 +96,25 @@ class SampledSource:
     def terms(self, h: Tensor, epoch: int) -> Terms:
         if hasattr(self.sampler, "refresh") and epoch % self.refresh_every == 0:
             self.sampler.refresh(embeddings=h.detach())
-        if self.kept is None or not self.fixed:
+        negatives = self.kept
+        if negatives is None:
             _, dst = self.sampler(self.problem.graph, self.problem.eids)
-            self.kept = dst.view(-1, self.sampler.k)
-        return Terms(real_scores(h, self.problem.query, self.kept), None)
+            negatives = dst.view(-1, self.sampler.k)
+            self.kept = negatives if self.fixed else None
+        return Terms(real_scores(h, self.problem.query, negatives), None)
 
     def statistics(self) -> dict[str, float]:
         return {}
+
+
+class _Scaled:
+    """Inner products times a factor."""
+
+    def __init__(self, factor: float) -> None:
+        self.factor = factor
+
+    def __call__(self, h_query: Tensor, h_candidate: Tensor) -> Tensor:
+        return self.factor * (h_query * h_candidate).sum(-1)
 
 
 class RealNodesSource:
@@ -115,8 +128,17 @@ class RealNodesSource:
 
     def __init__(self, problem: Problem, method: RealNodes, seed: int) -> None:
         settings = method.diffusion
+        if not settings.conditional or settings.learning_rate != Diffusion.learning_rate:
+            raise ValueError(
+                "diffusion: DMNSSampler has no argument for the learning rate of its generator, and "
+                "the benchmark none for an unconditional one; use the defaults with real nodes"
+            )
         nodes = problem.graph.num_nodes()
-        rule = Density() if method.rule == "density" else Nearest(method.pool or None)
+        rules: dict[str, Rule] = {
+            "nearest": Nearest(method.pool or None),
+            "density": Density(),
+            "gate": Gate(),
+        }
         self.problem = problem
         self.refresh_every = settings.refresh_every
         self.sampler = samplers.DMNSSampler(
@@ -124,7 +146,8 @@ class RealNodesSource:
             _never_called,
             method.k,
             levels=levels_of(settings),
-            rule=rule,
+            rule=rules[method.rule],
+            scorer=_Scaled(method.score_scale) if method.rule == "gate" else None,
             uniform_share=method.uniform_share,
             pool=max(method.k, min(method.pool or 32, nodes)),
             lam=method.lam,
@@ -153,7 +176,7 @@ class RealNodesSource:
         report = self.sampler.report
         if report is None:
             return {}
-        return {f"score of level {name}": value for name, value in report.level_score.items()}
+        return {f"score of level {name}": value for name, value in report.table.level_score.items()}
 
 
 def _never_called() -> Tensor:

@@ -1,11 +1,13 @@
 """The paper's multi-level loss on scores, in the two forms that are in use.
 
-``L = (L_pos + L_neg) / 2``; ``L_pos`` is the mean of ``f(s)`` over the training edges, ``L_neg`` that
-of ``w f(-s')`` over their K negatives: the weighted sum divided by the number of terms.  The paper
-writes ``f = -log sigmoid``; the authors' code uses ``f = -sigmoid``, which suits scores in [-1, 1].
+``L = (L_pos + L_neg) / 2``; ``L_pos`` is the mean of ``f(s)`` over the training edges, ``L_neg``
+that of ``w f(-s')`` over their K negatives: the weighted sum divided by the number of terms.  The
+paper writes ``f = -log sigmoid``; the authors' code uses ``f = -sigmoid``.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -31,7 +33,10 @@ def objective(positive: Tensor, negative: Terms, *, form: str, scale: float = 1.
     Raises:
         ValueError: for another form.
     """
-    forms = {"sigmoid": torch.sigmoid, "logsigmoid": logsigmoid}
+    forms: dict[str, Callable[[Tensor], Tensor]] = {
+        "sigmoid": torch.sigmoid,
+        "logsigmoid": logsigmoid,
+    }
     if form not in forms:
         raise ValueError(f"loss: expected one of {', '.join(forms)}, got {form!r}")
     gain = forms[form]

@@ -36,13 +36,13 @@ def probe_accuracy(h: Tensor, labels: Tensor, seed: int, train: float = 0.5) -> 
         model.parameters(), max_iter=_STEPS, line_search_fn="strong_wolfe"
     )
 
-    def closure() -> Tensor:
+    def closure() -> float:
         optimizer.zero_grad()
         loss = cross_entropy(model(h[fit]), labels[fit]) + _RIDGE * model.weight.square().sum()
-        loss.backward()  # type: ignore[no-untyped-call]
-        return loss
+        loss.backward()
+        return float(loss.detach())
 
-    optimizer.step(closure)  # type: ignore[no-untyped-call]
+    optimizer.step(closure)
     with torch.no_grad():
         found = model(h[test]).argmax(dim=1)
     return float((found == labels[test]).float().mean())

@@ -1,4 +1,4 @@
-"""A data set made ready for protocol A: graphs, features, training pairs and held-out candidates."""
+"""A data set made ready for protocol A: graphs, features, training pairs, held-out candidates."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ TINY_NODES = 120
 
 @dataclass(frozen=True)
 class Folders:
-    """Where files lie: DGL's cache and the published splits; None for DGL's default and no splits."""
+    """Where files lie: DGL's cache (None: its own) and the published splits (None: not used)."""
 
     data: str | None = None
     splits: str | None = None
@@ -52,7 +52,7 @@ class Problem:
         messages: the graph that the encoder runs on, self loops added for GCN and GAT.
         features: of the nodes.
         labels: classes, int64 [N]; read by the linear probe alone.
-        eids: the training edges' ids in ``graph``, int64 [E]; self loops have none and are left out.
+        eids: the training edges' ids in ``graph``, int64 [E]; self loops are left out.
         query: first ends of the training edges, int64 [E].
         positive: their second ends, int64 [E].
         split: the held-out part.

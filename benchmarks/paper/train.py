@@ -1,4 +1,4 @@
-"""One cell: train an encoder with one source of negatives, stop early, and report the test figures."""
+"""One cell: train an encoder with one source of negatives, stop early, report the test figures."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def train(problem: Problem, cell: Cell) -> dict[str, Any]:
         negative = source.terms(h, epoch)
         loss = objective(positive, negative, form=settings.loss, scale=settings.scale)
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
         seconds += time.perf_counter() - started
         encoder.eval()

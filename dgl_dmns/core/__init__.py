@@ -7,12 +7,13 @@ from dgl_dmns.core.diffusion import (
     reverse_step,
     sample_chain,
 )
-from dgl_dmns.core.engine import PoolSettings, RefreshReport, build_table, dot_score
+from dgl_dmns.core.engine import RefreshReport, TableReport, build_table
 from dgl_dmns.core.gaussians import LevelGaussians
 from dgl_dmns.core.generator import DiffusionGenerator, FitReport
 from dgl_dmns.core.known import KnownEdges
 from dgl_dmns.core.levels import Levels
 from dgl_dmns.core.pairs import sample_pairs
+from dgl_dmns.core.pools import PoolSettings
 from dgl_dmns.core.predictor import (
     AffineNoisePredictor,
     FiLMPredictor,
@@ -21,6 +22,7 @@ from dgl_dmns.core.predictor import (
 )
 from dgl_dmns.core.rules import Density, Gate, Hardest, Nearest, Rule, SelfAdversarial
 from dgl_dmns.core.schedule import NoiseSchedule
+from dgl_dmns.core.snapshot import Scorer, Snapshot, dot_score
 from dgl_dmns.core.space import Space
 from dgl_dmns.core.table import UNIFORM_LEVEL, Candidates, CandidateTable
 
@@ -45,8 +47,11 @@ __all__ = [
     "PoolSettings",
     "RefreshReport",
     "Rule",
+    "Scorer",
     "SelfAdversarial",
+    "Snapshot",
     "Space",
+    "TableReport",
     "build_table",
     "diffusion_loss",
     "dot_score",

@@ -134,7 +134,7 @@ class DiffusionGenerator(nn.Module):
                     generator=generator,
                 )
                 self.optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
                 self.optimizer.step()
                 losses.append(float(loss.detach()))
         return FitReport(tuple(losses), steps * self.batch_pairs, time.perf_counter() - started)

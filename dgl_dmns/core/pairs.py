@@ -1,7 +1,7 @@
 """Training pairs of the diffusion model: a query and one of its neighbours.
 
-The model learns the distribution of a query's one-hop neighbours (DMNS, section 4.2). Minibatches of
-random pairs estimate the same objective as the paper's full passes over up to 20 neighbours a node.
+The model learns the distribution of a query's one-hop neighbours (DMNS, section 4.2). Minibatches
+of random pairs estimate the objective of the paper's full passes over up to 20 neighbours a node.
 A node without neighbours is its own neighbour, as in the paper, where both ends have one type.
 """
 

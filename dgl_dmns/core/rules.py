@@ -1,20 +1,20 @@
 r"""Selection rules: which members of a uniform pool become negatives of a query.
 
-Notation (B queries, M pool members): query ``v``, candidate ``u``, score ``s(v, u)`` (a logit) and
-**log ratio** ``w(u|v) = log q(u|v) - log uniform(u)`` of the generator's distribution ``q`` over real
-nodes to the uniform one, estimated over the pool. A rule turns ``s`` and ``w`` into pool weights, in
-logs; candidates are then drawn without replacement in proportion to them.
+Notation (B queries, M pool members): query ``v``, candidate ``u``, score ``s(v, u)`` (a logit), and
+**log ratio** ``w(u|v) = log q(u|v) - log uniform(u)`` of the generator's distribution ``q`` over
+real nodes to the uniform one, estimated over the pool. A rule turns ``s`` and ``w`` into pool
+weights, in logs; candidates are then drawn without replacement in proportion to them.
 
 - `Density`: weight ``e^w``, plain draws from the generator.
-- `Gate`: weight ``(e^s + 1) / (e^(s - w) + 1)``. Under an unchanged BCE loss, a candidate drawn with
-  this weight pushes exactly as hard as one drawn from ``q`` under the loss calibrated by ``w``: a
-  negative has to be hard for the scorer *and* likely for the generator.
+- `Gate`: weight ``(e^s + 1) / (e^(s - w) + 1)``. Under an unchanged BCE loss, a candidate drawn
+  with this weight pushes exactly as hard as one drawn from ``q`` under a loss that subtracts ``w``
+  from the negative's logit: it has to be hard for the scorer *and* likely for the generator.
 - `Nearest`: the nearest node to a latent drawn from the level Gaussian.
 - `SelfAdversarial`: weight ``e^(s / temperature)``, the scorer's own softmax, no generator.
 - `Hardest`: the best-scored members of the pool (dynamic negative sampling, DNS), no generator.
 
-Any rule but the last two of its kind (`Nearest`, `Hardest`) has a tractable distribution, so its own
-log ratio can be kept beside each candidate for a calibrated loss.
+`Density`, `Gate` and `SelfAdversarial` have a tractable distribution, so their own log ratio is kept
+beside each candidate for a calibrated loss; `Nearest` and `Hardest` have none.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Union
 from torch import Tensor
 from torch.nn.functional import softplus
 
-__all__ = ["Density", "Gate", "Hardest", "Nearest", "Rule", "SelfAdversarial"]
+__all__ = ["Density", "Gate", "Hardest", "Nearest", "PoolRule", "Rule", "SelfAdversarial"]
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,8 @@ class Gate:
 
     def logits(self, score: Tensor | None, log_ratio: Tensor | None) -> Tensor:
         """Pool weights in logs: ``softplus(s) - softplus(s - w)``."""
-        assert score is not None and log_ratio is not None
+        assert score is not None
+        assert log_ratio is not None
         return softplus(score) - softplus(score - log_ratio)
 
 
@@ -124,4 +125,7 @@ class Hardest:
         return score
 
 
-Rule = Union[Density, Gate, Nearest, SelfAdversarial, Hardest]
+PoolRule = Union[Density, Gate, SelfAdversarial, Hardest]
+"""Rules that weigh the members of a pool."""
+
+Rule = Union[PoolRule, Nearest]

@@ -6,10 +6,10 @@ noise. `Space` maps embeddings to the generator's space and back:
 - ``"raw"``: the embeddings as they are (the paper trains on L2-normalised embeddings directly).
 - ``"compact"``: L2-normalise, subtract the mean, rotate to the leading principal directions, and
   scale all of them by one factor so that the mean squared norm is 1, as that of the paper's
-  embeddings. (At unit variance per coordinate the noise of every level is small beside the data, and
-  the levels can no longer be told apart.) Principal directions flip and rotate between refreshes;
-  each new basis is aligned to the last one (orthogonal Procrustes), so that the diffusion model keeps
-  its footing.
+  embeddings. (At unit variance per coordinate the noise of every level is small beside the data,
+  and the levels can no longer be told apart.) Principal directions flip and rotate between
+  refreshes; each new basis is aligned to the last one (orthogonal Procrustes), so that the
+  diffusion model keeps its footing.
 """
 
 from __future__ import annotations

@@ -1,12 +1,13 @@
 """The candidate table: ready negatives per query node, read by a look-up.
 
-A row holds G groups of K candidates; the K of a group were drawn together, without replacement, from
-one pool. A draw for an edge picks one group of its source's row. Beside each candidate stand the log
-ratio of the distribution it was drawn from and the hardness level it came from.
+A row holds G groups of K candidates; the K of a group were drawn together, without replacement,
+from one pool. A draw for an edge picks one group of its source's row. Beside each candidate stand
+the log ratio of the distribution it was drawn from and the hardness level it came from.
 
 Readers may run in other threads and processes: all tensors live in shared memory, a table has two
-buffers, and the version (a counter) says which one is live: ``version % 2``. A writer fills the other
-buffer and then raises the version, so a look-up reads one version only.
+buffers, and the version (a counter) says which one is live: ``version % 2``. A writer fills the
+other buffer and then raises the version; a look-up during which the version has moved is repeated,
+so each one reads a single version.
 """
 
 from __future__ import annotations

@@ -20,16 +20,19 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
-from dgl_dmns.core.engine import PoolSettings, Scorer, build_table, dot_score
+from dgl_dmns.core.engine import TableReport, build_table
 from dgl_dmns.core.generator import FitReport
 from dgl_dmns.core.known import KnownEdges
+from dgl_dmns.core.pools import PoolSettings
 from dgl_dmns.core.rules import SelfAdversarial
+from dgl_dmns.core.snapshot import Scorer, dot_score
 from dgl_dmns.samplers.refreshing import Encoder, RefreshingSampler
 
 __all__ = ["AdversarialSampler", "SoftmaxGenerator"]
@@ -230,7 +233,7 @@ class AdversarialSampler(RefreshingSampler):
         )
 
     @torch.no_grad()
-    def _rebuild(self, h: Tensor) -> dict[str, Any]:
+    def _rebuild(self, h: Tensor) -> TableReport:
         # The generator's scores are inner products of its projections: the engine's default scorer.
         query, candidate = self._adversary_for(h.shape[1]).project(h)
         done = build_table(
@@ -242,8 +245,7 @@ class AdversarialSampler(RefreshingSampler):
             candidate,
             generator=self.random,
         )
-        done["level_score"] = {"uniform": self._mean_score(h)}
-        return done
+        return replace(done, level_score={"uniform": self._mean_score(h)})
 
     def _mean_score(self, h: Tensor) -> float:
         """The encoder's mean score of the first group of negatives."""

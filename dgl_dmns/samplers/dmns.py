@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dgl_dmns.core.engine import PoolSettings, Scorer
 from dgl_dmns.core.generator import DiffusionGenerator, FitReport
 from dgl_dmns.core.levels import Levels
+from dgl_dmns.core.pools import PoolSettings
 from dgl_dmns.core.predictor import NoisePredictor
 from dgl_dmns.core.rules import Gate, Rule
 from dgl_dmns.core.schedule import NoiseSchedule
+from dgl_dmns.core.snapshot import Scorer
 from dgl_dmns.core.space import SpaceKind
 from dgl_dmns.samplers.refreshing import Encoder, RefreshingSampler, _check_embeddings
 

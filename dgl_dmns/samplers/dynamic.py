@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 
-from dgl_dmns.core.engine import PoolSettings, Scorer
+from dgl_dmns.core.pools import PoolSettings
 from dgl_dmns.core.rules import Hardest, SelfAdversarial
+from dgl_dmns.core.snapshot import Scorer
 from dgl_dmns.samplers.refreshing import Encoder, RefreshingSampler
 
 __all__ = ["DynamicSampler", "SelfAdversarialSampler"]

@@ -39,8 +39,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from dgl_dmns.core.engine import PoolSettings
+from dgl_dmns.core.engine import TableReport
 from dgl_dmns.core.known import KnownEdges
+from dgl_dmns.core.pools import PoolSettings
 from dgl_dmns.core.rules import Rule
 from dgl_dmns.core.table import UNIFORM_LEVEL, Candidates
 from dgl_dmns.samplers.base import check_k
@@ -262,7 +263,7 @@ class MCNSSampler(RefreshingSampler):
             log_pi = torch.where(accept, log_pi_y, log_pi)
         return x
 
-    def _rebuild(self, h: Tensor) -> dict[str, Any]:
+    def _rebuild(self, h: Tensor) -> TableReport:
         nodes, width = h.shape
         everyone = torch.arange(nodes)
         if self._snapshot is None:
@@ -283,11 +284,11 @@ class MCNSSampler(RefreshingSampler):
         )
         self.table.publish()
         score = torch.stack([(h * h[states[:, slot]]).sum(-1).mean() for slot in range(self.k)])
-        return {
-            "filtered": 0.0,
-            "fallback": int(self.known.saturated().numel()),
-            "level_score": {"uniform": float(score.mean())},
-        }
+        return TableReport(
+            filtered=0.0,
+            fallback=int(self.known.saturated().numel()),
+            level_score={"uniform": float(score.mean())},
+        )
 
     def state_dict(self) -> dict[str, Any]:  # noqa: D102
         state = super().state_dict()

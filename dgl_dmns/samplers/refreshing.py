@@ -16,10 +16,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import get_worker_info
 
-from dgl_dmns.core.engine import PoolSettings, RefreshReport, Scorer, Stopwatch, build_table
+from dgl_dmns.core.engine import RefreshReport, Stopwatch, TableReport, build_table
 from dgl_dmns.core.generator import DiffusionGenerator, FitReport
 from dgl_dmns.core.known import KnownEdges
+from dgl_dmns.core.pools import PoolSettings
 from dgl_dmns.core.rules import Rule
+from dgl_dmns.core.snapshot import Scorer
 from dgl_dmns.core.table import Candidates, CandidateTable
 from dgl_dmns.samplers.base import EdgeType, NegativeSampler, warn_saturated
 
@@ -190,7 +192,7 @@ class RefreshingSampler(NegativeSampler):
             fit=fit,
             seconds=watch.total,
             seconds_by_part=watch.parts,
-            **done,
+            table=done,
         )
         return self.report
 
@@ -198,7 +200,7 @@ class RefreshingSampler(NegativeSampler):
         """Fit what the sampler learns, if anything; rules without a generator learn nothing."""
         return None
 
-    def _rebuild(self, h: Tensor) -> dict[str, Any]:
+    def _rebuild(self, h: Tensor) -> TableReport:
         return build_table(
             self.table,
             self.rule,

@@ -447,9 +447,9 @@ def test_any_graph_gets_k_admissible_nodes_in_each_group(
             assert len(set(group)) == min(k, len(free[v]) or 1)
     short = sum(len(nodes_left) < k for nodes_left in free)
     if not isinstance(rule, Nearest):  # its uniform slots are no fallback
-        assert short <= int(done["fallback"]) <= nodes
+        assert short <= int(done.fallback) <= nodes
         if k + extra >= nodes:  # the pool is the whole graph
-            assert done["fallback"] == short
+            assert done.fallback == short
     if rule.tractable:
         assert bool(torch.isfinite(drawn.log_ratio).all())
 
@@ -462,7 +462,7 @@ def test_the_fallback_is_uniform_and_says_so(model: DiffusionGenerator, rule: Ru
     table = CandidateTable(NODES, 300, 6)
     pools = PoolSettings(pool=NODES, uniform_share=0.0, groups=300)
     done = build_table(table, rule, pools, known, H, H, model=model, generator=rng(10))
-    assert done["fallback"] == 1
+    assert done.fallback == 1
     drawn = table.current()
     ids, ratios, levels = (part[0] for part in drawn)
     assert ids.unique().tolist() == [8, 9, 10, 11]
@@ -511,7 +511,7 @@ def test_saturated_queries_get_themselves(model: DiffusionGenerator) -> None:
             table, rule, PoolSettings(groups=2), known, H, H, model=model, generator=rng(1)
         )
         assert table.current().ids[0].tolist() == [[0] * 3] * 2
-        assert int(done["fallback"]) == 1 or isinstance(rule, Nearest)
+        assert int(done.fallback) == 1 or isinstance(rule, Nearest)
 
 
 @pytest.mark.parametrize("pool", [NODES, 3 * NODES])
@@ -520,7 +520,7 @@ def test_the_share_of_filtered_pool_members(pool: int) -> None:
     pools = PoolSettings(pool=pool, queries_per_pool=NODES, groups=3)
     done = build_table(table, SelfAdversarial(), pools, KNOWN, H, H, generator=rng(1))
     barred = sum(NODES - len(admissible(v)) for v in range(NODES))
-    assert done["filtered"] == pytest.approx(barred / NODES**2)
+    assert done.filtered == pytest.approx(barred / NODES**2)
 
 
 def test_the_mean_score_of_each_level(model: DiffusionGenerator) -> None:
@@ -536,7 +536,7 @@ def test_the_mean_score_of_each_level(model: DiffusionGenerator) -> None:
         for tag in drawn.level.unique().tolist()
     }
     assert set(expected) == {"0", "1", "2", "uniform"}
-    assert done["level_score"] == pytest.approx(expected, rel=1e-5)
+    assert done.level_score == pytest.approx(expected, rel=1e-5)
 
 
 def test_chunks_that_do_not_divide_the_queries_leave_ratios_in_place(

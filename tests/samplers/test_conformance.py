@@ -550,8 +550,8 @@ def test_refreshes_are_reported_and_reach_the_negatives(name: str) -> None:
         assert report.version == sampler.version == version
         assert set(report.seconds_by_part) == {"embed", "fit", "table"}
         assert report.seconds >= sum(report.seconds_by_part.values()) * 0.99
-        assert all(torch.tensor(v).isfinite() for v in report.level_score.values())
-        assert report.level_score
+        assert all(torch.tensor(v).isfinite() for v in report.table.level_score.values())
+        assert report.table.level_score
 
 
 @pytest.mark.parametrize("name", FOLLOWING)

@@ -1,0 +1,96 @@
+"""The nearest rule: real nodes that stand in for drawn latents (method of the paper, made real)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from dgl_dmns.core.known import KnownEdges
+from dgl_dmns.core.repair import fill_open_slots
+from dgl_dmns.core.rules import Nearest
+from dgl_dmns.core.snapshot import Snapshot
+from dgl_dmns.core.table import UNIFORM_LEVEL, Candidates
+
+__all__ = ["nearest_group"]
+
+_SIMILARITIES = 20_000_000  # similarities held at a time: a bounded working set
+
+
+def nearest_group(
+    rule: Nearest,
+    uniform_share: float,
+    snapshot: Snapshot,
+    rows: Tensor,
+    k: int,
+    generator: torch.Generator | None,
+) -> Candidates:
+    """One group of k candidates for every query: nearest nodes to latents, a share uniform.
+
+    Args:
+        rule: the rule, with the number of nodes to search.
+        uniform_share: share of plain uniform negatives, in [0, 1].
+        snapshot: embeddings and model.
+        rows: query ids, shape [B], int64.
+        k: candidates per query.
+        generator: source of randomness.
+
+    Returns:
+        Candidates of shape [B, k]; -1 where no admissible node was found.
+    """
+    model, known = snapshot.model, snapshot.known
+    assert model is not None
+    assert snapshot.z_query is not None
+    assert snapshot.z_candidate is not None
+    device = rows.device
+    count = rows.numel()
+    levels = torch.tensor(model.levels.mixture_shares, device=device) * (1 - uniform_share)
+    shares = torch.cat([levels, levels.new_tensor([uniform_share])])
+    component = torch.multinomial(shares, count * k, replacement=True, generator=generator)
+    component = component.view(count, k)
+    uniform = component == len(model.levels)
+    ids = torch.full((count, k), -1, dtype=torch.int64, device=device)
+    unit = normalize(snapshot.z_candidate, dim=1)
+    searched = known.num_dst if rule.pool is None else rule.pool
+    step = max(1, _SIMILARITIES // max(1, searched))
+    for slot in range(k):
+        latents = model.latents(snapshot.z_query[rows], generator=generator)
+        pick = component[:, slot].clamp(max=len(model.levels) - 1)
+        latent = latents[pick, torch.arange(count, device=device)]
+        pool = None
+        if rule.pool is not None:
+            pool = torch.randint(0, known.num_dst, (rule.pool,), generator=generator, device=device)
+        for lo in range(0, count, step):
+            part = slice(lo, lo + step)
+            cosine = latent[part] @ (unit if pool is None else unit[pool]).T
+            nearest = _best_admissible(cosine, rows[part], pool, known, ids[part, :slot])
+            ids[part, slot] = nearest.masked_fill(uniform[part, slot], -1)
+    ids = fill_open_slots(ids.unsqueeze(1), uniform.unsqueeze(1), known, rows, generator).squeeze(1)
+    level = torch.where(uniform, UNIFORM_LEVEL, component).to(torch.uint8)
+    return Candidates(ids, torch.full(ids.shape, math.nan, device=device), level)
+
+
+def _best_admissible(
+    similarity: Tensor, rows: Tensor, pool: Tensor | None, known: KnownEdges, taken: Tensor
+) -> Tensor:
+    """The most similar candidate that is neither known nor taken; -1 where none is; [B]."""
+    remaining = similarity.clone()
+    result = torch.full((rows.numel(),), -1, dtype=torch.int64, device=rows.device)
+    open_rows = torch.arange(rows.numel(), device=rows.device)
+    width = 8
+    while open_rows.numel():
+        width = min(width, remaining.shape[1])
+        best = remaining[open_rows].topk(width, dim=1)
+        ids = best.indices if pool is None else pool[best.indices]
+        barred = known.contains(rows[open_rows].unsqueeze(1), ids)
+        barred |= (ids.unsqueeze(2) == taken[open_rows].unsqueeze(1)).any(-1)
+        found = ~barred.all(dim=1)
+        first = (~barred).int().argmax(dim=1, keepdim=True)
+        result[open_rows[found]] = ids.gather(1, first).squeeze(1)[found]
+        if width == remaining.shape[1]:
+            break
+        open_rows = open_rows[~found]
+        width *= 4
+    return result

@@ -1,0 +1,185 @@
+r"""Drawing candidates from shared pools of uniform nodes, by a rule's weights.
+
+A chunk of ``queries_per_pool`` queries shares a pool of M uniform candidates, so that all densities
+of a level are two matrix products and all scores a third. The mixture over levels (shares ``p_l``)
+and the uniform share ``pi`` is
+
+    ``w(u|v) = log(pi + (1 - pi) * sum_l p_l * q_l(u|v) / uniform(u))``,
+    ``q_l(u|v)`` proportional to ``N(z_u; m_l(v), s_l(v)^2)^lambda`` over the pool.
+
+Candidates are drawn without replacement in proportion to the rule's weights (the largest k of
+logits plus Gumbel noise). The distribution of the first has log ratio
+``log_softmax(logits) + log M``.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from dgl_dmns.core.gaussians import LevelGaussians
+from dgl_dmns.core.generator import DiffusionGenerator
+from dgl_dmns.core.rules import Hardest, PoolRule
+from dgl_dmns.core.snapshot import Snapshot
+from dgl_dmns.core.table import UNIFORM_LEVEL, Candidates
+
+__all__ = ["PoolDraw", "PoolSettings"]
+
+
+@dataclass(frozen=True)
+class PoolSettings:
+    """How candidates are proposed.
+
+    Args:
+        pool: uniform candidates M in a pool.
+        queries_per_pool: queries that share a pool.
+        uniform_share: share ``pi`` of plain uniform negatives in the mixture, in [0, 1].
+        lam: exponent ``lambda`` on the density, positive.
+        groups: groups of k candidates kept for each query.
+
+    Raises:
+        ValueError: for a value out of range.
+    """
+
+    pool: int = 32
+    queries_per_pool: int = 64
+    uniform_share: float = 0.5
+    lam: float = 1.0
+    groups: int = 8
+
+    def __post_init__(self) -> None:
+        for name in ("pool", "queries_per_pool", "groups"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        if not 0.0 <= self.uniform_share <= 1.0:
+            raise ValueError(f"uniform_share: expected a value in [0, 1], got {self.uniform_share}")
+        if not self.lam > 0.0:
+            raise ValueError(f"lam: expected a positive exponent, got {self.lam}")
+
+
+class PoolDraw:
+    """Draws groups for one block of queries, whose level Gaussians are computed once.
+
+    Args:
+        rule: the selection rule.
+        settings: pools and mixture.
+        snapshot: embeddings, model and scorer.
+        rows: query ids of the block, shape [B], a multiple of ``chunk``.
+        chunk: queries that share a pool.
+        generator: source of randomness.
+    """
+
+    def __init__(
+        self,
+        rule: PoolRule,
+        settings: PoolSettings,
+        snapshot: Snapshot,
+        rows: Tensor,
+        chunk: int,
+        generator: torch.Generator | None,
+    ) -> None:
+        self.rule = rule
+        self.settings = settings
+        self.snapshot = snapshot
+        self.queries = rows.view(-1, chunk)
+        self.generator = generator
+        self.gaussians: LevelGaussians | None = None
+        if rule.uses_generator:
+            assert snapshot.model is not None
+            assert snapshot.z_query is not None
+            self.gaussians = snapshot.model.gaussians(snapshot.z_query[rows])
+        self.filtered = 0
+
+    def group(self, k: int) -> Candidates:
+        """One group of k candidates for every query of the block, shape [B, k]; -1 for none."""
+        known = self.snapshot.known
+        pool = _distinct_pools(
+            self.queries.shape[0],
+            self.settings.pool,
+            known.num_dst,
+            self.generator,
+            self.queries.device,
+        )
+        barred = known.contains(self.queries.unsqueeze(2), pool.unsqueeze(1))
+        self.filtered += int(barred.sum())
+        size = (~barred).sum(-1, keepdim=True).clamp(min=1).log()
+        score = self.snapshot.scores(self.queries, pool) if self.rule.uses_scores else None
+        parts = self._mixture(pool, barred, size)
+        mixture = None if parts is None else torch.logsumexp(parts, dim=0)
+        logits = self.rule.logits(score, mixture).masked_fill(barred, -math.inf)
+        if isinstance(self.rule, Hardest):
+            noisy = logits
+        else:
+            noise = torch.empty_like(logits).exponential_(generator=self.generator)
+            noisy = logits - noise.log()
+        best = noisy.topk(min(k, pool.shape[1]), dim=-1).indices
+        chosen = pool.unsqueeze(1).expand_as(barred).gather(2, best)
+        chosen = chosen.masked_fill(barred.gather(2, best), -1)
+        if self.rule.tractable:
+            log_ratio = (logits.log_softmax(-1) + size).gather(2, best)
+            log_ratio = log_ratio.nan_to_num(nan=0.0, neginf=0.0)
+        else:
+            log_ratio = torch.full(chosen.shape, math.nan, device=pool.device)
+        level = _draw_levels(parts, best, self.generator)
+        missing = k - best.shape[2]  # a graph with fewer nodes than k
+        return Candidates(
+            pad(chosen.flatten(0, 1), (0, missing), value=-1),
+            pad(log_ratio.flatten(0, 1), (0, missing)),
+            pad(level.flatten(0, 1), (0, missing)),
+        )
+
+    def _mixture(self, pool: Tensor, barred: Tensor, size: Tensor) -> Tensor | None:
+        """Logs of the mixture's parts over the pool, [L + 1, C, Q, M]; None without a generator."""
+        if self.gaussians is None:
+            return None
+        assert self.snapshot.model is not None
+        assert self.snapshot.z_candidate is not None
+        density = self.gaussians.pool_log_prob(self.snapshot.z_candidate[pool])
+        density = (self.settings.lam * density).masked_fill(barred, -math.inf)
+        ratio = density.log_softmax(-1).nan_to_num(nan=-math.inf) + size
+        return _mixture_parts(ratio, self.snapshot.model, self.settings.uniform_share)
+
+
+def _distinct_pools(
+    chunks: int, size: int, nodes: int, generator: torch.Generator | None, device: torch.device
+) -> Tensor:
+    """Uniform pools [C, min(M, N)] of distinct members, so that draws from one cannot repeat.
+
+    Members are drawn independently and collisions redrawn where those are rare; where M is not
+    small beside sqrt(N), the largest M of N random keys are taken.
+    """
+    if size * size >= nodes:
+        keys = torch.rand((chunks, nodes), generator=generator, device=device)
+        return keys.topk(min(size, nodes), dim=1).indices
+    pool = torch.randint(0, nodes, (chunks, size), generator=generator, device=device)
+    while True:
+        ordered, where = pool.sort(dim=1)
+        twin = torch.zeros_like(pool, dtype=torch.bool)
+        twin.scatter_(1, where[:, 1:], ordered[:, 1:] == ordered[:, :-1])
+        count = int(twin.sum())
+        if not count:
+            return pool
+        pool[twin] = torch.randint(0, nodes, (count,), generator=generator, device=device)
+
+
+def _mixture_parts(ratio: Tensor, model: DiffusionGenerator, uniform_share: float) -> Tensor:
+    """Logs of each component's part of the mixture: L levels, then uniform; [L + 1, C, Q, M]."""
+    share = torch.tensor(model.levels.mixture_shares, device=ratio.device) * (1 - uniform_share)
+    levels = ratio + share.log().view(-1, 1, 1, 1)
+    uniform = torch.full_like(ratio[:1], math.log(uniform_share) if uniform_share else -math.inf)
+    return torch.cat([levels, uniform])
+
+
+def _draw_levels(parts: Tensor | None, chosen: Tensor, generator: torch.Generator | None) -> Tensor:
+    """The component each chosen candidate came from, drawn by its responsibilities, uint8."""
+    if parts is None:
+        return torch.full(chosen.shape, UNIFORM_LEVEL, dtype=torch.uint8, device=chosen.device)
+    mine = parts.gather(3, chosen.unsqueeze(0).expand(parts.shape[0], *chosen.shape))
+    noise = torch.empty_like(mine).exponential_(generator=generator)
+    level = (mine - noise.log()).argmax(dim=0)
+    uniform = parts.shape[0] - 1
+    return torch.where(level == uniform, UNIFORM_LEVEL, level).to(torch.uint8)

@@ -1,0 +1,75 @@
+"""What negatives are chosen from at one refresh: embeddings, model, scorer, known edges."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from dgl_dmns.core.generator import DiffusionGenerator
+from dgl_dmns.core.known import KnownEdges
+
+__all__ = ["Scorer", "Snapshot", "dot_score"]
+
+Scorer = Callable[[Tensor, Tensor], Tensor]
+"""Scores of broadcastable embeddings: ([.., D], [.., D]) to [..]."""
+
+
+def dot_score(h_query: Tensor, h_candidate: Tensor) -> Tensor:
+    """Inner products of broadcastable embeddings, the default scorer."""
+    return (h_query * h_candidate).sum(-1)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The embeddings of one refresh and what reads them.
+
+    Args:
+        h_query: source embeddings, shape [Nq, D].
+        h_candidate: destination embeddings, shape [Nc, D].
+        known: known edges from sources to destinations.
+        scorer: scores of broadcastable embeddings, the inner product where None.
+        model: the generator, None for rules that do without.
+        z_query: source embeddings in the generator's space, shape [Nq, W], None without a model.
+        z_candidate: destination embeddings likewise, shape [Nc, W].
+    """
+
+    h_query: Tensor
+    h_candidate: Tensor
+    known: KnownEdges
+    scorer: Scorer | None = None
+    model: DiffusionGenerator | None = None
+    z_query: Tensor | None = None
+    z_candidate: Tensor | None = None
+
+    @classmethod
+    def take(
+        cls,
+        h_query: Tensor,
+        h_candidate: Tensor,
+        known: KnownEdges,
+        scorer: Scorer | None,
+        model: DiffusionGenerator | None,
+    ) -> Snapshot:
+        """A snapshot with the embeddings encoded once, if there is a model."""
+        if model is None:
+            return cls(h_query, h_candidate, known, scorer)
+        z_query = model.space.encode(h_query)
+        z_candidate = z_query if h_candidate is h_query else model.space.encode(h_candidate)
+        return cls(h_query, h_candidate, known, scorer, model, z_query, z_candidate)
+
+    def scores(self, query: Tensor, candidate: Tensor) -> Tensor:
+        """Scores of chunks of queries with their pools.
+
+        Args:
+            query: source ids, shape [C, Q], int64.
+            candidate: destination ids, shape [C, M], int64.
+
+        Returns:
+            Scores, shape [C, Q, M], float32.
+        """
+        h_query, h_pool = self.h_query[query], self.h_candidate[candidate]
+        if self.scorer is None or self.scorer is dot_score:
+            return h_query @ h_pool.transpose(1, 2)
+        return self.scorer(h_query.unsqueeze(2), h_pool.unsqueeze(1)).float()
