@@ -13,8 +13,8 @@ weights, in logs; candidates are then drawn without replacement in proportion to
 - `SelfAdversarial`: weight ``e^(s / temperature)``, the scorer's own softmax, no generator.
 - `Hardest`: the best-scored members of the pool (dynamic negative sampling, DNS), no generator.
 
-`Density`, `Gate` and `SelfAdversarial` have a tractable distribution, so their own log ratio is kept
-beside each candidate for a calibrated loss; `Nearest` and `Hardest` have none.
+`Density`, `Gate` and `SelfAdversarial` have a tractable distribution, so their own log ratio is
+kept beside each candidate for a calibrated loss; `Nearest` and `Hardest` have none.
 """
 
 from __future__ import annotations
