@@ -229,7 +229,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--dataset", choices=DATASETS, default="embedded")
     parser.add_argument("--data-dir", help="DGL's cache folder; downloaded into where absent")
     parser.add_argument("--seeds", type=int, default=2, help="number of seeds")
-    parser.add_argument("--epochs", type=int, default=150, help="at most this many")
+    parser.add_argument("--epochs", type=int, default=500, help="at most this many")
     parser.add_argument("--patience", type=int, default=30, help="epochs without improvement")
     parser.add_argument("--k", type=int, default=5, help="negatives per edge, for both samplers")
     parser.add_argument("--batch-size", type=int, default=2048)

@@ -130,8 +130,8 @@ class RealNodesSource:
         settings = method.diffusion
         if not settings.conditional or settings.learning_rate != Diffusion.learning_rate:
             raise ValueError(
-                "diffusion: DMNSSampler has no argument for the learning rate of its generator, and "
-                "the benchmark none for an unconditional one; use the defaults with real nodes"
+                "diffusion: rows of real nodes have a conditional model with the default learning "
+                f"rate, got conditional={settings.conditional}, {settings.learning_rate}"
             )
         nodes = problem.graph.num_nodes()
         rules: dict[str, Rule] = {

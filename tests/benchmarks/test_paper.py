@@ -16,6 +16,7 @@ from benchmarks.paper.published import published
 from benchmarks.paper.rows import ROW_NAMES, main_rows
 from benchmarks.paper.train import run_cell, train
 from dgl_dmns.core import LevelGaussians
+from dgl_dmns.losses import multilevel_loss
 
 SHORT = Training(epochs=2)
 
@@ -179,6 +180,24 @@ def test_objective_by_hand():
     assert float(objective(positive, terms, form="sigmoid")) == pytest.approx(float(expected))
     with pytest.raises(ValueError, match="loss: expected one of"):
         objective(positive, terms, form="hinge")
+
+
+@pytest.mark.parametrize(("form", "name"), [("sigmoid", "sigmoid"), ("logsigmoid", "log_sigmoid")])
+def test_objective_is_the_multilevel_loss_of_the_package(form, name):
+    positive, latent, real = torch.randn(6), torch.randn(3, 6), torch.randn(6)
+    weights = (1.0, 0.9, 0.8)
+    scores = torch.cat([latent, real.unsqueeze(0)]).t()
+    mine = objective(positive, Terms(scores, torch.tensor([*weights, 1.0])), form=form)
+    assert float(mine) == pytest.approx(
+        float(multilevel_loss(positive, latent, real, weights, form=name)), abs=1e-6
+    )
+
+
+def test_real_nodes_refuse_what_the_sampler_cannot_do(problem):
+    method = main_rows("tiny")["dmns-density"].method
+    method = replace(method, diffusion=replace(method.diffusion, conditional=False))
+    with pytest.raises(ValueError, match="rows of real nodes"):
+        make_source(problem, method, 0)
 
 
 def test_published_figures():
