@@ -234,9 +234,10 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--k", type=int, default=5, help="negatives per edge, for both samplers")
     parser.add_argument("--batch-size", type=int, default=2048)
     parser.add_argument("--lr", type=float, default=3e-3)
+    parser.add_argument("--threads", type=int, default=1, help="of torch; 1 is best if small")
     parser.add_argument("--out", type=Path, default=Path("runs/quickstart"))
     args = parser.parse_args(argv)
-    for name in ("seeds", "epochs", "patience", "k", "batch_size"):
+    for name in ("seeds", "epochs", "patience", "k", "batch_size", "threads"):
         if getattr(args, name) < 1:
             parser.error(f"--{name.replace('_', '-')}: expected at least 1")
     return args
@@ -250,6 +251,7 @@ def main(argv: list[str] | None = None) -> int:
     except (OSError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    torch.set_num_threads(args.threads)
     args.out.mkdir(parents=True, exist_ok=True)
     print(f"{data}; {args.k} negatives per edge, {args.seeds} seed(s)")
     runs = []

@@ -22,27 +22,22 @@ from benchmarks.paper.config import (
     Uniform,
 )
 
-__all__ = ["LARGE", "ROW_NAMES", "latent_method", "main_rows", "nearest_method"]
-
-LARGE = ("coauthor-cs", "actor")
-"""Data sets on which the nearest node is searched among some nodes instead of all."""
-
-LARGE_POOL = 1024
+__all__ = ["ROW_NAMES", "latent_method", "main_rows", "nearest_method"]
 
 
 def latent_method(dataset: str) -> Latent:
     """DMNS with latent negatives, as tuned on validation edges."""
-    return Latent()
+    return Latent(Diffusion(learning_rate=3e-3))
 
 
 def nearest_method(dataset: str) -> RealNodes:
     """DMNS with the nearest real nodes, as tuned on validation edges."""
-    return RealNodes(pool=LARGE_POOL if dataset in LARGE else 0)
+    return RealNodes(pool=256)
 
 
 def density_method(dataset: str) -> RealNodes:
     """DMNS with real nodes drawn by density, as tuned on validation edges."""
-    return RealNodes(Diffusion(space="compact"), rule="density", pool=64, groups=4)
+    return RealNodes(rule="density", pool=64, groups=4)
 
 
 def main_rows(dataset: str, training: Training | None = None) -> dict[str, Row]:
@@ -59,7 +54,7 @@ def main_rows(dataset: str, training: Training | None = None) -> dict[str, Row]:
         "uniform-5": Row("uniform, redrawn (5)", Uniform(5), training),
         "in-batch": Row("in-batch (5)", InBatch(5), training),
         "pns": Row("PNS (5)", Popularity(5), training),
-        "dns": Row("DNS (5)", Dynamic(5), training),
+        "dns": Row("DNS (5)", Dynamic(5, pool=40), training),
         "mcns": Row("MCNS (5)", MarkovChain(5), training),
         "kbgan": Row("KBGAN (5)", Adversarial(5), training),
         "self-adversarial": Row("self-adversarial (5)", SelfAdversarial(5), training),

@@ -261,7 +261,7 @@ def test_small_pools_keep_uniform_draws_uniform(model: DiffusionGenerator, pool:
 @pytest.mark.parametrize(("pool", "nodes"), [(2, 5), (2, 3), (5, 30), (6, 30), (30, 30), (40, 30)])
 def test_pools_are_uniform_sets_of_distinct_nodes(pool: int, nodes: int) -> None:
     """Seen through a rule that takes the whole pool: k = pool, nothing known."""
-    queries = 3000
+    queries = 12_000
     k = min(pool, nodes - 1)
     none = torch.empty(0, dtype=torch.int64)
     known = KnownEdges(none, none, queries, nodes, exclude_self=False)
@@ -473,6 +473,16 @@ def test_the_fallback_is_uniform_and_says_so(model: DiffusionGenerator, rule: Ru
     assert bool((levels[:, 4:] == UNIFORM_LEVEL).all())
     assert bool((ratios[:, :4] != 0).any())
     assert_frequencies(torch.bincount(ids[:, 4:].flatten().long() - 8), torch.ones(4))
+
+
+def test_the_fallback_has_a_log_ratio_even_where_the_rule_has_none() -> None:
+    known = KnownEdges(torch.zeros(7, dtype=torch.int64), torch.arange(1, 8), NODES)
+    table = CandidateTable(NODES, 1, 6)
+    build_table(table, Hardest(), PoolSettings(groups=1), known, H, H, generator=rng(10))
+    ratios = table.current().log_ratio
+    assert ratios[0, 0].isnan().tolist() == [True] * 4 + [False] * 2
+    assert ratios[0, 0, 4:].tolist() == [0.0, 0.0]
+    assert bool(ratios[1:].isnan().all())
 
 
 def test_a_pool_that_is_mostly_known_is_filled_up_without_repeats(

@@ -759,12 +759,8 @@ def global_pairs(graph: Any) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("idtype", [torch.int64, torch.int32])
 def test_log_ratios_of_a_negative_graph_are_aligned(workers: int, idtype: torch.dtype) -> None:
-    if idtype == torch.int32 and workers == 0:
-        g = random_graph().int()
-        eids = torch.arange(EDGES, dtype=torch.int32)
-    else:
-        g = random_graph()
-        eids = torch.arange(EDGES)
+    g = random_graph().astype(idtype)
+    eids = torch.arange(EDGES, dtype=idtype)
     sampler = make(g, groups=1, rule=Density(), uniform_share=0.2)
     sampler.refresh()
     table = sampler.table.current()
