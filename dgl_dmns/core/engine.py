@@ -133,9 +133,13 @@ def build_table(
     for start in range(0, order.numel(), block):
         rows = order[start : start + block]
         if isinstance(rule, Nearest):
+            assert snapshot.model is not None
+            assert snapshot.z_query is not None
+            latents = snapshot.model.latent_draws(snapshot.z_query[rows])
             share = settings.uniform_share
             parts = [
-                nearest_group(rule, share, snapshot, rows, k, generator) for _ in range(groups)
+                nearest_group(rule, share, snapshot, rows, k, latents, generator)
+                for _ in range(groups)
             ]
         else:
             draw = PoolDraw(rule, settings, snapshot, rows, chunk, generator)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -152,6 +153,24 @@ class DiffusionGenerator(nn.Module):
             )
         return level_gaussians(self.predictor, self.schedule, z, self.steps)
 
+    def latent_draws(self, z: Tensor) -> Callable[[torch.Generator | None], Tensor]:
+        """A function that draws latents of these queries again and again.
+
+        The closed form of an affine predictor is computed once; others run a chain a call.
+
+        Args:
+            z: queries in the generator's space, shape [B, W].
+
+        Returns:
+            A function of the source of noise (or None) that returns one latent per level and query,
+            shape [L, B, W], hardest level first.
+        """
+        if isinstance(self.predictor, AffineNoisePredictor):
+            return self.gaussians(z).sample
+        return lambda generator: sample_chain(
+            self.predictor, self.schedule, z, self.steps, generator=generator
+        )
+
     @torch.no_grad()
     def latents(self, z: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         """One latent negative per level and query, in the generator's space.
@@ -165,9 +184,7 @@ class DiffusionGenerator(nn.Module):
         Returns:
             Latents, shape [L, B, W], hardest level first.
         """
-        if isinstance(self.predictor, AffineNoisePredictor):
-            return self.gaussians(z).sample(generator)
-        return sample_chain(self.predictor, self.schedule, z, self.steps, generator=generator)
+        return self.latent_draws(z)(generator)
 
     def generate(self, h: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         """Latent negatives in the space of the embeddings given (DMNS, algorithm 1).

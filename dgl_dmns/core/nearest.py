@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -25,6 +26,7 @@ def nearest_group(
     snapshot: Snapshot,
     rows: Tensor,
     k: int,
+    draw_latents: Callable[[torch.Generator | None], Tensor],
     generator: torch.Generator | None,
 ) -> Candidates:
     """One group of k candidates for every query: nearest nodes to latents, a share uniform.
@@ -35,6 +37,7 @@ def nearest_group(
         snapshot: embeddings and model.
         rows: query ids, shape [B], int64.
         k: candidates per query.
+        draw_latents: draws latents of these queries, shape [L, B, W].
         generator: source of randomness.
 
     Returns:
@@ -42,7 +45,6 @@ def nearest_group(
     """
     model, known = snapshot.model, snapshot.known
     assert model is not None
-    assert snapshot.z_query is not None
     assert snapshot.z_candidate is not None
     device = rows.device
     count = rows.numel()
@@ -56,7 +58,7 @@ def nearest_group(
     searched = known.num_dst if rule.pool is None else rule.pool
     step = max(1, _SIMILARITIES // max(1, searched))
     for slot in range(k):
-        latents = model.latents(snapshot.z_query[rows], generator=generator)
+        latents = draw_latents(generator)
         pick = component[:, slot].clamp(max=len(model.levels) - 1)
         latent = latents[pick, torch.arange(count, device=device)]
         pool = None

@@ -18,6 +18,7 @@ kept out of the candidates; and the generator is trained at refresh time only, n
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from dataclasses import replace
@@ -131,8 +132,8 @@ class SoftmaxGenerator(nn.Module):
         return {"optimizer": self.optimizer.state_dict()}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Restore the optimizer's state."""
-        self.optimizer.load_state_dict(state["optimizer"])
+        """Restore the optimizer's state, as a copy: torch would go on in the tensors handed in."""
+        self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
 
 
 class AdversarialSampler(RefreshingSampler):

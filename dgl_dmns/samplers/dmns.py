@@ -11,7 +11,7 @@ from torch import Tensor
 from dgl_dmns.core.generator import DiffusionGenerator, FitReport
 from dgl_dmns.core.levels import Levels
 from dgl_dmns.core.pools import PoolSettings
-from dgl_dmns.core.predictor import NoisePredictor
+from dgl_dmns.core.predictor import AffineNoisePredictor, NoisePredictor
 from dgl_dmns.core.rules import Gate, Rule
 from dgl_dmns.core.schedule import NoiseSchedule
 from dgl_dmns.core.snapshot import Scorer
@@ -56,7 +56,8 @@ class DMNSSampler(RefreshingSampler):
 
     Raises:
         ValueError: for a value out of range, an unsuitable graph, or a missing feature.
-        TypeError: for ``k`` or ``encoder`` of a wrong type.
+        TypeError: for ``k`` or ``encoder`` of a wrong type, or a predictor without a closed form
+            where the rule needs densities.
 
     Example:
         >>> import dgl, torch
@@ -99,11 +100,17 @@ class DMNSSampler(RefreshingSampler):
                 "fit_steps, warmup_steps, batch_pairs: expected at least 0, 0 and 1, got "
                 f"{fit_steps}, {warmup_steps} and {batch_pairs}"
             )
+        rule = rule or Gate()
+        if rule.tractable and not isinstance(predictor, (AffineNoisePredictor, type(None))):
+            raise TypeError(
+                f"predictor: rule={rule} needs densities, so an AffineNoisePredictor, got "
+                f"{type(predictor).__name__}; use rule=Nearest(), which only samples"
+            )
         super().__init__(
             g,
             encoder,
             k,
-            rule=rule or Gate(),
+            rule=rule,
             settings=PoolSettings(pool=pool, uniform_share=uniform_share, lam=lam, groups=groups),
             feat=feat,
             scorer=scorer,

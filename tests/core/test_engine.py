@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -309,12 +310,9 @@ def test_hardest_is_the_exact_top_k(scorer: Any) -> None:
 class Pointing(DiffusionGenerator):
     """A generator whose latents are a known function of the query and the level."""
 
-    calls = 0
-
-    def latents(self, z: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
-        self.calls += 1
+    def latent_draws(self, z: Tensor) -> Callable[[torch.Generator | None], Tensor]:
         turns = torch.stack([torch.eye(WIDTH).roll(level, 1) for level in range(len(self.levels))])
-        return 3 * z @ turns
+        return lambda generator: 3 * z @ turns
 
 
 def nearest_by_brute_force(query: int, levels: list[int]) -> list[int]:
@@ -379,8 +377,8 @@ def test_nearest_looks_past_many_known_nodes() -> None:
     known = KnownEdges(torch.zeros(60, dtype=torch.int64), torch.arange(1, 61), nodes)
 
     class Same(DiffusionGenerator):
-        def latents(self, z: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
-            return z.expand(len(self.levels), -1, -1)
+        def latent_draws(self, z: Tensor) -> Callable[[torch.Generator | None], Tensor]:
+            return lambda generator: z.expand(len(self.levels), -1, -1)
 
     model = Same(2, space="raw")
     table = CandidateTable(nodes, 1, 3)

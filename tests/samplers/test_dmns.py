@@ -243,7 +243,7 @@ def test_settings_of_the_generator_are_checked_at_the_first_refresh() -> None:
     with pytest.raises(ValueError, match="^predictor: expected width 6, .* got 9"):
         make(predictor=FiLMPredictor(9)).refresh()
     with pytest.raises(TypeError, match=r"^predictor: .* got MLPPredictor; use rule=Nearest\(\)"):
-        make(predictor=MLPPredictor(WIDTH)).refresh()
+        make(predictor=MLPPredictor(WIDTH))
 
 
 def test_edge_ids() -> None:
