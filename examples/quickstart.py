@@ -206,7 +206,7 @@ def plot(runs: list[Run], path: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), constrained_layout=True)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4), constrained_layout=True)
     colours = {"uniform": "tab:gray", "dmns": "tab:blue"}
     for run in runs:
         first = run.seed == min(r.seed for r in runs)
@@ -218,7 +218,7 @@ def plot(runs: list[Run], path: Path) -> None:
         label = "uniform share" if name == "uniform" else f"level {int(name) + 1}"
         right.plot([h.get(name, float("nan")) for h in hardness], label=label)
     right.set(xlabel="refresh", ylabel="mean score of the negatives", title="Hardness per level")
-    right.legend()
+    right.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
     figure.savefig(path, dpi=130)
     plt.close(figure)
 
