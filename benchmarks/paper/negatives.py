@@ -128,10 +128,9 @@ class RealNodesSource:
 
     def __init__(self, problem: Problem, method: RealNodes, seed: int) -> None:
         settings = method.diffusion
-        if not settings.conditional or settings.learning_rate != Diffusion.learning_rate:
+        if not settings.conditional:
             raise ValueError(
-                "diffusion: rows of real nodes have a conditional model with the default learning "
-                f"rate, got conditional={settings.conditional}, {settings.learning_rate}"
+                "diffusion: rows of real nodes have a conditional model, got one without"
             )
         nodes = problem.graph.num_nodes()
         rules: dict[str, Rule] = {
@@ -155,6 +154,7 @@ class RealNodesSource:
             fit_steps=settings.fit_steps,
             warmup_steps=settings.warmup_steps,
             batch_pairs=settings.batch_pairs,
+            learning_rate=settings.learning_rate,
             space=settings.space,
             compact_width=settings.compact_width,
             schedule=schedule_of(settings),

@@ -47,6 +47,7 @@ class DMNSSampler(RefreshingSampler):
         fit_steps: fitting steps of the diffusion model in a refresh.
         warmup_steps: fitting steps of the first refresh.
         batch_pairs: (query, neighbour) pairs in a fitting step.
+        learning_rate: of the diffusion model's Adam, positive.
         space: ``"compact"`` (standardised leading directions) or ``"raw"`` (the paper's).
         compact_width: width of the compact space.
         schedule: noise schedule; linear with T = 50 where not given.
@@ -88,6 +89,7 @@ class DMNSSampler(RefreshingSampler):
         fit_steps: int = 40,
         warmup_steps: int = 200,
         batch_pairs: int = 1024,
+        learning_rate: float = 1e-2,
         space: SpaceKind = "compact",
         compact_width: int = 16,
         schedule: NoiseSchedule | None = None,
@@ -99,6 +101,11 @@ class DMNSSampler(RefreshingSampler):
             raise ValueError(
                 "fit_steps, warmup_steps, batch_pairs: expected at least 0, 0 and 1, got "
                 f"{fit_steps}, {warmup_steps} and {batch_pairs}"
+            )
+        if not learning_rate > 0:
+            raise ValueError(
+                f"learning_rate: expected a positive rate of the diffusion model, got "
+                f"{learning_rate}; 0.01 and 0.003 are good starts"
             )
         rule = rule or Gate()
         if rule.tractable and not isinstance(predictor, (AffineNoisePredictor, type(None))):
@@ -129,6 +136,7 @@ class DMNSSampler(RefreshingSampler):
             "space": space,
             "compact_width": compact_width,
             "batch_pairs": batch_pairs,
+            "learning_rate": learning_rate,
             "seed": seed,
         }
         self.levels.steps(self._model_arguments["schedule"].steps)

@@ -215,6 +215,14 @@ def test_a_feature_that_is_not_there() -> None:
     assert make(feat="x").version == 0  # a callable brings its own features
 
 
+def test_the_learning_rate_of_the_diffusion_model() -> None:
+    sampler = make(learning_rate=0.002)
+    sampler.refresh()
+    assert sampler.model.optimizer.param_groups[0]["lr"] == 0.002
+    with pytest.raises(ValueError, match="^learning_rate: expected a positive rate .*, got 0; "):
+        make(learning_rate=0)
+
+
 @pytest.mark.parametrize("name", ["fit_steps", "warmup_steps", "batch_pairs"])
 def test_steps(name: str) -> None:
     with pytest.raises(
