@@ -97,6 +97,26 @@ class KnownEdges(nn.Module):
             found = torch.zeros(src.shape, dtype=torch.bool, device=src.device)
         return found | (src == dst) if self.exclude_self else found
 
+    def barred_of(self, src: Tensor) -> tuple[Tensor, Tensor]:
+        """All destinations that must not be negatives of some sources, as pairs.
+
+        Args:
+            src: source ids, shape [B], int64.
+
+        Returns:
+            Positions in ``src`` and destination ids, each of shape [P], int64: the known edges of
+            each source, and the source itself where self pairs are excluded.
+        """
+        start = self.indptr[src]
+        count = self.indptr[src + 1] - start
+        here = torch.arange(src.numel(), device=src.device)
+        owner = torch.repeat_interleave(here, count)
+        within = torch.arange(owner.numel(), device=src.device) - (count.cumsum(0) - count)[owner]
+        known = self.indices[start[owner] + within].long()
+        if self.exclude_self:
+            return torch.cat([owner, here]), torch.cat([known, src])
+        return owner, known
+
     def admissible(self, node: int) -> Tensor:
         """All destinations that are not known for one source (nor itself), ascending, int64.
 

@@ -92,6 +92,7 @@ class PoolDraw:
             assert snapshot.model is not None
             assert snapshot.z_query is not None
             self.gaussians = snapshot.model.gaussians(snapshot.z_query[rows])
+        self.barred_pairs = snapshot.known.barred_of(rows)
         self.filtered = 0
 
     def group(self, k: int) -> Candidates:
@@ -104,7 +105,7 @@ class PoolDraw:
             self.generator,
             self.queries.device,
         )
-        barred = known.contains(self.queries.unsqueeze(2), pool.unsqueeze(1))
+        barred = self._barred(pool)
         self.filtered += int(barred.sum())
         size = (~barred).sum(-1, keepdim=True).clamp(min=1).log()
         score = self.snapshot.scores(self.queries, pool) if self.rule.uses_scores else None
@@ -131,6 +132,25 @@ class PoolDraw:
             pad(log_ratio.flatten(0, 1), (0, missing)),
             pad(level.flatten(0, 1), (0, missing)),
         )
+
+    def _barred(self, pool: Tensor) -> Tensor:
+        """Which pool members are known edges of which query of their chunk; [C, Q, M], bool.
+
+        The few known edges of the block are looked up in its sorted pools, rather than all pairs of
+        a query and a pool member among the known edges.
+        """
+        chunks, size = pool.shape
+        per_chunk = self.queries.shape[1]
+        nodes = self.snapshot.known.num_dst
+        base = torch.arange(chunks, device=pool.device).unsqueeze(1) * nodes
+        members, order = (pool + base).flatten().sort()
+        owner, node = self.barred_pairs
+        wanted = torch.div(owner, per_chunk, rounding_mode="floor") * nodes + node
+        place = torch.searchsorted(members, wanted).clamp(max=members.numel() - 1)
+        hit = members[place] == wanted
+        barred = torch.zeros(chunks * per_chunk, size, dtype=torch.bool, device=pool.device)
+        barred[owner[hit], order[place[hit]] % size] = True
+        return barred.view(chunks, per_chunk, size)
 
     def _mixture(self, pool: Tensor, barred: Tensor, size: Tensor) -> Tensor | None:
         """Logs of the mixture's parts over the pool, [L + 1, C, Q, M]; None without a generator."""

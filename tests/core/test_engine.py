@@ -34,9 +34,11 @@ from dgl_dmns.core import (
     PoolSettings,
     Rule,
     SelfAdversarial,
+    Snapshot,
     build_table,
     dot_score,
 )
+from dgl_dmns.core.pools import PoolDraw
 
 NODES = 12
 WIDTH = 3
@@ -653,3 +655,17 @@ def test_a_density_of_a_predictor_that_is_not_affine() -> None:
 def test_pool_settings(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         PoolSettings(**arguments)
+
+
+@pytest.mark.parametrize("exclude_self", [True, False])
+def test_pools_bar_exactly_the_known_edges(exclude_self: bool) -> None:
+    nodes, pools = 60, PoolSettings(pool=16)
+    src, dst = torch.randint(0, nodes, (2, 400), generator=rng(3))
+    known = KnownEdges(src, dst, nodes, exclude_self=exclude_self)
+    h = torch.randn(nodes, 4, generator=rng(4))
+    rows = torch.randperm(nodes, generator=rng(5))
+    draw = PoolDraw(SelfAdversarial(), pools, Snapshot(h, h, known), rows, 12, rng(6))
+    pool = torch.stack([torch.randperm(nodes, generator=rng(7 + c))[:16] for c in range(5)])
+    expected = known.contains(draw.queries.unsqueeze(2), pool.unsqueeze(1))
+    assert expected.any()
+    assert torch.equal(draw._barred(pool), expected)

@@ -234,3 +234,16 @@ def test_the_arrays_are_buffers() -> None:
 def test_bad_edges(src: list[int], dst: list[int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         KnownEdges(torch.tensor(src), torch.tensor(dst), 4, 5)
+
+
+@pytest.mark.parametrize("exclude_self", [True, False])
+def test_barred_pairs_are_all_that_contains_says(exclude_self: bool) -> None:
+    generator = torch.Generator().manual_seed(5)
+    src = torch.randint(0, 30, (120,), generator=generator)
+    dst = torch.randint(0, 30, (120,), generator=generator)
+    known = KnownEdges(src, dst, 40, exclude_self=exclude_self)  # ten isolated nodes
+    rows = torch.randint(0, 40, (25,), generator=generator)  # with repeats
+    owner, node = known.barred_of(rows)
+    listed = torch.zeros(25, 40, dtype=torch.bool)
+    listed[owner, node] = True
+    assert torch.equal(listed, known.contains(rows.unsqueeze(1), torch.arange(40).unsqueeze(0)))
