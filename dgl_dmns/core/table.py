@@ -127,7 +127,8 @@ class CandidateTable(nn.Module):
         """Log ratio of drawn pairs, from the live version, else from the one before.
 
         Loaders draw ahead, so a pair may stem from the version before the live one, whose buffer is
-        kept until the next refresh starts to write.
+        kept until the next refresh starts to write. Where a pair stands in several groups of a row,
+        the first one's ratio is returned: each group has estimated it over its own pool.
 
         Args:
             src: query ids, shape [P], int64.

@@ -263,8 +263,6 @@ class AdversarialSampler(RefreshingSampler):
 
     def _load_model(self, state: dict[str, Any]) -> None:
         super()._load_model(state)
-        if "adversary" not in state:
-            raise ValueError("state: made by another sampler, this is an AdversarialSampler")
         if state["adversary"] is None:
             self.adversary = None
             return

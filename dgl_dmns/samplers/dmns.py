@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -69,8 +70,6 @@ class DMNSSampler(RefreshingSampler):
         >>> src.tolist()
         [0, 0, 3, 3]
     """
-
-    _learns = True
 
     def __init__(
         self,
@@ -207,9 +206,14 @@ class DMNSSampler(RefreshingSampler):
                 f"state: made for embeddings of width {width}, this sampler's encoder gives {own}; "
                 "load it beside the encoder it was trained with"
             )
+        before = self.model
+        kept = copy.deepcopy(before.state_dict()) if before is not None else {}
         try:
             self._model_for(width).load_state_dict(state["model"])
         except RuntimeError as error:
+            self.model = before  # torch has loaded the entries that fit: take them back
+            if before is not None:
+                before.load_state_dict(kept)
             raise ValueError(
                 "state: made with another schedule, predictor or space; construct the sampler with "
                 f"the same arguments ({error})"

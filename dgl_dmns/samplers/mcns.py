@@ -298,8 +298,6 @@ class MCNSSampler(RefreshingSampler):
 
     def _load_model(self, state: dict[str, Any]) -> None:
         super()._load_model(state)
-        if "snapshot" not in state:
-            raise ValueError("state: made by another sampler, this is an MCNSSampler")
         snapshot = state["snapshot"]
         if snapshot is None:
             return

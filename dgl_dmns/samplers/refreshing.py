@@ -269,6 +269,7 @@ class RefreshingSampler(NegativeSampler):
         """
         self._check_original("state_dict")
         state = {
+            "sampler": type(self).__name__,
             "nodes": self.num_nodes,
             "table": self.table.state_dict(),
             "model": None if self.model is None else self.model.state_dict(),
@@ -281,10 +282,16 @@ class RefreshingSampler(NegativeSampler):
         """Restore a state made by `state_dict` of a sampler with the same arguments.
 
         Raises:
-            ValueError: if the state belongs to another node count, table shape or width.
+            ValueError: if the state belongs to another class of samplers, node count, table shape
+                or width; this sampler then stays as it was.
             RuntimeError: if this is a copy, which has no encoder.
         """
         self._check_original("load_state_dict")
+        if state["sampler"] != type(self).__name__:
+            raise ValueError(
+                f"state: made by {state['sampler']}, this is a {type(self).__name__}; load it into "
+                "a sampler of the class that made it"
+            )
         if state["nodes"] != self.num_nodes:
             raise ValueError(
                 f"state: made for {state['nodes']} nodes, this sampler has {self.num_nodes}; load "
@@ -302,13 +309,7 @@ class RefreshingSampler(NegativeSampler):
         self.random.set_state(state["random"])
 
     def _load_model(self, state: dict[str, Any]) -> None:
-        if (state["model"] is not None) != self._learns:
-            raise ValueError(
-                f"state: made by a sampler {'with' if state['model'] else 'without'} a generator, "
-                f"this is a {type(self).__name__}"
-            )
-
-    _learns = False
+        """Restore what the sampler learns, if anything; rules without a generator learn nothing."""
 
     def __getstate__(self) -> dict[str, Any]:
         """What workers and spawned processes get: look-up state, neither encoder nor graph."""

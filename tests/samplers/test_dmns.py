@@ -611,6 +611,20 @@ def test_a_state_of_another_generator(arguments: dict[str, Any]) -> None:
         make(**arguments).load_state_dict(refreshed_state())
 
 
+@pytest.mark.parametrize("refreshed", [True, False])
+def test_a_refused_state_changes_nothing(refreshed: bool) -> None:
+    sampler, twin = (make(schedule=NoiseSchedule.linear(60)) for _ in range(2))
+    for each in (sampler, twin):
+        if refreshed:
+            each.refresh()
+    with pytest.raises(ValueError, match="^state: made with another schedule"):
+        sampler.load_state_dict(refreshed_state())
+    assert sampler.version == int(refreshed)
+    for each in (sampler, twin):
+        each.refresh()
+    assert torch.equal(sampler.table.current().ids, twin.table.current().ids)
+
+
 def test_a_state_of_an_encoder_that_gives_no_embeddings() -> None:
     with pytest.raises(ValueError, match=r"^encoder: expected shape \[40, D\], got \(240,\)"):
         make(encoder=lambda: H.flatten()).load_state_dict(refreshed_state())

@@ -490,11 +490,12 @@ def test_mcns_has_no_log_ratio() -> None:
         sampler.log_ratio(sampler(g, torch.arange(5)))
 
 
-@pytest.mark.parametrize("cls", [MCNSSampler, AdversarialSampler])
-def test_states_of_samplers_without_the_own_parts_are_refused(cls: Any) -> None:
+@pytest.mark.parametrize("cls", [MCNSSampler, AdversarialSampler, SelfAdversarialSampler])
+def test_states_of_other_classes_are_refused(cls: Any) -> None:
     g = random_graph(9, 20)
     plain = DynamicSampler(g, lambda: embeddings(9), groups=1 if cls is MCNSSampler else 8)
-    with pytest.raises(ValueError, match="^state: made by another sampler, this is an "):
+    message = f"^state: made by DynamicSampler, this is a {cls.__name__}; load it into a sampler of"
+    with pytest.raises(ValueError, match=message):
         cls(g, lambda: embeddings(9)).load_state_dict(plain.state_dict())
 
 
