@@ -79,10 +79,8 @@ PAIRS: tuple[Pair, ...] = (
         torch="2.4.0",
         python=((3, 8), (3, 12)),
         source="DGL's own wheel index, CPU or CUDA",
-        notes="as DGL publishes it, not tried here; other DGL and torch versions: "
-        "the start page of dgl.ai",
-        install="python -m pip install torch==2.4.0 dgl==2.4.0 "
-        "-f https://data.dgl.ai/wheels/torch-2.4/repo.html",
+        notes="not tried here; DGL's start page has the command for each pair of versions",
+        install='python -m pip install torch==2.4.0 dgl==2.4.0 -f "$DGL_WHEEL_INDEX"',
     ),
     Pair(
         dgl="2.3.0",
