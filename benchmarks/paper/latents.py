@@ -36,6 +36,7 @@ from dgl_dmns.core import (
     level_gaussians,
     noise_to,
     sample_chain,
+    sample_neighbours,
 )
 
 __all__ = ["LatentSource", "psi", "slot_levels"]
@@ -187,12 +188,10 @@ class LatentSource:
     def _noised_neighbours(self, h: Tensor, slots: list[int]) -> Tensor:
         """A random training neighbour of each edge's query, noised to each level; [L, E, D]."""
         query, known = self.problem.query, self.problem.known
-        degree = known.degrees()[query]
         drawn = []
         steps = self.levels.steps(self.schedule.steps)
         for slot in slots:
-            u = torch.rand(query.shape, generator=self.random, dtype=torch.float64)
-            neighbour = known.indices[known.indptr[query] + (u * degree).long()].long()
+            neighbour = sample_neighbours(known, query, generator=self.random)
             t = torch.full(query.shape, steps[slot], dtype=torch.int64)
             noise = torch.randn(len(query), h.shape[1], generator=self.random)
             drawn.append(noise_to(self.schedule, h[neighbour], t, noise))

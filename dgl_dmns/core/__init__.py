@@ -12,7 +12,7 @@ from dgl_dmns.core.gaussians import LevelGaussians
 from dgl_dmns.core.generator import DiffusionGenerator, FitReport
 from dgl_dmns.core.known import KnownEdges
 from dgl_dmns.core.levels import Levels
-from dgl_dmns.core.pairs import sample_pairs
+from dgl_dmns.core.pairs import sample_neighbours, sample_pairs
 from dgl_dmns.core.pools import PoolSettings
 from dgl_dmns.core.predictor import (
     AffineNoisePredictor,
@@ -59,5 +59,6 @@ __all__ = [
     "noise_to",
     "reverse_step",
     "sample_chain",
+    "sample_neighbours",
     "sample_pairs",
 ]

@@ -6,6 +6,8 @@ It needs two arrays and no graph object, so it serves workers and distributed gr
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -149,28 +151,58 @@ class KnownEdges(nn.Module):
             Destination ids, shape [B, count], int64.
         """
         src = src.to(torch.int64)
-        device = src.device
-        shape = (src.shape[0], count)
-        drawn = torch.randint(0, self.num_dst, shape, generator=generator, device=device)
-        rows = src.unsqueeze(1).expand(shape)
+
+        def propose(number: int) -> Tensor:
+            return torch.randint(0, self.num_dst, (number,), generator=generator, device=src.device)
+
+        def listed(node: int, number: int) -> Tensor:
+            return self._fallback(node, number, generator)
+
+        return self.draw(src, count, propose, listed, rounds=rounds)
+
+    def draw(
+        self,
+        src: Tensor,
+        count: int,
+        propose: Callable[[int], Tensor],
+        listed: Callable[[int, int], Tensor],
+        *,
+        rounds: int = 8,
+    ) -> Tensor:
+        """Proposals with the known edges rejected: bounded redrawing, then a listing.
+
+        Args:
+            src: source ids, shape [B], int64.
+            count: draws per source.
+            propose: draws that many destination ids, int64, the same distribution for every source.
+            listed: destination ids, int64, for a source and a count; asked where ``rounds`` redraws
+                have all been rejected. It has to return that many, none of them known while an
+                admissible one exists.
+            rounds: redraws before listing.
+
+        Returns:
+            Destination ids, shape [B, count], int64.
+        """
+        rows = src.unsqueeze(1).expand(src.shape[0], count)
+        drawn = propose(rows.numel()).view(rows.shape)
         bad = self.contains(rows, drawn).nonzero(as_tuple=True)
         for _ in range(rounds):
             if not bad[0].numel():
                 return drawn
-            fresh = torch.randint(0, self.num_dst, bad[0].shape, generator=generator, device=device)
+            fresh = propose(bad[0].numel())
             drawn[bad] = fresh
             still = self.contains(rows[bad], fresh)
             bad = (bad[0][still], bad[1][still])
         for node in torch.unique(rows[bad]).tolist():
             mine = rows[bad] == node
-            drawn[bad[0][mine], bad[1][mine]] = self._fallback(node, int(mine.sum()), generator)
+            drawn[bad[0][mine], bad[1][mine]] = listed(node, int(mine.sum()))
         return drawn
 
     def saturated(self) -> Tensor:
         """Sources without any admissible destination, ascending, int64."""
-        own = self.contains_self_as_known()
         if not self.exclude_self:
             return (self.degrees() >= self.num_dst).nonzero().squeeze(1)
+        own = self.contains_self_as_known()
         return (self.degrees() + (~own).long() >= self.num_dst).nonzero().squeeze(1)
 
     def contains_self_as_known(self) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dgl_dmns.core.known import KnownEdges
 
-__all__ = ["sample_pairs"]
+__all__ = ["sample_neighbours", "sample_pairs"]
 
 
 def sample_pairs(
@@ -37,17 +37,31 @@ def sample_pairs(
     if not edges.indices.numel():
         raise ValueError("edges: expected at least one edge to learn neighbours from, got none")
     device = edges.indices.device
-    degrees = edges.degrees()
     if edges.exclude_self:
         query = torch.randint(0, edges.num_src, (count,), generator=generator, device=device)
     else:
-        linked = degrees.nonzero().squeeze(1)
+        linked = edges.degrees().nonzero().squeeze(1)
         pick = torch.randint(0, linked.numel(), (count,), generator=generator, device=device)
         query = linked[pick]
-    degree = degrees[query]
+    return query, sample_neighbours(edges, query, generator=generator)
+
+
+def sample_neighbours(
+    edges: KnownEdges, query: Tensor, *, generator: torch.Generator | None = None
+) -> Tensor:
+    """A uniform neighbour of each query; a query without neighbours is its own.
+
+    Args:
+        edges: known edges, at least one.
+        query: source ids, shape [P], int64.
+        generator: source of randomness.
+
+    Returns:
+        Neighbour ids, shape [P], int64.
+    """
+    degree = edges.degrees()[query]
     # float64: exact for degrees up to 2^53, where float32 would never reach the end of a long row.
-    u = torch.rand(count, generator=generator, device=device, dtype=torch.float64)
+    u = torch.rand(query.shape, generator=generator, device=query.device, dtype=torch.float64)
     offset = torch.minimum((u * degree).long(), (degree - 1).clamp(min=0))
     position = (edges.indptr[query] + offset).clamp(max=edges.indices.numel() - 1)
-    neighbour = torch.where(degree > 0, edges.indices[position].long(), query)
-    return query, neighbour
+    return torch.where(degree > 0, edges.indices[position].long(), query)

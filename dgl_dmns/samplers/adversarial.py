@@ -255,14 +255,11 @@ class AdversarialSampler(RefreshingSampler):
         parts = [score(h, h[slot]).double().mean() for slot in ids.unbind(1)]
         return float(torch.stack(parts).mean())
 
-    def state_dict(self) -> dict[str, Any]:  # noqa: D102
-        state = super().state_dict()
+    def _own_state(self) -> dict[str, Any]:
         known = self.adversary
-        state["adversary"] = None if known is None else (known.width, known.state_dict())
-        return state
+        return {"adversary": None if known is None else (known.width, known.state_dict())}
 
-    def _load_model(self, state: dict[str, Any]) -> None:
-        super()._load_model(state)
+    def _load_own_state(self, state: dict[str, Any]) -> None:
         if state["adversary"] is None:
             self.adversary = None
             return

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -21,7 +20,7 @@ from dgl_dmns.core.known import KnownEdges
 
 _Base: Any = require_dgl().dataloading.negative_sampler._BaseNegativeSampler
 
-__all__ = ["FilteredSampler", "NegativeSampler", "check_k", "draw_admissible", "warn_saturated"]
+__all__ = ["FilteredSampler", "NegativeSampler", "check_has_edges", "check_k", "known_edges"]
 
 EdgeType = tuple[str, str, str]
 
@@ -141,25 +140,8 @@ class FilteredSampler(NegativeSampler):
 
     def __init__(self, g: Any, k: int = 1) -> None:
         super().__init__(k)
-        if g.num_edges() == 0:
-            raise ValueError(
-                "g: expected at least one edge, the known positives, got a graph without"
-            )
-        self.known_by_type: dict[EdgeType, KnownEdges] = {}
-        for etype in g.canonical_etypes:
-            src, dst = g.edges(etype=etype)
-            source, _, destination = etype
-            known = KnownEdges(
-                src.cpu(),
-                dst.cpu(),
-                int(g.num_nodes(source)),
-                int(g.num_nodes(destination)),
-                exclude_self=source == destination,
-            )
-            known.indptr.share_memory_()
-            known.indices.share_memory_()
-            warn_saturated(known)
-            self.known_by_type[etype] = known
+        check_has_edges(g)
+        self.known_by_type = {etype: known_edges(g, etype) for etype in g.canonical_etypes}
 
     def known_of(self, g: Any, etype: EdgeType) -> KnownEdges:
         """The known edges of a type, if the graph is still the one the sampler was made for.
@@ -183,47 +165,37 @@ class FilteredSampler(NegativeSampler):
         return known
 
 
-def draw_admissible(
-    known: KnownEdges,
-    src: Tensor,
-    k: int,
-    propose: Callable[[int], Tensor],
-    listed: Callable[[int, int], Tensor],
-    *,
-    rounds: int = 8,
-) -> Tensor:
-    """Proposals with the known edges rejected: bounded redrawing, then a listing.
+def check_has_edges(g: Any) -> None:
+    """Refuse a graph without any edge.
 
-    Args:
-        known: the known edges.
-        src: source ids, shape [B], int64, on the CPU.
-        k: draws per source.
-        propose: draws that many destination ids, int64, the same distribution for every source.
-        listed: destination ids, int64, for a source and a count; asked where ``rounds`` redraws
-            have all been rejected. It has to return that many, none of them known while an
-            admissible one exists.
-        rounds: redraws before listing.
-
-    Returns:
-        Destination ids, shape [B, k], int64.
+    Raises:
+        ValueError: if there is none.
     """
-    rows = src.unsqueeze(1).expand(src.shape[0], k)
-    drawn = propose(rows.numel()).view(rows.shape)
-    bad = known.contains(rows, drawn).nonzero(as_tuple=True)
-    for _ in range(rounds):
-        if not bad[0].numel():
-            return drawn
-        fresh = propose(bad[0].numel())
-        drawn[bad] = fresh
-        still = known.contains(rows[bad], fresh)
-        bad = (bad[0][still], bad[1][still])
-    for node in torch.unique(rows[bad]).tolist():
-        mine = rows[bad] == node
-        drawn[bad[0][mine], bad[1][mine]] = listed(node, int(mine.sum()))
-    return drawn
+    if g.num_edges() == 0:
+        raise ValueError("g: expected at least one edge, the known positives, got a graph without")
 
 
-def warn_saturated(known: KnownEdges) -> None:
+def known_edges(g: Any, etype: EdgeType) -> KnownEdges:
+    """The known edges of an edge type, on the CPU in shared memory, with a warning where needed.
+
+    Self pairs are barred where both ends have one type.
+    """
+    src, dst = g.edges(etype=etype)
+    source, _, destination = etype
+    known = KnownEdges(
+        src.cpu(),
+        dst.cpu(),
+        int(g.num_nodes(source)),
+        int(g.num_nodes(destination)),
+        exclude_self=source == destination,
+    )
+    known.indptr.share_memory_()
+    known.indices.share_memory_()
+    _warn_saturated(known)
+    return known
+
+
+def _warn_saturated(known: KnownEdges) -> None:
     """Warn of sources that are linked to every destination, so that no true negative exists.
 
     The warning names the line that made the sampler: the nearest one outside this package.

@@ -191,7 +191,12 @@ class DMNSSampler(RefreshingSampler):
         state["_model_arguments"] = None  # may hold a predictor: only a refresh needs it
         return state
 
-    def _load_model(self, state: dict[str, Any]) -> None:
+    def _own_state(self) -> dict[str, Any]:
+        if self.model is None:
+            return {"model": None, "width": None}
+        return {"model": self.model.state_dict(), "width": self.model.space.embedding_width}
+
+    def _load_own_state(self, state: dict[str, Any]) -> None:
         if state["model"] is None:
             if self.version:
                 raise ValueError("state: made before the first refresh, this sampler is past it")

@@ -290,14 +290,12 @@ class MCNSSampler(RefreshingSampler):
             level_score={"uniform": float(score.mean())},
         )
 
-    def state_dict(self) -> dict[str, Any]:  # noqa: D102
-        state = super().state_dict()
+    def _own_state(self) -> dict[str, Any]:
         snapshot = self._snapshot
-        state["snapshot"] = None if snapshot is None else snapshot[self.version % 2].clone()
-        return state
+        # A clone, since a view would bring the other buffer along.
+        return {"snapshot": None if snapshot is None else snapshot[self.version % 2].clone()}
 
-    def _load_model(self, state: dict[str, Any]) -> None:
-        super()._load_model(state)
+    def _load_own_state(self, state: dict[str, Any]) -> None:
         snapshot = state["snapshot"]
         if snapshot is None:
             return

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dgl_dmns.core.known import KnownEdges
-from dgl_dmns.samplers.base import EdgeType, FilteredSampler, draw_admissible
+from dgl_dmns.samplers.base import EdgeType, FilteredSampler
 
 __all__ = ["PopularitySampler"]
 
@@ -65,7 +65,7 @@ class PopularitySampler(FilteredSampler):
         def listed(node: int, count: int) -> Tensor:
             return _draw_listed(known, cumulative, node, count)
 
-        return draw_admissible(known, src, self.k, propose, listed)
+        return known.draw(src, self.k, propose, listed)
 
     def __repr__(self) -> str:
         return f"PopularitySampler(k={self.k}, exponent={self.exponent})"

@@ -18,12 +18,11 @@ from torch.utils.data import get_worker_info
 
 from dgl_dmns.core.engine import RefreshReport, Stopwatch, TableReport, build_table
 from dgl_dmns.core.generator import DiffusionGenerator, FitReport
-from dgl_dmns.core.known import KnownEdges
 from dgl_dmns.core.pools import PoolSettings
 from dgl_dmns.core.rules import Rule
 from dgl_dmns.core.snapshot import Scorer
 from dgl_dmns.core.table import Candidates, CandidateTable
-from dgl_dmns.samplers.base import EdgeType, NegativeSampler, warn_saturated
+from dgl_dmns.samplers.base import EdgeType, NegativeSampler, check_has_edges, known_edges
 
 __all__ = ["Encoder", "RefreshingSampler"]
 
@@ -86,25 +85,20 @@ class RefreshingSampler(NegativeSampler):
             raise ValueError(
                 f"pool: expected at least k = {k} candidates, got {settings.pool}; raise pool"
             )
-        src, dst = g.edges()
         self._g = g
         self._encoder = encoder
         self._feat = feat
         self._scorer = scorer
         self._generator = generator
-        self._hooks: list[Any] = []
         self.rule = rule
         self.settings = settings
         self.num_nodes = int(g.num_nodes())
-        self.known = KnownEdges(src.cpu(), dst.cpu(), self.num_nodes)
-        self.known.indptr.share_memory_()
-        self.known.indices.share_memory_()
+        self.known = known_edges(g, g.canonical_etypes[0])
         self.table = CandidateTable(self.num_nodes, settings.groups, k)
         self.model: DiffusionGenerator | None = None
         self.random = torch.Generator().manual_seed(seed)
         self.seed = seed
         self.report: RefreshReport | None = None
-        warn_saturated(self.known)
 
     # ---- negatives: the hot path ------------------------------------------------------------
 
@@ -272,9 +266,8 @@ class RefreshingSampler(NegativeSampler):
             "sampler": type(self).__name__,
             "nodes": self.num_nodes,
             "table": self.table.state_dict(),
-            "model": None if self.model is None else self.model.state_dict(),
-            "width": None if self.model is None else self.model.space.embedding_width,
             "random": self.random.get_state(),
+            **self._own_state(),
         }
         return copy.deepcopy(state)
 
@@ -303,18 +296,22 @@ class RefreshingSampler(NegativeSampler):
                 f"state: table of (nodes, groups, k) = {shape}, this sampler has "
                 f"{self.table.shape}; use the same k and groups"
             )
-        self._load_model(state)
+        self._load_own_state(state)
         for name, value in state["table"].items():
             getattr(self.table, name).copy_(value)
         self.random.set_state(state["random"])
 
-    def _load_model(self, state: dict[str, Any]) -> None:
-        """Restore what the sampler learns, if anything; rules without a generator learn nothing."""
+    def _own_state(self) -> dict[str, Any]:
+        """What a subclass has to keep besides the table; `state_dict` copies it."""
+        return {}
+
+    def _load_own_state(self, state: dict[str, Any]) -> None:
+        """Restore what `_own_state` gave, or raise and leave everything as it was."""
 
     def __getstate__(self) -> dict[str, Any]:
         """What workers and spawned processes get: look-up state, neither encoder nor graph."""
         state = self.__dict__.copy()
-        for name in ("_g", "_encoder", "_scorer", "_generator", "_hooks", "model", "random"):
+        for name in ("_g", "_encoder", "_scorer", "_generator", "model", "random"):
             state[name] = None
         return state
 
@@ -347,8 +344,7 @@ def _check_graph(g: Any) -> None:
             f"g: expected one node type and one edge type, got edge types {g.canonical_etypes}; "
             "heterogeneous graphs are not supported yet, pass one homogeneous relation"
         )
-    if g.num_edges() == 0:
-        raise ValueError("g: expected at least one edge, the known positives, got a graph without")
+    check_has_edges(g)
 
 
 def _check_embeddings(h: Any, num_nodes: int) -> Tensor:

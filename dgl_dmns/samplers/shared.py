@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dgl_dmns.core.known import KnownEdges
-from dgl_dmns.samplers.base import EdgeType, FilteredSampler, draw_admissible
+from dgl_dmns.samplers.base import EdgeType, FilteredSampler
 
 __all__ = ["InBatchSampler"]
 
@@ -67,4 +67,4 @@ class InBatchSampler(FilteredSampler):
                 return known.uniform(source, count).squeeze(0)
             return pool[torch.randint(0, pool.numel(), (count,))]
 
-        return draw_admissible(known, src, self.k, propose, listed)
+        return known.draw(src, self.k, propose, listed)

@@ -7,6 +7,7 @@ to pass: each exemption is stated in their entries and shown to be needed by a t
 
 from __future__ import annotations
 
+import copy
 import io
 import pickle
 import warnings
@@ -529,6 +530,17 @@ def test_a_loaded_state_goes_on_as_if_nothing_had_happened(name: str) -> None:
         sampler.refresh()
         other.refresh()
         assert same_state(sampler.state_dict(), other.state_dict())
+
+
+@pytest.mark.parametrize("name", FOLLOWING)
+def test_a_state_is_a_copy_that_later_refreshes_leave_alone(name: str) -> None:
+    sampler = build(name, random_graph(), 3)
+    sampler.refresh(embeddings(40))
+    state = sampler.state_dict()
+    before = copy.deepcopy(state)
+    sampler.refresh(embeddings(40))
+    assert same_state(state, before)
+    assert not same_state(sampler.state_dict(), before)
 
 
 @pytest.mark.parametrize("name", FOLLOWING)
