@@ -12,7 +12,8 @@ from itertools import combinations
 from typing import Any
 
 from benchmarks.paper.config import PAPER_FRACTIONS, Latent, Row, Training, Uniform
-from benchmarks.paper.rows import latent_method
+from benchmarks.paper.rows import main_rows
+from benchmarks.paper.tuning import Choices
 
 __all__ = ["ABLATIONS", "ablation_rows"]
 
@@ -37,9 +38,9 @@ def _diffusion(base: Latent, **changes: Any) -> Latent:
 
 def _levels(base: Latent, fractions: tuple[float, ...]) -> Latent:
     """Other levels, of weight 1, at the same K: fewer levels have more latents each."""
-    copies = len(PAPER_FRACTIONS) // len(fractions)
+    copies = max(1, (base.k - base.uniform) // len(fractions))
     changed = _diffusion(base, fractions=fractions, weights=(1.0,) * len(fractions))
-    return _method(changed, copies=copies)
+    return _method(changed, copies=copies, uniform=base.k - copies * len(fractions))
 
 
 def _condition(base: Latent, training: Training) -> Variants:
@@ -70,7 +71,9 @@ def _process(base: Latent, training: Training) -> Variants:
 def _steps(base: Latent, training: Training) -> Variants:
     found = {}
     for steps in STEPS:
-        fractions = COARSE_FRACTIONS.get(steps, PAPER_FRACTIONS)
+        fractions = base.diffusion.fractions
+        if fractions == PAPER_FRACTIONS:
+            fractions = COARSE_FRACTIONS.get(steps, fractions)
         found[f"T = {steps}"] = (_diffusion(base, steps=steps, fractions=fractions), training)
     return found
 
@@ -164,22 +167,26 @@ ABLATIONS: dict[str, Callable[[Latent, Training], Variants]] = {
 """Groups by their command-line names."""
 
 
-def ablation_rows(name: str, dataset: str, training: Training | None = None) -> list[Row]:
-    """The rows of a group.
+def ablation_rows(
+    name: str, dataset: str, training: Training | None = None, choices: Choices | None = None
+) -> list[Row]:
+    """The rows of a group, around the latent row with its chosen setting.
 
     Args:
         name: one of `ABLATIONS`.
         dataset: name of the data set.
-        training: how the unchanged row is trained; the default where None.
+        training: how the unchanged row is trained apart from that; the default where None.
+        choices: what was chosen, as in `benchmarks.paper.rows.main_rows`.
 
     Raises:
         ValueError: for an unknown name.
     """
     if name not in ABLATIONS:
         raise ValueError(f"ablation: expected one of {', '.join(ABLATIONS)}, got {name!r}")
-    training, base = training or Training(), latent_method(dataset)
-    rows = [Row("DMNS, latent (5)", base, training)]
-    for title, (method, changed) in ABLATIONS[name](base, training).items():
+    row = main_rows(dataset, training, choices)["dmns-latent"]
+    assert isinstance(row.method, Latent)
+    rows = [row]
+    for title, (method, changed) in ABLATIONS[name](row.method, row.training).items():
         rows.append(Row(title, method, changed))
         if name in ("width", "loss", "features"):
             rows.append(Row(f"uniform (5), {title}", Uniform(5), changed))

@@ -159,6 +159,8 @@ class Adversarial:
     """A generator trained with REINFORCE over a candidate set (KBGAN)."""
 
     k: int = 5
+    pool: int = 32
+    learning_rate: float = 1e-2
 
 
 @dataclass(frozen=True)

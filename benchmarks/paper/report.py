@@ -40,12 +40,14 @@ class Section:
         dataset: name of the data set.
         cells: the cells of each row, in order of seeds.
         reference: title of the row that differences are taken to.
+        note: a paragraph beneath the table.
     """
 
     title: str
     dataset: str
     cells: tuple[tuple[Row, tuple[Cell, ...]], ...]
     reference: str
+    note: str = ""
 
     def results(self, store: CellStore) -> dict[str, dict[int, dict[str, Any]]]:
         """Finished results by row title and seed."""
@@ -132,7 +134,8 @@ def _markdown(sections: Sequence[Section], store: CellStore, heading: str) -> st
             "peak MB",
         )
         table = markdown_table(header, [_line(row, section, found) for row, _ in section.cells])
-        text.append(f"\n## {section.title}: {section.dataset}\n\n{table}")
+        note = f"\n{section.note}\n" if section.note else ""
+        text.append(f"\n## {section.title}: {section.dataset}\n\n{table}{note}")
     text.append(_psi_table(sections, store))
     return "".join(text)
 
