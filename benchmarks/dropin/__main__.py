@@ -1,0 +1,169 @@
+"""Train the usual DGL link predictor with every sampler in turn (protocol B).
+
+Cora, five seeds, the whole table; then three rows on two data sets with another loss and rate:
+
+    python -m benchmarks.dropin --datasets cora --data-dir ~/.dgl
+    python -m benchmarks.dropin --datasets cora actor --rows uniform self-adversarial gate \
+        --loss cross-entropy --set learning_rate=0.01 --set features=pca-scaled
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from benchmarks.common import (
+    CellStore,
+    environment_record,
+    public_command,
+    run_cells,
+    write_text,
+)
+from benchmarks.dropin.config import Cell, Recipe, with_settings
+from benchmarks.dropin.report import Section, write_report
+from benchmarks.dropin.rows import GROUPS
+from benchmarks.dropin.train import run_cell
+from dgl_dmns.data import DATASET_NAMES
+
+__all__ = ["main"]
+
+PLACEHOLDERS = {"--data-dir": "CACHE", "--out": "OUT"}
+"""What stands in reports for the folders of the machine."""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.dropin",
+        description="Train DGL's usual link predictor with every sampler in turn.",
+        allow_abbrev=False,  # so that placeholders find their options
+    )
+    parser.add_argument(
+        "--datasets", nargs="+", default=DATASET_NAMES, choices=(*DATASET_NAMES, "tiny")
+    )
+    parser.add_argument("--data-dir", help="DGL's cache directory (default: DGL's own)")
+    parser.add_argument("--group", default="main", choices=GROUPS, help="group of rows")
+    parser.add_argument("--rows", nargs="+", metavar="ROW", help="rows of the group (default: all)")
+    parser.add_argument("--encoder", default=Recipe.encoder, choices=("sage", "gcn", "gat"))
+    parser.add_argument("--scorer", default=Recipe.scorer, choices=("dot", "mlp"))
+    parser.add_argument("--loss", default=Recipe.loss, choices=("bce", "cross-entropy", "bpr"))
+    parser.add_argument("--k", type=int, default=Recipe.k, help="negatives per edge")
+    parser.add_argument("--seeds", type=int, default=5, help="seeds 0 to SEEDS - 1")
+    parser.add_argument("--epochs", type=int, default=Recipe.epochs)
+    parser.add_argument("--patience", type=int, default=Recipe.patience)
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="another field of the recipe (benchmarks/dropin/config.py), such as dropout=0.2; may "
+        "be given more than once",
+    )
+    parser.add_argument("--jobs", type=int, default=1, help="processes; 0: run in this one")
+    parser.add_argument("--threads", type=int, default=1, help="threads of each process")
+    parser.add_argument("--out", type=Path, default=Path("results/dropin"))
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    return parser
+
+
+def _recipe(arguments: argparse.Namespace) -> Recipe:
+    recipe = Recipe(
+        encoder=arguments.encoder,
+        scorer=arguments.scorer,
+        loss=arguments.loss,
+        k=arguments.k,
+        epochs=arguments.epochs,
+        patience=arguments.patience,
+    )
+    return with_settings(recipe, arguments.set)
+
+
+def _sections(arguments: argparse.Namespace, recipe: Recipe) -> list[Section]:
+    known = GROUPS[arguments.group](recipe)
+    names = arguments.rows or list(known)
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(
+            f"rows: expected some of {', '.join(known)} (group {arguments.group}), got "
+            f"{', '.join(unknown)}"
+        )
+    rows = [known[name] for name in dict.fromkeys(names)]
+    reference = next(iter(known.values()))
+    seeds = range(arguments.seeds)
+    return [
+        Section(
+            dataset,
+            tuple((row, tuple(Cell(dataset, recipe, row, seed) for seed in seeds)) for row in rows),
+            reference,
+        )
+        for dataset in arguments.datasets
+    ]
+
+
+def _heading(command: str, recipe: Recipe, record: dict[str, str | int]) -> str:
+    lines = [
+        "# What a DGL user runs, with every sampler in turn",
+        "",
+        f"Command: `{command}`",
+        "",
+        "Protocol B: test edges ranked among all nodes with known edges left out (MRR, Hits), and "
+        "among 9 fixed uniform negatives (MAP); ties averaged; mean ± standard error over the "
+        "seeds; early stopping on validation MRR. Differences and ratios (geometric) are paired by "
+        "seed, with a 95 % interval. Seconds are of training and refreshes, on a machine that may "
+        "have run other work at the same time. False negatives are validation or test edges among "
+        "one draw for all training edges at the best epoch; a weight is sigmoid(logit), the "
+        "gradient that BCE gives to a negative.",
+        "",
+        "Recipe: " + ", ".join(f"{name} {value}" for name, value in asdict(recipe).items()),
+        "",
+        "; ".join(f"{name} {value}" for name, value in record.items()),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run what is missing, then write the report.
+
+    Returns:
+        0, or 1 if a cell failed.
+    """
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    if arguments.seeds < 1:
+        parser.error(f"--seeds: expected at least 1, got {arguments.seeds}")
+    try:
+        recipe = _recipe(arguments)
+        sections = _sections(arguments, recipe)
+    except ValueError as error:
+        parser.error(str(error))
+    os.environ.setdefault("OMP_NUM_THREADS", str(arguments.threads))
+    store = CellStore(arguments.out / "cells")
+    cells = [cell for section in sections for _, group in section.cells for cell in group]
+    failures = run_cells(
+        cells,
+        run_cell,
+        store,
+        context=arguments.data_dir,
+        jobs=arguments.jobs,
+        threads=arguments.threads,
+        progress=not arguments.quiet,
+    )
+    words = sys.argv[1:] if argv is None else argv
+    command = public_command(["python", "-m", "benchmarks.dropin", *words], PLACEHOLDERS)
+    record = environment_record()
+    write_text(
+        arguments.out / "environment.json",
+        json.dumps({"command": command, **record}, indent=1) + "\n",
+    )
+    for file in write_report(sections, store, arguments.out, _heading(command, recipe, record)):
+        print(file)
+    for label, reason in failures.items():
+        print(f"failed: {label}: {reason}", file=sys.stderr)
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

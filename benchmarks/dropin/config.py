@@ -1,0 +1,255 @@
+"""What a cell is made of: the recipe of training and the source of negatives, as frozen values.
+
+Anything that changes a result stands here, so that the hash of a `Cell` changes with it; folders,
+jobs and threads do not. A field of a method that is None leaves the argument to the sampler's own
+default, so that a row called "default" is what its constructor does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, Optional, Union, get_args, get_origin, get_type_hints
+
+__all__ = [
+    "DMNS",
+    "Cell",
+    "Dynamic",
+    "InBatch",
+    "MarkovChain",
+    "Method",
+    "Popularity",
+    "Recipe",
+    "Row",
+    "SelfAdversarial",
+    "Uniform",
+    "with_settings",
+]
+
+RESULT_VERSION = 1  # raise it when a change of the code changes results
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The encoder, its training and its data (protocol B).
+
+    Args:
+        encoder: ``sage`` (mean), ``gcn`` or ``gat`` (one head).
+        layers: convolutions.
+        hidden: width of each.
+        scorer: ``dot``, or ``mlp`` (two layers on the product of both ends).
+        loss: ``bce``, ``cross-entropy`` or ``bpr``.
+        full_softmax: whether cross-entropy adds log(N / K) to each negative's logit, so that the
+            K negatives stand for all N nodes.
+        k: negatives per edge, of every row that does not name its own number.
+        batch_size: positives in a batch.
+        fanout: neighbours drawn per node and layer; None for all.
+        dropout: between the layers.
+        learning_rate: of Adam.
+        weight_decay: of Adam.
+        features: ``pca-unit`` (principal directions ``u * s``, then rows of norm one; the stored
+            ones where there are no more columns than ``width``), ``pca`` (``u * s``),
+            ``pca-scaled`` (those over one number, so that the mean squared norm is one),
+            ``pca-white`` (each direction of variance one), or ``stored``.
+        width: principal directions kept.
+        epochs: at most this many.
+        patience: epochs without a better validation MRR before training stops.
+        val: share of the pairs for validation.
+        test: share of the pairs for test.
+        refresh_every: epochs between refreshes of the samplers that follow the encoder.
+
+    Raises:
+        ValueError: for ``full_softmax`` with another loss than cross-entropy, a word that is none
+            of a field's choices, or a number below 1 where at least 1 is needed.
+    """
+
+    encoder: Literal["sage", "gcn", "gat"] = "sage"
+    layers: int = 2
+    hidden: int = 64
+    scorer: Literal["dot", "mlp"] = "dot"
+    loss: Literal["bce", "cross-entropy", "bpr"] = "bce"
+    full_softmax: bool = False
+    k: int = 5
+    batch_size: int = 2048
+    fanout: Optional[int] = None  # noqa: UP007 - read at run time, in Python 3.9 too
+    dropout: float = 0.0
+    learning_rate: float = 3e-3
+    weight_decay: float = 0.0
+    features: Literal["pca-unit", "pca", "pca-scaled", "pca-white", "stored"] = "pca-unit"
+    width: int = 256
+    epochs: int = 500
+    patience: int = 30
+    val: float = 0.05
+    test: float = 0.1
+    refresh_every: int = 1
+
+    def __post_init__(self) -> None:
+        for name, kind in get_type_hints(type(self)).items():
+            value = getattr(self, name)
+            if get_origin(kind) is Literal and value not in get_args(kind):
+                raise ValueError(f"{name}: expected {_words(kind)}, got {value!r}")
+            if kind in (int, Optional[int]) and value is not None and value < 1:
+                raise ValueError(f"{name}: expected at least 1, got {value}")
+        if self.full_softmax and self.loss != "cross-entropy":
+            raise ValueError(
+                f"full_softmax: goes with loss 'cross-entropy' only, got {self.loss!r}"
+            )
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """DGL's own uniform negatives; ``k`` where it differs from the recipe's."""
+
+    k: int | None = None
+
+
+@dataclass(frozen=True)
+class Popularity:
+    """In proportion to a power of the degree (PNS)."""
+
+    exponent: float | None = None
+
+
+@dataclass(frozen=True)
+class InBatch:
+    """Destinations of the batch's other edges."""
+
+
+@dataclass(frozen=True)
+class Dynamic:
+    """The best-scored of a uniform pool (DNS)."""
+
+    pool: int | None = None
+    groups: int | None = None
+
+
+@dataclass(frozen=True)
+class SelfAdversarial:
+    """Softmax of the current score over a uniform pool; ``calibrated`` as for `DMNS`."""
+
+    temperature: float | None = None
+    pool: int | None = None
+    groups: int | None = None
+    calibrated: bool = False
+
+
+@dataclass(frozen=True)
+class MarkovChain:
+    """Metropolis-Hastings with self-contrast (MCNS)."""
+
+    alpha: float | None = None
+    steps: int | None = None
+
+
+@dataclass(frozen=True)
+class DMNS:
+    """Real nodes chosen by the diffusion model.
+
+    Args:
+        rule: ``gate``, ``density`` or ``nearest``.
+        calibrated: whether the loss subtracts the sampler's log ratio from the negatives' logits.
+        uniform_share, lam, pool, groups, levels, fit_steps, warmup_steps, batch_pairs,
+            learning_rate, space, compact_width: as in `dgl_dmns.DMNSSampler`.
+
+    Raises:
+        ValueError: if ``nearest`` is to be calibrated; it has no log ratio.
+    """
+
+    rule: Literal["gate", "density", "nearest"] = "gate"
+    calibrated: bool = False
+    uniform_share: float | None = None
+    lam: float | None = None
+    pool: int | None = None
+    groups: int | None = None
+    levels: tuple[float, ...] | None = None
+    fit_steps: int | None = None
+    warmup_steps: int | None = None
+    batch_pairs: int | None = None
+    learning_rate: float | None = None
+    space: Literal["compact", "raw"] | None = None
+    compact_width: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.calibrated and self.rule == "nearest":
+            raise ValueError("calibrated: rule 'nearest' has no log ratio; use 'density' or 'gate'")
+
+
+Method = Union[Uniform, Popularity, InBatch, Dynamic, SelfAdversarial, MarkovChain, DMNS]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table: a title and a method."""
+
+    title: str
+    method: Method
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run.
+
+    Args:
+        dataset: name of the data set.
+        recipe: how it is trained.
+        row: the line of the table.
+        seed: of the split, the initial weights, the batches and the negatives.
+        version: of the results.
+    """
+
+    dataset: str
+    recipe: Recipe
+    row: Row
+    seed: int
+    version: int = RESULT_VERSION
+
+    def __str__(self) -> str:
+        return f"{self.dataset}, {self.row.title}, seed {self.seed}"
+
+
+def with_settings(recipe: Recipe, settings: Sequence[str]) -> Recipe:
+    """A recipe with fields changed by words such as ``dropout=0.2``, read as the fields' types.
+
+    Args:
+        recipe: the recipe to change.
+        settings: ``field=value`` words; ``none`` is None where a field allows it.
+
+    Raises:
+        ValueError: for a word without "=", an unknown field, or a value that does not fit.
+    """
+    kinds = get_type_hints(Recipe)
+    changes: dict[str, Any] = {}
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        if not equals or name not in kinds:
+            raise ValueError(
+                f"set: expected FIELD=VALUE with a field of {', '.join(f.name for f in _FIELDS)}; "
+                f"got {setting!r}"
+            )
+        changes[name] = _read(name, text, kinds[name])
+    return replace(recipe, **changes)
+
+
+def _read(name: str, text: str, kind: Any) -> Any:
+    """A word as a value of a field's type; `Recipe` checks the choices of words."""
+    if get_origin(kind) is Union:
+        if text.lower() == "none":
+            return None
+        kind = get_args(kind)[0]
+    if get_origin(kind) is Literal:
+        return text
+    if kind is bool:
+        if text.lower() not in ("true", "false"):
+            raise ValueError(f"{name}: expected true or false, got {text!r}")
+        return text.lower() == "true"
+    try:
+        return kind(text)
+    except ValueError:
+        raise ValueError(f"{name}: expected {kind.__name__}, got {text!r}") from None
+
+
+def _words(kind: Any) -> str:
+    return " or ".join(repr(word) for word in get_args(kind))
+
+
+_FIELDS = fields(Recipe)

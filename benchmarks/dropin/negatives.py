@@ -1,0 +1,78 @@
+"""From a method's configuration to a sampler that DGL's loader takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any
+
+from dgl.dataloading import negative_sampler as dgl_negatives
+from torch import Tensor
+
+from benchmarks.dropin.config import (
+    DMNS,
+    Dynamic,
+    InBatch,
+    MarkovChain,
+    Method,
+    Popularity,
+    SelfAdversarial,
+    Uniform,
+)
+from dgl_dmns import samplers
+from dgl_dmns.core import Density, Gate, Nearest, Rule
+
+__all__ = ["is_calibrated", "make_sampler", "negatives_per_edge"]
+
+Scorer = Callable[[Tensor, Tensor], Tensor]
+
+_RULES: dict[str, Callable[[], Rule]] = {"gate": Gate, "density": Density, "nearest": Nearest}
+
+
+def negatives_per_edge(method: Method, k: int) -> int:
+    """K of a method: its own, or else the recipe's."""
+    return method.k if isinstance(method, Uniform) and method.k is not None else k
+
+
+def is_calibrated(method: Method) -> bool:
+    """Whether the loss gets the log ratios of the negatives."""
+    return isinstance(method, (DMNS, SelfAdversarial)) and method.calibrated
+
+
+def make_sampler(
+    method: Method,
+    k: int,
+    graph: Any,
+    encoder: Callable[[], Tensor],
+    scorer: Scorer | None,
+    seed: int,
+) -> Any:
+    """The sampler of a method.
+
+    Args:
+        method: what to make; its fields that are None are left to the sampler's defaults.
+        k: negatives per edge.
+        graph: the training graph without self loops.
+        encoder: returns the embeddings of all nodes, float32 [N, D].
+        scorer: scores of broadcastable embeddings; None for the inner product. MCNS has no use for
+            it: its target is defined by inner products.
+        seed: of the samplers that follow the encoder; the others draw from torch's global stream.
+    """
+    given = {field.name: getattr(method, field.name) for field in fields(method)}
+    chosen = {name: value for name, value in given.items() if value is not None}
+    for name in ("k", "calibrated", "rule"):
+        chosen.pop(name, None)
+    if isinstance(method, Uniform):
+        return dgl_negatives.PerSourceUniform(k)
+    if isinstance(method, Popularity):
+        return samplers.PopularitySampler(graph, k, **chosen)
+    if isinstance(method, InBatch):
+        return samplers.InBatchSampler(graph, k)
+    if isinstance(method, MarkovChain):
+        return samplers.MCNSSampler(graph, encoder, k, seed=seed, **chosen)
+    follows = {**chosen, "scorer": scorer, "seed": seed}
+    if isinstance(method, Dynamic):
+        return samplers.DynamicSampler(graph, encoder, k, **follows)
+    if isinstance(method, SelfAdversarial):
+        return samplers.SelfAdversarialSampler(graph, encoder, k, **follows)
+    return samplers.DMNSSampler(graph, encoder, k, rule=_RULES[method.rule](), **follows)

@@ -1,0 +1,124 @@
+"""A data set made ready for protocol B: graphs, features, the split, fixed candidates.
+
+Data sets and features are kept in memory for the next cell of the same process.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import dgl
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from benchmarks.dropin.config import Recipe
+from dgl_dmns.core import KnownEdges
+from dgl_dmns.data import EdgeSplit, GraphData, embedded_graph, load_dataset, split_pairs
+
+__all__ = ["Problem", "load_problem", "prepared_features"]
+
+NINE = 9
+TINY_NODES = 120
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """All that a cell needs.
+
+    Attributes:
+        data: the data set.
+        split: its pairs.
+        graph: the training graph, both directions, no self loops; samplers know its edges.
+        messages: the graph that the encoder runs on, self loops appended for GCN and GAT, so that
+            an edge of ``graph`` has the same id in both.
+        reverse: id of the reverse of each edge of ``graph``, int64 [E].
+        features: of the nodes, float32 [N, F].
+        held: the validation and test edges, both directions.
+        nine: the fixed uniform negatives of ``val`` and ``test``, int64 [V, 9].
+    """
+
+    data: GraphData
+    split: EdgeSplit
+    graph: Any
+    messages: Any
+    reverse: Tensor
+    features: Tensor
+    held: KnownEdges
+    nine: dict[str, Tensor]
+
+
+def load_problem(dataset: str, recipe: Recipe, seed: int, folder: str | None) -> Problem:
+    """Load and split a data set; ``tiny`` is a small generated graph for tests.
+
+    Args:
+        dataset: ``tiny`` or a name that `dgl_dmns.data.load_dataset` knows.
+        recipe: decides about shares, self loops and the form of the features.
+        seed: of the split and of the fixed negatives.
+        folder: DGL's cache; None: its own.
+    """
+    data = _data(dataset, folder)
+    nodes = data.num_nodes
+    split = split_pairs(data, val=recipe.val, test=recipe.test, seed=seed)
+    src, dst = split.message_edges()
+    graph = dgl.graph((src, dst), num_nodes=nodes)
+    held = torch.cat([split.val, split.test], dim=1)
+    known = KnownEdges(data.src, data.dst, nodes)
+    generator = torch.Generator().manual_seed(seed)
+    return Problem(
+        data=data,
+        split=split,
+        graph=graph,
+        messages=graph if recipe.encoder == "sage" else dgl.add_self_loop(graph),
+        # Edges are ordered by (src, dst); ordered by (dst, src), the i-th is the reverse of edge i.
+        reverse=torch.argsort(dst * nodes + src),
+        features=_features(dataset, folder, recipe.features, recipe.width),
+        held=KnownEdges(
+            torch.cat([held[0], held[1]]), torch.cat([held[1], held[0]]), nodes, exclude_self=False
+        ),
+        nine={
+            part: known.uniform(getattr(split, part)[0], NINE, generator=generator)
+            for part in ("val", "test")
+        },
+    )
+
+
+@lru_cache(maxsize=1)
+def _data(dataset: str, folder: str | None) -> GraphData:
+    if dataset == "tiny":
+        return embedded_graph(TINY_NODES, words=64)
+    return load_dataset(dataset, folder)
+
+
+@lru_cache(maxsize=1)
+def _features(dataset: str, folder: str | None, kind: str, width: int) -> Tensor:
+    return prepared_features(_data(dataset, folder).features, kind, width)
+
+
+def prepared_features(x: Tensor, kind: str, width: int) -> Tensor:
+    """Features in the form that a recipe asks for.
+
+    Args:
+        x: as stored, float32 [N, F].
+        kind: see `Recipe`.
+        width: principal directions kept, at most N and F of them.
+
+    Returns:
+        float32 [N, F'].
+    """
+    if kind == "stored":
+        return x
+    if kind == "pca-unit" and x.shape[1] <= width:
+        return normalize(x, dim=1)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        u, s, _ = torch.pca_lowrank(x, q=min(width, *x.shape), niter=4)
+    if kind == "pca-white":
+        return u[:, s > 1e-5 * s[0]] * math.sqrt(len(x))
+    x = u * s
+    if kind == "pca-unit":
+        return normalize(x, dim=1)
+    return x / x.square().sum(1).mean().sqrt() if kind == "pca-scaled" else x

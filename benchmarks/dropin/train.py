@@ -1,0 +1,233 @@
+"""One cell: DGL's usual minibatch training with one sampler, stopped early, then tested."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from typing import Any
+
+import dgl
+import numpy as np
+import torch
+from dgl.dataloading import (
+    DataLoader,
+    MultiLayerFullNeighborSampler,
+    NeighborSampler,
+    as_edge_prediction_sampler,
+)
+from torch import Tensor, nn
+
+from benchmarks.common import peak_memory_mb
+from benchmarks.dropin.config import Cell, Recipe
+from benchmarks.dropin.measure import false_negatives, mrr, ranking
+from benchmarks.dropin.model import DotScorer, Encoder, make_scorer
+from benchmarks.dropin.negatives import is_calibrated, make_sampler, negatives_per_edge
+from benchmarks.dropin.problem import Problem, load_problem
+from dgl_dmns.core import RefreshReport
+from dgl_dmns.losses import bce_loss, bpr_loss, softmax_loss
+from dgl_dmns.samplers import RefreshingSampler
+
+__all__ = ["objective", "run_cell", "train"]
+
+
+def run_cell(cell: Cell, folder: str | None, threads: int = 1) -> dict[str, Any]:
+    """Run a cell from its configuration.
+
+    Args:
+        cell: what to run.
+        folder: DGL's cache; None: its own.
+        threads: torch's threads.
+
+    Returns:
+        ``val`` and ``test`` metrics, the learning curve, cost, and what the negatives were like;
+        plain values.
+    """
+    torch.set_num_threads(threads)
+    started = time.perf_counter()
+    problem = load_problem(cell.dataset, cell.recipe, cell.seed, folder)
+    loaded = time.perf_counter()
+    result = train(problem, cell)
+    return {
+        **result,
+        "seconds to load": loaded - started,
+        "seconds": time.perf_counter() - loaded,
+        "peak MB": peak_memory_mb(),
+    }
+
+
+def objective(
+    recipe: Recipe, positive: Tensor, negative: Tensor, log_ratio: Tensor | None, num_nodes: int
+) -> Tensor:
+    """The loss of a recipe.
+
+    Args:
+        recipe: names the loss.
+        positive: logits, shape [B].
+        negative: logits, shape [B, K].
+        log_ratio: log ratios of the negatives, shape [B, K], or None.
+        num_nodes: N, for the full softmax.
+
+    Returns:
+        The mean loss, a scalar.
+    """
+    if recipe.loss == "cross-entropy":
+        classes = num_nodes if recipe.full_softmax else None
+        return softmax_loss(positive, negative, log_ratio, classes)
+    loss = bce_loss if recipe.loss == "bce" else bpr_loss
+    return loss(positive, negative, log_ratio)
+
+
+class _Run:
+    """Model, sampler and loader of one cell, and what its epochs add up to."""
+
+    def __init__(self, problem: Problem, cell: Cell) -> None:
+        recipe = cell.recipe
+        for seed_one in (torch.manual_seed, np.random.seed, dgl.seed):  # DGL shuffles with NumPy
+            seed_one(cell.seed)
+        self.problem, self.recipe = problem, recipe
+        self.calibrated = is_calibrated(cell.row.method)
+        self.k = negatives_per_edge(cell.row.method, recipe.k)
+        self.encoder = Encoder(
+            recipe.encoder,
+            problem.features.shape[1],
+            recipe.hidden,
+            recipe.layers,
+            recipe.dropout,
+        )
+        self.scorer = make_scorer(recipe.scorer, recipe.hidden)
+        self.model = nn.ModuleList([self.encoder, self.scorer])
+        self.optimizer = torch.optim.Adam(
+            self.model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
+        )
+        self.sampler = make_sampler(
+            cell.row.method,
+            self.k,
+            problem.graph,
+            self.embed,
+            None if isinstance(self.scorer, DotScorer) else self.scorer,
+            cell.seed,
+        )
+        neighbours = (
+            MultiLayerFullNeighborSampler(recipe.layers)
+            if recipe.fanout is None
+            else NeighborSampler([recipe.fanout] * recipe.layers)
+        )
+        self.loader = DataLoader(
+            problem.messages,
+            torch.arange(problem.graph.num_edges()),
+            as_edge_prediction_sampler(
+                neighbours,
+                exclude="reverse_id",
+                reverse_eids=problem.reverse,
+                negative_sampler=self.sampler,
+            ),
+            batch_size=recipe.batch_size,
+            shuffle=True,
+        )
+        self.seconds = self.refresh_seconds = 0.0
+        self.batches = self.input_nodes = 0
+        self.mean_score: dict[str, float] = {}
+        if isinstance(self.sampler, RefreshingSampler):
+            started = time.perf_counter()
+            self.sampler.attach(self.optimizer, every=recipe.refresh_every * len(self.loader))
+            self.seconds += time.perf_counter() - started
+            report = self._last_refresh()
+            assert report is not None
+            self.refresh_seconds += report.seconds
+
+    @torch.no_grad()
+    def embed(self) -> Tensor:
+        """Embeddings of all nodes, float32 [N, D]; the training mode stays as it was."""
+        mode = self.model.training
+        self.model.eval()
+        h: Tensor = self.encoder(self.problem.messages, self.problem.features)
+        self.model.train(mode)
+        return h
+
+    def _last_refresh(self) -> RefreshReport | None:
+        return self.sampler.report if isinstance(self.sampler, RefreshingSampler) else None
+
+    def _scores(self, graph: Any, h: Tensor) -> Tensor:
+        """Scores along the edges of a pair graph, shape [edges]."""
+        src, dst = graph.edges()
+        score: Tensor = self.scorer(h[src], h[dst])
+        return score
+
+    def epoch(self) -> None:
+        """One pass over the training edges."""
+        started = time.perf_counter()
+        self.model.train()
+        total = torch.zeros(2, dtype=torch.float64)
+        edges = 0
+        for input_nodes, pos_graph, neg_graph, blocks in self.loader:
+            h = self.encoder(blocks, self.problem.features[input_nodes])
+            positive = self._scores(pos_graph, h)
+            negative = self._scores(neg_graph, h).view(-1, self.k)
+            ratio = None
+            if self.calibrated:
+                ratio = self.sampler.log_ratio(neg_graph).view_as(negative)
+            loss = objective(self.recipe, positive, negative, ratio, self.problem.data.num_nodes)
+            self.optimizer.zero_grad()
+            loss.backward()
+            before = self._last_refresh()
+            self.optimizer.step()  # refreshes the sampler, when it is time
+            report = self._last_refresh()
+            if report is not None and report is not before:
+                self.refresh_seconds += report.seconds
+            self.batches += 1
+            self.input_nodes += len(input_nodes)
+            edges += len(positive)
+            total += torch.stack([positive.detach().sum(), negative.detach().mean(1).sum()])
+        self.seconds += time.perf_counter() - started
+        self.mean_score = dict(zip(("positive score", "negative score"), (total / edges).tolist()))
+
+    def state(self) -> dict[str, Any]:
+        """A copy of what the tests after training need."""
+        follows = isinstance(self.sampler, RefreshingSampler)
+        return {
+            "model": copy.deepcopy(self.model.state_dict()),
+            "sampler": self.sampler.state_dict() if follows else None,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go back to a state."""
+        self.model.load_state_dict(state["model"])
+        if state["sampler"] is not None:
+            self.sampler.load_state_dict(state["sampler"])
+
+
+def train(problem: Problem, cell: Cell) -> dict[str, Any]:
+    """Train on a problem that is already loaded; see `run_cell`.
+
+    Returns:
+        ``val`` and ``test`` (metrics at the best epoch), ``curve`` (validation MRR of each epoch),
+        ``best epoch``, ``epochs``, ``seconds per epoch`` (training and refreshes, the first
+        refresh included; no validation), ``refresh share`` of them, ``input nodes`` (distinct ones
+        a batch, on average), ``positive score`` and ``negative score`` (means over the last epoch)
+        and ``negatives`` (see `false_negatives`, at the best epoch).
+    """
+    run = _Run(problem, cell)
+    curve: list[float] = []
+    best, best_epoch, best_state = -math.inf, -1, run.state()
+    for epoch in range(cell.recipe.epochs):
+        run.epoch()
+        curve.append(mrr(problem, run.embed(), run.scorer))
+        if curve[-1] > best:
+            best, best_epoch, best_state = curve[-1], epoch, run.state()
+        elif epoch - best_epoch >= cell.recipe.patience:
+            break
+    run.restore(best_state)
+    h = run.embed()
+    return {
+        "val": ranking(problem, h, run.scorer, "val"),
+        "test": ranking(problem, h, run.scorer, "test"),
+        "curve": curve,
+        "best epoch": best_epoch,
+        "epochs": len(curve),
+        "seconds per epoch": run.seconds / len(curve),
+        "refresh share": run.refresh_seconds / run.seconds,
+        "input nodes": run.input_nodes / run.batches,
+        **run.mean_score,
+        "negatives": false_negatives(problem, h, run.scorer, run.sampler, run.calibrated),
+    }
