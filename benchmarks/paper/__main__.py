@@ -17,12 +17,17 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.common import CellStore, environment_record, run_cells, write_text
+from benchmarks.common import (
+    CellStore,
+    environment_record,
+    public_command,
+    run_cells,
+    write_text,
+)
 from benchmarks.paper.ablations import ABLATIONS, ablation_rows
 from benchmarks.paper.config import Cell, Row, Training
 from benchmarks.paper.problem import Folders
@@ -149,20 +154,6 @@ def _sections(arguments: argparse.Namespace, folders: Folders) -> list[Section]:
     return sections
 
 
-def _command(words: Sequence[str]) -> str:
-    """The command with placeholders for folders and files, which belong to one machine."""
-    shown: list[str] = []
-    for word in words:
-        option, equals, _ = word.partition("=")
-        if shown and shown[-1] in PLACEHOLDERS:
-            shown.append(PLACEHOLDERS[shown[-1]])
-        elif equals and option in PLACEHOLDERS:
-            shown.append(f"{option}={PLACEHOLDERS[option]}")
-        else:
-            shown.append(word)
-    return shlex.join(["python", "-m", "benchmarks.paper", *shown])
-
-
 def _heading(
     title: str, protocol: str, command: str, record: dict[str, str | int], folders: Folders
 ) -> str:
@@ -272,7 +263,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OMP_NUM_THREADS", str(arguments.threads))
     folders = Folders(arguments.data_dir, arguments.official_splits)
     work = _tune if arguments.tune else _report
-    failures = work(arguments, folders, _command(words))
+    command = public_command(["python", "-m", "benchmarks.paper", *words], PLACEHOLDERS)
+    failures = work(arguments, folders, command)
     for label, reason in failures.items():
         print(f"failed: {label}: {reason}", file=sys.stderr)
     return 1 if failures else 0
