@@ -25,6 +25,7 @@ from benchmarks.common import (
     write_text,
 )
 from benchmarks.dropin.config import Cell, Recipe, with_settings
+from benchmarks.dropin.measure import DRAWS
 from benchmarks.dropin.report import Section, write_report
 from benchmarks.dropin.rows import GROUPS
 from benchmarks.dropin.train import run_cell
@@ -114,8 +115,9 @@ def _heading(command: str, recipe: Recipe, record: dict[str, str | int]) -> str:
         "seeds; early stopping on validation MRR. Differences and ratios (geometric) are paired by "
         "seed, with a 95 % interval. Seconds are of training and refreshes, on a machine that may "
         "have run other work at the same time. False negatives are validation or test edges among "
-        "one draw for all training edges at the best epoch; a weight is sigmoid(logit), the "
-        "gradient that BCE gives to a negative.",
+        f"{DRAWS} draws for all training edges at the best epoch; a weight is sigmoid(logit), the "
+        "gradient that BCE gives to a negative (the log ratio taken off where calibrated)."
+        + (" MCNS draws by inner products, not by the scorer." if recipe.scorer == "mlp" else ""),
         "",
         "Recipe: " + ", ".join(f"{name} {value}" for name, value in asdict(recipe).items()),
         "",

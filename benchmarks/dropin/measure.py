@@ -19,6 +19,9 @@ __all__ = ["METRICS", "false_negatives", "mrr", "ranking"]
 METRICS = ("MRR", "Hits@10", "Hits@50", "MAP")
 """Over all nodes, known edges left out; MAP among nine fixed uniform negatives."""
 
+DRAWS = 4
+"""Held-out edges are rare: one draw on Cora finds about 25 among its 45,000 uniform negatives."""
+
 _ENTRIES = 2**24  # products [b, N, D] that a scorer forms at once
 
 
@@ -48,7 +51,7 @@ def ranking(problem: Problem, h: Tensor, scorer: nn.Module, part: str) -> dict[s
 def false_negatives(
     problem: Problem, h: Tensor, scorer: nn.Module, sampler: Any, calibrated: bool
 ) -> dict[str, float | None]:
-    """Draw once for all training edges, and look for held-out edges among the negatives.
+    """Draw `DRAWS` times for all training edges, and look for held-out edges among the negatives.
 
     Args:
         problem: the data.
@@ -64,7 +67,7 @@ def false_negatives(
         none).
     """
     graph, held = problem.graph, problem.held
-    src, dst = sampler(graph, torch.arange(graph.num_edges()))
+    src, dst = sampler(graph, torch.arange(graph.num_edges()).repeat(DRAWS))
     logit = torch.cat([scorer(h[s], h[d]) for s, d in zip(src.split(65536), dst.split(65536))])
     if calibrated:
         logit = logit - sampler.log_ratio((src, dst))
