@@ -1,7 +1,8 @@
 """Known edges as CSR arrays, and the filter that keeps them out of the negatives.
 
 Proposing negatives and rejecting known positives are separate concerns; this module is the second.
-It needs two arrays and no graph object, so it serves workers and distributed graphs alike.
+It needs two arrays and no graph object, so it serves workers and distributed graphs alike. Beside
+them stands a bitmap of the edges, which spares most pairs the search.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+
+from dgl_dmns.core.bitmap import PairBitmap
 
 __all__ = ["KnownEdges"]
 
@@ -59,6 +62,7 @@ class KnownEdges(nn.Module):
         indptr[1:] = torch.cumsum(torch.bincount(rows, minlength=num_src), dim=0)
         self.register_buffer("indptr", indptr)
         self.register_buffer("indices", (keys - rows * num_dst).to(torch.int32))
+        self.bitmap = PairBitmap(rows, keys - rows * num_dst)
         self.num_src = num_src
         self.num_dst = num_dst
         self.exclude_self = exclude_self
@@ -75,7 +79,8 @@ class KnownEdges(nn.Module):
     def contains(self, src: Tensor, dst: Tensor) -> Tensor:
         """Whether each pair is a known edge (or a self pair, where those are excluded).
 
-        A binary search in all rows at once: about ``log2(largest degree)`` rounds.
+        A binary search, about ``log2(largest degree)`` rounds, in the rows of those pairs that a
+        bitmap does not rule out.
 
         Args:
             src: source ids, any shape, integer.
@@ -84,20 +89,29 @@ class KnownEdges(nn.Module):
         Returns:
             Booleans of the broadcast shape.
         """
-        src, dst = torch.broadcast_tensors(src.to(torch.int64), dst.to(torch.int64))
-        if self.indices.numel():
-            low, end = self.indptr[src], self.indptr[src + 1]
-            high = end
-            last = self.indices.numel() - 1
-            for _ in range(self._rounds):
-                middle = torch.div(low + high, 2, rounding_mode="floor")
-                below = (self.indices[middle.clamp(max=last)] < dst) & (middle < high)
-                low = torch.where(below, middle + 1, low)
-                high = torch.where(below, high, middle)
-            found = (low < end) & (self.indices[low.clamp(max=last)] == dst)
+        src, dst = src.to(torch.int64), dst.to(torch.int64)
+        if self.bitmap.useful and (src.dim() > 0 or dst.dim() > 0):
+            found = self.bitmap.may_contain(src, dst)
+            left = found.nonzero(as_tuple=True)
+            src, dst = torch.broadcast_tensors(src, dst)
+            found[left] = self._search(src[left], dst[left])
         else:
-            found = torch.zeros(src.shape, dtype=torch.bool, device=src.device)
+            found = self._search(*torch.broadcast_tensors(src, dst))
         return found | (src == dst) if self.exclude_self else found
+
+    def _search(self, src: Tensor, dst: Tensor) -> Tensor:
+        """Whether pairs of one shape are stored edges, by a binary search in all rows at once."""
+        if not self.indices.numel():
+            return torch.zeros(src.shape, dtype=torch.bool, device=src.device)
+        low, end = self.indptr[src], self.indptr[src + 1]
+        high = end
+        last = self.indices.numel() - 1
+        for _ in range(self._rounds):
+            middle = torch.div(low + high, 2, rounding_mode="floor")
+            below = (self.indices[middle.clamp(max=last)] < dst) & (middle < high)
+            low = torch.where(below, middle + 1, low)
+            high = torch.where(below, high, middle)
+        return (low < end) & (self.indices[low.clamp(max=last)] == dst)
 
     def barred_of(self, src: Tensor) -> tuple[Tensor, Tensor]:
         """All destinations that must not be negatives of some sources, as pairs.
@@ -226,3 +240,6 @@ class KnownEdges(nn.Module):
 
     def extra_repr(self) -> str:  # noqa: D102
         return f"num_src={self.num_src}, num_dst={self.num_dst}, edges={self.indices.numel()}"
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.extra_repr()})"

@@ -191,6 +191,7 @@ def known_edges(g: Any, etype: EdgeType) -> KnownEdges:
     )
     known.indptr.share_memory_()
     known.indices.share_memory_()
+    known.bitmap.taken.share_memory_()
     _warn_saturated(known)
     return known
 
