@@ -39,6 +39,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from dgl_dmns.core.bitmap import PairBitmap
 from dgl_dmns.core.engine import TableReport
 from dgl_dmns.core.known import KnownEdges
 from dgl_dmns.core.pools import PoolSettings
@@ -51,6 +52,8 @@ __all__ = ["DepthFirstProposal", "MCNSSampler", "SelfContrast"]
 
 ListWeights = Literal["gaussian", "uniform"]
 
+_BLOCK = 16384  # chains that walk together: their working set stays in the cache
+_CELLS = 4096  # of the guide to list places
 _SCAN = 100  # neighbours looked at per list entry before a walk gives up
 
 
@@ -85,9 +88,10 @@ class DepthFirstProposal:
     """The chain's proposal: half uniform, half from the depth-first list of the state.
 
     Lists follow edges in both directions, neighbours in an order shuffled once. They are built in
-    plain Python at construction: 1 to 2 seconds per 10,000 nodes, and ``16 * width`` bytes per
-    node. A walk also ends after looking at ``100 * width`` neighbours, so that dense neighbourhoods
-    cannot stall it; the list is shorter then, and the proposal's density still exact.
+    plain Python at construction: 1 to 2 seconds per 10,000 nodes, and ``20 * width`` bytes per
+    node (and up to 16 MiB). A walk also ends after looking at ``100 * width`` neighbours, so that
+    dense neighbourhoods cannot stall it; the list is shorter then, and the proposal's density still
+    exact.
 
     Args:
         edges: edges of a graph with one node type.
@@ -121,45 +125,102 @@ class DepthFirstProposal:
             self.weight = torch.ones_like(place)
         # total[l]: weight of the first l places, so that a list of length l sums to one.
         self.total = torch.cat([self.weight.new_zeros(1), self.weight.cumsum(0)])
-        # Sorted (state, member) keys with the members' places: one binary search finds w_x(y).
-        state, place_of = torch.nonzero(self.lists >= 0, as_tuple=True)
-        keys, order = (state * self.num_nodes + self.lists[state, place_of]).sort()
-        self.keys = keys
-        self.places = place_of[order].to(torch.int32)
-        for name in ("lists", "lengths", "weight", "total", "keys", "places"):
-            getattr(self, name).share_memory_()
+        self.list_total = self.total[self.lengths.long()]
+        self.guide = _guide(self.total)
+        # The density at nodes outside the list.
+        self.elsewhere = torch.where(self.lengths == 0, 1.0, 0.5).div(self.num_nodes).float()
+        # q(x|y) / q(y|x) for the members y of a list, and by pair, smaller id first.
+        state, place = torch.nonzero(self.lists >= 0, as_tuple=True)
+        member = self.lists[state, place].long()
+        ratio = torch.cat([self._ratio(*part) for part in zip(*_blocks(state, member))])
+        self.ratios = torch.zeros(self.lists.shape)
+        self.ratios[state, place] = ratio
+        first, second = torch.minimum(state, member), torch.maximum(state, member)
+        keys, order = (first * self.num_nodes + second).sort()
+        self.pair_keys = keys
+        self.pair_ratios = torch.where(state < member, ratio, 1 / ratio)[order]
+        self.pairs = PairBitmap(first, second)
+        for shared in (*vars(self).values(), self.pairs.taken):
+            if isinstance(shared, Tensor):
+                shared.share_memory_()
 
-    def propose(self, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
-        """One proposal per state, int64 of the shape of ``x``."""
-        coin, along = torch.rand((2, *x.shape), generator=generator, dtype=torch.float64)
-        length = self.lengths[x].long()
-        place = torch.searchsorted(self.total[1:], along * self.total[length], right=True)
-        listed = self.lists[x, torch.minimum(place, (length - 1).clamp(min=0))].long()
-        anywhere = torch.randint(0, self.num_nodes, x.shape, generator=generator)
-        return torch.where((coin < 0.5) & (length > 0), listed, anywhere)
+    def propose(
+        self, x: Tensor, *, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """One proposal per state, and what it weighs in the acceptance.
+
+        Args:
+            x: states, shape [M], int64.
+            generator: source of randomness.
+
+        Returns:
+            Proposals ``y``, int64, and ``q(x|y) / q(y|x)``, float32, of shape [M].
+        """
+        # One number tells the half of the mixture and, stretched over its half, what comes of it.
+        # Strictly below 1, it stays strictly below the list's total when multiplied by it.
+        dice = torch.rand(x.shape, generator=generator, dtype=torch.float64).mul_(2)
+        total = self.list_total.index_select(0, x)
+        along = (dice < 1) & (total > 0)
+        y = (dice.frac() * self.num_nodes).long()
+        ratio = self.elsewhere.index_select(0, y).div_(self.elsewhere.index_select(0, x))
+        if self.pair_keys.numel():
+            self._correct(x, y, ratio)
+        here = along.nonzero().squeeze(1)
+        place = self._place(dice.index_select(0, here) * total.index_select(0, here))
+        entry = x.index_select(0, here) * self.lists.shape[1] + place
+        y.index_copy_(0, here, self.lists.view(-1).index_select(0, entry).long())
+        ratio.index_copy_(0, here, self.ratios.view(-1).index_select(0, entry))
+        return y, ratio
+
+    def _correct(self, x: Tensor, y: Tensor, ratio: Tensor) -> None:
+        """Put in the ratios of those pairs [M] of which one stands in the list of the other."""
+        first, second = torch.minimum(x, y), torch.maximum(x, y)
+        if self.pairs.useful:
+            where = self.pairs.may_contain(first, second).nonzero().squeeze(1)
+            first, second = first.index_select(0, where), second.index_select(0, where)
+        else:
+            where = torch.arange(x.numel())
+        key = first * self.num_nodes + second
+        at = torch.searchsorted(self.pair_keys, key).clamp_(max=self.pair_keys.numel() - 1)
+        found = (self.pair_keys.index_select(0, at) == key).nonzero().squeeze(1)
+        where = where.index_select(0, found)
+        exact = self.pair_ratios.index_select(0, at.index_select(0, found))
+        rising = x.index_select(0, where) < y.index_select(0, where)
+        ratio.index_copy_(0, where, torch.where(rising, exact, 1 / exact))
+
+    def _place(self, target: Tensor) -> Tensor:
+        """List places at which the running weight exceeds a target; int64 [M]."""
+        cells = self.guide.numel()
+        cell = (target * (cells / float(self.total[-1]))).long().clamp_(max=cells - 1)
+        place = self.guide.index_select(0, cell).long()
+        vague = (place < 0).nonzero().squeeze(1)
+        place[vague] = torch.searchsorted(self.total[1:], target[vague], right=True)
+        return place
 
     def density(self, x: Tensor, y: Tensor) -> Tensor:
-        """The mixture density ``q(y|x)``, float64 of the shape of ``x`` and ``y``."""
-        length = self.lengths[x].long()
+        """The mixture density ``q(y|x)``, float64, of states and nodes of shape [M], int64.
+
+        It compares with whole lists: the reference for the ratios that `propose` looks up.
+        """
+        hit, place = (self.lists.index_select(0, x) == y.int().unsqueeze(1)).max(dim=1)
+        total = self.list_total.index_select(0, x)
         uniform = 1.0 / self.num_nodes
-        if not self.keys.numel():
-            return torch.full(x.shape, uniform, dtype=torch.float64)
-        key = x * self.num_nodes + y
-        at = torch.searchsorted(self.keys, key).clamp(max=self.keys.numel() - 1)
-        weight = self.weight[self.places[at].long()] / self.total[length].clamp(min=1e-300)
-        weight = torch.where(self.keys[at] == key, weight, torch.zeros_like(weight))
-        return torch.where(length > 0, 0.5 * uniform + 0.5 * weight, uniform)
+        weight = self.weight.index_select(0, place) * hit / total.clamp(min=1e-300)
+        return torch.where(total > 0, 0.5 * uniform + 0.5 * weight, uniform)
+
+    def _ratio(self, x: Tensor, y: Tensor) -> Tensor:
+        return (self.density(y, x) / self.density(x, y)).float()
 
 
 class MCNSSampler(RefreshingSampler):
-    """MCNS: one Metropolis-Hastings chain per query and slot, carried on from draw to draw.
+    """MCNS: Metropolis-Hastings chains for each query, carried on from draw to draw.
 
-    A draw for B edges advances their ``B * k`` chains by ``steps`` steps together and returns their
-    states (about 0.08 s on one core for B = 1024, k = 5, 10 steps, N = 20,000, D = 64). States live
-    in shared memory (the candidate table, with one group), beside a snapshot of the embeddings that
-    a refresh replaces. Where a query stands several times in a batch, its rows
-    start from one state and go their own ways, and the last of them is kept; the same holds for
-    loader workers that meet the same query at once.
+    A query has ``groups`` groups of k chains. A draw picks a group for each of its B edges,
+    advances the chains of all picked groups by ``steps`` steps together and returns their states
+    (about 0.03 s on one core for B = 1024, k = 5, 10 steps, N = 20,000, D = 64). Edges of one query
+    that pick the same group get the same negatives. States live in shared memory (the candidate
+    table), beside a snapshot of the embeddings that a refresh replaces. Where loader workers meet
+    the same group at once, both start from one state, and the state that is written last is kept.
 
     Embeddings are read at draw time. A loader's workers see them only if the first refresh comes
     before the loader is started (`attach` sees to it); a worker that was started earlier warns and
@@ -175,6 +236,7 @@ class MCNSSampler(RefreshingSampler):
         steps: steps of a chain per draw.
         width: longest depth-first list.
         weights: ``"gaussian"`` or ``"uniform"`` weights over list positions.
+        groups: groups of k chains per query.
         feat: name of the node features, for an ``nn.Module`` encoder.
         seed: seed of the lists and of the first states.
         generator: source of the draws in the main process; torch's global one where not given.
@@ -194,6 +256,7 @@ class MCNSSampler(RefreshingSampler):
         steps: int = 10,
         width: int = 100,
         weights: ListWeights = "gaussian",
+        groups: int = 8,
         feat: str = "feat",
         seed: int = 0,
         generator: torch.Generator | None = None,
@@ -207,7 +270,7 @@ class MCNSSampler(RefreshingSampler):
             k,
             # A rule of its own: it scores chain states, and no pool is ever built.
             rule=cast(Rule, target),
-            settings=PoolSettings(pool=check_k(k), groups=1),
+            settings=PoolSettings(pool=check_k(k), groups=groups),
             feat=feat,
             seed=seed,
             generator=generator,
@@ -236,32 +299,55 @@ class MCNSSampler(RefreshingSampler):
             ids = self.known.uniform(src, self.k, generator=generator)
         else:
             live = self.version % 2
-            states = self.table.ids[live, :, 0]
-            ids = self._walk(src, states[src].long(), self._snapshot[live], generator)
-            last = _last_of_each(src)
-            states[src[last]] = ids[last].to(torch.int32)
+            _, groups, k = self.table.shape
+            states = self.table.ids[live].view(-1, k)
+            pick = torch.randint(0, groups, src.shape, generator=generator)
+            chains, row = torch.unique(src * groups + pick, return_inverse=True)
+            query = torch.div(chains, groups, rounding_mode="floor")
+            moved = self._walk(query, states[chains].long(), self._snapshot[live], generator)
+            states[chains] = moved.to(torch.int32)
+            ids = moved[row]
         return Candidates(
             ids,
             torch.full(ids.shape, torch.nan, dtype=torch.float16),
             torch.full(ids.shape, UNIFORM_LEVEL, dtype=torch.uint8),
         )
 
-    @torch.no_grad()
     def _walk(self, src: Tensor, x: Tensor, h: Tensor, generator: torch.Generator | None) -> Tensor:
         """States after ``steps`` steps from states ``x`` [B, k], for queries [B]; int64."""
-        query = src.unsqueeze(1).expand_as(x)
-        h_query = h[src].unsqueeze(1)
-        log_pi = self.target.logits((h_query * h[x]).sum(-1))
+        rows = max(1, _BLOCK // self.k)
+        parts = [
+            self._walk_block(query.repeat_interleave(self.k), state.flatten(), h, generator)
+            for query, state in zip(src.split(rows), x.split(rows))
+        ]
+        return torch.cat(parts).view_as(x) if parts else x
+
+    @torch.no_grad()
+    def _walk_block(
+        self, query: Tensor, x: Tensor, h: Tensor, generator: torch.Generator | None
+    ) -> Tensor:
+        """States after ``steps`` steps, from states [M] for queries [M]; int64."""
+        x = x.clone()
+        pi = self._pi(query, x, h)
         for _ in range(self.steps):
-            y = self.proposal.propose(x, generator=generator)
-            log_pi_y = self.target.logits((h_query * h[y]).sum(-1))
-            ratio = self.proposal.density(y, x) / self.proposal.density(x, y)
-            chance = (log_pi_y - log_pi).double().exp() * ratio
-            dice = torch.rand(x.shape, generator=generator, dtype=torch.float64)
-            accept = (dice < chance) & ~self.known.contains(query, y)
-            x = torch.where(accept, y, x)
-            log_pi = torch.where(accept, log_pi_y, log_pi)
+            y, ratio = self.proposal.propose(x, generator=generator)
+            dice = torch.rand(x.shape, generator=generator)
+            # Scores are needed only where a target twice that of the state would do.
+            hope = (dice < 2 * ratio).nonzero().squeeze(1)
+            mine, new = query.index_select(0, hope), y.index_select(0, hope)
+            pi_new = self._pi(mine, new, h)
+            chance = pi_new / pi.index_select(0, hope) * ratio.index_select(0, hope)
+            accept = (dice.index_select(0, hope) < chance) & ~self.known.contains(mine, new)
+            taken = accept.nonzero().squeeze(1)
+            hope = hope.index_select(0, taken)
+            x.index_copy_(0, hope, new.index_select(0, taken))
+            pi.index_copy_(0, hope, pi_new.index_select(0, taken))
         return x
+
+    def _pi(self, query: Tensor, x: Tensor, h: Tensor) -> Tensor:
+        """The target of states [M] for queries [M], without filter or constant; float32."""
+        score = (h.index_select(0, query) * h.index_select(0, x)).sum(-1)
+        return self.target.logits(score).exp_()
 
     def _rebuild(self, h: Tensor) -> TableReport:
         nodes, width = h.shape
@@ -273,17 +359,18 @@ class MCNSSampler(RefreshingSampler):
                 f"encoder: expected embeddings of width {self._snapshot.shape[2]}, as at the first "
                 f"refresh, got {width}; make a new sampler for another encoder"
             )
+        _, groups, k = self.table.shape
         if self.version == 0:
-            states = self.known.uniform(everyone, self.k, generator=self.random)
+            states = self.known.uniform(everyone, groups * k, generator=self.random)
+            states = states.view(nodes, groups, k)
         else:
-            states = self.table.current().ids[:, 0].long()
+            states = self.table.current().ids.long()
         self._snapshot[(self.version + 1) % 2].copy_(h)
-        blank = torch.zeros(nodes, 1, self.k)
-        self.table.write(
-            everyone, Candidates(states.unsqueeze(1), blank * torch.nan, blank + UNIFORM_LEVEL)
-        )
+        blank = torch.zeros(states.shape)
+        self.table.write(everyone, Candidates(states, blank * torch.nan, blank + UNIFORM_LEVEL))
         self.table.publish()
-        score = torch.stack([(h * h[states[:, slot]]).sum(-1).mean() for slot in range(self.k)])
+        # One group stands for all in the statistics: their chains are alike.
+        score = torch.stack([(h * h[slot]).sum(-1).mean() for slot in states[:, 0].unbind(1)])
         return TableReport(
             filtered=0.0,
             fallback=int(self.known.saturated().numel()),
@@ -315,12 +402,26 @@ class MCNSSampler(RefreshingSampler):
         )
 
 
-def _last_of_each(values: Tensor) -> Tensor:
-    """Position of the last occurrence of each distinct value, by ascending value."""
-    ordered, position = values.sort(stable=True)
-    last = torch.ones_like(ordered, dtype=torch.bool)
-    last[:-1] = ordered[1:] != ordered[:-1]
-    return position[last]
+def _blocks(*tensors: Tensor) -> list[tuple[Tensor, ...]]:
+    return [tensor.split(_BLOCK) for tensor in tensors]
+
+
+def _guide(total: Tensor) -> Tensor:
+    """The place that each of many equal cells of the running weight belongs to; -1: to several.
+
+    Args:
+        total: running weight, zero first, shape [W + 1], float64.
+
+    Returns:
+        Places, shape [cells], int32.
+    """
+    edge = torch.arange(_CELLS, dtype=torch.float64) / _CELLS
+    margin = 1e-3 / _CELLS  # far above rounding
+    first, last = (
+        torch.searchsorted(total[1:], at * total[-1], right=True)
+        for at in (edge - margin, edge + 1 / _CELLS + margin)
+    )
+    return torch.where(first == last, first, -1).to(torch.int32)
 
 
 def _depth_first_lists(edges: KnownEdges, width: int, seed: int) -> tuple[Tensor, Tensor]:

@@ -324,8 +324,11 @@ def test_proposals_follow_their_density(weights: Any) -> None:
     for state in (0, 60, 128):
         density = proposal.density(torch.full_like(everyone, state), everyone)
         assert float(density.sum()) == pytest.approx(1.0, abs=1e-12)
-        drawn = proposal.propose(torch.full((20_000,), state))
+        states = torch.full((20_000,), state)
+        drawn, ratio = proposal.propose(states)
         assert_drawn_from(drawn, density)
+        exact = proposal.density(drawn, states) / proposal.density(states, drawn)
+        torch.testing.assert_close(ratio, exact.float())
 
 
 def test_gaussian_weights_favour_the_middle_of_the_list() -> None:
@@ -346,7 +349,7 @@ def test_a_node_without_a_list_proposes_uniformly() -> None:
         assert proposal.lengths[4] == 0
         density = proposal.density(torch.full((5,), 4), nodes)
         assert density.tolist() == pytest.approx([0.2] * 5)
-        drawn = proposal.propose(torch.full((5000,), 4))
+        drawn, _ = proposal.propose(torch.full((5000,), 4))
         assert_drawn_from(drawn, torch.ones(5))
 
 
@@ -404,7 +407,7 @@ def test_mcns_chains_follow_the_self_contrast_of_admissible_nodes(weights: Any) 
     g = random_graph(14, 20)
     h = embeddings(14, scale=3.0)
     # The k chains of a query are independent; three draws of ten steps forget their start.
-    sampler = MCNSSampler(g, lambda: h, 8000, width=4, weights=weights)
+    sampler = MCNSSampler(g, lambda: h, 8000, width=4, weights=weights, groups=1)
     sampler.refresh()
     nodes = torch.arange(14)
     for _ in range(2):
@@ -420,12 +423,13 @@ def test_mcns_chains_follow_the_self_contrast_of_admissible_nodes(weights: Any) 
 def test_mcns_carries_its_chains_on() -> None:
     g = random_graph(40, 80)
     h = embeddings(40)
-    sampler = MCNSSampler(g, lambda: h, 3, steps=1)
+    sampler = MCNSSampler(g, lambda: h, 3, steps=1, groups=1)
     sampler.refresh()
-    # A query that stands twice in a batch leaves the state of its last row.
+    # A query that stands twice in a batch picks the same group here.
     drawn = sampler.for_queries(g, torch.tensor([5, 9, 5]))
     live = sampler.table.current().ids[:, 0]
     assert torch.equal(live[5].long(), drawn[2])
+    assert torch.equal(drawn[0], drawn[2])
     assert torch.equal(live[9].long(), drawn[1])
     before = live.clone()
     sampler.refresh(embeddings(40, scale=2.0))
@@ -433,6 +437,23 @@ def test_mcns_carries_its_chains_on() -> None:
     # One step moves some chains and leaves others.
     moved = sampler.for_queries(g, torch.arange(40)) != before.long()
     assert 0.2 < moved.float().mean() < 0.95
+
+
+def test_mcns_moves_the_groups_that_were_picked() -> None:
+    g = random_graph(40, 80)
+    sampler = MCNSSampler(g, lambda: embeddings(40), 3, groups=2)
+    sampler.refresh()
+    before = sampler.table.current().ids.clone()
+    drawn = sampler.for_queries(g, torch.full((30,), 5))
+    live = sampler.table.current().ids
+    assert {tuple(row) for row in drawn.tolist()} == {tuple(row) for row in live[5].tolist()}
+    sampler.for_queries(g, torch.tensor([7]))
+    moved = (live != before).any(2)
+    assert moved[5].all()
+    assert int(moved[7].sum()) == 1
+    others = torch.ones(40, dtype=torch.bool)
+    others[[5, 7]] = False
+    assert not moved[others].any()
 
 
 @pytest.mark.filterwarnings("ignore:Dataloader CPU affinity")
@@ -493,7 +514,7 @@ def test_mcns_has_no_log_ratio() -> None:
 @pytest.mark.parametrize("cls", [MCNSSampler, AdversarialSampler, SelfAdversarialSampler])
 def test_states_of_other_classes_are_refused(cls: Any) -> None:
     g = random_graph(9, 20)
-    plain = DynamicSampler(g, lambda: embeddings(9), groups=1 if cls is MCNSSampler else 8)
+    plain = DynamicSampler(g, lambda: embeddings(9))
     message = f"^state: made by DynamicSampler, this is a {cls.__name__}; load it into a sampler of"
     with pytest.raises(ValueError, match=message):
         cls(g, lambda: embeddings(9)).load_state_dict(plain.state_dict())
