@@ -38,6 +38,8 @@ from dgl_dmns.samplers.refreshing import Encoder, RefreshingSampler
 
 __all__ = ["AdversarialSampler", "SoftmaxGenerator"]
 
+_PARCEL = 20  # steps whose candidates are drawn at once
+
 
 class SoftmaxGenerator(nn.Module):
     """The generator's score ``g(v, u) = (P z_v) . (Q z_u) / sqrt(W)`` and its REINFORCE steps.
@@ -67,7 +69,7 @@ class SoftmaxGenerator(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.query = nn.Linear(width, hidden)
-            self.candidate = nn.Linear(width, hidden)
+            self.candidate = nn.Linear(width, hidden, bias=False)  # it would cancel in p_G
         with torch.no_grad():
             self.candidate.weight.mul_(0.1)
         self.register_buffer("baseline", torch.tensor(math.nan))
@@ -105,14 +107,23 @@ class SoftmaxGenerator(nn.Module):
         """
         started = time.perf_counter()
         z = _standardise(h)
-        losses = []
-        for _ in range(steps):
-            edge = torch.randint(0, edges.indices.numel(), (batch,), generator=generator)
-            query = torch.searchsorted(edges.indptr, edge, right=True) - 1
-            pool = edges.uniform(query, candidates, generator=generator)
+        losses: list[float] = []
+        for step in range(steps):
+            at = step % _PARCEL
+            if at == 0:  # few large draws cost much less than many small ones
+                count = min(_PARCEL, steps - step) * batch
+                edge = torch.randint(0, edges.indices.numel(), (count,), generator=generator)
+                queries = torch.searchsorted(edges.indptr, edge, right=True) - 1
+                pools = edges.uniform(queries, candidates, generator=generator)
+            part = slice(at * batch, (at + 1) * batch)
+            query, pool = queries[part], pools[part]
             with torch.enable_grad():
-                left = self.query(z[query]).unsqueeze(1) / math.sqrt(self.query.out_features)
-                log_p = (left * self.candidate(z[pool])).sum(-1).log_softmax(-1)
+                # (P z_v) . (Q z_u) = (Q' P z_v) . z_u: a product per query, not per candidate.
+                left = self.query(z[query]) / math.sqrt(self.query.out_features)
+                right = z.index_select(0, pool.flatten()).view(*pool.shape, -1)
+                # Row times matrix: torch is slow at the transposed form and its gradient.
+                left = (left @ self.candidate.weight).unsqueeze(1)
+                log_p = torch.bmm(left, right.transpose(1, 2)).squeeze(1).log_softmax(-1)
                 pick = torch.multinomial(log_p.detach().exp(), 1, generator=generator)
                 chosen = pool.gather(1, pick).squeeze(1)
                 with torch.no_grad():
