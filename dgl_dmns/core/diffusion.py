@@ -30,6 +30,8 @@ from dgl_dmns.core.schedule import NoiseSchedule
 
 __all__ = ["diffusion_loss", "level_gaussians", "noise_to", "reverse_step", "sample_chain"]
 
+_BLOCK = 4096  # queries whose closed form is computed together: a working set for the cache
+
 
 def noise_to(schedule: NoiseSchedule, x0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
     """Forward noising ``x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps`` (DMNS, equation 4).
@@ -163,22 +165,26 @@ def level_gaussians(
             f"{type(predictor).__name__}; use sample_chain for other predictors"
         )
     wanted = _wanted(schedule, steps)
-    mean = torch.zeros_like(h)
-    variance = torch.ones_like(h)
-    kept = {schedule.steps: (mean, variance)} if schedule.steps in wanted else {}
-    for t in range(schedule.steps, min(wanted), -1):
-        scale, shift = predictor.coefficients(torch.tensor(t, device=h.device), h)
-        c = schedule.beta[t] / (1 - schedule.alpha_bar[t]).sqrt()
-        root = schedule.alpha[t].sqrt()
-        a = (1 - c * scale) / root
-        mean = a * mean - c * shift / root
-        variance = a.square() * variance + schedule.sigma[t].square()
-        if t - 1 in wanted:
-            kept[t - 1] = (mean, variance)
-    return LevelGaussians(
-        mean=torch.stack([kept[t][0] for t in steps]),
-        std=torch.stack([kept[t][1] for t in steps]).sqrt(),
-    )
+    c = (schedule.beta / (1 - schedule.alpha_bar).sqrt()).tolist()
+    root = schedule.alpha.sqrt().tolist()
+    noise = schedule.sigma.square().tolist()
+    means, variances = (h.new_empty(len(steps), *h.shape) for _ in range(2))
+    for start in range(0, h.shape[0], _BLOCK):
+        part = slice(start, start + _BLOCK)
+        query = h[part]
+        mean = torch.zeros_like(query)
+        variance = torch.ones_like(query)
+        for t in range(schedule.steps, min(wanted) - 1, -1):
+            for level, step in enumerate(steps):
+                if step == t:
+                    means[level, part] = mean
+                    variances[level, part] = variance
+            if t > min(wanted):
+                scale, shift = predictor.coefficients(torch.tensor(t, device=h.device), query)
+                a = (scale * (-c[t] / root[t])).add_(1 / root[t])
+                mean.mul_(a).sub_(shift, alpha=c[t] / root[t])
+                variance.mul_(a.square_()).add_(noise[t])
+    return LevelGaussians(mean=means, std=variances.sqrt_())
 
 
 def _wanted(schedule: NoiseSchedule, steps: Sequence[int]) -> set[int]:

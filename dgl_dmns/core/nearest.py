@@ -78,21 +78,26 @@ def _best_admissible(
     similarity: Tensor, rows: Tensor, pool: Tensor | None, known: KnownEdges, taken: Tensor
 ) -> Tensor:
     """The most similar candidate that is neither known nor taken; -1 where none is; [B]."""
-    remaining = similarity.clone()
     result = torch.full((rows.numel(),), -1, dtype=torch.int64, device=rows.device)
     open_rows = torch.arange(rows.numel(), device=rows.device)
-    width = 8
+    remaining = similarity
+    # Mostly the best one will do, and a maximum is much cheaper than a few of the best.
+    width = 1
     while open_rows.numel():
-        width = min(width, remaining.shape[1])
-        best = remaining[open_rows].topk(width, dim=1)
-        ids = best.indices if pool is None else pool[best.indices]
+        width = min(width, similarity.shape[1])
+        if width == 1:
+            place = remaining.argmax(dim=1, keepdim=True)
+        else:
+            place = remaining.topk(width, dim=1).indices
+        ids = place if pool is None else pool[place]
         barred = known.contains(rows[open_rows].unsqueeze(1), ids)
         barred |= (ids.unsqueeze(2) == taken[open_rows].unsqueeze(1)).any(-1)
         found = ~barred.all(dim=1)
         first = (~barred).int().argmax(dim=1, keepdim=True)
         result[open_rows[found]] = ids.gather(1, first).squeeze(1)[found]
-        if width == remaining.shape[1]:
+        if width == similarity.shape[1]:
             break
         open_rows = open_rows[~found]
-        width *= 4
+        remaining = similarity[open_rows]
+        width *= 8
     return result

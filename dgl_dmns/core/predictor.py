@@ -110,8 +110,9 @@ class FiLMPredictor(AffineNoisePredictor):
         scale = parts[0] + 1
         shift = parts[1]
         for gamma, eta in zip(parts[2::2], parts[3::2]):
-            scale = (gamma + 1) * scale
-            shift = (gamma + 1) * shift + eta
+            gain = gamma + 1
+            scale = gain * scale
+            shift = gain * shift + eta
         return scale, shift
 
     def extra_repr(self) -> str:  # noqa: D102
