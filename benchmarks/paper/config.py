@@ -27,7 +27,7 @@ __all__ = [
     "Uniform",
 ]
 
-RESULT_VERSION = 1  # raise it when a change of the code changes results
+RESULT_VERSION = 2  # raise it when a change of the code changes results
 PAPER_FRACTIONS = (1 / 10, 1 / 8, 1 / 4, 1 / 2)
 
 
@@ -152,6 +152,7 @@ class MarkovChain:
     k: int = 5
     alpha: float = 0.25
     steps: int = 10
+    groups: int = 2
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,8 @@ class LatentSource:
         self.levels = levels_of(method.diffusion)
         self.schedule = schedule_of(method.diffusion)
         self.model: DiffusionGenerator | None = None
-        self.shares: dict[str, list[float]] = {}
+        # What the shares of Psi are taken from, when they are asked for.
+        self.drawn: tuple[Tensor, list[int], Tensor] | None = None
         self.weight = torch.tensor(self.levels.loss_weights * method.copies)
 
     def terms(self, h: Tensor, epoch: int) -> Terms:
@@ -106,7 +107,8 @@ class LatentSource:
         latents, keep = self._draw(h.detach(), slots)
         if method.unit_norm:
             latents = normalize(latents, dim=-1)
-        score = (h[query] * latents).sum(-1).t()
+        h_query = h.index_select(0, query)
+        score = torch.stack([(h_query * latent).sum(-1) for latent in latents], dim=1)
         weight = self.weight.expand_as(score)
         if keep is not None:
             weight = weight * keep.t()
@@ -117,10 +119,15 @@ class LatentSource:
         return Terms(score, weight)
 
     def statistics(self) -> dict[str, float]:
+        """Shares of Psi >= 0 per level, in the last epoch."""
+        if self.drawn is None:
+            return {}
+        own = len(self.levels)  # further copies repeat the levels
+        z, slots, latents = self.drawn
         return {
-            f"psi {kind} T*{fraction:g}": value
-            for kind, values in self.shares.items()
-            for fraction, value in zip(self.levels.fractions, values)
+            f"psi {kind} T*{fraction:g}": share
+            for kind, held in self._held(z, slots[:own], latents[:own]).items()
+            for fraction, share in zip(self.levels.fractions, held.float().mean(1).tolist())
         }
 
     def _fit(self, h: Tensor) -> None:
@@ -169,21 +176,34 @@ class LatentSource:
                 generator=self.random,
             )
             return self.model.space.decode(states[slots]), None
-        # Step 0, the model of the positives, comes along for Psi.
         assert isinstance(self.model.predictor, FiLMPredictor)
+        every = level_gaussians(self.model.predictor, self.schedule, z, self.model.steps)
+        latents = torch.empty(len(slots), query.numel(), z.shape[1])
+        for latent, slot in zip(latents, slots):
+            latent.normal_(generator=self.random)
+            latent.mul_(every.std[slot].index_select(0, query))
+            latent.add_(every.mean[slot].index_select(0, query))
+        self.drawn = (z, slots, latents)
+        keep = None
+        if self.method.drop != "none":
+            keep = self._held(*self.drawn)[self.method.drop]
+        return self.model.space.decode(latents), keep
+
+    @torch.no_grad()
+    def _held(self, z: Tensor, slots: list[int], latents: Tensor) -> dict[str, Tensor]:
+        """Where Psi is not negative, by kind, [L, E]; the model must be the one of the draw."""
+        assert self.model is not None
+        assert isinstance(self.model.predictor, FiLMPredictor)
+        query = self.problem.query
+        # Step 0 is the model of the positives.
         every = level_gaussians(self.model.predictor, self.schedule, z, (0, *self.model.steps))
         chosen = [1 + slot for slot in slots]
         drawn = LevelGaussians(every.mean[chosen][:, query], every.std[chosen][:, query])
-        latents = drawn.sample(self.random)
         first = LevelGaussians(every.mean[:1, query], every.std[:1, query])
-        there = {
+        return {
             "point": psi(latents, latents, drawn, first) >= 0,
             "pair": psi(latents, z[self.problem.positive], drawn, first) >= 0,
         }
-        own = len(self.levels)  # further copies repeat the levels
-        self.shares = {kind: held[:own].float().mean(1).tolist() for kind, held in there.items()}
-        keep = there.get(self.method.drop)
-        return self.model.space.decode(latents), keep
 
     def _noised_neighbours(self, h: Tensor, slots: list[int]) -> Tensor:
         """A random training neighbour of each edge's query, noised to each level; [L, E, D]."""

