@@ -240,7 +240,14 @@ def make_source(problem: Problem, method: Method, seed: int) -> Source:
             seed=seed,
         )
     elif isinstance(method, Adversarial):
-        sampler = samplers.AdversarialSampler(g, encoder, method.k, seed=seed)
+        sampler = samplers.AdversarialSampler(
+            g,
+            encoder,
+            method.k,
+            pool=method.pool,
+            learning_rate=method.learning_rate,
+            seed=seed,
+        )
     else:
         raise TypeError(f"method: expected a method of benchmarks.paper.config, got {method!r}")
     return SampledSource(problem, sampler)

@@ -10,13 +10,12 @@ import torch
 from torch import Tensor
 
 from benchmarks.common import peak_memory_mb
-from benchmarks.paper.config import Adversarial, Cell, Method
+from benchmarks.paper.config import Cell
 from benchmarks.paper.encoders import Encoder
-from benchmarks.paper.negatives import SampledSource, Source, make_source, real_scores
+from benchmarks.paper.negatives import make_source, real_scores
 from benchmarks.paper.objective import objective
 from benchmarks.paper.probe import probe_accuracy
 from benchmarks.paper.problem import Folders, Problem, load_problem
-from dgl_dmns.samplers import AdversarialSampler
 
 __all__ = ["run_cell", "train"]
 
@@ -45,21 +44,6 @@ def run_cell(cell: Cell, folders: Folders, threads: int = 1) -> dict[str, Any]:
     }
 
 
-def _source(problem: Problem, method: Method, seed: int) -> Source:
-    """As `make_source`, with all settings of the adversarial row."""
-    if not isinstance(method, Adversarial):
-        return make_source(problem, method, seed)
-    sampler = AdversarialSampler(
-        problem.graph,
-        lambda: torch.empty(0),  # never called: embeddings are handed to refresh()
-        method.k,
-        pool=method.pool,
-        learning_rate=method.learning_rate,
-        seed=seed,
-    )
-    return SampledSource(problem, sampler)
-
-
 def train(problem: Problem, cell: Cell) -> dict[str, Any]:
     """Train on a problem that is already loaded; see `run_cell`."""
     settings = cell.row.training
@@ -74,7 +58,7 @@ def train(problem: Problem, cell: Cell) -> dict[str, Any]:
     optimizer = torch.optim.Adam(
         encoder.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
     )
-    source = _source(problem, cell.row.method, cell.seed)
+    source = make_source(problem, cell.row.method, cell.seed)
     best: dict[str, Any] = {}
     best_map, best_epoch, epoch = -math.inf, -1, 0
     best_h: Tensor | None = None

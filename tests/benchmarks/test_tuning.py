@@ -59,14 +59,14 @@ def test_the_best_validation_map_is_chosen(tmp_path):
     with pytest.raises(ValueError, match="no setting has a result"):
         choose(trials, store)
     for trial in trials:
-        value = 0.9 if trial.setting in ("pool=10", "lr=0.002,stored") else 0.5
+        value = 0.9 if trial.setting in ("pool=10", "lr=0.002,none") else 0.5
         result = {"val": {"MAP": value}, "test": {"MAP": 1 - value}, "best epoch": 0}
         if trial.setting != "pool=20":
             store.save(trial.cell, result)
     with pytest.raises(ValueError, match=r"different budgets: dns lacks pool=20$"):
         choose(trials, store)
     store.save(next(trial.cell for trial in trials if trial.setting == "pool=20"), described(0))
-    assert choose(trials, store) == {"dns": "lr=0.002,stored", "pns": "lr=0.002,stored"}
+    assert choose(trials, store) == {"dns": "lr=0.002,none", "pns": "lr=0.002,none"}
 
 
 def test_counterparts_that_all_rows_lack_are_left_out(tmp_path):
@@ -76,17 +76,17 @@ def test_counterparts_that_all_rows_lack_are_left_out(tmp_path):
     for trial in trials:
         if trial.slot != 5:
             store.save(trial.cell, described(trial.cell))
-    assert choose(trials, store) == dict.fromkeys(rows, "lr=0.01,binary")
-    some = trials_of("tiny", rows, False, ["lr=0.002,binary"])
-    assert [trial.setting for trial in some] == ["lr=0.002,binary"] * 2
+    assert choose(trials, store) == dict.fromkeys(rows, "lr=0.01,relu")
+    some = trials_of("tiny", rows, False, ["lr=0.002,relu"])
+    assert [trial.setting for trial in some] == ["lr=0.002,relu"] * 2
 
 
 def test_choices_build_the_rows_of_gcn_alone():
-    choices = {"cora": {"dns": "pool=10", "uniform-5": "lr=0.002,stored"}}
+    choices = {"cora": {"dns": "pool=10", "uniform-5": "lr=0.002,none"}}
     rows, defaults = main_rows("cora", SHORT, choices), default_rows(SHORT)
     assert rows["dns"] == replace(defaults["dns"], method=replace(defaults["dns"].method, pool=10))
-    stored = replace(SHORT, learning_rate=0.002, features="stored")
-    assert rows["uniform-5"] == replace(defaults["uniform-5"], training=stored)
+    plain = replace(SHORT, learning_rate=0.002, activation="none")
+    assert rows["uniform-5"] == replace(defaults["uniform-5"], training=plain)
     assert rows["pns"] == defaults["pns"]
     assert main_rows("tiny", SHORT, choices) == defaults
     sage = replace(SHORT, encoder="sage")
@@ -96,15 +96,15 @@ def test_choices_build_the_rows_of_gcn_alone():
 
 
 def test_ablations_start_from_the_chosen_latent_row():
-    choices = {"cora": {"dmns-latent": "one latent at T/2, four uniform"}}
+    choices = {"cora": {"dmns-latent": "diffusion lr=0.01"}}
     chosen = main_rows("cora", SHORT, choices)["dmns-latent"]
     for name in ABLATIONS:
         rows = ablation_rows(name, "cora", SHORT, choices)
         assert rows[0] == chosen
         assert {row.method.k for row in rows} == {5}
     for row in ablation_rows("steps", "cora", SHORT, choices):
-        assert row.method.diffusion.fractions == (0.5,)
-    slow = {"cora": {"dmns-latent": "lr=0.002,binary"}}
+        assert row.method.diffusion.learning_rate == 0.01
+    slow = {"cora": {"dmns-latent": "lr=0.002,relu"}}
     for row in ablation_rows("pairs", "cora", SHORT, slow):
         assert row.training.learning_rate == 0.002
 
@@ -161,20 +161,20 @@ def test_command_refuses_unequal_budgets(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("benchmarks.paper.__main__.run_cell", partly)
     words = ["--datasets", "tiny", "--jobs", "0", "--quiet", "--out", str(tmp_path)]
     words += ["--choices", str(tmp_path / "choices.json"), "--tune"]
-    shared = ["lr=0.01,binary", "lr=0.002,binary"]
+    shared = ["lr=0.01,relu", "lr=0.002,relu"]
     assert main([*words, "--tune-settings", *shared]) == 1
-    assert "pns lacks lr=0.002,binary" in capsys.readouterr().err
+    assert "pns lacks lr=0.002,relu" in capsys.readouterr().err
     assert not (tmp_path / "choices.json").exists()
     text = (tmp_path / "tuning.md").read_text(encoding="utf-8")
-    assert "| tiny | pns | lr=0.002,binary | - | - | - |  |" in text
-    assert main([*words, "--tune-settings", "lr=0.01,binary"]) == 0
+    assert "| tiny | pns | lr=0.002,relu | - | - | - |  |" in text
+    assert main([*words, "--tune-settings", "lr=0.01,relu"]) == 0
     assert set(read_choices(tmp_path / "choices.json")["tiny"]) == set(ROW_NAMES)
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--tune-settings", "lr=0.01,binary"], "expected together with --tune"),
+        (["--tune-settings", "lr=0.01,relu"], "expected together with --tune"),
         (["--tune", "--encoder", "sage"], "chooses for the rows with GCN"),
         (["--tune", "--ablations", "psi"], "chooses for the rows with GCN"),
         (["--tune", "--rows"], "at least one of --rows"),
