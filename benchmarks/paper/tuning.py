@@ -112,7 +112,7 @@ _OWN: dict[str, tuple[Setting, Setting]] = {
     ),
     "dmns-density": (
         Setting("uniform share=0.4", method={"uniform_share": 0.4}),
-        Setting("lam=0.5", method={"lam": 0.5}),
+        Setting("pool=256", method={"pool": 256}),
     ),
 }
 

@@ -124,7 +124,7 @@ def build_table(
         h_query, h_candidate, known, scorer, model if rule.uses_generator else None
     )
     statistics = _LevelScores(len(model.levels) if model is not None else 0)
-    filtered = fallback = 0
+    filtered = fallback = seen = 0
     chunk = min(settings.queries_per_pool, queries)
     order = torch.randperm(queries, generator=generator, device=h_query.device)
     # Whole chunks only: the last one is filled up with queries from the start of the order.
@@ -141,12 +141,14 @@ def build_table(
                 nearest_group(rule, share, snapshot, rows, k, latents, generator)
                 for _ in range(groups)
             ]
+            drawn = Candidates(*(torch.stack(field, dim=1) for field in zip(*parts)))
         else:
             draw = PoolDraw(rule, settings, snapshot, rows, chunk, generator)
-            parts = [draw.group(k) for _ in range(groups)]
+            drawn = draw.draw(k, groups)
             filtered += draw.filtered
+            seen += draw.seen
         rows = rows[: queries - start]  # without those that only fill up the last chunk
-        ids, ratios, levels = (torch.stack(field, dim=1)[: rows.numel()] for field in zip(*parts))
+        ids, ratios, levels = (field[: rows.numel()] for field in drawn)
         empty = ids < 0
         fallback += int(empty.flatten(1).any(dim=1).sum())
         ids = fill_open_slots(ids, empty, known, rows, generator)
@@ -156,8 +158,7 @@ def build_table(
         # One group stands for all in the statistics: they were drawn alike.
         statistics.add(levels[:, 0], snapshot.scores(rows.unsqueeze(1), ids[:, 0]).squeeze(1))
     table.publish()
-    seen = order.numel() * groups * min(settings.pool, known.num_dst)
-    return TableReport(filtered / seen, fallback, statistics.means())
+    return TableReport(filtered / max(1, seen), fallback, statistics.means())
 
 
 class Stopwatch:

@@ -7,9 +7,14 @@ and the uniform share ``pi`` is
     ``w(u|v) = log(pi + (1 - pi) * sum_l p_l * q_l(u|v) / uniform(u))``,
     ``q_l(u|v)`` proportional to ``N(z_u; m_l(v), s_l(v)^2)^lambda`` over the pool.
 
-Candidates are drawn without replacement in proportion to the rule's weights (the largest k of
-logits plus Gumbel noise). The distribution of the first has log ratio
-``log_softmax(logits) + log M``.
+The k candidates of a group are drawn without replacement in proportion to the rule's weights: by
+inverting the cumulative weights, a slot that repeats an earlier one being drawn again. The first
+has log ratio ``log_softmax(logits) + log M``.
+
+How much a pool distorts. Within a pool the ratios sum to M, so a pool of few nodes lifts its best
+one to a share it would not have among all N: the smaller the pool, the harder the negatives. As M
+grows the draws tend to the rule's distribution over all nodes. Groups of a row can share a pool
+(``groups_per_pool``), so that a large one costs no more than many small ones.
 """
 
 from __future__ import annotations
@@ -29,6 +34,8 @@ from dgl_dmns.core.table import UNIFORM_LEVEL, Candidates
 
 __all__ = ["PoolDraw", "PoolSettings"]
 
+_ATTEMPTS = 4  # new draws of a slot before its group is finished by Gumbel noise
+
 
 @dataclass(frozen=True)
 class PoolSettings:
@@ -40,6 +47,7 @@ class PoolSettings:
         uniform_share: share ``pi`` of plain uniform negatives in the mixture, in [0, 1].
         lam: exponent ``lambda`` on the density, positive.
         groups: groups of k candidates kept for each query.
+        groups_per_pool: groups that are drawn from one pool.
 
     Raises:
         ValueError: for a value out of range.
@@ -50,9 +58,10 @@ class PoolSettings:
     uniform_share: float = 0.5
     lam: float = 1.0
     groups: int = 8
+    groups_per_pool: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("pool", "queries_per_pool", "groups"):
+        for name in ("pool", "queries_per_pool", "groups", "groups_per_pool"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
         if not 0.0 <= self.uniform_share <= 1.0:
@@ -94,9 +103,23 @@ class PoolDraw:
             self.gaussians = snapshot.model.gaussians(snapshot.z_query[rows])
         self.barred_pairs = snapshot.known.barred_of(rows)
         self.filtered = 0
+        self.seen = 0
 
-    def group(self, k: int) -> Candidates:
-        """One group of k candidates for every query of the block, shape [B, k]; -1 for none."""
+    def draw(self, k: int, groups: int) -> Candidates:
+        """Groups of k candidates for every query of the block.
+
+        Args:
+            k: candidates in a group.
+            groups: number of groups G.
+
+        Returns:
+            Candidates of shape [B, G, k]; -1 where a pool has no admissible node left.
+        """
+        step = self.settings.groups_per_pool
+        parts = [self._from_one_pool(k, min(step, groups - lo)) for lo in range(0, groups, step)]
+        return Candidates(*(torch.cat(field, dim=1) for field in zip(*parts)))
+
+    def _from_one_pool(self, k: int, groups: int) -> Candidates:
         known = self.snapshot.known
         pool = _distinct_pools(
             self.queries.shape[0],
@@ -105,6 +128,7 @@ class PoolDraw:
             self.generator,
             self.queries.device,
         )
+        self.seen += self.queries.numel() * pool.shape[1]
         barred = self._barred(pool)
         self.filtered += int(barred.sum())
         size = (~barred).sum(-1, keepdim=True).clamp(min=1).log()
@@ -112,25 +136,29 @@ class PoolDraw:
         parts = self._mixture(pool, barred, size)
         mixture = None if parts is None else torch.logsumexp(parts, dim=0)
         logits = self.rule.logits(score, mixture).masked_fill(barred, -math.inf)
+        members = min(k, pool.shape[1])
         if isinstance(self.rule, Hardest):
-            noisy = logits
+            best = logits.topk(members, dim=-1).indices
+            place = best.unsqueeze(2).expand(-1, -1, groups, -1).flatten(0, 1)
         else:
-            noise = torch.empty_like(logits).exponential_(generator=self.generator)
-            noisy = logits - noise.log()
-        best = noisy.topk(min(k, pool.shape[1]), dim=-1).indices
-        chosen = pool.unsqueeze(1).expand_as(barred).gather(2, best)
-        chosen = chosen.masked_fill(barred.gather(2, best), -1)
+            weight = (logits - logits.amax(-1, keepdim=True)).exp().nan_to_num(nan=0.0)
+            place = _draw_distinct(weight.flatten(0, 1), groups, members, self.generator)
+        # From here on, places of [B, G, k] candidates in pools of [B, M].
+        place = place.reshape(*logits.shape[:2], groups * members)
+        chosen = pool.unsqueeze(1).expand_as(barred).gather(2, place)
+        chosen = chosen.masked_fill(barred.gather(2, place), -1)
         if self.rule.tractable:
-            log_ratio = (logits.log_softmax(-1) + size).gather(2, best)
+            log_ratio = (logits.log_softmax(-1) + size).gather(2, place)
             log_ratio = log_ratio.nan_to_num(nan=0.0, neginf=0.0)
         else:
             log_ratio = torch.full(chosen.shape, math.nan, device=pool.device)
-        level = _draw_levels(parts, best, self.generator)
-        missing = k - best.shape[2]  # a graph with fewer nodes than k
+        level = _draw_levels(parts, place, self.generator)
+        missing = k - members  # a graph with fewer nodes than k
+        shape = (-1, groups, members)
         return Candidates(
-            pad(chosen.flatten(0, 1), (0, missing), value=-1),
-            pad(log_ratio.flatten(0, 1), (0, missing)),
-            pad(level.flatten(0, 1), (0, missing)),
+            pad(chosen.reshape(shape), (0, missing), value=-1),
+            pad(log_ratio.reshape(shape), (0, missing)),
+            pad(level.reshape(shape), (0, missing)),
         )
 
     def _barred(self, pool: Tensor) -> Tensor:
@@ -162,6 +190,59 @@ class PoolDraw:
         density = (self.settings.lam * density).masked_fill(barred, -math.inf)
         ratio = density.log_softmax(-1).nan_to_num(nan=-math.inf) + size
         return _mixture_parts(ratio, self.snapshot.model, self.settings.uniform_share)
+
+
+def _draw_distinct(
+    weight: Tensor, groups: int, k: int, generator: torch.Generator | None
+) -> Tensor:
+    """Places drawn in proportion to weights, without replacement within a group.
+
+    Slots are filled one after the other by inverting the cumulative weights, and drawn again while
+    they repeat an earlier slot of their group. Where one weight rules a row that takes long: there
+    the open slots get the largest of logits plus Gumbel noise, which has the same distribution.
+
+    Args:
+        weight: not negative, shape [R, M].
+        groups: groups G in a row.
+        k: places in a group, at most M.
+        generator: source of randomness.
+
+    Returns:
+        Places in ``0 .. M - 1``, shape [R, G, k]; of weight zero only where a row has fewer than k
+        positive weights.
+    """
+    rows, size = weight.shape
+    total = weight.cumsum(-1)
+
+    def invert(cumulative: Tensor, draws: int) -> Tensor:
+        share = torch.rand(len(cumulative), draws, generator=generator, device=weight.device)
+        place = torch.searchsorted(cumulative, share * cumulative[:, -1:], right=True)
+        return place.clamp(max=size - 1)  # where rounding or a row of zeros led past the end
+
+    place = invert(total, groups * k).view(rows, groups, k)
+    done = torch.zeros(rows, groups, dtype=torch.bool, device=weight.device)
+    empty = weight.gather(1, place.flatten(1)).view_as(place) <= 0
+    for slot in range(k):
+        again = (place[..., :slot] == place[..., slot : slot + 1]).any(-1) | empty[..., slot]
+        again &= ~done
+        for _ in range(_ATTEMPTS):
+            row, group = again.nonzero(as_tuple=True)
+            if not row.numel():
+                break
+            fresh = invert(total[row], 1)
+            place[row, group, slot] = fresh.squeeze(1)
+            repeated = (place[row, group, :slot] == fresh).any(-1)
+            again[row, group] = repeated | (weight[row].gather(1, fresh).squeeze(1) <= 0)
+        row, group = again.nonzero(as_tuple=True)
+        if row.numel():
+            logits = weight[row].log()
+            noise = torch.empty_like(logits).exponential_(generator=generator)
+            # Places of no weight come last, but before those that are taken.
+            noisy = (logits - noise.log()).clamp(min=torch.finfo(logits.dtype).min)
+            noisy.scatter_(1, place[row, group, :slot], -math.inf)
+            place[row, group, slot:] = noisy.topk(k - slot, dim=-1).indices
+            done |= again
+    return place
 
 
 def _distinct_pools(

@@ -21,6 +21,10 @@ from dgl_dmns.samplers.refreshing import Encoder, RefreshingSampler, _check_embe
 
 __all__ = ["DMNSSampler"]
 
+_GROUPS_PER_POOL = (
+    8  # the default groups: a large pool for all costs less than a small one for each
+)
+
 
 class DMNSSampler(RefreshingSampler):
     """Diffusion-based negative sampler (DMNS, WWW 2024, arXiv 2403.17259), for DGL.
@@ -117,7 +121,13 @@ class DMNSSampler(RefreshingSampler):
             encoder,
             k,
             rule=rule,
-            settings=PoolSettings(pool=pool, uniform_share=uniform_share, lam=lam, groups=groups),
+            settings=PoolSettings(
+                pool=pool,
+                uniform_share=uniform_share,
+                lam=lam,
+                groups=groups,
+                groups_per_pool=_GROUPS_PER_POOL,
+            ),
             feat=feat,
             scorer=scorer,
             seed=seed,

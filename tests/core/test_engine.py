@@ -207,12 +207,13 @@ def test_the_first_slot_follows_the_exact_distribution(
         assert torch.allclose(ratios[query], truth, rtol=2e-3, atol=2e-3)
 
 
+@pytest.mark.parametrize("shared", [1, 7, 600])
 def test_groups_of_one_refresh_are_drawn_alike_with_one_node_type(
-    model: DiffusionGenerator,
+    model: DiffusionGenerator, shared: int
 ) -> None:
     """The shape samplers use: source and destination are the same nodes, many groups in a row."""
     groups = 600
-    pools = PoolSettings(pool=NODES, uniform_share=0.3, groups=groups)
+    pools = PoolSettings(pool=NODES, uniform_share=0.3, groups=groups, groups_per_pool=shared)
     table = CandidateTable(NODES, groups, 2)
     build_table(table, Gate(), pools, KNOWN, H, H, model=model, generator=rng(4))
     ids = table.current().ids.long()

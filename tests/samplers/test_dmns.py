@@ -384,7 +384,9 @@ def test_a_uniform_share_of_one_is_uniform(rule: Any) -> None:
     """The whole way through fitting, pools and the table, with hard candidates to be had."""
     g = random_graph()
     groups = 100 if isinstance(rule, Nearest) else 600  # it draws latents for each slot
-    sampler = make(g, k=2, rule=rule, uniform_share=1.0, groups=groups, generator=rng(6))
+    every = g.num_nodes()  # a pool of fewer nodes would show through the groups that share it
+    settings = {"uniform_share": 1.0, "groups": groups, "pool": every}
+    sampler = make(g, k=2, rule=rule, generator=rng(6), **settings)
     report = sampler.refresh()
     assert report.fit is not None
     known = known_edges(g)
