@@ -7,7 +7,7 @@ from dgl_dmns.core.diffusion import (
     reverse_step,
     sample_chain,
 )
-from dgl_dmns.core.engine import RefreshReport, TableReport, build_table
+from dgl_dmns.core.engine import RefreshReport, TableReport, TypeReport, build_table
 from dgl_dmns.core.gaussians import LevelGaussians
 from dgl_dmns.core.generator import DiffusionGenerator, FitReport
 from dgl_dmns.core.known import KnownEdges
@@ -52,6 +52,7 @@ __all__ = [
     "Snapshot",
     "Space",
     "TableReport",
+    "TypeReport",
     "build_table",
     "diffusion_loss",
     "dot_score",

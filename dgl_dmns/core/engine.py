@@ -26,7 +26,7 @@ from dgl_dmns.core.rules import Nearest, Rule
 from dgl_dmns.core.snapshot import Scorer, Snapshot
 from dgl_dmns.core.table import UNIFORM_LEVEL, Candidates, CandidateTable
 
-__all__ = ["RefreshReport", "Stopwatch", "TableReport", "build_table"]
+__all__ = ["RefreshReport", "Stopwatch", "TableReport", "TypeReport", "build_table"]
 
 _BLOCK = 4096  # queries whose Gaussians are held at a time: a bounded working set
 
@@ -49,22 +49,59 @@ class TableReport:
 
 
 @dataclass(frozen=True)
+class TypeReport:
+    """What one refresh did for one edge type.
+
+    Args:
+        fit: the generator's fitting report, None for rules without a generator.
+        table: what building the table came to.
+    """
+
+    fit: FitReport | None
+    table: TableReport
+
+
+@dataclass(frozen=True)
 class RefreshReport:
     """What one refresh did.
 
     Args:
-        version: version of the table that it published.
-        fit: the generator's fitting report, None for rules without a generator.
+        version: version of the tables that it published.
         seconds: wall-clock seconds of the whole refresh.
         seconds_by_part: the same by part (embed, fit, table).
-        table: what building the table came to.
+        by_type: the reports of the edge types, by canonical edge type.
     """
 
     version: int
-    fit: FitReport | None
     seconds: float
     seconds_by_part: dict[str, float]
-    table: TableReport
+    by_type: dict[tuple[str, str, str], TypeReport]
+
+    @property
+    def fit(self) -> FitReport | None:
+        """The generator's fitting report, where there is one edge type.
+
+        Raises:
+            ValueError: if there are several.
+        """
+        return self._only().fit
+
+    @property
+    def table(self) -> TableReport:
+        """What building the table came to, where there is one edge type.
+
+        Raises:
+            ValueError: if there are several.
+        """
+        return self._only().table
+
+    def _only(self) -> TypeReport:
+        if len(self.by_type) != 1:
+            raise ValueError(
+                f"report: there is one for each edge type, {list(self.by_type)}; read "
+                "report.by_type[etype].table and .fit"
+            )
+        return next(iter(self.by_type.values()))
 
 
 class _LevelScores:

@@ -22,7 +22,7 @@ import copy
 import math
 import time
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +35,7 @@ from dgl_dmns.core.pools import PoolSettings
 from dgl_dmns.core.rules import SelfAdversarial
 from dgl_dmns.core.snapshot import Scorer, dot_score
 from dgl_dmns.samplers.refreshing import Encoder, RefreshingSampler
+from dgl_dmns.samplers.relation import Relation
 
 __all__ = ["AdversarialSampler", "SoftmaxGenerator"]
 
@@ -178,6 +179,8 @@ class AdversarialSampler(RefreshingSampler):
         TypeError: for ``k`` or ``encoder`` of a wrong type.
     """
 
+    takes_several_types: ClassVar[bool] = False  # one generator, whose two maps read one node type
+
     def __init__(
         self,
         g: Any,
@@ -232,45 +235,39 @@ class AdversarialSampler(RefreshingSampler):
             )
         return self.adversary
 
-    def _fit(self, h: Tensor) -> FitReport:
+    def _fit(self, relation: Relation, h_query: Tensor, h_candidate: Tensor) -> FitReport:
         steps = self.warmup_steps if self.adversary is None else self.fit_steps
-        return self._adversary_for(h.shape[1]).fit(
-            h,
-            self.known,
-            self._scorer or dot_score,
+        return self._adversary_for(h_query.shape[1]).fit(
+            h_query,  # both ends have one type
+            relation.known,
+            relation.scorer or dot_score,
             steps,
             candidates=self.settings.pool,
             batch=self.batch_queries,
-            generator=self.random,
+            generator=relation.random,
         )
 
     @torch.no_grad()
-    def _rebuild(self, h: Tensor) -> TableReport:
+    def _rebuild(self, relation: Relation, h_query: Tensor, h_candidate: Tensor) -> TableReport:
         # The generator's scores are inner products of its projections: the engine's default scorer.
-        query, candidate = self._adversary_for(h.shape[1]).project(h)
+        query, candidate = self._adversary_for(h_query.shape[1]).project(h_query)
         done = build_table(
-            self.table,
+            relation.table,
             self.rule,
             self.settings,
-            self.known,
+            relation.known,
             query,
             candidate,
-            generator=self.random,
+            generator=relation.random,
         )
-        return replace(done, level_score={"uniform": self._mean_score(h)})
+        return replace(done, level_score={"uniform": _mean_score(relation, h_query)})
 
-    def _mean_score(self, h: Tensor) -> float:
-        """The encoder's mean score of the first group of negatives."""
-        score = self._scorer or dot_score
-        ids = self.table.current().ids[:, 0].long()
-        parts = [score(h, h[slot]).double().mean() for slot in ids.unbind(1)]
-        return float(torch.stack(parts).mean())
-
-    def _own_state(self) -> dict[str, Any]:
+    def _own_state(self, relation: Relation) -> dict[str, Any]:
         known = self.adversary
         return {"adversary": None if known is None else (known.width, known.state_dict())}
 
-    def _load_own_state(self, state: dict[str, Any]) -> None:
+    def _load_own_state(self, states: list[tuple[Relation, dict[str, Any]]]) -> None:
+        state = states[0][1]
         if state["adversary"] is None:
             self.adversary = None
             return
@@ -287,6 +284,14 @@ class AdversarialSampler(RefreshingSampler):
         state = super().__getstate__()
         state["adversary"] = None
         return state
+
+
+def _mean_score(relation: Relation, h: Tensor) -> float:
+    """The encoder's mean score of the first group of negatives."""
+    score = relation.scorer or dot_score
+    ids = relation.table.current().ids[:, 0].long()
+    parts = [score(h, h[slot]).double().mean() for slot in ids.unbind(1)]
+    return float(torch.stack(parts).mean())
 
 
 def _standardise(h: Tensor) -> Tensor:

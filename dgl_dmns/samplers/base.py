@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import sys
 import warnings
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Union
 
 import torch
 from torch import Tensor
@@ -20,9 +21,43 @@ from dgl_dmns.core.known import KnownEdges
 
 _Base: Any = require_dgl().dataloading.negative_sampler._BaseNegativeSampler
 
-__all__ = ["FilteredSampler", "NegativeSampler", "check_has_edges", "check_k", "known_edges"]
+__all__ = [
+    "EdgeName",
+    "EdgeType",
+    "FilteredSampler",
+    "NegativeSampler",
+    "canonical_edge_type",
+    "check_has_edges",
+    "check_k",
+    "known_edges",
+]
 
 EdgeType = tuple[str, str, str]
+"""A canonical edge type: source node type, relation, destination node type."""
+
+EdgeName = Union[str, EdgeType]
+"""An edge type by its relation alone, where that is unique, or in full."""
+
+
+def canonical_edge_type(name: EdgeName, etypes: Sequence[EdgeType], argument: str) -> EdgeType:
+    """The canonical edge type that a name stands for.
+
+    Args:
+        name: the relation alone, or the canonical edge type.
+        etypes: the canonical edge types to choose from.
+        argument: the argument that an error message speaks of.
+
+    Raises:
+        ValueError: if none or several of the edge types have this name.
+    """
+    found = [e for e in etypes if name == e or (isinstance(name, str) and name == e[1])]
+    if len(found) != 1:
+        what = "several edge types" if found else "no edge type"
+        raise ValueError(
+            f"{argument}: {what} of name {name!r} in {found or list(etypes)}; name one as (source "
+            "node type, relation, destination node type)"
+        )
+    return found[0]
 
 
 def check_k(k: int) -> int:
@@ -86,20 +121,22 @@ class NegativeSampler(_Base):  # type: ignore[misc]
         """
         return self.negatives(g, src, etype)
 
-    def for_queries(self, g: Any, nodes: Tensor, etype: EdgeType | None = None) -> Tensor:
+    def for_queries(self, g: Any, nodes: Tensor, etype: EdgeName | None = None) -> Tensor:
         """Negatives for query nodes.
 
         Args:
             g: the graph.
             nodes: ids of source nodes, shape [B], of the graph's id type.
-            etype: canonical edge type; the only one of the graph where not given.
+            etype: edge type, canonical or by its relation alone; the only one of the graph where
+                not given.
 
         Returns:
             Destination ids, shape [B, k], of the dtype and on the device of ``nodes``.
 
         Raises:
             TypeError: for ids that are no integers of the graph's id type.
-            ValueError: for ids that are no source nodes, or no ``etype`` where there are several.
+            ValueError: for ids that are no source nodes, an unknown ``etype``, or none where there
+                are several.
         """
         if etype is None:
             if len(g.canonical_etypes) != 1:
@@ -107,8 +144,9 @@ class NegativeSampler(_Base):  # type: ignore[misc]
                     f"etype: the graph has edge types {g.canonical_etypes}; name one of them"
                 )
             etype = g.canonical_etypes[0]
-        _check_ids("nodes", nodes, g.num_nodes(etype[0]), "node", g)
-        chosen = self.negatives(g, nodes.to("cpu", torch.int64), etype)
+        canonical = canonical_edge_type(etype, g.canonical_etypes, "etype")
+        _check_ids("nodes", nodes, g.num_nodes(canonical[0]), "node", g)
+        chosen = self.negatives(g, nodes.to("cpu", torch.int64), canonical)
         return chosen.to(nodes.device, nodes.dtype)
 
     def _generate(self, g: Any, eids: Tensor, canonical_etype: EdgeType) -> tuple[Tensor, Tensor]:
@@ -117,7 +155,7 @@ class NegativeSampler(_Base):  # type: ignore[misc]
         chosen = self.negatives_for_edges(
             g, src.to("cpu", torch.int64), dst.to("cpu", torch.int64), canonical_etype
         )
-        return src.repeat_interleave(self.k), chosen.flatten().to(src.device, src.dtype)
+        return src.repeat_interleave(chosen.shape[1]), chosen.flatten().to(src.device, src.dtype)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(k={self.k})"

@@ -15,9 +15,10 @@ from dgl_dmns.core.pools import PoolSettings
 from dgl_dmns.core.predictor import AffineNoisePredictor, NoisePredictor
 from dgl_dmns.core.rules import Gate, Rule
 from dgl_dmns.core.schedule import NoiseSchedule
-from dgl_dmns.core.snapshot import Scorer
 from dgl_dmns.core.space import SpaceKind
-from dgl_dmns.samplers.refreshing import Encoder, RefreshingSampler, _check_embeddings
+from dgl_dmns.samplers.base import EdgeName
+from dgl_dmns.samplers.refreshing import Encoder, RefreshingSampler
+from dgl_dmns.samplers.relation import NegativesPerEdge, Relation, Scorers
 
 __all__ = ["DMNSSampler"]
 
@@ -33,11 +34,18 @@ class DMNSSampler(RefreshingSampler):
     of each query's neighbours in embedding space, and chooses real nodes by that model's densities
     at several hardness levels. Refresh it while the encoder trains, by `attach` or `refresh`.
 
+    On a graph with several edge types each has a diffusion model of its own (weights and space),
+    fitted on its own edges: that of the destination's embedding, given the source's. Where the ends
+    are of two node types, the space is fitted on the embeddings of both together. Time and memory
+    are those of one model and one table for each edge type; ``etypes`` bounds them.
+
     Args:
-        g: the training graph (one node type, one edge type); its edges are the known positives.
-        encoder: an ``nn.Module`` called as ``encoder(g, g.ndata[feat])``, or a callable that
-            returns embeddings [N, D].
-        k: negatives per edge.
+        g: the training graph; its edges are the known positives. Several node and edge types:
+            see `RefreshingSampler`.
+        encoder: an ``nn.Module`` called as ``encoder(g, g.ndata[feat])`` (heterogeneous graph: with
+            a dict of features by node type), or a callable that returns embeddings [N, D]
+            (heterogeneous graph: a dict of those).
+        k: negatives per edge; a dict by edge type where they differ.
         levels: hardness levels, or their fractions alone; the paper's where not given.
         rule: `Gate` (default: hard for the scorer and likely for the generator; for an unchanged
             loss), `Density` (for the calibrated losses with `log_ratio`; uncalibrated it is too
@@ -46,8 +54,9 @@ class DMNSSampler(RefreshingSampler):
         pool: uniform candidates in a pool, at least ``k``.
         lam: exponent on the generator's density.
         groups: groups of k candidates kept per query between refreshes.
-        scorer: scores of broadcastable embeddings [.., D], the model's logit before any sigmoid;
-            the inner product where not given.
+        scorer: scores of broadcastable embeddings [.., D], the model's logit before any sigmoid, or
+            a dict of such functions by edge type; the inner product where not given.
+        etypes: edge types to hold tables for; all that have edges where not given.
         feat: name of the node features, for an ``nn.Module`` encoder.
         fit_steps: fitting steps of the diffusion model in a refresh.
         warmup_steps: fitting steps of the first refresh.
@@ -56,7 +65,8 @@ class DMNSSampler(RefreshingSampler):
         space: ``"compact"`` (standardised leading directions) or ``"raw"`` (the paper's).
         compact_width: width of the compact space.
         schedule: noise schedule; linear with T = 50 where not given.
-        predictor: noise predictor; the paper's FiLM layers where not given.
+        predictor: noise predictor; the paper's FiLM layers where not given. Several edge types get
+            a copy each.
         seed: seed of the generator's weights, of fitting and of table building.
         generator: source of the draws in the main process; torch's global one where not given.
 
@@ -79,7 +89,7 @@ class DMNSSampler(RefreshingSampler):
         self,
         g: Any,
         encoder: Encoder,
-        k: int = 1,
+        k: NegativesPerEdge = 1,
         *,
         levels: Levels | Sequence[float] | None = None,
         rule: Rule | None = None,
@@ -87,7 +97,8 @@ class DMNSSampler(RefreshingSampler):
         pool: int = 32,
         lam: float = 1.0,
         groups: int = 8,
-        scorer: Scorer | None = None,
+        scorer: Scorers | None = None,
+        etypes: Sequence[EdgeName] | None = None,
         feat: str = "feat",
         fit_steps: int = 40,
         warmup_steps: int = 200,
@@ -130,6 +141,7 @@ class DMNSSampler(RefreshingSampler):
             ),
             feat=feat,
             scorer=scorer,
+            etypes=etypes,
             seed=seed,
             generator=generator,
         )
@@ -146,33 +158,46 @@ class DMNSSampler(RefreshingSampler):
             "compact_width": compact_width,
             "batch_pairs": batch_pairs,
             "learning_rate": learning_rate,
-            "seed": seed,
         }
         self.levels.steps(self._model_arguments["schedule"].steps)
 
-    def _model_for(self, width: int) -> DiffusionGenerator:
+    def _model_for(self, relation: Relation, width: int) -> DiffusionGenerator:
         """The generator for embeddings of a width, made at the first refresh."""
-        if self.model is None:
-            self.model = DiffusionGenerator(width, **self._model_arguments)
-        elif self.model.space.embedding_width != width:
+        if relation.model is None:
+            arguments = dict(self._model_arguments)
+            if len(self.relations) > 1:  # weights are not shared
+                arguments["predictor"] = copy.deepcopy(arguments["predictor"])
+            relation.model = DiffusionGenerator(width, seed=relation.seed, **arguments)
+        elif relation.model.space.embedding_width != width:
             raise ValueError(
-                f"encoder: expected embeddings of width {self.model.space.embedding_width}, as "
+                f"encoder: expected embeddings of width {relation.model.space.embedding_width}, as "
                 f"at the first refresh, got {width}; make a new sampler for another encoder"
             )
-        return self.model
+        return relation.model
 
-    def _fit(self, h: Tensor) -> FitReport:
-        steps = self.warmup_steps if self.model is None else self.fit_steps
-        model = self._model_for(h.shape[1])
-        model.space.update(h)
-        z = model.space.encode(h)
-        return model.fit(z, z, self.known, steps, generator=self.random)
+    def _fit(self, relation: Relation, h_query: Tensor, h_candidate: Tensor) -> FitReport:
+        steps = self.warmup_steps if relation.model is None else self.fit_steps
+        model = self._model_for(relation, h_query.shape[1])
+        if h_candidate is h_query:
+            model.space.update(h_query)
+            z_query = z_candidate = model.space.encode(h_query)
+        else:
+            model.space.update(torch.cat([h_query, h_candidate]))
+            z_query, z_candidate = model.space.encode(h_query), model.space.encode(h_candidate)
+        return model.fit(z_query, z_candidate, relation.known, steps, generator=relation.random)
 
-    def generate(self, h_query: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+    def generate(
+        self,
+        h_query: Tensor,
+        *,
+        etype: EdgeName | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
         """Latent negatives of all levels, the paper's own way.
 
         Args:
             h_query: query embeddings, shape [B, D], of the encoder that was refreshed from.
+            etype: edge type; may be left out where one is held.
             generator: source of the noise; the sampler's own where not given.
 
         Returns:
@@ -181,18 +206,21 @@ class DMNSSampler(RefreshingSampler):
 
         Raises:
             RuntimeError: before the first refresh, or if this is a copy, which has no generator.
-            ValueError: if ``h_query`` has another width than the embeddings refreshed from.
+            ValueError: if ``h_query`` has another width than the embeddings refreshed from, or the
+                edge type has to be named.
         """
         self._check_original("generate")
-        if self.model is None:
+        relation = self.relation(etype)
+        model = relation.model
+        if model is None:
             raise RuntimeError("generate: no generator is fitted yet; call refresh() first")
-        if h_query.dim() != 2 or h_query.shape[1] != self.model.space.embedding_width:
+        if h_query.dim() != 2 or h_query.shape[1] != model.space.embedding_width:
             raise ValueError(
-                f"h_query: expected shape [B, {self.model.space.embedding_width}], got "
+                f"h_query: expected shape [B, {model.space.embedding_width}], got "
                 f"{tuple(h_query.shape)}"
             )
-        latents = self.model.generate(
-            h_query.detach().cpu().float(), generator=generator or self.random
+        latents = model.generate(
+            h_query.detach().cpu().float(), generator=generator or relation.random
         )
         return latents.to(h_query.device, h_query.dtype)
 
@@ -201,34 +229,41 @@ class DMNSSampler(RefreshingSampler):
         state["_model_arguments"] = None  # may hold a predictor: only a refresh needs it
         return state
 
-    def _own_state(self) -> dict[str, Any]:
-        if self.model is None:
+    def _own_state(self, relation: Relation) -> dict[str, Any]:
+        if relation.model is None:
             return {"model": None, "width": None}
-        return {"model": self.model.state_dict(), "width": self.model.space.embedding_width}
+        return {
+            "model": relation.model.state_dict(),
+            "width": relation.model.space.embedding_width,
+        }
 
-    def _load_own_state(self, state: dict[str, Any]) -> None:
-        if state["model"] is None:
+    def _load_own_state(self, states: list[tuple[Relation, dict[str, Any]]]) -> None:
+        width = states[0][1]["width"]  # all edge types have one, and are fitted together
+        if width is None:
             if self.version:
                 raise ValueError("state: made before the first refresh, this sampler is past it")
             return
-        width = state["width"]
-        if self.model is not None:
-            own = self.model.space.embedding_width
+        first = states[0][0].model
+        if first is not None:
+            own = first.space.embedding_width
         else:
-            own = _check_embeddings(self._embed(), self.num_nodes).shape[1]
+            own = next(iter(self._embeddings().values())).shape[1]
         if own != width:
             raise ValueError(
                 f"state: made for embeddings of width {width}, this sampler's encoder gives {own}; "
                 "load it beside the encoder it was trained with"
             )
-        before = self.model
-        kept = copy.deepcopy(before.state_dict()) if before is not None else {}
+        models = [relation.model for relation, _ in states]
+        kept = [{} if model is None else copy.deepcopy(model.state_dict()) for model in models]
         try:
-            self._model_for(width).load_state_dict(state["model"])
+            for relation, state in states:
+                self._model_for(relation, width).load_state_dict(state["model"])
         except RuntimeError as error:
-            self.model = before  # torch has loaded the entries that fit: take them back
-            if before is not None:
-                before.load_state_dict(kept)
+            # Torch has loaded the entries that fit: take them back.
+            for (relation, _), model, weights in zip(states, models, kept):
+                relation.model = model
+                if model is not None:
+                    model.load_state_dict(weights)
             raise ValueError(
                 "state: made with another schedule, predictor or space; construct the sampler with "
                 f"the same arguments ({error})"

@@ -6,14 +6,16 @@ table, the refreshes and the filter of `RefreshingSampler`; only the rule differ
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from dgl_dmns.core.pools import PoolSettings
 from dgl_dmns.core.rules import Hardest, SelfAdversarial
-from dgl_dmns.core.snapshot import Scorer
+from dgl_dmns.samplers.base import EdgeName
 from dgl_dmns.samplers.refreshing import Encoder, RefreshingSampler
+from dgl_dmns.samplers.relation import NegativesPerEdge, Scorers
 
 __all__ = ["DynamicSampler", "SelfAdversarialSampler"]
 
@@ -28,13 +30,17 @@ class DynamicSampler(RefreshingSampler):
     ``pool = N`` returns the very hardest, the same at each draw.
 
     Args:
-        g: the training graph (one node type, one edge type); its edges are the known positives.
-        encoder: an ``nn.Module`` called as ``encoder(g, g.ndata[feat])``, or a callable that
-            returns embeddings [N, D].
-        k: negatives per edge.
+        g: the training graph; its edges are the known positives. Several node and edge types:
+            see `RefreshingSampler`.
+        encoder: an ``nn.Module`` called as ``encoder(g, g.ndata[feat])`` (heterogeneous graph: with
+            a dict of features by node type), or a callable that returns embeddings [N, D]
+            (heterogeneous graph: a dict of those).
+        k: negatives per edge; a dict by edge type where they differ.
         pool: uniform candidates in a pool, at least ``k``.
         groups: groups of k candidates kept per query between refreshes.
-        scorer: scores of broadcastable embeddings [.., D]; the inner product where not given.
+        scorer: scores of broadcastable embeddings [.., D], or a dict of such functions by edge
+            type; the inner product where not given.
+        etypes: edge types to hold tables for; all that have edges where not given.
         feat: name of the node features, for an ``nn.Module`` encoder.
         seed: seed of table building.
         generator: source of the draws in the main process; torch's global one where not given.
@@ -48,11 +54,12 @@ class DynamicSampler(RefreshingSampler):
         self,
         g: Any,
         encoder: Encoder,
-        k: int = 1,
+        k: NegativesPerEdge = 1,
         *,
         pool: int = 32,
         groups: int = 8,
-        scorer: Scorer | None = None,
+        scorer: Scorers | None = None,
+        etypes: Sequence[EdgeName] | None = None,
         feat: str = "feat",
         seed: int = 0,
         generator: torch.Generator | None = None,
@@ -65,6 +72,7 @@ class DynamicSampler(RefreshingSampler):
             settings=PoolSettings(pool=pool, groups=groups),
             feat=feat,
             scorer=scorer,
+            etypes=etypes,
             seed=seed,
             generator=generator,
         )
@@ -78,14 +86,18 @@ class SelfAdversarialSampler(RefreshingSampler):
     replacement within a group, and its log ratio is kept for the calibrated losses (`log_ratio`).
 
     Args:
-        g: the training graph (one node type, one edge type); its edges are the known positives.
-        encoder: an ``nn.Module`` called as ``encoder(g, g.ndata[feat])``, or a callable that
-            returns embeddings [N, D].
-        k: negatives per edge.
+        g: the training graph; its edges are the known positives. Several node and edge types:
+            see `RefreshingSampler`.
+        encoder: an ``nn.Module`` called as ``encoder(g, g.ndata[feat])`` (heterogeneous graph: with
+            a dict of features by node type), or a callable that returns embeddings [N, D]
+            (heterogeneous graph: a dict of those).
+        k: negatives per edge; a dict by edge type where they differ.
         temperature: positive divisor of the scores; larger is nearer to uniform.
         pool: uniform candidates in a pool, at least ``k``.
         groups: groups of k candidates kept per query between refreshes.
-        scorer: scores of broadcastable embeddings [.., D]; the inner product where not given.
+        scorer: scores of broadcastable embeddings [.., D], or a dict of such functions by edge
+            type; the inner product where not given.
+        etypes: edge types to hold tables for; all that have edges where not given.
         feat: name of the node features, for an ``nn.Module`` encoder.
         seed: seed of table building.
         generator: source of the draws in the main process; torch's global one where not given.
@@ -99,12 +111,13 @@ class SelfAdversarialSampler(RefreshingSampler):
         self,
         g: Any,
         encoder: Encoder,
-        k: int = 1,
+        k: NegativesPerEdge = 1,
         *,
         temperature: float = 1.0,
         pool: int = 32,
         groups: int = 8,
-        scorer: Scorer | None = None,
+        scorer: Scorers | None = None,
+        etypes: Sequence[EdgeName] | None = None,
         feat: str = "feat",
         seed: int = 0,
         generator: torch.Generator | None = None,
@@ -117,6 +130,7 @@ class SelfAdversarialSampler(RefreshingSampler):
             settings=PoolSettings(pool=pool, groups=groups),
             feat=feat,
             scorer=scorer,
+            etypes=etypes,
             seed=seed,
             generator=generator,
         )

@@ -33,7 +33,7 @@ from __future__ import annotations
 import random
 import warnings
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor
@@ -45,8 +45,9 @@ from dgl_dmns.core.known import KnownEdges
 from dgl_dmns.core.pools import PoolSettings
 from dgl_dmns.core.rules import Rule
 from dgl_dmns.core.table import UNIFORM_LEVEL, Candidates
-from dgl_dmns.samplers.base import check_k
+from dgl_dmns.samplers.base import EdgeName, check_k
 from dgl_dmns.samplers.refreshing import Encoder, RefreshingSampler
+from dgl_dmns.samplers.relation import Relation
 
 __all__ = ["DepthFirstProposal", "MCNSSampler", "SelfContrast"]
 
@@ -246,6 +247,8 @@ class MCNSSampler(RefreshingSampler):
         TypeError: for ``k`` or ``encoder`` of a wrong type.
     """
 
+    takes_several_types: ClassVar[bool] = False  # a walk has to stay among candidates
+
     def __init__(
         self,
         g: Any,
@@ -280,11 +283,12 @@ class MCNSSampler(RefreshingSampler):
         self.proposal = DepthFirstProposal(self.known, width=width, weights=weights, seed=seed)
         self._snapshot: Tensor | None = None
 
-    def draw(self, src: Tensor) -> Candidates:
+    def draw(self, src: Tensor, etype: EdgeName | None = None) -> Candidates:
         """Advance the chains of source nodes and return their states (after a refresh).
 
         Args:
             src: source ids, shape [B], int64, on the CPU.
+            etype: the only edge type, which need not be named.
 
         Returns:
             Candidates of shape [B, k]; log ratios are NaN, since ``pi_v`` is not normalised.
@@ -349,7 +353,8 @@ class MCNSSampler(RefreshingSampler):
         score = (h.index_select(0, query) * h.index_select(0, x)).sum(-1)
         return self.target.logits(score).exp_()
 
-    def _rebuild(self, h: Tensor) -> TableReport:
+    def _rebuild(self, relation: Relation, h_query: Tensor, h_candidate: Tensor) -> TableReport:
+        h = h_query  # both ends have one type
         nodes, width = h.shape
         everyone = torch.arange(nodes)
         if self._snapshot is None:
@@ -361,7 +366,7 @@ class MCNSSampler(RefreshingSampler):
             )
         _, groups, k = self.table.shape
         if self.version == 0:
-            states = self.known.uniform(everyone, groups * k, generator=self.random)
+            states = self.known.uniform(everyone, groups * k, generator=relation.random)
             states = states.view(nodes, groups, k)
         else:
             states = self.table.current().ids.long()
@@ -377,13 +382,13 @@ class MCNSSampler(RefreshingSampler):
             level_score={"uniform": float(score.mean())},
         )
 
-    def _own_state(self) -> dict[str, Any]:
+    def _own_state(self, relation: Relation) -> dict[str, Any]:
         snapshot = self._snapshot
         # A clone, since a view would bring the other buffer along.
         return {"snapshot": None if snapshot is None else snapshot[self.version % 2].clone()}
 
-    def _load_own_state(self, state: dict[str, Any]) -> None:
-        snapshot = state["snapshot"]
+    def _load_own_state(self, states: list[tuple[Relation, dict[str, Any]]]) -> None:
+        snapshot = states[0][1]["snapshot"]
         if snapshot is None:
             return
         if self._snapshot is None:

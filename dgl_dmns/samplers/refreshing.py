@@ -8,26 +8,38 @@ threads read is the candidate table alone, in shared memory.
 from __future__ import annotations
 
 import copy
-import inspect
-from collections.abc import Callable
-from typing import Any, Union
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, overload
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import get_worker_info
 
-from dgl_dmns.core.engine import RefreshReport, Stopwatch, TableReport, build_table
+from dgl_dmns.core.engine import RefreshReport, Stopwatch, TableReport, TypeReport, build_table
 from dgl_dmns.core.generator import DiffusionGenerator, FitReport
+from dgl_dmns.core.known import KnownEdges
 from dgl_dmns.core.pools import PoolSettings
 from dgl_dmns.core.rules import Rule
-from dgl_dmns.core.snapshot import Scorer
 from dgl_dmns.core.table import Candidates, CandidateTable
-from dgl_dmns.samplers.base import EdgeType, NegativeSampler, check_has_edges, known_edges
+from dgl_dmns.samplers.base import EdgeName, EdgeType, NegativeSampler, canonical_edge_type
+from dgl_dmns.samplers.encoder import (
+    Embeddings,
+    Encoder,
+    check_embeddings,
+    check_encoder,
+    embed,
+    is_homogeneous,
+)
+from dgl_dmns.samplers.relation import (
+    NegativesPerEdge,
+    Relation,
+    Scorers,
+    held_edge_types,
+    pairs_of,
+    scorers_by_type,
+)
 
 __all__ = ["Encoder", "RefreshingSampler"]
-
-Encoder = Union[nn.Module, Callable[..., Tensor]]
-"""An ``nn.Module`` called as ``encoder(g, g.ndata[feat])``, or a callable that returns [N, D]."""
 
 
 class RefreshingSampler(NegativeSampler):
@@ -35,191 +47,275 @@ class RefreshingSampler(NegativeSampler):
 
     Before the first refresh every negative is filtered uniform.
 
+    On a graph with several node or edge types, each edge type that is held (see ``k`` and
+    ``etypes``) has known edges, a table, a generator and a random state of its own, `relation`. Its
+    negatives are nodes of its destination type. Edge types without edges are not held; a request
+    for none of their edges is answered with no negatives.
+
     Args:
-        g: the training graph, with one node type and one edge type; its edges are the known
-            positives.
-        encoder: an ``nn.Module``, called as ``encoder(g, g.ndata[feat])`` in eval mode without
-            gradient (its training mode is restored), or a callable without arguments (or taking
-            the graph) that returns embeddings [N, D].
-        k: negatives per edge.
+        g: the training graph; its edges are the known positives.
+        encoder: an ``nn.Module``, called in eval mode without gradient (its training mode is
+            restored) as ``encoder(g, g.ndata[feat])``, or with a dict of features by node type on
+            a heterogeneous graph; or a callable without arguments (or taking the graph). It returns
+            embeddings [N, D], on a heterogeneous graph a dict of those by node type, with one D.
+        k: negatives per edge, or a dict of such numbers by edge type (canonical, or the relation
+            alone); edge types that a dict leaves out are not held.
         rule: the selection rule.
         settings: pools and mixture.
         feat: name of the node features for an ``nn.Module``.
-        scorer: scores of broadcastable embeddings; the inner product where not given.
+        scorer: scores of broadcastable embeddings, or a dict with one for each edge type held; the
+            inner product where not given.
+        etypes: edge types to hold; all that have edges where not given.
         seed: seed of fitting and table building.
         generator: source of the draws from the table in the main process; torch's global one where
             not given. Loader workers always use their own seeded one.
 
     Raises:
-        ValueError: for a graph with several types or without edges, a missing feature, or a pool
-            smaller than k.
-        TypeError: for an encoder that cannot be called.
+        ValueError: for a graph without edges, an unknown edge type, a missing feature, or a pool
+            smaller than k; for a graph with several types if the class takes none.
+        TypeError: for an encoder or scorer that cannot be called.
     """
+
+    takes_several_types: ClassVar[bool] = True
 
     def __init__(
         self,
         g: Any,
         encoder: Encoder,
-        k: int = 1,
+        k: NegativesPerEdge = 1,
         *,
         rule: Rule,
         settings: PoolSettings,
         feat: str = "feat",
-        scorer: Scorer | None = None,
+        scorer: Scorers | None = None,
+        etypes: Sequence[EdgeName] | None = None,
         seed: int = 0,
         generator: torch.Generator | None = None,
     ) -> None:
-        super().__init__(k)
-        _check_graph(g)
-        if not callable(encoder):
-            raise TypeError(
-                "encoder: expected an nn.Module or a callable that returns embeddings [N, D], got "
-                f"{type(encoder).__name__}"
-            )
-        if isinstance(encoder, nn.Module) and feat not in g.ndata:
+        held = held_edge_types(g, k, etypes)
+        super().__init__(max(held.values()))
+        self.homogeneous = is_homogeneous(g)
+        if not (self.homogeneous or self.takes_several_types):
             raise ValueError(
-                f"feat: the graph has no node feature {feat!r}, only {sorted(g.ndata)}; set "
-                f"g.ndata[{feat!r}], name another one with feat=..., or pass a callable encoder"
+                f"g: expected one node type and one edge type, got edge types {g.canonical_etypes};"
+                f" {type(self).__name__} takes homogeneous graphs only: pass one relation (see "
+                "dgl.edge_type_subgraph), or use DMNSSampler, DynamicSampler or "
+                "SelfAdversarialSampler"
             )
-        if settings.pool < k:
+        check_encoder(encoder, g, feat)
+        if settings.pool < self.k:
             raise ValueError(
-                f"pool: expected at least k = {k} candidates, got {settings.pool}; raise pool"
+                f"pool: expected at least k = {self.k} candidates, got {settings.pool}; raise pool"
             )
+        scorer_of = scorers_by_type(scorer, list(held), g.canonical_etypes)
         self._g = g
         self._encoder = encoder
         self._feat = feat
-        self._scorer = scorer
         self._generator = generator
         self.rule = rule
         self.settings = settings
-        self.num_nodes = int(g.num_nodes())
-        self.known = known_edges(g, g.canonical_etypes[0])
-        self.table = CandidateTable(self.num_nodes, settings.groups, k)
-        self.model: DiffusionGenerator | None = None
-        self.random = torch.Generator().manual_seed(seed)
+        # Seeds go by place in the graph: a type's negatives do not depend on what else is held.
+        self.relations = {
+            etype: Relation(g, etype, held[etype], settings.groups, seed + place, scorer_of(etype))
+            for place, etype in enumerate(g.canonical_etypes)
+            if etype in held
+        }
         self.seed = seed
         self.report: RefreshReport | None = None
+
+    def relation(self, etype: EdgeName | None = None) -> Relation:
+        """What is held for an edge type: ``known``, ``table``, ``model``.
+
+        Args:
+            etype: canonical edge type, or the relation alone; may be left out where there is one.
+
+        Raises:
+            ValueError: if no table is held for it, or it has to be named.
+        """
+        if etype is None:
+            if len(self.relations) != 1:
+                raise ValueError(
+                    f"etype: the sampler holds edge types {list(self.relations)}; name one, for "
+                    "example in sampler.relation(etype).table"
+                )
+            return next(iter(self.relations.values()))
+        return self.relations[canonical_edge_type(etype, list(self.relations), "etype")]
+
+    @property
+    def known(self) -> KnownEdges:
+        """The known edges of the only edge type; otherwise, see `relation`."""
+        return self.relation().known
+
+    @property
+    def table(self) -> CandidateTable:
+        """The candidate table of the only edge type; otherwise, see `relation`."""
+        return self.relation().table
+
+    @property
+    def model(self) -> DiffusionGenerator | None:
+        """The generator of the only edge type, None before a refresh or where the rule needs none.
+
+        For several edge types, see `relation`.
+        """
+        return self.relation().model
 
     # ---- negatives: the hot path ------------------------------------------------------------
 
     @property
     def version(self) -> int:
         """How many refreshes the negatives that are drawn now have seen; readable in workers."""
-        return self.table.version
+        return min(relation.table.version for relation in self.relations.values())
 
-    def draw(self, src: Tensor) -> Candidates:
+    def draw(self, src: Tensor, etype: EdgeName | None = None) -> Candidates:
         """Negatives with their log ratios and levels for source nodes (after a refresh).
 
         Args:
             src: source ids, shape [B], int64, on the CPU.
+            etype: edge type; may be left out where one is held.
 
         Returns:
             Candidates of shape [B, k].
         """
-        return self.table.draw(src, generator=self._call_generator())
+        return self.relation(etype).table.draw(src, generator=self._call_generator())
 
     def negatives(self, g: Any, src: Tensor, etype: EdgeType) -> Tensor:  # noqa: D102
-        if src.numel() and int(src.max()) >= self.num_nodes:
+        relation = self.relations.get(etype)
+        if relation is None:
+            if not src.numel():
+                return src.new_empty(0, 1)
             raise ValueError(
-                f"g: the sampler was made for {self.num_nodes} nodes, the graph now has "
-                f"{g.num_nodes()}; make a new sampler for a graph that has grown"
+                f"etype: no negatives for {etype}; the sampler holds {list(self.relations)}; name "
+                "it in etypes=..., or in k if that is a dict (an edge type without edges has none)"
             )
-        if self.version == 0:
-            return self.known.uniform(src, self.k, generator=self._call_generator())
-        return self.draw(src).ids
+        nodes = relation.known.num_src
+        if src.numel() and int(src.max()) >= nodes:
+            raise ValueError(
+                f"g: the sampler was made for {nodes} nodes of type {etype[0]!r}, the graph now has"
+                f" {g.num_nodes(etype[0])}; make a new sampler for a graph that has grown"
+            )
+        if relation.table.version == 0:
+            return relation.known.uniform(
+                src, relation.table.shape[2], generator=self._call_generator()
+            )
+        return self.draw(src, etype).ids
 
     def _call_generator(self) -> torch.Generator | None:
         # A generator copied into workers would give all of them the same stream.
         return self._generator if get_worker_info() is None else None
 
-    def log_ratio(self, negatives: Any) -> Tensor:
+    @overload
+    def log_ratio(self, negatives: tuple[Tensor, Tensor]) -> Tensor: ...
+
+    @overload
+    def log_ratio(
+        self, negatives: Mapping[Any, tuple[Tensor, Tensor]]
+    ) -> dict[EdgeType, Tensor]: ...
+
+    def log_ratio(self, negatives: Any) -> Any:
         """Log ratio ``log q(u|v) - log uniform(u)`` of each negative edge.
 
         Args:
-            negatives: the negative graph a loader returned, or a pair ``(src, dst)`` of node id
-                tensors of the whole graph, shape [P].
+            negatives: the negative graph a loader returned; or a pair ``(src, dst)`` of node id
+                tensors of the whole graph, shape [P]; or a dict of such pairs by edge type.
 
         Returns:
-            Log ratios, shape [P], float32, in the order of the edges. They belong to the table's
-            live version or the one before; 0 for pairs that stand in neither (drawn before the
-            first refresh).
+            Log ratios, shape [P], float32, in the order of the edges; for a heterogeneous graph or
+            a dict, a dict of those by canonical edge type, with every edge type that is held and
+            in ``negatives``. They belong to the table's live version or the one before; 0 for
+            pairs that stand in neither (drawn before the first refresh).
 
         Raises:
-            ValueError: if the rule's distribution is not tractable.
+            ValueError: if the rule's distribution is not tractable, or no table is held for an edge
+                type that has negatives.
         """
         if not self.rule.tractable:
             raise ValueError(
                 f"rule: {type(self.rule).__name__} has no tractable distribution, so no log ratio; "
                 "use a sampler with rule=Density() or Gate() for a calibrated loss"
             )
-        src, dst = _global_pairs(negatives)
-        device = src.device
-        return self.table.find_log_ratio(src.cpu().long(), dst.cpu().long()).to(device)
+        if isinstance(negatives, tuple):
+            return self._find_log_ratio(None, *negatives)
+        if isinstance(negatives, Mapping):
+            pairs = {
+                canonical_edge_type(etype, list(self.relations), "negatives"): pair
+                for etype, pair in negatives.items()
+            }
+        elif is_homogeneous(negatives):
+            return self._find_log_ratio(None, *pairs_of(negatives, negatives.canonical_etypes[0]))
+        else:
+            pairs = {
+                etype: pairs_of(negatives, etype)
+                for etype in negatives.canonical_etypes
+                if etype in self.relations or negatives.num_edges(etype)
+            }
+        return {etype: self._find_log_ratio(etype, *pair) for etype, pair in pairs.items()}
+
+    def _find_log_ratio(self, etype: EdgeType | None, src: Tensor, dst: Tensor) -> Tensor:
+        table = self.relation(etype).table
+        return table.find_log_ratio(src.cpu().long(), dst.cpu().long()).to(src.device)
 
     # ---- refresh ----------------------------------------------------------------------------
 
-    def refresh(self, embeddings: Tensor | None = None) -> RefreshReport:
-        """Recompute embeddings, fit the generator a little further, and rebuild the table.
+    def refresh(self, embeddings: Embeddings | None = None) -> RefreshReport:
+        """Recompute embeddings, fit the generators a little further, and rebuild the tables.
 
         Args:
-            embeddings: shape [N, D], floating point, to use instead of calling the encoder.
+            embeddings: shape [N, D], floating point, to use instead of calling the encoder; a dict
+                of those by node type for a heterogeneous graph.
 
         Returns:
             The report of this refresh.
 
         Raises:
-            ValueError: if embeddings are not [N, D] floating point and finite; the last table
-                stays in use.
+            ValueError: if embeddings are not [N, D] floating point and finite, or those of a node
+                type are missing; the last tables stay in use.
             RuntimeError: if this is a copy, which has no encoder.
         """
         self._check_original("refresh")
         watch = Stopwatch()
-        h = self._embed() if embeddings is None else embeddings.detach()
-        h = _check_embeddings(h, self.num_nodes).cpu().float()
+        h = self._embeddings(embeddings)
         watch.mark("embed")
-        fit = self._fit(h)
+        ends = [(r, h[etype[0]], h[etype[2]]) for etype, r in self.relations.items()]
+        fits = [self._fit(*end) for end in ends]
         watch.mark("fit")
-        done = self._rebuild(h)
+        tables = [self._rebuild(*end) for end in ends]
         watch.mark("table")
         self.report = RefreshReport(
             version=self.version,
-            fit=fit,
             seconds=watch.total,
             seconds_by_part=watch.parts,
-            table=done,
+            by_type=dict(zip(self.relations, map(TypeReport, fits, tables))),
         )
         return self.report
 
-    def _fit(self, h: Tensor) -> FitReport | None:
-        """Fit what the sampler learns, if anything; rules without a generator learn nothing."""
+    def _fit(self, relation: Relation, h_query: Tensor, h_candidate: Tensor) -> FitReport | None:
+        """Fit what the sampler learns, if anything; rules without a generator learn nothing.
+
+        The embeddings [N, D] of both ends are one tensor where both ends have one type.
+        """
         return None
 
-    def _rebuild(self, h: Tensor) -> TableReport:
+    def _rebuild(self, relation: Relation, h_query: Tensor, h_candidate: Tensor) -> TableReport:
         return build_table(
-            self.table,
+            relation.table,
             self.rule,
             self.settings,
-            self.known,
-            h,
-            h,
-            model=self.model,
-            scorer=self._scorer,
-            generator=self.random,
+            relation.known,
+            h_query,
+            h_candidate,
+            model=relation.model,
+            scorer=relation.scorer,
+            generator=relation.random,
         )
 
-    @torch.no_grad()
-    def _embed(self) -> Tensor:
-        encoder = self._encoder
-        if not isinstance(encoder, nn.Module):
-            return encoder(*([self._g] if _takes_argument(encoder) else []))
-        modes = [(module, module.training) for module in encoder.modules()]
-        encoder.eval()
-        try:
-            output: Tensor = encoder(self._g, self._g.ndata[self._feat])
-        finally:
-            for module, mode in modes:
-                module.training = mode
-        return output
+    def _embeddings(self, given: Embeddings | None = None) -> dict[str, Tensor]:
+        """Checked embeddings by node type, of the encoder where none are given."""
+        output = embed(self._encoder, self._g, self._feat) if given is None else given
+        counts: dict[str, int] = {}
+        for (source, _, destination), relation in self.relations.items():
+            counts[source] = relation.known.num_src
+            counts[destination] = relation.known.num_dst
+        return check_embeddings(output, counts, homogeneous=self.homogeneous)
 
     def attach(self, optimizer: torch.optim.Optimizer, every: int = 100) -> Any:
         """Refresh after every ``every``-th step of an optimizer, and once now.
@@ -262,21 +358,16 @@ class RefreshingSampler(NegativeSampler):
             RuntimeError: if this is a copy, which has no generator.
         """
         self._check_original("state_dict")
-        state = {
-            "sampler": type(self).__name__,
-            "nodes": self.num_nodes,
-            "table": self.table.state_dict(),
-            "random": self.random.get_state(),
-            **self._own_state(),
-        }
-        return copy.deepcopy(state)
+        parts = {e: {**r.state(), **self._own_state(r)} for e, r in self.relations.items()}
+        state = next(iter(parts.values())) if self.homogeneous else {"by_type": parts}
+        return copy.deepcopy({"sampler": type(self).__name__, **state})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore a state made by `state_dict` of a sampler with the same arguments.
 
         Raises:
-            ValueError: if the state belongs to another class of samplers, node count, table shape
-                or width; this sampler then stays as it was.
+            ValueError: if the state belongs to another class of samplers, other edge types, another
+                node count, table shape or width; this sampler then stays as it was.
             RuntimeError: if this is a copy, which has no encoder.
         """
         self._check_original("load_state_dict")
@@ -285,33 +376,31 @@ class RefreshingSampler(NegativeSampler):
                 f"state: made by {state['sampler']}, this is a {type(self).__name__}; load it into "
                 "a sampler of the class that made it"
             )
-        if state["nodes"] != self.num_nodes:
+        flat = dict.fromkeys(self.relations, state) if self.homogeneous else {}
+        parts: dict[EdgeType, dict[str, Any]] = state.get("by_type", flat)
+        if parts.keys() != self.relations.keys():
             raise ValueError(
-                f"state: made for {state['nodes']} nodes, this sampler has {self.num_nodes}; load "
-                "it into a sampler of the same graph"
+                f"state: made for {list(parts) or 'a homogeneous graph'}, this sampler holds "
+                f"{list(self.relations)}; load it into a sampler of the same graph, etypes and k"
             )
-        shape = tuple(state["table"]["ids"].shape[1:])
-        if shape != self.table.shape:
-            raise ValueError(
-                f"state: table of (nodes, groups, k) = {shape}, this sampler has "
-                f"{self.table.shape}; use the same k and groups"
-            )
-        self._load_own_state(state)
-        for name, value in state["table"].items():
-            getattr(self.table, name).copy_(value)
-        self.random.set_state(state["random"])
+        own = [(relation, parts[etype]) for etype, relation in self.relations.items()]
+        for relation, part in own:
+            relation.check_state(part)
+        self._load_own_state(own)
+        for relation, part in own:
+            relation.load_state(part)
 
-    def _own_state(self) -> dict[str, Any]:
+    def _own_state(self, relation: Relation) -> dict[str, Any]:
         """What a subclass has to keep besides the table; `state_dict` copies it."""
         return {}
 
-    def _load_own_state(self, state: dict[str, Any]) -> None:
+    def _load_own_state(self, states: list[tuple[Relation, dict[str, Any]]]) -> None:
         """Restore what `_own_state` gave, or raise and leave everything as it was."""
 
     def __getstate__(self) -> dict[str, Any]:
         """What workers and spawned processes get: look-up state, neither encoder nor graph."""
         state = self.__dict__.copy()
-        for name in ("_g", "_encoder", "_scorer", "_generator", "model", "random"):
+        for name in ("_g", "_encoder", "_generator"):
             state[name] = None
         return state
 
@@ -324,55 +413,7 @@ class RefreshingSampler(NegativeSampler):
             )
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}(k={self.k}, rule={self.rule}, version={self.version})"
-
-
-def _takes_argument(function: Callable[..., Any]) -> bool:
-    try:
-        parameters = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError):
-        return False
-    return any(
-        p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
-        for p in parameters
-    )
-
-
-def _check_graph(g: Any) -> None:
-    if len(g.ntypes) != 1 or len(g.canonical_etypes) != 1:
-        raise ValueError(
-            f"g: expected one node type and one edge type, got edge types {g.canonical_etypes}; "
-            "heterogeneous graphs are not supported yet, pass one homogeneous relation"
-        )
-    check_has_edges(g)
-
-
-def _check_embeddings(h: Any, num_nodes: int) -> Tensor:
-    advice = "the encoder has to return one finite row per node of the sampler's graph"
-    if not isinstance(h, Tensor):
-        raise ValueError(f"encoder: expected a tensor [N, D], got {type(h).__name__}; {advice}")
-    if h.dim() != 2 or h.shape[0] != num_nodes or h.shape[1] < 1:
-        raise ValueError(
-            f"encoder: expected shape [{num_nodes}, D], got {tuple(h.shape)}; {advice}"
-        )
-    if not h.is_floating_point():
-        raise ValueError(f"encoder: expected floating point embeddings, got {h.dtype}; {advice}")
-    finite = torch.isfinite(h)
-    if not bool(finite.all()):
-        bad = int((~finite).any(dim=1).sum())
-        raise ValueError(
-            f"encoder: NaN or infinity in {bad} of {num_nodes} rows; {advice}; lower the learning "
-            "rate or clip gradients if training has diverged (the last table stays in use)"
-        )
-    return h
-
-
-def _global_pairs(negatives: Any) -> tuple[Tensor, Tensor]:
-    if isinstance(negatives, tuple):
-        src, dst = negatives
-        return src, dst
-    src, dst = negatives.edges()
-    nodes = negatives.ndata.get("_ID")
-    if nodes is None:
-        return src, dst
-    return nodes[src.long()], nodes[dst.long()]
+        numbers = sorted({relation.table.shape[2] for relation in self.relations.values()})
+        k = "..".join(str(number) for number in dict.fromkeys((numbers[0], numbers[-1])))
+        types = "" if self.homogeneous else f", types={len(self.relations)}"
+        return f"{type(self).__name__}(k={k}{types}, rule={self.rule}, version={self.version})"

@@ -59,12 +59,15 @@ class Entry:
     empty: bool = True
 
 
-def following(cls: type, **arguments: Any) -> Entry:
+def following(cls: type, *, typed: bool = True, **arguments: Any) -> Entry:
     def make(g: Any, k: int, **more: Any) -> Any:
-        h = embeddings(g.num_nodes())
+        if len(g.canonical_etypes) == 1 and len(g.ntypes) == 1:
+            h: Any = embeddings(g.num_nodes())
+        else:
+            h = {ntype: embeddings(g.num_nodes(ntype)) for ntype in g.ntypes}
         return cls(g, more.pop("encoder", lambda: h), k, **arguments, **more)
 
-    return Entry(cls, make, refreshing=True)
+    return Entry(cls, make, refreshing=True, typed=typed)
 
 
 ENTRIES = {
@@ -73,9 +76,14 @@ ENTRIES = {
     "in-batch": Entry(samplers.InBatchSampler, samplers.InBatchSampler, typed=True),
     "dynamic": following(samplers.DynamicSampler, groups=2),
     "self-adversarial": following(samplers.SelfAdversarialSampler, groups=2),
-    "mcns": following(samplers.MCNSSampler, steps=3, width=20),
+    "mcns": following(samplers.MCNSSampler, typed=False, steps=3, width=20),
     "adversarial": following(
-        samplers.AdversarialSampler, groups=2, warmup_steps=3, fit_steps=2, batch_queries=16
+        samplers.AdversarialSampler,
+        typed=False,
+        groups=2,
+        warmup_steps=3,
+        fit_steps=2,
+        batch_queries=16,
     ),
     "dmns": following(
         samplers.DMNSSampler, groups=2, warmup_steps=3, fit_steps=2, batch_pairs=64, compact_width=4
@@ -280,39 +288,59 @@ def shop() -> Any:
     )
 
 
+def check_filtered_type(g: Any, etype: Any, src: Tensor, dst: Tensor) -> None:
+    assert ((dst >= 0) & (dst < g.num_nodes(etype[2]))).all()
+    if src.numel():
+        assert not g.has_edges_between(src, dst, etype=etype).any()
+        if etype[0] == etype[2]:
+            assert (src != dst).all()
+
+
+@pytest.mark.parametrize("ready", [False, True], ids=["new", "refreshed"])
+@pytest.mark.parametrize("idtype", [torch.int64, torch.int32])
 @pytest.mark.parametrize("name", names(typed=True))
-def test_several_edge_types(name: str) -> None:
-    g = shop()
+def test_several_edge_types(name: str, idtype: torch.dtype, ready: bool) -> None:
+    g = shop().astype(idtype)
     entry = ENTRIES[name]
-    sampler = entry.make(g, 6)
-    eids = {"buys": torch.arange(5), "knows": torch.arange(3)}
+    sampler = build(name, g, 6) if ready else entry.make(g, 6)
+    eids = {"buys": torch.arange(5).to(idtype), ("user", "knows", "user"): torch.arange(3)}
+    eids["user", "knows", "user"] = eids["user", "knows", "user"].to(idtype)
     if entry.empty:
-        eids["like"] = torch.arange(0)
+        eids["like"] = torch.arange(0).to(idtype)
     result = sampler(g, eids)
-    assert {etype[1] for etype in result} == set(eids)
+    assert set(result) == {g.to_canonical_etype(etype) for etype in eids}
     for etype, (src, dst) in result.items():
+        assert src.dtype == dst.dtype == idtype
         assert src.shape == dst.shape
         assert (dst < g.num_nodes(etype[2])).all()
         if entry.exact:
-            expected = g.find_edges(eids[etype[1]], etype=etype)[0].repeat_interleave(6)
+            mine = eids.get(etype, eids.get(etype[1]))
+            expected = g.find_edges(mine, etype=etype)[0].repeat_interleave(6)
             assert torch.equal(src, expected)
-        if entry.filtered and src.numel():
-            assert not g.has_edges_between(src, dst, etype=etype).any()
-            if etype[0] == etype[2]:
-                assert (src != dst).all()
+        if entry.filtered:
+            check_filtered_type(g, etype, src, dst)
 
 
 @pytest.mark.parametrize("name", names(typed=True, ours=True))
 def test_query_nodes_of_several_edge_types(name: str) -> None:
     g = shop()
-    sampler = ENTRIES[name].make(g, 3)
-    for etype in g.canonical_etypes:  # "like" has no edges: uniform, for want of anything else
+    sampler = build(name, g, 3)
+    for etype in g.canonical_etypes:
         nodes = torch.arange(g.num_nodes(etype[0]))
-        chosen = sampler.for_queries(g, nodes, etype)
-        src, dst = nodes.repeat_interleave(3), chosen.flatten()
-        assert not g.has_edges_between(src, dst, etype=etype).any()
+        if ENTRIES[name].refreshing and etype[1] == "like":  # no edges: nothing to learn from
+            with pytest.raises(ValueError, match=r"^etype: no negatives for .*'like'.* in etypes="):
+                sampler.for_queries(g, nodes, etype)
+            continue
+        seed()
+        chosen = sampler.for_queries(g, nodes, etype)  # "like" has no edges: uniform
+        assert chosen.shape == (len(nodes), 3)
+        check_filtered_type(g, etype, nodes.repeat_interleave(3), chosen.flatten())
+        seed()
+        assert torch.equal(sampler.for_queries(g, nodes, etype[1]), chosen)
     with pytest.raises(ValueError, match=r"^etype: the graph has edge types .* name one of them"):
         sampler.for_queries(g, torch.arange(2))
+    with pytest.raises(ValueError, match=r"^etype: no edge type of name 'sells' in .*; name one"):
+        sampler.for_queries(g, torch.arange(2), "sells")
 
 
 @pytest.mark.parametrize("name", names(typed=True, ours=True))
@@ -322,10 +350,74 @@ def test_users_that_bought_everything_get_any_item(name: str) -> None:
         num_nodes_dict={"user": 2, "item": 2},
     )
     with pytest.warns(UserWarning, match=r"^1 node\(s\), for example 0, .* they get any node"):
-        sampler = ENTRIES[name].make(g, 4)
+        sampler = build(name, g, 4)
     _, dst = sampler(g, {"buys": torch.arange(3)})["user", "buys", "item"]
     assert ((dst >= 0) & (dst < 2)).all()
     assert (dst[8:] == 0).all()
+
+
+def market(idtype: torch.dtype = torch.int64) -> Any:
+    """Users and items with reverse edges, as a message-passing pipeline has them, and tags."""
+    source = torch.Generator().manual_seed(2)
+    buys = torch.stack([torch.randint(0, n, (90,), generator=source) for n in (30, 20)])
+    tags = torch.stack([torch.randint(0, n, (25,), generator=source) for n in (20, 7)])
+    return dgl.heterograph(
+        {
+            ("user", "buys", "item"): tuple(buys),
+            ("item", "bought by", "user"): tuple(buys.flip(0)),
+            ("item", "has", "tag"): tuple(tags),
+            ("tag", "of", "item"): tuple(tags.flip(0)),
+        },
+        num_nodes_dict={"user": 30, "item": 20, "tag": 7},
+    ).astype(idtype)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("idtype", [torch.int64, torch.int32])
+@pytest.mark.parametrize("name", names(typed=True, ours=True))
+def test_several_edge_types_in_a_dgl_loader(name: str, idtype: torch.dtype, workers: int) -> None:
+    g = market(idtype)
+    seeds = {e: torch.arange(g.num_edges(e), dtype=idtype) for e in ("buys", "has")}
+    sampler = build(name, g, 3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # DGL's advice on CPU affinity
+        loader = dgl.dataloading.DataLoader(
+            g,
+            seeds,
+            dgl.dataloading.as_edge_prediction_sampler(
+                dgl.dataloading.NeighborSampler([2]),
+                exclude="reverse_types",
+                reverse_etypes={
+                    "buys": "bought by",
+                    "bought by": "buys",
+                    "has": "of",
+                    "of": "has",
+                },
+                negative_sampler=sampler,
+            ),
+            batch_size=40,
+            shuffle=True,
+            num_workers=workers,
+        )
+        batches = list(loader)
+    seen = 0
+    for _, positive, negative, _ in batches:
+        assert negative.canonical_etypes == g.canonical_etypes
+        for etype in g.canonical_etypes:
+            src, dst = negative.edges(etype=etype)
+            src = negative.nodes[etype[0]].data[dgl.NID][src.long()]
+            dst = negative.nodes[etype[2]].data[dgl.NID][dst.long()]
+            query = positive.edges(etype=etype)[0].long()
+            query = positive.nodes[etype[0]].data[dgl.NID][query]
+            assert torch.equal(src, query.repeat_interleave(3))
+            check_filtered_type(g, etype, src, dst)
+            seen += src.numel()
+        if ENTRIES[name].refreshing and sampler.rule.tractable:
+            ratios = sampler.log_ratio(negative)
+            assert {e: r.numel() for e, r in ratios.items()} == {
+                e: negative.num_edges(e) for e in g.canonical_etypes
+            }
+    assert seen == 3 * (90 + 25)
 
 
 @pytest.mark.parametrize("name", names(typed=False, ours=True))

@@ -153,22 +153,6 @@ def test_an_encoder_that_cannot_be_called() -> None:
         make(encoder=H)
 
 
-def test_a_graph_with_several_types() -> None:
-    several = dgl.heterograph(
-        {("u", "likes", "i"): ([0], [0]), ("i", "liked", "u"): ([0], [0])},
-    )
-    with pytest.raises(
-        ValueError, match=r"^g: expected one node type and one edge type, got .*likes.* pass one"
-    ):
-        make(several)
-    edges = dgl.heterograph({("n", "a", "n"): ([0], [1]), ("n", "b", "n"): ([1], [0])})
-    with pytest.raises(ValueError, match="^g: expected one node type and one edge type"):
-        make(edges)
-    ends = dgl.heterograph({("u", "likes", "i"): ([0], [0])})
-    with pytest.raises(ValueError, match="^g: expected one node type and one edge type"):
-        make(ends)
-
-
 def test_a_graph_without_edges() -> None:
     with pytest.raises(ValueError, match="^g: expected at least one edge, the known positives"):
         make(dgl.graph(([], []), num_nodes=4))

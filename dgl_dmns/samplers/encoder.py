@@ -1,0 +1,147 @@
+"""From an encoder to checked embeddings, one tensor for each node type."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, Union
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Embeddings", "Encoder", "check_embeddings", "check_encoder", "embed", "is_homogeneous"]
+
+Embeddings = Union[Tensor, Mapping[str, Tensor]]
+"""Embeddings [N, D] of the only node type, or by node type, all of one width D."""
+
+Encoder = Union[nn.Module, Callable[..., Embeddings]]
+"""An ``nn.Module``, or a callable without arguments (or taking the graph) that returns embeddings.
+
+A module is called as ``encoder(g, g.ndata[feat])`` on a homogeneous graph, and otherwise, as
+``dgl.nn.HeteroGraphConv`` is, with a dict of features by node type.
+"""
+
+
+def is_homogeneous(g: Any) -> bool:
+    """Whether a graph has one node type and one edge type."""
+    return len(g.ntypes) == 1 and len(g.canonical_etypes) == 1
+
+
+def check_encoder(encoder: Any, g: Any, feat: str) -> None:
+    """Refuse an encoder that cannot be called on the graph.
+
+    Raises:
+        TypeError: if it cannot be called at all.
+        ValueError: if it is a module and a node type has no feature of the name ``feat``.
+    """
+    if not callable(encoder):
+        raise TypeError(
+            "encoder: expected an nn.Module or a callable that returns embeddings [N, D], got "
+            f"{type(encoder).__name__}"
+        )
+    if not isinstance(encoder, nn.Module):
+        return
+    if is_homogeneous(g):
+        if feat not in g.ndata:
+            raise ValueError(
+                f"feat: the graph has no node feature {feat!r}, only {sorted(g.ndata)}; set "
+                f"g.ndata[{feat!r}], name another one with feat=..., or pass a callable encoder"
+            )
+        return
+    missing = [ntype for ntype in g.ntypes if feat not in g.nodes[ntype].data]
+    if missing:
+        raise ValueError(
+            f"feat: nodes of type {', '.join(missing)} have no feature {feat!r}; set "
+            f"g.nodes[{missing[0]!r}].data[{feat!r}], name another one with feat=..., or pass a "
+            "callable encoder"
+        )
+
+
+@torch.no_grad()
+def embed(encoder: Encoder, g: Any, feat: str) -> Any:
+    """What the encoder returns, without gradient; a module is in eval mode meanwhile."""
+    if not isinstance(encoder, nn.Module):
+        return encoder(*([g] if _takes_argument(encoder) else []))
+    modes = [(module, module.training) for module in encoder.modules()]
+    encoder.eval()
+    try:
+        if is_homogeneous(g):
+            return encoder(g, g.ndata[feat])
+        return encoder(g, {ntype: g.nodes[ntype].data[feat] for ntype in g.ntypes})
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def check_embeddings(
+    output: Any, counts: Mapping[str, int], *, homogeneous: bool
+) -> dict[str, Tensor]:
+    """Embeddings as float32 on the CPU, if they are what a refresh needs.
+
+    Args:
+        output: what the encoder returned: a tensor [N, D], or on a heterogeneous graph a dict of
+            such tensors by node type. There, a tensor will do if one node type is needed.
+        counts: number of nodes of the node types that are needed.
+        homogeneous: whether the graph is.
+
+    Returns:
+        Embeddings by node type, shape [N, D] with one D, float32, without gradient.
+
+    Raises:
+        ValueError: if a node type is missing, embeddings are not [N, D], floating point and finite,
+            or node types differ in D.
+    """
+    if homogeneous or (isinstance(output, Tensor) and len(counts) == 1):
+        (ntype,) = counts
+        return {ntype: _check_rows("encoder", output, counts[ntype])}
+    if not isinstance(output, Mapping):
+        raise ValueError(
+            f"encoder: expected a dict of tensors [N, D] by node type, for {sorted(counts)}, got "
+            f"{type(output).__name__}; return one entry for each node type"
+        )
+    missing = sorted(set(counts) - set(output))
+    if missing:
+        raise ValueError(
+            f"encoder: expected embeddings of node types {sorted(counts)}, got none of {missing}; "
+            "return one entry for each (HeteroGraphConv leaves out node types that no edge leads "
+            "to: add reverse edges), or leave their edge types out with etypes=..."
+        )
+    h = {
+        ntype: _check_rows(f"encoder: {ntype}", output[ntype], count)
+        for ntype, count in counts.items()
+    }
+    widths = {ntype: part.shape[1] for ntype, part in h.items()}
+    if len(set(widths.values())) > 1:
+        raise ValueError(
+            f"encoder: expected one width D for all node types, got {widths}; project them to one"
+        )
+    return h
+
+
+def _check_rows(name: str, h: Any, count: int) -> Tensor:
+    advice = "the encoder has to return one finite row per node of the sampler's graph"
+    if not isinstance(h, Tensor):
+        raise ValueError(f"{name}: expected a tensor [N, D], got {type(h).__name__}; {advice}")
+    if h.dim() != 2 or h.shape[0] != count or h.shape[1] < 1:
+        raise ValueError(f"{name}: expected shape [{count}, D], got {tuple(h.shape)}; {advice}")
+    if not h.is_floating_point():
+        raise ValueError(f"{name}: expected floating point embeddings, got {h.dtype}; {advice}")
+    finite = torch.isfinite(h)
+    if not bool(finite.all()):
+        bad = int((~finite).any(dim=1).sum())
+        raise ValueError(
+            f"{name}: NaN or infinity in {bad} of {count} rows; {advice}; lower the learning "
+            "rate or clip gradients if training has diverged (the last table stays in use)"
+        )
+    return h.detach().cpu().float()
+
+
+def _takes_argument(function: Callable[..., Any]) -> bool:
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return False
+    return any(
+        p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+        for p in parameters
+    )

@@ -1,0 +1,198 @@
+"""What a sampler that follows an encoder holds for each edge type."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Union
+
+import torch
+from torch import Tensor, nn
+
+from dgl_dmns.core.generator import DiffusionGenerator
+from dgl_dmns.core.snapshot import Scorer
+from dgl_dmns.core.table import CandidateTable
+from dgl_dmns.samplers.base import (
+    EdgeName,
+    EdgeType,
+    canonical_edge_type,
+    check_has_edges,
+    check_k,
+    known_edges,
+)
+
+__all__ = [
+    "NegativesPerEdge",
+    "Relation",
+    "Scorers",
+    "held_edge_types",
+    "pairs_of",
+    "scorers_by_type",
+]
+
+NegativesPerEdge = Union[int, Mapping[Any, int]]
+"""Negatives per edge: one number, or one for each edge type (canonical, or the relation alone)."""
+
+Scorers = Union[Scorer, Mapping[Any, Scorer], nn.ModuleDict]
+"""One scorer, or one for each edge type (canonical, or the relation alone)."""
+
+
+class Relation:
+    """One edge type: its known edges, candidate table, generator, scorer and random state.
+
+    Memory: the table takes ``14 * groups * k`` bytes for each node of the source type.
+
+    Args:
+        g: the training graph.
+        etype: canonical edge type, with at least one edge.
+        k: negatives per edge.
+        groups: groups of k candidates kept per query.
+        seed: seed of fitting and table building.
+        scorer: scores of broadcastable embeddings, the inner product where None.
+    """
+
+    def __init__(
+        self, g: Any, etype: EdgeType, k: int, groups: int, seed: int, scorer: Scorer | None
+    ) -> None:
+        self.etype = etype
+        self.known = known_edges(g, etype)
+        self.table = CandidateTable(self.known.num_src, groups, k)
+        self.model: DiffusionGenerator | None = None
+        self.scorer = scorer
+        self.seed = seed
+        self.random = torch.Generator().manual_seed(seed)
+
+    @property
+    def nodes(self) -> int | tuple[int, int]:
+        """Number of nodes, or of source and destination nodes where those are of two types."""
+        if self.known.exclude_self:
+            return self.known.num_src
+        return self.known.num_src, self.known.num_dst
+
+    def state(self) -> dict[str, Any]:
+        """The table and the random state, by reference."""
+        return {
+            "nodes": self.nodes,
+            "table": self.table.state_dict(),
+            "random": self.random.get_state(),
+        }
+
+    def check_state(self, state: dict[str, Any]) -> None:
+        """Refuse a state that does not fit.
+
+        Raises:
+            ValueError: if it is of another node count or table shape.
+        """
+        if state["nodes"] != self.nodes:
+            raise ValueError(
+                f"state: made for {state['nodes']} nodes, this sampler has {self.nodes}; load it "
+                f"into a sampler of the same graph (edge type {self.etype[1]!r})"
+            )
+        shape = tuple(state["table"]["ids"].shape[1:])
+        if shape != self.table.shape:
+            raise ValueError(
+                f"state: table of (nodes, groups, k) = {shape}, this sampler has "
+                f"{self.table.shape}; use the same k and groups (edge type {self.etype[1]!r})"
+            )
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Restore what `state` gave, in place: workers see it."""
+        for name, value in state["table"].items():
+            getattr(self.table, name).copy_(value)
+        self.random.set_state(state["random"])
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What workers and spawned processes get: what a look-up needs."""
+        return {**self.__dict__, "model": None, "scorer": None, "random": None}
+
+
+def held_edge_types(
+    g: Any, k: NegativesPerEdge, etypes: Sequence[EdgeName] | None
+) -> dict[EdgeType, int]:
+    """The edge types to hold tables for, in the order of the graph, and the k of each.
+
+    Args:
+        g: the training graph.
+        k: negatives per edge; a dict also says which edge types to hold.
+        etypes: edge types to hold; those of ``k``, or all that have edges, where None.
+
+    Raises:
+        TypeError: if a number is no integer, or ``etypes`` is a single name.
+        ValueError: if a number is below 1, an edge type is unknown or has no edges, none is left,
+            or ``k`` and ``etypes`` name different ones.
+    """
+    every = g.canonical_etypes
+    named = isinstance(k, Mapping)
+    if isinstance(k, Mapping):
+        numbers = {canonical_edge_type(e, every, "k"): check_k(one) for e, one in k.items()}
+    else:
+        numbers = dict.fromkeys(every, check_k(k))
+    check_has_edges(g)
+    wanted = {e for e in numbers if named or g.num_edges(e)}
+    if isinstance(etypes, str):
+        raise TypeError(f"etypes: expected a list of edge types, got {etypes!r}; put it in a list")
+    if etypes is not None:
+        wanted = {canonical_edge_type(e, every, "etypes") for e in etypes}
+        if named and wanted != set(numbers):
+            raise ValueError(
+                f"etypes: {sorted(wanted)} are not the edge types of k, {sorted(numbers)}; give "
+                "one of the two (a dict k holds tables for the edge types that it names)"
+            )
+    if not wanted:
+        raise ValueError(
+            "etypes, k: expected at least one edge type, got none; leave etypes out for all"
+        )
+    without = sorted(e for e in wanted if not g.num_edges(e))
+    if without:
+        raise ValueError(
+            f"etypes, k: expected edge types with edges, the known positives, got {without} "
+            "without any; leave them out"
+        )
+    return {e: numbers[e] for e in every if e in wanted}
+
+
+def scorers_by_type(
+    scorer: Scorers | None, held: Sequence[EdgeType], etypes: Sequence[EdgeType]
+) -> Callable[[EdgeType], Scorer | None]:
+    """The scorer of each held edge type.
+
+    Args:
+        scorer: one for all, a dict that has one for each of ``held``, or None.
+        held: edge types that need one.
+        etypes: all edge types of the graph, which a dict may name.
+
+    Raises:
+        TypeError: if a scorer cannot be called.
+        ValueError: if a dict names unknown edge types or lacks one.
+    """
+    if isinstance(scorer, nn.ModuleDict):
+        scorer = dict(scorer.items())
+    if not isinstance(scorer, Mapping):
+        _check_scorer(scorer, "scorer")
+        return lambda etype: scorer
+    by_type = {canonical_edge_type(e, etypes, "scorer"): one for e, one in scorer.items()}
+    missing = [etype for etype in held if etype not in by_type]
+    if missing:
+        raise ValueError(
+            f"scorer: expected one for each edge type, got none for {missing}; add them, or leave "
+            "these edge types out with etypes=..."
+        )
+    for etype, one in by_type.items():
+        _check_scorer(one, f"scorer of {etype[1]!r}")
+    return by_type.__getitem__
+
+
+def _check_scorer(scorer: Any, name: str) -> None:
+    if scorer is not None and not callable(scorer):
+        raise TypeError(
+            f"{name}: expected a callable of two tensors of embeddings, or a dict of those by edge "
+            f"type, got {type(scorer).__name__}"
+        )
+
+
+def pairs_of(graph: Any, etype: EdgeType) -> tuple[Tensor, Tensor]:
+    """Ids in the whole graph of the ends of a loader's negative edges, each of shape [P]."""
+    ends = []
+    for ids, ntype in zip(graph.edges(etype=etype), (etype[0], etype[2])):
+        nodes = graph.nodes[ntype].data.get("_ID")
+        ends.append(ids if nodes is None else nodes[ids.long()])
+    return ends[0], ends[1]
