@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import dgl
@@ -15,6 +16,7 @@ from benchmarks.paper.config import Training
 from benchmarks.paper.encoders import SparseFeatures
 from dgl_dmns.core import KnownEdges
 from dgl_dmns.data import (
+    GraphData,
     RankingSplit,
     embedded_graph,
     load_dataset,
@@ -80,6 +82,12 @@ class Problem:
         return {"MAP": found["MRR"], "NDCG": found["NDCG"], "Hits@1": found["Hits@1"]}
 
 
+@lru_cache(maxsize=1)
+def _loaded(dataset: str, folder: str | None) -> GraphData:
+    """A data set, read once for the cells that one process runs in a row."""
+    return load_dataset(dataset, folder)
+
+
 def _prepared(features: Tensor, kind: str) -> Tensor:
     if kind == "binary":
         return (features != 0).float()
@@ -99,7 +107,7 @@ def load_problem(
         folders: where files lie.
     """
     tiny = dataset == "tiny"
-    data = embedded_graph(TINY_NODES, words=64) if tiny else load_dataset(dataset, folders.data)
+    data = embedded_graph(TINY_NODES, words=64) if tiny else _loaded(dataset, folders.data)
     if official:
         if folders.splits is None:
             raise ValueError("splits: the cell uses the published split, but no folder was given")
