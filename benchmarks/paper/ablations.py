@@ -144,7 +144,7 @@ def _curriculum(base: Latent, training: Training) -> Variants:
 def _psi(base: Latent, training: Training) -> Variants:
     return {
         f"Psi < 0 dropped ({kind})": (_method(base, drop=kind), training)
-        for kind in ("point", "pair")
+        for kind in ("distance", "density")
     }
 
 

@@ -180,8 +180,8 @@ class Latent:
             in every ``stage`` epochs, ``hard-first`` the other way round. Slots of levels that
             wait are filled from the nearest level that is in, so that K stays the same.
         stage: epochs until the next level is let in.
-        drop: which latents with Psi < 0 leave the loss: ``none``, or those with a negative Psi at
-            their own ``point`` or of their ``pair`` (see `benchmarks.paper.latents`).
+        drop: which latents with Psi < 0 leave the loss: ``none``, or those with a negative Psi
+            by ``distance`` or ``density`` (see `benchmarks.paper.latents`).
     """
 
     diffusion: Diffusion = field(default_factory=Diffusion)
@@ -192,7 +192,7 @@ class Latent:
     unit_norm: bool = False
     curriculum: Literal["constant", "easy-first", "hard-first"] = "constant"
     stage: int = 10
-    drop: Literal["none", "point", "pair"] = "none"
+    drop: Literal["none", "distance", "density"] = "none"
 
     @property
     def k(self) -> int:

@@ -6,18 +6,25 @@ negatives.  The score of a latent is its inner product with the query's embeddin
 the query alone.
 
 Sub-linear positivity.  The paper shows that the density of the generated negatives is the
-positives' density to a power lambda in (0, 1) wherever a quantity Psi is not negative.  Measured
-here: the chain's end, t = 0, gives the model of the positives, ``N(m_0, s_0^2)``, and level t that
-of its negatives, ``N(m_t, s_t^2)``.  Up to normalising constants, which "proportional" leaves open,
-the log densities at x are ``-d_0^2(x) / 2`` and ``-d_t^2(x) / 2``, ``d^2 = sum ((x - m) / s)^2``.
-A negative x and a positive u of one query satisfy ``p_t(x) = p_0(u)^lambda`` with
-``lambda = d_t^2(x) / d_0^2(u)``, which lies in (0, 1) exactly where
+positives' density to a power lambda in (0, 1) wherever a quantity Psi is not negative.  The chain's
+end, t = 0, gives the model of the positives, ``N(m_0, s_0^2)``, and level t that of its negatives,
+``N(m_t, s_t^2)``.  Two readings of Psi are measured for a negative x and the embedding u of the
+edge's own positive:
 
-    ``Psi(x, u) = d_0^2(u) - d_t^2(x) > 0``.
+- ``distance``: with ``a = sqrt(abar_t) (u - m_0)`` and ``Delta = x - sqrt(abar_t) u``,
 
-Two choices of u: ``point`` takes u = x, so that both densities are compared at the negative itself;
-``pair`` takes the embedding of the edge's own positive.  Shares of Psi >= 0 are over the negatives
-of one epoch, per level; neither need be the paper's quantity, which rests on its own assumptions.
+      ``Psi = 2 Delta . a + Delta . Delta = |x - sqrt(abar_t) m_0|^2 - |a|^2``:
+
+  the negative is at least as far from the positives' mean as the positive is, both at the scale of
+  step t.
+- ``density``: up to normalising constants, which "proportional" leaves open, the log densities are
+  ``-d_t^2(x) / 2`` and ``-d_0^2(u) / 2`` with ``d^2 = sum ((x - m) / s)^2``, so that
+  ``p_t(x) = p_0(u)^lambda`` with ``lambda = d_t^2(x) / d_0^2(u)``, in (0, 1) exactly where
+
+      ``Psi = d_0^2(u) - d_t^2(x) > 0``.
+
+Shares of Psi >= 0 are over the negatives of one epoch, per level.  Both are reconstructions; neither
+need be the paper's quantity to the letter.
 """
 
 from __future__ import annotations
@@ -39,7 +46,7 @@ from dgl_dmns.core import (
     sample_neighbours,
 )
 
-__all__ = ["LatentSource", "psi", "slot_levels"]
+__all__ = ["LatentSource", "psi_density", "psi_distance", "slot_levels"]
 
 
 def slot_levels(levels: int, curriculum: str, stage: int, epoch: int) -> list[int]:
@@ -60,12 +67,14 @@ def _squared_distance(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     return ((x - mean) / std).square().sum(-1)
 
 
-def psi(x: Tensor, u: Tensor, negatives: LevelGaussians, positives: LevelGaussians) -> Tensor:
-    """``Psi`` of negatives and positives of the same queries.
+def psi_density(
+    x: Tensor, u: Tensor, negatives: LevelGaussians, positives: LevelGaussians
+) -> Tensor:
+    """``Psi`` as a difference of log densities; see the module's text.
 
     Args:
         x: negatives, shape [L, B, D].
-        u: positives, shape [L, B, D] or [B, D].
+        u: positives of the same queries, shape [B, D].
         negatives: Gaussians of the levels, [L, B, D].
         positives: Gaussians of the chain's end, [1, B, D].
 
@@ -75,6 +84,23 @@ def psi(x: Tensor, u: Tensor, negatives: LevelGaussians, positives: LevelGaussia
     return _squared_distance(u, positives.mean, positives.std) - _squared_distance(
         x, negatives.mean, negatives.std
     )
+
+
+def psi_distance(x: Tensor, u: Tensor, mean: Tensor, alpha_bar: Tensor) -> Tensor:
+    """``Psi`` as a difference of squared distances; see the module's text.
+
+    Args:
+        x: negatives, shape [L, B, D].
+        u: positives of the same queries, shape [B, D].
+        mean: means of the chain's end, shape [B, D].
+        alpha_bar: ``abar`` of the levels, shape [L].
+
+    Returns:
+        ``|x - sqrt(abar) m_0|^2 - abar |u - m_0|^2``, shape [L, B].
+    """
+    abar = alpha_bar.view(-1, 1)
+    negative = (x - abar.sqrt().unsqueeze(-1) * mean).square().sum(-1)
+    return negative - abar * (u - mean).square().sum(-1)
 
 
 class LatentSource:
@@ -200,9 +226,11 @@ class LatentSource:
         chosen = [1 + slot for slot in slots]
         drawn = LevelGaussians(every.mean[chosen][:, query], every.std[chosen][:, query])
         first = LevelGaussians(every.mean[:1, query], every.std[:1, query])
+        positive = z[self.problem.positive]
+        alpha_bar = self.schedule.alpha_bar[[self.model.steps[slot] for slot in slots]]
         return {
-            "point": psi(latents, latents, drawn, first) >= 0,
-            "pair": psi(latents, z[self.problem.positive], drawn, first) >= 0,
+            "distance": psi_distance(latents, positive, first.mean[0], alpha_bar) >= 0,
+            "density": psi_density(latents, positive, drawn, first) >= 0,
         }
 
     def _noised_neighbours(self, h: Tensor, slots: list[int]) -> Tensor:

@@ -112,7 +112,7 @@ def _psi_table(sections: Sequence[Section], store: CellStore) -> str:
                     )
     if not lines:
         return ""
-    header = ("data set", "Psi at", "level", "share >= 0", "published, all levels")
+    header = ("data set", "Psi by", "level", "share >= 0", "published, all levels")
     unique = list(dict.fromkeys(map(tuple, lines)))
     return "\n## Sub-linear positivity\n\n" + markdown_table(header, unique)
 

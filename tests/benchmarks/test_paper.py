@@ -8,7 +8,7 @@ from benchmarks.common import CellStore, cell_hash, run_cells
 from benchmarks.paper.__main__ import main
 from benchmarks.paper.ablations import ABLATIONS, ablation_rows
 from benchmarks.paper.config import PAPER_FRACTIONS, Cell, Latent, Row, Training
-from benchmarks.paper.latents import psi, slot_levels
+from benchmarks.paper.latents import psi_density, psi_distance, slot_levels
 from benchmarks.paper.negatives import Terms, make_source, real_scores
 from benchmarks.paper.objective import objective
 from benchmarks.paper.problem import Folders, load_problem
@@ -61,7 +61,7 @@ def test_rows_have_five_negatives(problem, name):
         {"unit_norm": True},
         {"copies": 2, "uniform": 0},
         {"curriculum": "easy-first", "stage": 1},
-        {"drop": "pair"},
+        {"drop": "density"},
     ],
 )
 def test_variants_of_the_latent_row(problem, changes):
@@ -145,7 +145,7 @@ def test_command_resumes_and_reports_each_row(tmp_path, monkeypatch, capsys):
     words += ["--seeds", "2", "--epochs", "2", "--jobs", "0", "--quiet", "--out", str(tmp_path)]
     assert main(words) == 0
     text = (tmp_path / "results.md").read_text(encoding="utf-8")
-    for title in ("uniform, redrawn (5)", "DMNS, latent (5)", "Psi < 0 dropped (pair)"):
+    for title in ("uniform, redrawn (5)", "DMNS, latent (5)", "Psi < 0 dropped (density)"):
         assert f"| {title} | 2 |" in text
     assert "Sub-linear positivity" in text
     assert len((tmp_path / "results.csv").read_text(encoding="utf-8").splitlines()) == 1 + 2 * 5
@@ -168,7 +168,10 @@ def test_psi_by_hand():
     positives = LevelGaussians(torch.ones(1, 1, 2), torch.ones(1, 1, 2))
     x = torch.tensor([[[2.0, 2.0]]])
     u = torch.tensor([[3.0, 1.0]])
-    assert float(psi(x, u, negatives, positives)) == pytest.approx(4.0 - 2.0)
+    assert float(psi_density(x, u, negatives, positives)) == pytest.approx(4.0 - 2.0)
+    # Means scaled by 1/2: the negative is sqrt(1.5^2 + 1.5^2) away from it, the positive 2 / 2.
+    found = psi_distance(x, u, positives.mean[0], torch.tensor([0.25]))
+    assert float(found) == pytest.approx(4.5 - 1.0)
 
 
 def test_objective_by_hand():
@@ -227,11 +230,11 @@ def test_scores_of_real_negatives_and_their_gradients():
 
 def test_shares_of_psi_do_not_depend_on_when_they_are_asked_for(problem):
     h = torch.nn.functional.normalize(torch.randn(problem.graph.num_nodes(), 8), dim=1)
-    source = make_source(problem, short_latent(drop="point").method, 0)
+    source = make_source(problem, short_latent(drop="distance").method, 0)
     assert source.statistics() == {}
     weight = source.terms(h, 0).weight
     shares = source.statistics()
     assert len(shares) == 8
     # Dropped terms are those whose Psi is negative; the last column is the uniform one.
     kept = (weight[:, :4] > 0).float().mean(0).tolist()
-    assert [shares[f"psi point T*{f:g}"] for f in PAPER_FRACTIONS] == pytest.approx(kept)
+    assert [shares[f"psi distance T*{f:g}"] for f in PAPER_FRACTIONS] == pytest.approx(kept)
