@@ -23,8 +23,8 @@ edge's own positive:
 
       ``Psi = d_0^2(u) - d_t^2(x) > 0``.
 
-Shares of Psi >= 0 are over the negatives of one epoch, per level.  Both are reconstructions; neither
-need be the paper's quantity to the letter.
+Shares of Psi >= 0 are over the negatives of one epoch, per level.  Both are reconstructions, and
+neither need be the paper's quantity to the letter.
 """
 
 from __future__ import annotations
