@@ -1,4 +1,4 @@
-"""Ranking metrics, full and candidate ranking, and the spread of repeated runs.
+"""Ranking metrics, full and candidate ranking, recommendation, and the spread of repeated runs.
 
 Symbols: B queries, C candidates a query, N nodes, D width, E edges.
 
@@ -12,6 +12,12 @@ Symbols: B queries, C candidates a query, N nodes, D width, E edges.
    held-out ones included.
 4. Spread.  Standard error of a mean = sample deviation / sqrt(runs).  Two methods run with the
    same seeds are compared by the mean of their paired differences and Student's t interval.
+
+5. Recommendation, with several relevant items a query (R of them): the candidates of another node
+   type are ranked, the known items of the query left out.  Recall@n = relevant items in the first
+   n / R, NDCG@n = DCG / (its largest value, reached with min(n, R) relevant items in front), where
+   DCG adds 1 / log2(1 + place) for each relevant item in the first n.  Ties count as the mean over
+   the orders of the tied items.
 
 Scores that are not a number are refused: each comparison with one is false, and a diverged encoder
 would take the first rank.
@@ -33,6 +39,7 @@ __all__ = [
     "paired_difference",
     "ranking_metrics",
     "ranks",
+    "recommendation_metrics",
     "student_t_quantile",
 ]
 
@@ -132,15 +139,26 @@ def ranking_metrics(rank: Tensor, hits: Sequence[int] = (1, 10, 50)) -> dict[str
     return metrics
 
 
-def _check_known(indptr: Tensor, indices: Tensor, num_nodes: int) -> None:
+def _check_known(
+    indptr: Tensor, indices: Tensor, num_nodes: int, num_candidates: int, build: str
+) -> None:
     fits = indptr.dim() == 1 and indices.dim() == 1 and len(indptr) == num_nodes + 1
     if not fits or int(indptr[0]) != 0 or int(indptr[-1]) != len(indices):
         raise ValueError(
             f"known: expected CSR arrays (indptr [{num_nodes + 1}], indices [E]) with indptr from "
             f"0 to E, got shapes {list(indptr.shape)} and {list(indices.shape)}; build them from "
-            "all edges in both directions, for example with GraphData.csr()"
+            f"{build}"
         )
-    _check_ids("known", indices, num_nodes)
+    _check_ids("known", indices, num_candidates)
+
+
+def _known_of(indptr: Tensor, indices: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
+    """Row in ``query`` and id of each known neighbour, int64 [P] each."""
+    count = indptr[query + 1] - indptr[query]
+    owner = torch.repeat_interleave(torch.arange(len(query), device=query.device), count)
+    within = torch.arange(len(owner), device=query.device)
+    within -= (torch.cumsum(count, 0) - count)[owner]
+    return owner, indices[indptr[query][owner] + within]
 
 
 @torch.no_grad()
@@ -176,7 +194,8 @@ def full_ranking(
         raise ValueError(f"batch: expected at least 1, got {batch}; raise it")
     num_nodes, device = len(h), h.device
     _check_ids("pairs", pairs, num_nodes)
-    _check_known(*known, num_nodes)
+    build = "all edges in both directions, for example with GraphData.csr()"
+    _check_known(*known, num_nodes, num_nodes, build)
     if bool((pairs[0] == pairs[1]).any()):
         raise ValueError(
             "pairs: expected a positive that differs from its query, got self loops; remove them"
@@ -193,11 +212,8 @@ def full_ranking(
             expected = (len(query), num_nodes)
             _check_shape("score", values, f"{list(expected)}", values.shape == expected)
         row = torch.arange(len(query), device=device)
-        count = indptr[query + 1] - indptr[query]
-        owner = torch.repeat_interleave(row, count)
-        within = torch.arange(len(owner), device=device) - (torch.cumsum(count, 0) - count)[owner]
         mask = torch.ones(len(query), num_nodes, dtype=torch.bool, device=device)
-        mask[owner, indices[indptr[query][owner] + within]] = False
+        mask[_known_of(indptr, indices, query)] = False
         mask[row, query] = False
         mask[row, positive] = False
         result[start : start + batch] = ranks(values[row, positive], values, mask)
@@ -237,6 +253,99 @@ def candidate_ranking(
     values = (h_q * h_c).sum(-1) if score is None else score(h_q, h_c)
     _check_shape("score", values, str(list(candidates.shape)), values.shape == candidates.shape)
     return ranks(values[:, 0], values[:, 1:])
+
+
+@torch.no_grad()
+def recommendation_metrics(
+    h_query: Tensor,
+    h_candidate: Tensor,
+    pairs: Tensor,
+    known: tuple[Tensor, Tensor],
+    n: int = 20,
+    score: Score | None = None,
+    batch: int = 1024,
+) -> dict[str, float]:
+    """Recall@n and NDCG@n of held-out items, the query's known items left out of the ranking.
+
+    Args:
+        h_query: float [Nq, D], embeddings of the queries (users).
+        h_candidate: float [Nc, D], embeddings of the candidates (items).
+        pairs: int64 [2, P], (query, relevant item) columns, without duplicates.
+        known: (indptr, indices), int64 [Nq + 1] and [E]: the items to leave out, those of training,
+            as CSR; ``indptr`` and ``indices`` of `dgl_dmns.core.KnownEdges` will do.
+        n: places that count.
+        score: maps h_q [b, 1, D] and h_c [1, Nc, D] to scores [b, Nc]; None: dot product.
+        batch: b, queries scored at once.
+
+    Returns:
+        ``Recall@n`` and ``NDCG@n``, means over the queries that have a relevant item.
+
+    Raises:
+        ValueError: a shape does not fit, an id is out of range, there is no pair, a pair stands
+            twice or among the known ones, ``n`` or ``batch`` is below 1, or a score is not finite.
+        TypeError: ids are not integers.
+    """
+    _check_shape("h_query", h_query, "[Nq, D]", h_query.dim() == 2)
+    _check_shape("h_candidate", h_candidate, "[Nc, D]", h_candidate.dim() == 2)
+    fits = pairs.dim() == 2 and pairs.shape[0] == 2 and pairs.shape[1] > 0
+    _check_shape("pairs", pairs, "[2, P] with P >= 1", fits)
+    if n < 1 or batch < 1:
+        raise ValueError(f"n, batch: expected at least 1, got {n} and {batch}; raise them")
+    nodes, device = len(h_candidate), h_query.device
+    _check_ids("pairs", pairs[0], len(h_query))
+    _check_ids("pairs", pairs[1], nodes)
+    _check_known(*known, len(h_query), nodes, "the training edges, for example with KnownEdges")
+    indptr, indices = (part.to(device=device, dtype=torch.int64) for part in known)
+    key = (pairs[0].long() * nodes + pairs[1].long()).to(device).sort().values
+    query, item = torch.div(key, nodes, rounding_mode="floor"), key % nodes
+    if bool((key.diff() == 0).any()):
+        raise ValueError("pairs: expected distinct pairs, got duplicates; call torch.unique first")
+    users, count = torch.unique_consecutive(query, return_counts=True)
+    # gain[p] is the sum of the discounts of the first p places.
+    place = torch.arange(1, nodes + 1, dtype=torch.float64, device=device)
+    discount = (1.0 / torch.log2(1.0 + place)) * (place <= n)
+    gain = torch.cat([discount.new_zeros(1), discount.cumsum(0)])
+    recall, ndcg, done = [], [], 0
+    for part, relevant in zip(users.split(batch), count.split(batch)):
+        if score is None:
+            values = h_query[part] @ h_candidate.t()
+        else:
+            values = score(h_query[part][:, None, :], h_candidate[None, :, :])
+            expected = (len(part), nodes)
+            _check_shape("score", values, str(list(expected)), values.shape == expected)
+        if not bool(values.isfinite().all()):
+            raise ValueError(
+                "score: expected finite numbers; the encoder or the scorer has diverged, lower the "
+                "learning rate or clip gradients"
+            )
+        values = values.index_put(_known_of(indptr, indices, part), values.new_tensor(-math.inf))
+        owner = torch.repeat_interleave(torch.arange(len(part), device=device), relevant)
+        mine = values[owner, item[done : done + len(owner)]]
+        done += len(owner)
+        if bool(mine.isinf().any()):
+            raise ValueError(
+                f"pairs: {int(mine.isinf().sum())} of them are known too, so they are left out of "
+                "the ranking; hold them out of known"
+            )
+        # A row of relevant scores for each query, to look them all up in its sorted scores.
+        slot = torch.arange(len(owner), device=device) - (relevant.cumsum(0) - relevant)[owner]
+        wanted = values.new_full((len(part), int(relevant.max())), math.inf)
+        wanted[owner, slot] = mine
+        ordered = (-values).sort(dim=1).values
+        above = torch.searchsorted(ordered, -wanted)[owner, slot]
+        until = torch.searchsorted(ordered, -wanted, right=True)[owner, slot]
+        # Places above + 1 .. until are the item's in turn: mean over them.
+        tied = (until - above).double()
+        share = (until.clamp(max=n) - above).clamp(min=0) / tied
+        reached = (gain[until] - gain[above]) / tied
+        total = share.new_zeros(2, len(part))
+        total.index_add_(1, owner, torch.stack([share, reached]))
+        recall.append(total[0] / relevant)
+        ndcg.append(total[1] / gain[relevant.clamp(max=n)])
+    return {
+        f"Recall@{n}": float(torch.cat(recall).mean()),
+        f"NDCG@{n}": float(torch.cat(ndcg).mean()),
+    }
 
 
 def _as_values(name: str, values: Values, least: int) -> Tensor:

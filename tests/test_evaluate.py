@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from dgl_dmns.core import KnownEdges
 from dgl_dmns.data import embedded_graph, simple_undirected, split_pairs
 from dgl_dmns.evaluate import (
     candidate_ranking,
@@ -17,6 +19,7 @@ from dgl_dmns.evaluate import (
     paired_difference,
     ranking_metrics,
     ranks,
+    recommendation_metrics,
     student_t_quantile,
 )
 
@@ -136,6 +139,67 @@ def test_candidate_ranking_by_hand() -> None:
     assert candidate_ranking(h, query, candidates, second).tolist() == [3.0, 3.0]
 
 
+def recommend_by_hand(
+    values: list[list[float]], pairs: list[tuple[int, int]], known: set[tuple[int, int]], n: int
+) -> tuple[float, float]:
+    """Recall@n and NDCG@n by listing every order of tied items."""
+    recall, ndcg = [], []
+    for user in sorted({u for u, _ in pairs}):
+        relevant = {i for u, i in pairs if u == user}
+        items = [i for i in range(len(values[user])) if (user, i) not in known]
+        orders = [
+            order
+            for order in itertools.permutations(items)
+            if all(values[user][a] >= values[user][b] for a, b in zip(order, order[1:]))
+        ]
+        best = sum(1 / math.log2(1 + place) for place in range(1, min(n, len(relevant)) + 1))
+        hits = [[p for p, i in enumerate(order[:n], 1) if i in relevant] for order in orders]
+        recall.append(sum(map(len, hits)) / len(orders) / len(relevant))
+        ndcg.append(sum(1 / math.log2(1 + p) for h in hits for p in h) / len(orders) / best)
+    return sum(recall) / len(recall), sum(ndcg) / len(ndcg)
+
+
+def known_items(pairs: set[tuple[int, int]], users: int, items: int) -> tuple[Tensor, Tensor]:
+    src, dst = torch.tensor(sorted(pairs), dtype=torch.int64).reshape(-1, 2).T
+    edges = KnownEdges(src, dst, users, items, exclude_self=False)
+    return edges.indptr, edges.indices
+
+
+@pytest.mark.parametrize("n", [1, 2, 4, 20])
+@pytest.mark.parametrize("batch", [1, 3, 1024])
+def test_recommendation_agrees_with_all_orders_of_ties(n: int, batch: int) -> None:
+    generator = torch.Generator().manual_seed(6)
+    h_user = torch.randint(-1, 2, (8, 2), generator=generator).float()  # many ties
+    h_item = torch.randint(-1, 2, (6, 2), generator=generator).float()
+    draw = torch.rand(8, 6, generator=generator)
+    pairs = (draw < 0.3).nonzero()
+    pairs = pairs[torch.randperm(len(pairs), generator=generator)]
+    known = {tuple(pair) for pair in (draw > 0.8).nonzero().tolist()}
+    listed = [tuple(pair) for pair in pairs.tolist()]
+    expected = recommend_by_hand((h_user @ h_item.T).tolist(), listed, known, n)
+    for ids, score in ((pairs.T, None), (pairs.T.int(), lambda q, c: (q * c).sum(-1))):
+        metrics = recommendation_metrics(
+            h_user, h_item, ids, known_items(known, 8, 6), n, score, batch
+        )
+        assert list(metrics) == [f"Recall@{n}", f"NDCG@{n}"]
+        assert tuple(metrics.values()) == pytest.approx(expected)
+
+
+def test_recommendation_leaves_training_items_out() -> None:
+    h_user, h_item = torch.ones(1, 1), torch.tensor([[4.0], [3.0], [2.0], [1.0]])
+    pairs = torch.tensor([[0, 0], [2, 3]])
+    nothing, two = known_items(set(), 1, 4), known_items({(0, 0), (0, 1)}, 1, 4)
+    assert recommendation_metrics(h_user, h_item, pairs, nothing, 2)["Recall@2"] == 0.0
+    assert recommendation_metrics(h_user, h_item, pairs, two, 2) == {
+        "Recall@2": 1.0,
+        "NDCG@2": 1.0,
+    }
+    assert recommendation_metrics(h_user, h_item, pairs, two, 1) == {
+        "Recall@1": 0.5,
+        "NDCG@1": 1.0,
+    }
+
+
 def test_int32_ids_rank_alike() -> None:
     graph = embedded_graph(60)
     h = torch.randn(60, 4, generator=torch.Generator().manual_seed(3))
@@ -201,6 +265,7 @@ H = torch.ones(4, 2)
 PAIRS = torch.tensor([[0], [1]])
 KNOWN = csr(torch.tensor([0]), torch.tensor([1]), 4)
 COLUMN = torch.tensor([[1, 2]])
+ITEMS = torch.ones(3, 2)
 ZERO = torch.tensor([0])
 
 
@@ -236,6 +301,57 @@ ZERO = torch.tensor([0])
         (candidate_ranking, (H, ZERO + 4, COLUMN), ValueError, r"query: .*got 4 \.\. 4"),
         (candidate_ranking, (H * NAN, ZERO, COLUMN), ValueError, r"NaN"),
         (candidate_ranking, (H, ZERO, COLUMN, lambda q, c: c), ValueError, r"score: .*\[1, 2\]"),
+        (
+            recommendation_metrics,
+            (H[0], ITEMS, PAIRS, KNOWN),
+            ValueError,
+            r"h_query: expected shape",
+        ),
+        (
+            recommendation_metrics,
+            (H, H[0], PAIRS, KNOWN),
+            ValueError,
+            r"h_candidate: expected shape",
+        ),
+        (recommendation_metrics, (H, ITEMS, PAIRS[:, :0], KNOWN), ValueError, r"pairs: .*P >= 1"),
+        (recommendation_metrics, (H, ITEMS, PAIRS, KNOWN, 0), ValueError, r"n, batch: .*got 0 and"),
+        (
+            recommendation_metrics,
+            (H, ITEMS, PAIRS + 2, KNOWN),
+            ValueError,
+            r"pairs: .*got 3 \.\. 3",
+        ),
+        (recommendation_metrics, (H, ITEMS, PAIRS.float(), KNOWN), TypeError, r"pairs: .*float32"),
+        (
+            recommendation_metrics,
+            (H, ITEMS, PAIRS, (KNOWN[0][:-1], KNOWN[1])),
+            ValueError,
+            r"known: expected CSR .*indptr \[5\].* with KnownEdges",
+        ),
+        (
+            recommendation_metrics,
+            (H, ITEMS, PAIRS.repeat(1, 2), KNOWN),
+            ValueError,
+            r"pairs: expected distinct pairs, got duplicates",
+        ),
+        (
+            recommendation_metrics,
+            (H, ITEMS, PAIRS, KNOWN),
+            ValueError,
+            r"pairs: 1 of them are known",
+        ),
+        (
+            recommendation_metrics,
+            (H / 0, ITEMS, PAIRS, KNOWN),
+            ValueError,
+            r"score: expected finite numbers",
+        ),
+        (
+            recommendation_metrics,
+            (H, ITEMS, PAIRS, KNOWN, 20, lambda q, c: q),
+            ValueError,
+            r"score: expected shape \[1, 3\]",
+        ),
         (mean_and_stderr, ([],), ValueError, r"values: expected at least 1 value"),
         (mean_and_stderr, ([1.0, NAN],), ValueError, r"values: .*1 NaN among 2"),
         (paired_difference, ([1.0], [1.0]), ValueError, r"a: expected at least 2 value"),
