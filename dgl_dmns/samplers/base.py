@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Union
 
 import torch
@@ -30,6 +31,7 @@ __all__ = [
     "check_has_edges",
     "check_k",
     "known_edges",
+    "shared_memory_for",
 ]
 
 EdgeType = tuple[str, str, str]
@@ -179,7 +181,8 @@ class FilteredSampler(NegativeSampler):
     def __init__(self, g: Any, k: int = 1) -> None:
         super().__init__(k)
         check_has_edges(g)
-        self.known_by_type = {etype: known_edges(g, etype) for etype in g.canonical_etypes}
+        with shared_memory_for(g.canonical_etypes):
+            self.known_by_type = {etype: known_edges(g, etype) for etype in g.canonical_etypes}
 
     def known_of(self, g: Any, etype: EdgeType) -> KnownEdges:
         """The known edges of a type, if the graph is still the one the sampler was made for.
@@ -211,6 +214,26 @@ def check_has_edges(g: Any) -> None:
     """
     if g.num_edges() == 0:
         raise ValueError("g: expected at least one edge, the known positives, got a graph without")
+
+
+@contextmanager
+def shared_memory_for(etypes: Sequence[EdgeType]) -> Iterator[None]:
+    """Say what to do where many edge types need more shared tensors than files may be open.
+
+    Raises:
+        RuntimeError: in place of torch's own error.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        if "Too many open files" not in str(error):
+            raise
+        raise RuntimeError(
+            f"g: what is held for {len(etypes)} edge types takes up to 7 tensors in shared memory "
+            "each, more than this process may have open files; raise that limit (ulimit -n 8192), "
+            "call torch.multiprocessing.set_sharing_strategy('file_system') before, or pass a "
+            "graph or etypes=... with fewer"
+        ) from error
 
 
 def known_edges(g: Any, etype: EdgeType) -> KnownEdges:

@@ -21,7 +21,13 @@ from dgl_dmns.core.known import KnownEdges
 from dgl_dmns.core.pools import PoolSettings
 from dgl_dmns.core.rules import Rule
 from dgl_dmns.core.table import Candidates, CandidateTable
-from dgl_dmns.samplers.base import EdgeName, EdgeType, NegativeSampler, canonical_edge_type
+from dgl_dmns.samplers.base import (
+    EdgeName,
+    EdgeType,
+    NegativeSampler,
+    canonical_edge_type,
+    shared_memory_for,
+)
 from dgl_dmns.samplers.encoder import (
     Embeddings,
     Encoder,
@@ -115,11 +121,12 @@ class RefreshingSampler(NegativeSampler):
         self.rule = rule
         self.settings = settings
         # Seeds go by place in the graph: a type's negatives do not depend on what else is held.
-        self.relations = {
-            etype: Relation(g, etype, held[etype], settings.groups, seed + place, scorer_of(etype))
-            for place, etype in enumerate(g.canonical_etypes)
-            if etype in held
-        }
+        places = {etype: place for place, etype in enumerate(g.canonical_etypes)}
+        with shared_memory_for(list(held)):
+            self.relations = {
+                e: Relation(g, e, number, settings.groups, seed + places[e], scorer_of(e))
+                for e, number in held.items()
+            }
         self.seed = seed
         self.report: RefreshReport | None = None
 

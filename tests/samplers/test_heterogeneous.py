@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import copy
 import io
+import os
 import pickle
+import resource
 import warnings
 from typing import Any
 
@@ -20,7 +22,12 @@ from scipy.stats import chisquare
 from torch import Tensor, nn
 
 from dgl_dmns.core import Density, FiLMPredictor, Hardest, KnownEdges, NoiseSchedule
-from dgl_dmns.samplers import DMNSSampler, DynamicSampler, SelfAdversarialSampler
+from dgl_dmns.samplers import (
+    DMNSSampler,
+    DynamicSampler,
+    SelfAdversarialSampler,
+    UniformSampler,
+)
 from dgl_dmns.samplers.relation import pairs_of
 
 WIDTH = 6
@@ -387,6 +394,22 @@ def test_a_graph_that_has_grown() -> None:
         ValueError, match="^g: the sampler was made for 12 nodes of type 'user', the"
     ):
         sampler.for_queries(g, torch.tensor([12]), "buys")
+
+
+@pytest.mark.parametrize("cls", [DynamicSampler, UniformSampler])
+def test_more_edge_types_than_files_may_be_open(cls: Any) -> None:
+    g = knowledge_graph()
+    arguments = [] if cls is UniformSampler else [lambda: entities(g)]
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = len(os.listdir("/proc/self/fd"))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used + 20, hard))
+    try:
+        with pytest.raises(
+            RuntimeError, match=r"^g: what is held for 12 edge types .*ulimit -n 8192"
+        ):
+            cls(g, *arguments)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 # Encoders.
