@@ -22,7 +22,7 @@ from importlib import metadata, util
 from pathlib import Path
 from types import ModuleType
 
-__all__ = ["PAIRS", "Pair", "require_dgl", "why_unusable"]
+__all__ = ["PAIRS", "Pair", "require_dgl", "require_graphbolt", "why_unusable"]
 
 
 @dataclass(frozen=True)
@@ -158,6 +158,28 @@ def require_dgl() -> ModuleType:
             name="dgl",
         )
     return dgl
+
+
+def require_graphbolt() -> ModuleType:
+    """Import GraphBolt, the data pipelines of DGL 2.0 and later.
+
+    Returns:
+        The module ``dgl.graphbolt``.
+
+    Raises:
+        ImportError: If DGL cannot be imported, has no GraphBolt, or cannot load its compiled part.
+    """
+    require_dgl()
+    try:
+        return importlib.import_module("dgl.graphbolt")
+    except Exception as error:  # ImportError, FileNotFoundError and more
+        problem = _Problem(f"GraphBolt cannot be used: DGL {_version('dgl')} has none that loads.")
+        cause = f"{type(error).__name__}: {error}"
+        advice = (
+            "GraphBolt came with DGL 2.0.  Without it, the samplers of dgl_dmns work in "
+            "dgl.dataloading.as_edge_prediction_sampler."
+        )
+        raise ImportError(f"{_message(problem, cause)}\n{advice}", name="dgl.graphbolt") from error
 
 
 def _find_problem() -> _Problem | None:

@@ -26,6 +26,7 @@ __all__ = [
     "EdgeName",
     "EdgeType",
     "FilteredSampler",
+    "KnownGraph",
     "NegativeSampler",
     "canonical_edge_type",
     "check_has_edges",
@@ -89,6 +90,8 @@ class NegativeSampler(_Base):  # type: ignore[misc]
         TypeError: if ``k`` is not an integer.
         ValueError: if ``k`` is below 1.
     """
+
+    known_by_type: dict[EdgeType, KnownEdges]
 
     def __init__(self, k: int) -> None:
         self.k = check_k(k)
@@ -204,6 +207,25 @@ class FilteredSampler(NegativeSampler):
                 "new sampler for another graph"
             )
         return known
+
+
+class KnownGraph:
+    """Stands in for the graph where a pipeline has none: what samplers ask of it besides edge ids.
+
+    Args:
+        known_by_type: known edges by canonical edge type, as samplers hold them.
+    """
+
+    def __init__(self, known_by_type: dict[EdgeType, KnownEdges]) -> None:
+        self.canonical_etypes = list(known_by_type)
+        self._counts: dict[str, int] = {}
+        for (source, _, destination), known in known_by_type.items():
+            self._counts[source] = known.num_src
+            self._counts[destination] = known.num_dst
+
+    def num_nodes(self, ntype: str) -> int:
+        """Number of nodes of a type."""
+        return self._counts[ntype]
 
 
 def check_has_edges(g: Any) -> None:

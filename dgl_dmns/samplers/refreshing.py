@@ -36,12 +36,12 @@ from dgl_dmns.samplers.encoder import (
     embed,
     is_homogeneous,
 )
+from dgl_dmns.samplers.negative_pairs import negative_pairs
 from dgl_dmns.samplers.relation import (
     NegativesPerEdge,
     Relation,
     Scorers,
     held_edge_types,
-    pairs_of,
     scorers_by_type,
 )
 
@@ -127,6 +127,7 @@ class RefreshingSampler(NegativeSampler):
                 e: Relation(g, e, number, settings.groups, seed + places[e], scorer_of(e))
                 for e, number in held.items()
             }
+        self.known_by_type = {etype: one.known for etype, one in self.relations.items()}
         self.seed = seed
         self.report: RefreshReport | None = None
 
@@ -222,40 +223,30 @@ class RefreshingSampler(NegativeSampler):
         """Log ratio ``log q(u|v) - log uniform(u)`` of each negative edge.
 
         Args:
-            negatives: the negative graph a loader returned; or a pair ``(src, dst)`` of node id
-                tensors of the whole graph, shape [P]; or a dict of such pairs by edge type.
+            negatives: the negative graph a loader returned; or a GraphBolt minibatch; or a pair
+                ``(src, dst)`` of node id tensors of the whole graph, shape [P]; or a dict of such
+                pairs by edge type.
 
         Returns:
             Log ratios, shape [P], float32, in the order of the edges; for a heterogeneous graph or
-            a dict, a dict of those by canonical edge type, with every edge type that is held and
-            in ``negatives``. They belong to the table's live version or the one before; 0 for
-            pairs that stand in neither (drawn before the first refresh).
+            a dict, a dict of those by canonical edge type (by the keys of a minibatch), with every
+            edge type that is held and in ``negatives``. They belong to the table's live version or
+            the one before; 0 for pairs that stand in neither (drawn before the first refresh).
 
         Raises:
-            ValueError: if the rule's distribution is not tractable, or no table is held for an edge
-                type that has negatives.
+            ValueError: if the rule's distribution is not tractable, no table is held for an edge
+                type that has negatives, or a minibatch has none yet.
+            TypeError: if ``negatives`` is none of these.
         """
         if not self.rule.tractable:
             raise ValueError(
                 f"rule: {type(self.rule).__name__} has no tractable distribution, so no log ratio; "
                 "use a sampler with rule=Density() or Gate() for a calibrated loss"
             )
-        if isinstance(negatives, tuple):
-            return self._find_log_ratio(None, *negatives)
-        if isinstance(negatives, Mapping):
-            pairs = {
-                canonical_edge_type(etype, list(self.relations), "negatives"): pair
-                for etype, pair in negatives.items()
-            }
-        elif is_homogeneous(negatives):
-            return self._find_log_ratio(None, *pairs_of(negatives, negatives.canonical_etypes[0]))
-        else:
-            pairs = {
-                etype: pairs_of(negatives, etype)
-                for etype in negatives.canonical_etypes
-                if etype in self.relations or negatives.num_edges(etype)
-            }
-        return {etype: self._find_log_ratio(etype, *pair) for etype, pair in pairs.items()}
+        pairs = negative_pairs(negatives, list(self.relations))
+        if isinstance(pairs, tuple):
+            return self._find_log_ratio(None, *pairs)
+        return {key: self._find_log_ratio(etype, *pair) for key, (etype, pair) in pairs.items()}
 
     def _find_log_ratio(self, etype: EdgeType | None, src: Tensor, dst: Tensor) -> Tensor:
         table = self.relation(etype).table

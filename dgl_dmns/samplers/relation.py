@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Union
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from dgl_dmns.core.generator import DiffusionGenerator
 from dgl_dmns.core.snapshot import Scorer
@@ -25,7 +25,6 @@ __all__ = [
     "Relation",
     "Scorers",
     "held_edge_types",
-    "pairs_of",
     "scorers_by_type",
 ]
 
@@ -187,12 +186,3 @@ def _check_scorer(scorer: Any, name: str) -> None:
             f"{name}: expected a callable of two tensors of embeddings, or a dict of those by edge "
             f"type, got {type(scorer).__name__}"
         )
-
-
-def pairs_of(graph: Any, etype: EdgeType) -> tuple[Tensor, Tensor]:
-    """Ids in the whole graph of the ends of a loader's negative edges, each of shape [P]."""
-    ends = []
-    for ids, ntype in zip(graph.edges(etype=etype), (etype[0], etype[2])):
-        nodes = graph.nodes[ntype].data.get("_ID")
-        ends.append(ids if nodes is None else nodes[ids.long()])
-    return ends[0], ends[1]

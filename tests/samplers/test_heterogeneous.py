@@ -28,7 +28,7 @@ from dgl_dmns.samplers import (
     SelfAdversarialSampler,
     UniformSampler,
 )
-from dgl_dmns.samplers.relation import pairs_of
+from dgl_dmns.samplers.negative_pairs import pairs_of
 
 WIDTH = 6
 SMALL: dict[str, Any] = {"warmup_steps": 4, "fit_steps": 2, "batch_pairs": 64, "groups": 3}

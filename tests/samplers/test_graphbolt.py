@@ -1,0 +1,409 @@
+"""Stages of a GraphBolt pipeline: DGL's own format, both protocols, workers, refreshes, imports."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dgl
+import pytest
+import torch
+from dgl import graphbolt as gb
+from torch import Tensor
+from torch.utils.data import IterDataPipe
+
+import dgl_dmns.graphbolt as ours
+from dgl_dmns import (
+    DMNSSampler,
+    DynamicSampler,
+    InBatchSampler,
+    PopularitySampler,
+    UniformSampler,
+)
+from dgl_dmns.core import Density
+
+ROOT = Path(__file__).parents[2]
+K = 3
+CITES, WROTE = ("paper", "cites", "paper"), ("author", "wrote", "paper")
+FIELDS = (
+    "node_pairs",
+    "seeds",
+    "labels",
+    "indexes",
+    "negative_srcs",
+    "negative_dsts",
+    "compacted_node_pairs",
+    "compacted_seeds",
+    "compacted_negative_srcs",
+    "compacted_negative_dsts",
+    "negative_node_pairs",
+)
+
+
+def graph(idtype: torch.dtype = torch.int64) -> Any:
+    generator = torch.Generator().manual_seed(0)
+    return dgl.graph(torch.randint(60, (2, 300), generator=generator).unbind()).astype(idtype)
+
+
+def library() -> Any:
+    generator = torch.Generator().manual_seed(1)
+    cites = torch.randint(30, (2, 80), generator=generator)
+    wrote = torch.randint(20, (2, 50), generator=generator)
+    counts = {"paper": 30, "author": 20}
+    edges = {CITES: tuple(cites), WROTE: tuple(wrote)}
+    return dgl.heterograph(edges, num_nodes_dict=counts)
+
+
+def embeddings(g: Any) -> Any:
+    generator = torch.Generator().manual_seed(2)
+    h = {t: torch.randn(g.num_nodes(t), 8, generator=generator) for t in g.ntypes}
+    return h if len(h) > 1 else next(iter(h.values()))
+
+
+def dmns(g: Any, **more: Any) -> DMNSSampler:
+    arguments = {"groups": 2, "warmup_steps": 3, "fit_steps": 2, "compact_width": 4, **more}
+    sampler = DMNSSampler(g, lambda: embeddings(g), **{"k": K, **arguments})
+    sampler.refresh()
+    return sampler
+
+
+def source(g: Any, name: str, batch: int = 25) -> Any:
+    """The items of all edges, in GraphBolt's protocol of that name."""
+    if len(g.canonical_etypes) == 1:
+        items = gb.ItemSet(torch.stack(g.edges(), dim=1), names=name)
+    else:
+        items = gb.ItemSetDict(
+            {
+                ":".join(etype): gb.ItemSet(torch.stack(g.edges(etype=etype), dim=1), names=name)
+                for etype in g.canonical_etypes
+            }
+        )
+    return gb.ItemSampler(items, batch_size=batch)
+
+
+def sampled(g: Any, name: str, stage: Any) -> list[Any]:
+    """Minibatches with negatives and neighbours."""
+    whole = gb.from_dglgraph(g, is_homogeneous=len(g.canonical_etypes) == 1)
+    return list(gb.DataLoader(stage(source(g, name), whole).sample_neighbor(whole, [4])))
+
+
+def described(value: Any) -> Any:
+    """Types, shapes and dtypes, without values."""
+    if isinstance(value, Tensor):
+        return tuple(value.shape), value.dtype, value.device
+    if isinstance(value, dict):
+        return {key: described(part) for key, part in value.items()}
+    if isinstance(value, tuple):
+        return tuple(described(part) for part in value)
+    return value
+
+
+@pytest.mark.parametrize("make", [graph, library, lambda: graph(torch.int32)])
+@pytest.mark.parametrize("name", ["node_pairs", "seeds"])
+def test_format_is_that_of_graphbolts_uniform_sampler(make: Any, name: str) -> None:
+    g = make()
+    sampler = dmns(g)
+    theirs = sampled(g, name, lambda pipe, whole: pipe.sample_uniform_negative(whole, K))
+    mine = sampled(g, name, lambda pipe, whole: pipe.sample_dmns_negative(sampler, K))
+    assert len(theirs) == len(mine) > 1
+    for one, other in zip(theirs, mine):
+        for field in FIELDS:
+            assert described(getattr(one, field)) == described(getattr(other, field)), field
+
+
+@pytest.mark.parametrize("name", ["node_pairs", "seeds"])
+def test_negatives_belong_to_their_positives_and_are_no_edges(name: str) -> None:
+    g = library()
+    for sampler in (dmns(g), UniformSampler(g, K), PopularitySampler(g, K)):
+        seen = dict.fromkeys(g.canonical_etypes, 0)
+        for minibatch in sampled(g, name, lambda pipe, _, s=sampler: pipe.sample_negative_with(s)):
+            for key, pairs in getattr(minibatch, name).items():
+                etype = tuple(key.split(":"))
+                if name == "seeds":
+                    label, index = minibatch.labels[key], minibatch.indexes[key]
+                    positive, negative = pairs[label], pairs[~label]
+                    count = len(positive)
+                    assert torch.equal(index[:count], torch.arange(count))
+                    assert torch.equal(positive[index[count:], 0], negative[:, 0])
+                    src, dst = negative.unbind(1)
+                else:
+                    src = pairs[0].repeat_interleave(K)
+                    dst = minibatch.negative_dsts[key].flatten()
+                assert not g.has_edges_between(src, dst, etype=etype).any()
+                seen[etype] += len(src)
+        assert seen == {etype: K * g.num_edges(etype) for etype in seen}
+
+
+def test_in_batch_negatives_see_the_batch() -> None:
+    g = graph()
+    stage = ours.GraphBoltNegativeSampler(source(g, "seeds"), InBatchSampler(g, K))
+    for minibatch in stage:
+        positive, negative = minibatch.seeds[minibatch.labels], minibatch.seeds[~minibatch.labels]
+        assert torch.isin(negative[:, 1], positive[:, 1]).float().mean() > 0.99
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("name", ["node_pairs", "seeds"])
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_refresh_reaches_the_next_epoch_of_lasting_workers(name: str, workers: int) -> None:
+    g = graph()
+    # Rows of one group each: what is drawn is the live table's row, so the version can be told.
+    sampler = dmns(g, groups=1)
+    whole = gb.from_dglgraph(g, is_homogeneous=True)
+    pipe = source(g, name).sample_dmns_negative(sampler).sample_neighbor(whole, [2])
+    store = {("node", None, "x"): gb.TorchBasedFeature(torch.ones(60, 1))}
+    pipe = pipe.fetch_feature(gb.BasicFeatureStore(store), node_feature_keys=["x"])
+    loader = gb.DataLoader(pipe, num_workers=workers)
+    tables = []
+    for _ in range(2):
+        rows = sampler.table.current().ids[:, 0].clone().long()
+        tables.append(rows)
+        batches = list(loader)
+        assert len(batches) == 12
+        for minibatch in batches:
+            if name == "seeds":
+                src, dst = minibatch.seeds[~minibatch.labels].unbind(1)
+                src, dst = src[::K], dst.view(-1, K)
+            else:
+                src, dst = minibatch.node_pairs[0], minibatch.negative_dsts
+            assert torch.equal(dst, rows[src])
+        sampler.refresh()
+    assert not torch.equal(*tables)
+
+
+@pytest.mark.parametrize("name", ["node_pairs", "seeds"])
+def test_log_ratios_of_a_minibatch(name: str) -> None:
+    g = graph()
+    sampler = dmns(g, rule=Density())
+    for minibatch in sampled(g, name, lambda pipe, _: pipe.sample_dmns_negative(sampler)):
+        ratio = sampler.log_ratio(minibatch)
+        if name == "seeds":
+            pair = minibatch.seeds[~minibatch.labels].unbind(1)
+        else:
+            pair = (
+                minibatch.node_pairs[0].repeat_interleave(K),
+                minibatch.negative_dsts.flatten(),
+            )
+        assert ratio.shape == pair[0].shape
+        assert torch.equal(ratio, sampler.log_ratio(pair))
+        assert ratio.unique().numel() > 3
+
+
+@pytest.mark.parametrize("name", ["node_pairs", "seeds"])
+def test_log_ratios_of_a_minibatch_by_edge_type(name: str) -> None:
+    g = library()
+    sampler = dmns(g, rule=Density())
+    for minibatch in sampled(g, name, lambda pipe, _: pipe.sample_dmns_negative(sampler)):
+        ratio = sampler.log_ratio(minibatch)
+        assert list(ratio) == list(getattr(minibatch, name))
+        for key, part in ratio.items():
+            etype = tuple(key.split(":"))
+            if name == "seeds":
+                pair = minibatch.seeds[key][~minibatch.labels[key]].unbind(1)
+            else:
+                src = minibatch.node_pairs[key][0].repeat_interleave(K)
+                pair = src, minibatch.negative_dsts[key].flatten()
+            assert torch.equal(part, sampler.log_ratio({etype: pair})[etype])
+
+
+def test_log_ratio_of_a_minibatch_with_corrupted_sources() -> None:
+    g = graph()
+    sampler = dmns(g, rule=Density())
+    src, dst = (ends[:5] for ends in g.edges())
+    minibatch = gb.MiniBatch(node_pairs=(src, dst), negative_srcs=src.view(-1, 1).repeat(1, 2))
+    pair = src.repeat_interleave(2), dst.repeat_interleave(2)
+    assert torch.equal(sampler.log_ratio(minibatch), sampler.log_ratio(pair))
+
+
+def test_log_ratio_says_what_it_takes() -> None:
+    g = graph()
+    sampler = dmns(g)
+    without = next(iter(source(g, "node_pairs")))
+    with pytest.raises(ValueError, match="no negatives; put the stage that samples them"):
+        sampler.log_ratio(without)
+    with pytest.raises(TypeError, match="a GraphBolt minibatch.* got list; pass what"):
+        sampler.log_ratio([1, 2])
+
+
+# ---- the protocol of later versions, by stand-ins ----------------------------------------------
+
+
+@dataclass
+class LaterMiniBatch:
+    """As of later versions: no ``node_pairs``."""
+
+    seeds: Any = None
+    labels: Any = None
+    indexes: Any = None
+    compacted_seeds: Any = None
+
+
+class LaterNegativeSampler(IterDataPipe):
+    """As of later versions: ``_sample_with_etype(seeds, etype)``, and nothing else."""
+
+    def __init__(self, datapipe: Any, negative_ratio: int) -> None:
+        self.datapipe = datapipe
+        self.negative_ratio = negative_ratio
+
+    def __iter__(self) -> Any:
+        for minibatch in self.datapipe:
+            if isinstance(minibatch.seeds, dict):
+                minibatch.labels, minibatch.indexes = {}, {}
+                for etype, pairs in minibatch.seeds.items():
+                    parts = self._sample_with_etype(pairs, etype)
+                    minibatch.seeds[etype] = parts[0]
+                    minibatch.labels[etype] = parts[1]
+                    minibatch.indexes[etype] = parts[2]
+            else:
+                parts = self._sample_with_etype(minibatch.seeds)
+                minibatch.seeds, minibatch.labels, minibatch.indexes = parts
+            yield minibatch
+
+
+@pytest.fixture
+def later(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Our module beside a GraphBolt of the later protocol."""
+    stand_in = type(sys)("dgl.graphbolt")
+    stand_in.NegativeSampler = LaterNegativeSampler
+    monkeypatch.setitem(sys.modules, "dgl.graphbolt", stand_in)
+    for name in ("sample_negative_with", "sample_dmns_negative"):
+        monkeypatch.delitem(IterDataPipe.functions, name)
+    spec = importlib.util.spec_from_file_location("later_graphbolt", ours.__file__)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_later_protocol(later: Any) -> None:
+    g = graph()
+    sampler = dmns(g, rule=Density())
+    pairs = torch.stack(g.edges(), dim=1)[:20]
+    (minibatch,) = later.DMNSNegativeSampler([LaterMiniBatch(pairs)], sampler, K)
+    assert torch.equal(minibatch.seeds[:20], pairs)
+    assert minibatch.labels.dtype == torch.float32
+    assert minibatch.labels.tolist() == [1.0] * 20 + [0.0] * 60
+    index = torch.arange(20)
+    assert torch.equal(minibatch.indexes, torch.cat([index, index.repeat_interleave(K)]))
+    src, dst = minibatch.seeds[20:].unbind(1)
+    assert torch.equal(src, pairs[:, 0].repeat_interleave(K))
+    assert not g.has_edges_between(src, dst).any()
+    assert torch.equal(sampler.log_ratio(minibatch), sampler.log_ratio((src, dst)))
+
+
+def test_later_protocol_by_edge_type(later: Any) -> None:
+    g = library()
+    sampler = dmns(g, rule=Density())
+    pairs = {":".join(e): torch.stack(g.edges(etype=e), dim=1)[:6] for e in g.canonical_etypes}
+    (minibatch,) = later.DMNSNegativeSampler([LaterMiniBatch(dict(pairs))], sampler)
+    ratio = sampler.log_ratio(minibatch)
+    for key, positive in pairs.items():
+        assert minibatch.seeds[key].shape == (6 + 6 * K, 2)
+        assert torch.equal(minibatch.seeds[key][:6], positive)
+        assert minibatch.labels[key].sum() == 6
+        assert ratio[key].shape == (6 * K,)
+
+
+# ---- messages, imports -------------------------------------------------------------------------
+
+
+def test_messages_of_the_constructor() -> None:
+    g, mixed = graph(), library()
+    pipe = source(g, "seeds")
+    with pytest.raises(TypeError, match="sampler: expected a DMNSSampler, got UniformSampler; use"):
+        ours.DMNSNegativeSampler(pipe, UniformSampler(g, 2))
+    theirs = dgl.dataloading.negative_sampler.Uniform(2)
+    with pytest.raises(TypeError, match="got PerSourceUniform; for DGL's uniform one use gb.Unif"):
+        ours.GraphBoltNegativeSampler(pipe, theirs)
+    with pytest.raises(
+        ValueError, match="negative_ratio: expected the sampler's k = 2, got 5; lea"
+    ):
+        ours.GraphBoltNegativeSampler(pipe, UniformSampler(g, 2), 5)
+    with pytest.raises(ValueError, match=r"got k of \[2, 3\]; make the sampler with one k"):
+        ours.DMNSNegativeSampler(pipe, dmns(mixed, k={"cites": 2, "wrote": 3}))
+
+
+def test_messages_of_the_call() -> None:
+    g, mixed = graph(), library()
+    stage = ours.GraphBoltNegativeSampler(source(g, "seeds"), UniformSampler(g, 2))
+    with pytest.raises(ValueError, match=r"seeds: expected pairs of nodes, shape \[B, 2\], got"):
+        stage._sample_with_etype(torch.arange(4), use_seeds=True)
+    with pytest.raises(
+        ValueError, match=r"nodes of type '_N' in 0 .. 59, got 0 .. 60; make the sa"
+    ):
+        stage._sample_with_etype((torch.tensor([0, 60]), torch.tensor([0, 1])))
+    with pytest.raises(ValueError, match="seeds: no edge type of name"):
+        stage._sample_with_etype(torch.zeros(1, 2, dtype=torch.int64), "paper:cites:paper", True)
+    sampler = DynamicSampler(mixed, lambda: embeddings(mixed), 2)
+    stage = ours.GraphBoltNegativeSampler(source(g, "seeds"), sampler)
+    with pytest.raises(ValueError, match="got pairs without one; use an item set by edge type"):
+        stage._sample_with_etype(torch.zeros(1, 2, dtype=torch.int64), None, True)
+
+
+def test_an_empty_request() -> None:
+    g = graph()
+    stage = ours.DMNSNegativeSampler(source(g, "seeds"), dmns(g))
+    none = torch.empty(0, 2, dtype=torch.int64)
+    seeds, labels, indexes = stage._sample_with_etype(none, use_seeds=True)
+    assert (seeds.shape, labels.shape, indexes.shape) == ((0, 2), (0,), (0,))
+    src, dst = stage._sample_with_etype((none[:, 0], none[:, 1]))
+    assert src is None
+    assert dst.view(-1, K).shape == (0, K)
+
+
+def run(code: str) -> str:
+    """What a fresh interpreter prints."""
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_the_package_never_imports_graphbolt() -> None:
+    # DGL 2.1 imports its GraphBolt itself: take it away, and forbid another import.
+    code = """
+import sys
+import dgl_dmns, dgl_dmns.core, dgl_dmns.data, dgl_dmns.evaluate, dgl_dmns.losses
+assert "dgl" not in sys.modules
+import dgl
+sys.modules["dgl.graphbolt"] = None
+import dgl_dmns.samplers
+assert dgl_dmns.DMNSSampler
+assert "dgl_dmns.graphbolt" not in sys.modules
+print("fine")
+"""
+    assert run(code) == "fine"
+
+
+def test_without_graphbolt_the_import_says_what_to_do() -> None:
+    code = """
+import sys
+import dgl
+sys.modules["dgl.graphbolt"] = None
+try:
+    import dgl_dmns.graphbolt
+except ImportError as error:
+    print(error)
+"""
+    printed = run(code)
+    assert printed.startswith("GraphBolt cannot be used: DGL 2.1.0 has none that loads.\nCause: ")
+    assert "python -m pip install" in printed
+    assert printed.splitlines()[-1].startswith("GraphBolt came with DGL 2.0.")
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_example(capsys: pytest.CaptureFixture[str]) -> None:
+    path = ROOT / "examples" / "graphbolt_quickstart.py"
+    spec = importlib.util.spec_from_file_location("graphbolt_quickstart", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.main(["--nodes", "300", "--epochs", "2", "--batch-size", "512"]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert rows[-3][:2] == ["negatives", "MRR"]
+    assert [row[0] for row in rows[-2:]] == ["uniform", "dmns"]
+    assert all(0 < float(row[1]) < 1 for row in rows[-2:])
+    with pytest.raises(SystemExit):
+        module.arguments(["--k", "0"])
