@@ -1,0 +1,16 @@
+"""Ranking, recommendation, fixed negatives of known hardness, and the spread of repeated runs."""
+
+from dgl_dmns.evaluate.ranking import candidate_ranking, full_ranking, ranking_metrics, ranks
+from dgl_dmns.evaluate.recommendation import recommendation_metrics
+from dgl_dmns.evaluate.statistics import mean_and_stderr, paired_difference, student_t_quantile
+
+__all__ = [
+    "candidate_ranking",
+    "full_ranking",
+    "mean_and_stderr",
+    "paired_difference",
+    "ranking_metrics",
+    "ranks",
+    "recommendation_metrics",
+    "student_t_quantile",
+]
