@@ -1,5 +1,6 @@
 """The method in plain torch; nothing here imports DGL."""
 
+from dgl_dmns.core.by_level import draw_by_level
 from dgl_dmns.core.diffusion import (
     diffusion_loss,
     level_gaussians,
@@ -56,6 +57,7 @@ __all__ = [
     "build_table",
     "diffusion_loss",
     "dot_score",
+    "draw_by_level",
     "level_gaussians",
     "noise_to",
     "reverse_step",

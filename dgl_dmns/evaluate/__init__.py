@@ -1,12 +1,17 @@
 """Ranking, recommendation, fixed negatives of known hardness, and the spread of repeated runs."""
 
+from dgl_dmns.evaluate.draw import fixed_negatives
+from dgl_dmns.evaluate.fixed import FixedNegatives, graph_fingerprint
 from dgl_dmns.evaluate.ranking import candidate_ranking, full_ranking, ranking_metrics, ranks
 from dgl_dmns.evaluate.recommendation import recommendation_metrics
 from dgl_dmns.evaluate.statistics import mean_and_stderr, paired_difference, student_t_quantile
 
 __all__ = [
+    "FixedNegatives",
     "candidate_ranking",
+    "fixed_negatives",
     "full_ranking",
+    "graph_fingerprint",
     "mean_and_stderr",
     "paired_difference",
     "ranking_metrics",

@@ -50,8 +50,8 @@ def check_ids(name: str, ids: Tensor, num_nodes: int) -> None:
         )
     if ids.numel() and (int(ids.min()) < 0 or int(ids.max()) >= num_nodes):
         raise ValueError(
-            f"{name}: expected node ids in 0 .. {num_nodes - 1} (one for each row of h), got "
-            f"{int(ids.min())} .. {int(ids.max())}; pass ids of the graph that h was computed on"
+            f"{name}: expected node ids in 0 .. {num_nodes - 1} (one for each node), got "
+            f"{int(ids.min())} .. {int(ids.max())}; pass ids of that graph"
         )
 
 

@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dgl_dmns.core.by_level import draw_by_level
 from dgl_dmns.core.generator import DiffusionGenerator, FitReport
+from dgl_dmns.core.known import KnownEdges
 from dgl_dmns.core.levels import Levels
 from dgl_dmns.core.pools import PoolSettings
 from dgl_dmns.core.predictor import AffineNoisePredictor, NoisePredictor
@@ -17,6 +19,7 @@ from dgl_dmns.core.rules import Gate, Rule
 from dgl_dmns.core.schedule import NoiseSchedule
 from dgl_dmns.core.space import SpaceKind
 from dgl_dmns.samplers.base import EdgeName
+from dgl_dmns.samplers.encoder import Embeddings
 from dgl_dmns.samplers.refreshing import Encoder, RefreshingSampler
 from dgl_dmns.samplers.relation import NegativesPerEdge, Relation, Scorers
 
@@ -223,6 +226,58 @@ class DMNSSampler(RefreshingSampler):
             h_query.detach().cpu().float(), generator=generator or relation.random
         )
         return latents.to(h_query.device, h_query.dtype)
+
+    def negatives_by_level(
+        self,
+        nodes: Tensor,
+        n: int,
+        *,
+        etype: EdgeName | None = None,
+        known: KnownEdges | None = None,
+        embeddings: Embeddings | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Real nodes of every hardness level, drawn from all nodes rather than from the table.
+
+        For evaluation on hard negatives and to look at the levels; it calls the encoder, and takes
+        a pass over all nodes for each query. Refresh first: the generators are used as they are.
+
+        Args:
+            nodes: query ids, shape [B], int64.
+            n: nodes per query and level.
+            etype: edge type; may be left out where one is held.
+            known: edges that are not drawn; those of the training graph where not given.
+            embeddings: as in `refresh`.
+            generator: source of the draws; the sampler's own where not given.
+
+        Returns:
+            Destination ids, shape [B, L, n], int64, hardest level first, distinct within a level as
+            far as a query has n admissible nodes.
+
+        Raises:
+            RuntimeError: before the first refresh, or if this is a copy, which has no encoder.
+            ValueError: if the edge type has to be named, or embeddings do not fit.
+            TypeError: if the predictor has no closed form.
+        """
+        self._check_original("negatives_by_level")
+        relation = self.relation(etype)
+        model = relation.model
+        if model is None:
+            raise RuntimeError(
+                "negatives_by_level: no generator is fitted yet; call refresh() first"
+            )
+        h = self._embeddings(embeddings)
+        z = {t: model.space.encode(h[t]) for t in {relation.etype[0], relation.etype[2]}}
+        return draw_by_level(
+            model,
+            z[relation.etype[0]],
+            z[relation.etype[2]],
+            relation.known if known is None else known,
+            nodes,
+            n,
+            lam=self.settings.lam,
+            generator=generator or relation.random,
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
