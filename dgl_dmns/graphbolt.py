@@ -29,13 +29,12 @@ from torch import Tensor
 from torch.utils.data import functional_datapipe
 
 from dgl_dmns._compat import require_graphbolt
+from dgl_dmns.samplers.base import FilteredSampler, KnownGraph, NegativeSampler
+from dgl_dmns.samplers.dmns import DMNSSampler
+from dgl_dmns.samplers.negative_pairs import edge_type_of_key
+from dgl_dmns.samplers.refreshing import RefreshingSampler
 
 _Base: Any = require_graphbolt().NegativeSampler
-
-from dgl_dmns.samplers.base import FilteredSampler, KnownGraph, NegativeSampler  # noqa: E402
-from dgl_dmns.samplers.dmns import DMNSSampler  # noqa: E402
-from dgl_dmns.samplers.negative_pairs import edge_type_of_key  # noqa: E402
-from dgl_dmns.samplers.refreshing import RefreshingSampler  # noqa: E402
 
 __all__ = ["DMNSNegativeSampler", "GraphBoltNegativeSampler"]
 

@@ -224,6 +224,11 @@ def test_messages_of_the_levels(setting: Any) -> None:
     sampler = dgl_dmns.DMNSSampler(g, lambda: h)
     with pytest.raises(RuntimeError, match="negatives_by_level: no generator is fitted yet; call"):
         sampler.negatives_by_level(torch.tensor([0]), 2)
+    fitted = dmns(g, h)
+    with pytest.raises(ValueError, match=r"nodes: expected ids .* in 0 \.\. 399, got 400 \.\. 400"):
+        fitted.negatives_by_level(torch.tensor([400]), 2)
+    with pytest.raises(ValueError, match="n: expected at least 1 node per query and level, got 0"):
+        fitted.negatives_by_level(torch.tensor([0]), 0)
     chain = dmns(g, h, rule=Nearest(), predictor=MLPPredictor(8), warmup_steps=1)
     with pytest.raises(TypeError, match="densities of real nodes need an AffineNoisePredictor"):
         chain.negatives_by_level(torch.tensor([0]), 2)
@@ -253,6 +258,8 @@ def test_messages_of_the_evaluation() -> None:
         fixed.evaluate(torch.zeros(9, 4))
     with pytest.raises(ValueError, match=r"model: expected shape \[3, 5\], got \[3\]"):
         fixed.evaluate(lambda query, candidates: query)
+    with pytest.raises(ValueError, match="batch: expected at least 1, got 0"):
+        fixed.evaluate(torch.zeros(10, 4), batch=0)
     with pytest.raises(ValueError, match=r"rank: expected shape \[B\] with B >= 1"):
         small(pairs=0).evaluate(torch.zeros(10, 4))
 

@@ -83,7 +83,7 @@ class FixedNegatives:
         Args:
             model: embeddings, float [N, D]; or, for two node types, those of the sources and of the
                 destinations as a tuple; or a function of queries, int64 [b], and candidates, int64
-                [b, 1 + n], that returns scores [b, 1 + n].
+                [b, 1 + n], both on the CPU, that returns scores [b, 1 + n].
             score: with embeddings, maps h_q [b, 1, D] and h_c [b, 1 + n, D] to scores [b, 1 + n];
                 None: dot product.
             hits: the n of Hits@n.
@@ -93,9 +93,11 @@ class FixedNegatives:
             The metrics of `ranking_metrics` by level.
 
         Raises:
-            ValueError: if embeddings are not those of the graph, there is no pair, or a score is
-                NaN or of another shape.
+            ValueError: if embeddings are not those of the graph, there is no pair, a score is NaN
+                or of another shape, or ``batch`` is below 1.
         """
+        if batch < 1:
+            raise ValueError(f"batch: expected at least 1, got {batch}; raise it")
         offset, scorer = 0, None
         if isinstance(model, tuple):
             self._check_embeddings(*model)

@@ -256,7 +256,8 @@ class DMNSSampler(RefreshingSampler):
 
         Raises:
             RuntimeError: before the first refresh, or if this is a copy, which has no encoder.
-            ValueError: if the edge type has to be named, or embeddings do not fit.
+            ValueError: if the edge type has to be named, embeddings do not fit, ``n`` is below 1,
+                or a node is out of range.
             TypeError: if the predictor has no closed form.
         """
         self._check_original("negatives_by_level")
@@ -266,6 +267,14 @@ class DMNSSampler(RefreshingSampler):
             raise RuntimeError(
                 "negatives_by_level: no generator is fitted yet; call refresh() first"
             )
+        if n < 1:
+            raise ValueError(f"n: expected at least 1 node per query and level, got {n}")
+        count = relation.known.num_src
+        if nodes.numel() and not (int(nodes.min()) >= 0 and int(nodes.max()) < count):
+            raise ValueError(
+                f"nodes: expected ids of nodes of type {relation.etype[0]!r} in 0 .. {count - 1}, "
+                f"got {int(nodes.min())} .. {int(nodes.max())}"
+            )
         h = self._embeddings(embeddings)
         z = {t: model.space.encode(h[t]) for t in {relation.etype[0], relation.etype[2]}}
         return draw_by_level(
@@ -273,7 +282,7 @@ class DMNSSampler(RefreshingSampler):
             z[relation.etype[0]],
             z[relation.etype[2]],
             relation.known if known is None else known,
-            nodes,
+            nodes.cpu().long(),
             n,
             lam=self.settings.lam,
             generator=generator or relation.random,
