@@ -16,11 +16,15 @@ from typing import Any, Union
 
 import torch
 from torch import Tensor
+from torch.utils.data import get_worker_info
 
 from dgl_dmns._compat import require_dgl
 from dgl_dmns.core.known import KnownEdges
+from dgl_dmns.samplers.streams import Stream
 
-_Base: Any = require_dgl().dataloading.negative_sampler._BaseNegativeSampler
+_dgl = require_dgl()
+_Base: Any = _dgl.dataloading.negative_sampler._BaseNegativeSampler
+_EDGES_A_TIME = 1 << 20  # asked of a graph's servers in one message
 
 __all__ = [
     "EdgeName",
@@ -31,6 +35,7 @@ __all__ = [
     "canonical_edge_type",
     "check_has_edges",
     "check_k",
+    "edges_of",
     "known_edges",
     "shared_memory_for",
 ]
@@ -85,6 +90,9 @@ class NegativeSampler(_Base):  # type: ignore[misc]
 
     Args:
         k: negatives per edge.
+        generator: source of the draws in the main process; where not given, torch's global one, and
+            on ranks above 0 of a distributed training one that is seeded by it and by the rank.
+            Loader workers always have a seeded one each.
 
     Raises:
         TypeError: if ``k`` is not an integer.
@@ -93,8 +101,21 @@ class NegativeSampler(_Base):  # type: ignore[misc]
 
     known_by_type: dict[EdgeType, KnownEdges]
 
-    def __init__(self, k: int) -> None:
+    def __init__(self, k: int, generator: torch.Generator | None = None) -> None:
         self.k = check_k(k)
+        self._generator = generator
+        self._stream = Stream()
+
+    def _call_generator(self) -> torch.Generator | None:
+        """The source of draws in this process; None is torch's global generator."""
+        # A generator copied into workers would give all of them the same stream.
+        if self._generator is not None and get_worker_info() is None:
+            return self._generator
+        return self._stream.generator()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What workers and spawned processes get."""
+        return {**self.__dict__, "_generator": None}
 
     def negatives(self, g: Any, src: Tensor, etype: EdgeType) -> Tensor:
         """Negatives for source nodes.
@@ -258,16 +279,34 @@ def shared_memory_for(etypes: Sequence[EdgeType]) -> Iterator[None]:
         ) from error
 
 
+def edges_of(g: Any, etype: EdgeType) -> tuple[Tensor, Tensor]:
+    """All edges of a type, on the CPU; those of a `dgl.distributed.DistGraph` from its servers.
+
+    Args:
+        g: the graph.
+        etype: canonical edge type.
+
+    Returns:
+        Source and destination ids, each of shape [E], of the graph's id type.
+    """
+    if not isinstance(g, _dgl.distributed.DistGraph):
+        src, dst = g.edges(etype=etype)
+        return src.cpu(), dst.cpu()
+    parts = [g.find_edges(e, etype) for e in torch.arange(g.num_edges(etype)).split(_EDGES_A_TIME)]
+    src, dst = (torch.cat(ends) for ends in zip(*parts))
+    return src, dst
+
+
 def known_edges(g: Any, etype: EdgeType) -> KnownEdges:
     """The known edges of an edge type, on the CPU in shared memory, with a warning where needed.
 
     Self pairs are barred where both ends have one type.
     """
-    src, dst = g.edges(etype=etype)
+    src, dst = edges_of(g, etype)
     source, _, destination = etype
     known = KnownEdges(
-        src.cpu(),
-        dst.cpu(),
+        src,
+        dst,
         int(g.num_nodes(source)),
         int(g.num_nodes(destination)),
         exclude_self=source == destination,

@@ -9,7 +9,11 @@ from typing import Any, Union
 import torch
 from torch import Tensor, nn
 
+from dgl_dmns._compat import require_dgl
+
 __all__ = ["Embeddings", "Encoder", "check_embeddings", "check_encoder", "embed", "is_homogeneous"]
+
+_distributed: Any = require_dgl().distributed
 
 Embeddings = Union[Tensor, Mapping[str, Tensor]]
 """Embeddings [N, D] of the only node type, or by node type, all of one width D."""
@@ -34,6 +38,12 @@ def check_encoder(encoder: Any, g: Any, feat: str) -> None:
         TypeError: if it cannot be called at all.
         ValueError: if it is a module and a node type has no feature of the name ``feat``.
     """
+    if isinstance(encoder, nn.Module) and isinstance(g, _distributed.DistGraph):
+        raise TypeError(
+            f"encoder: {type(encoder).__name__} cannot be called on a partitioned graph; pass a "
+            "callable that returns embeddings, a tensor or a DistTensor [N, D], for example by "
+            "inference layer by layer (examples/distributed.py does)"
+        )
     if not callable(encoder):
         raise TypeError(
             "encoder: expected an nn.Module or a callable that returns embeddings [N, D], got "
@@ -59,7 +69,12 @@ def check_encoder(encoder: Any, g: Any, feat: str) -> None:
 
 @torch.no_grad()
 def embed(encoder: Encoder, g: Any, feat: str) -> Any:
-    """What the encoder returns, without gradient; a module is in eval mode meanwhile."""
+    """What the encoder returns, without gradient; a module is in eval mode meanwhile.
+
+    A module inside ``DistributedDataParallel`` is called without it: that may wait for other ranks.
+    """
+    while isinstance(encoder, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
+        encoder = encoder.module
     if not isinstance(encoder, nn.Module):
         return encoder(*([g] if _takes_argument(encoder) else []))
     modes = [(module, module.training) for module in encoder.modules()]
@@ -120,6 +135,8 @@ def check_embeddings(
 
 def _check_rows(name: str, h: Any, count: int) -> Tensor:
     advice = "the encoder has to return one finite row per node of the sampler's graph"
+    if isinstance(h, _distributed.DistTensor):
+        h = h[torch.arange(h.shape[0])]
     if not isinstance(h, Tensor):
         raise ValueError(f"{name}: expected a tensor [N, D], got {type(h).__name__}; {advice}")
     if h.dim() != 2 or h.shape[0] != count or h.shape[1] < 1:

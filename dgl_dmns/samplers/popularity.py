@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dgl_dmns.core.known import KnownEdges
-from dgl_dmns.samplers.base import EdgeType, FilteredSampler
+from dgl_dmns.samplers.base import EdgeType, FilteredSampler, edges_of
 
 __all__ = ["PopularitySampler"]
 
@@ -47,7 +47,8 @@ class PopularitySampler(FilteredSampler):
         self.exponent = float(exponent)
         self._cumulative: dict[EdgeType, Tensor] = {}
         for etype in g.canonical_etypes:
-            degree = g.in_degrees(etype=etype).cpu().double()
+            destinations = edges_of(g, etype)[1]
+            degree = torch.bincount(destinations, minlength=int(g.num_nodes(etype[2]))).double()
             # Degrees relative to the largest: no power of them overflows.
             weight = (degree / degree.max().clamp(min=1)).pow(self.exponent)
             weight[degree == 0] = 0.0
@@ -56,14 +57,15 @@ class PopularitySampler(FilteredSampler):
     def negatives(self, g: Any, src: Tensor, etype: EdgeType) -> Tensor:  # noqa: D102
         known = self.known_of(g, etype)
         cumulative = self._cumulative[etype]
+        generator = self._call_generator()
         if not float(cumulative[-1]):  # a type without edges, asked for query nodes
-            return known.uniform(src, self.k)
+            return known.uniform(src, self.k, generator=generator)
 
         def propose(count: int) -> Tensor:
-            return _draw(cumulative, count)
+            return _draw(cumulative, count, generator)
 
         def listed(node: int, count: int) -> Tensor:
-            return _draw_listed(known, cumulative, node, count)
+            return _draw_listed(known, cumulative, node, count, generator)
 
         return known.draw(src, self.k, propose, listed)
 
@@ -71,20 +73,26 @@ class PopularitySampler(FilteredSampler):
         return f"PopularitySampler(k={self.k}, exponent={self.exponent})"
 
 
-def _draw(cumulative: Tensor, count: int) -> Tensor:
+def _draw(cumulative: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
     """Positions drawn by their cumulative weights [N], float64; those of weight 0 never come."""
     total = cumulative[-1]
-    point = torch.rand(count, dtype=torch.float64) * total
+    point = torch.rand(count, dtype=torch.float64, generator=generator) * total
     # "right": the first position whose cumulative weight exceeds the point, so one with a weight.
     # Rounding may lift a point to the total itself; the last position with a weight takes it.
     last = torch.searchsorted(cumulative, total)
     return torch.searchsorted(cumulative, point, right=True).clamp(max=last)
 
 
-def _draw_listed(known: KnownEdges, cumulative: Tensor, node: int, count: int) -> Tensor:
+def _draw_listed(
+    known: KnownEdges,
+    cumulative: Tensor,
+    node: int,
+    count: int,
+    generator: torch.Generator | None,
+) -> Tensor:
     """Weighted draws from the listed admissible nodes of one source; the last resort."""
     pool = known.admissible(node)
     weight = cumulative.diff(prepend=cumulative.new_zeros(1))[pool]
     if not bool((weight > 0).any()):
-        return known.uniform(torch.tensor([node]), count).squeeze(0)
-    return pool[_draw(weight.cumsum(0), count)]
+        return known.uniform(torch.tensor([node]), count, generator=generator).squeeze(0)
+    return pool[_draw(weight.cumsum(0), count, generator)]

@@ -13,7 +13,6 @@ from typing import Any, ClassVar, overload
 
 import torch
 from torch import Tensor
-from torch.utils.data import get_worker_info
 
 from dgl_dmns.core.engine import RefreshReport, Stopwatch, TableReport, TypeReport, build_table
 from dgl_dmns.core.generator import DiffusionGenerator, FitReport
@@ -73,8 +72,7 @@ class RefreshingSampler(NegativeSampler):
             inner product where not given.
         etypes: edge types to hold; all that have edges where not given.
         seed: seed of fitting and table building.
-        generator: source of the draws from the table in the main process; torch's global one where
-            not given. Loader workers always use their own seeded one.
+        generator: source of the draws from the table, see `NegativeSampler`.
 
     Raises:
         ValueError: for a graph without edges, an unknown edge type, a missing feature, or a pool
@@ -99,7 +97,7 @@ class RefreshingSampler(NegativeSampler):
         generator: torch.Generator | None = None,
     ) -> None:
         held = held_edge_types(g, k, etypes)
-        super().__init__(max(held.values()))
+        super().__init__(max(held.values()), generator)
         self.homogeneous = is_homogeneous(g)
         if not (self.homogeneous or self.takes_several_types):
             raise ValueError(
@@ -117,7 +115,6 @@ class RefreshingSampler(NegativeSampler):
         self._g = g
         self._encoder = encoder
         self._feat = feat
-        self._generator = generator
         self.rule = rule
         self.settings = settings
         # Seeds go by place in the graph: a type's negatives do not depend on what else is held.
@@ -206,10 +203,6 @@ class RefreshingSampler(NegativeSampler):
                 src, relation.table.shape[2], generator=self._call_generator()
             )
         return self.draw(src, etype).ids
-
-    def _call_generator(self) -> torch.Generator | None:
-        # A generator copied into workers would give all of them the same stream.
-        return self._generator if get_worker_info() is None else None
 
     @overload
     def log_ratio(self, negatives: tuple[Tensor, Tensor]) -> Tensor: ...
@@ -321,6 +314,12 @@ class RefreshingSampler(NegativeSampler):
         The refresh runs in the process and thread of the optimizer step, so loader workers and
         prefetch threads never wait in it, and they read the new table from the next batch on.
 
+        On several ranks, call it on each, after the model is wrapped in DistributedDataParallel. A
+        refresh talks to no other rank, so it cannot hang; equal seeds and embeddings give equal
+        generators and tables, to the last bit. Ranks whose embeddings differ (running statistics
+        of BatchNorm, uneven batches) train alike with slightly different tables; hand `refresh`
+        embeddings that were broadcast where that matters.
+
         Args:
             optimizer: the encoder's optimizer.
             every: optimizer steps between refreshes; the batches of an epoch are a good choice.
@@ -397,10 +396,7 @@ class RefreshingSampler(NegativeSampler):
 
     def __getstate__(self) -> dict[str, Any]:
         """What workers and spawned processes get: look-up state, neither encoder nor graph."""
-        state = self.__dict__.copy()
-        for name in ("_g", "_encoder", "_generator"):
-            state[name] = None
-        return state
+        return {**super().__getstate__(), "_g": None, "_encoder": None}
 
     def _check_original(self, call: str) -> None:
         if self._encoder is None:

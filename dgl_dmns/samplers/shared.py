@@ -43,8 +43,9 @@ class InBatchSampler(FilteredSampler):
         known = self.known_of(g, etype)
         edges = known.indices.numel()
         if not edges:
-            return known.uniform(src, self.k)
-        offered = known.indices[torch.randint(0, edges, src.shape)].long()
+            return known.uniform(src, self.k, generator=self._call_generator())
+        pick = torch.randint(0, edges, src.shape, generator=self._call_generator())
+        offered = known.indices[pick].long()
         return self._share(known, src, offered)
 
     def negatives_for_edges(  # noqa: D102
@@ -54,17 +55,18 @@ class InBatchSampler(FilteredSampler):
 
     def _share(self, known: KnownEdges, src: Tensor, offered: Tensor) -> Tensor:
         """Negatives [B, k] for sources [B] among the destinations on offer, shape [B]."""
+        generator = self._call_generator()
 
         def propose(count: int) -> Tensor:
             if not count:
                 return offered.new_empty(0)
-            return offered[torch.randint(0, offered.numel(), (count,))]
+            return offered[torch.randint(0, offered.numel(), (count,), generator=generator)]
 
         def listed(node: int, count: int) -> Tensor:
             source = torch.tensor([node])
             pool = offered[~known.contains(source, offered)]
             if not pool.numel():
-                return known.uniform(source, count).squeeze(0)
-            return pool[torch.randint(0, pool.numel(), (count,))]
+                return known.uniform(source, count, generator=generator).squeeze(0)
+            return pool[torch.randint(0, pool.numel(), (count,), generator=generator)]
 
         return known.draw(src, self.k, propose, listed)

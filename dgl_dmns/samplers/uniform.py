@@ -35,4 +35,4 @@ class UniformSampler(FilteredSampler):
     """
 
     def negatives(self, g: Any, src: Tensor, etype: EdgeType) -> Tensor:  # noqa: D102
-        return self.known_of(g, etype).uniform(src, self.k)
+        return self.known_of(g, etype).uniform(src, self.k, generator=self._call_generator())

@@ -114,8 +114,8 @@ def test_the_ends_of_the_cumulative_weights_draw_no_node_of_weight_0(
 ) -> None:
     weight = torch.tensor([0.0, 0.0, 1.0, 0.0, 3.0, 0.0], dtype=torch.float64)
     points = torch.tensor([0.0, 0.2, 0.25, 0.9, 1.0], dtype=torch.float64)
-    monkeypatch.setattr(torch, "rand", lambda count, dtype: points)
-    assert _draw(weight.cumsum(0), 5).tolist() == [2, 2, 4, 4, 4]
+    monkeypatch.setattr(torch, "rand", lambda *_, **__: points)
+    assert _draw(weight.cumsum(0), 5, None).tolist() == [2, 2, 4, 4, 4]
 
 
 @pytest.mark.parametrize("exponent", [-0.1, float("nan"), float("inf")])
