@@ -21,7 +21,7 @@ from dgl_dmns.core.predictor import (
     MLPPredictor,
     NoisePredictor,
 )
-from dgl_dmns.core.rules import Density, Gate, Hardest, Nearest, Rule, SelfAdversarial
+from dgl_dmns.core.rules import Blend, Density, Gate, Hardest, Nearest, Rule, SelfAdversarial
 from dgl_dmns.core.schedule import NoiseSchedule
 from dgl_dmns.core.snapshot import Scorer, Snapshot, dot_score
 from dgl_dmns.core.space import Space
@@ -30,6 +30,7 @@ from dgl_dmns.core.table import UNIFORM_LEVEL, Candidates, CandidateTable
 __all__ = [
     "UNIFORM_LEVEL",
     "AffineNoisePredictor",
+    "Blend",
     "CandidateTable",
     "Candidates",
     "Density",

@@ -132,7 +132,9 @@ class PoolDraw:
         barred = self._barred(pool)
         self.filtered += int(barred.sum())
         size = (~barred).sum(-1, keepdim=True).clamp(min=1).log()
-        score = self.snapshot.scores(self.queries, pool) if self.rule.uses_scores else None
+        score = None
+        if self.rule.uses_scores:
+            score = self.snapshot.scores(self.queries, pool).masked_fill(barred, -math.inf)
         parts = self._mixture(pool, barred, size)
         mixture = None if parts is None else torch.logsumexp(parts, dim=0)
         logits = self.rule.logits(score, mixture).masked_fill(barred, -math.inf)

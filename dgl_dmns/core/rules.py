@@ -9,23 +9,27 @@ weights, in logs; candidates are then drawn without replacement in proportion to
 - `Gate`: weight ``(e^s + 1) / (e^(s - w) + 1)``. Under an unchanged BCE loss, a candidate drawn
   with this weight pushes exactly as hard as one drawn from ``q`` under a loss that subtracts ``w``
   from the negative's logit: it has to be hard for the scorer *and* likely for the generator.
+- `Blend`: a share of the draws by the scorer's softmax, the others through the gate. Nodes that are
+  hard for the scorer, but that the generator does not propose, are negatives too.
 - `Nearest`: the nearest node to a latent drawn from the level Gaussian.
 - `SelfAdversarial`: weight ``e^(s / temperature)``, the scorer's own softmax, no generator.
 - `Hardest`: the best-scored members of the pool (dynamic negative sampling, DNS), no generator.
 
-`Density`, `Gate` and `SelfAdversarial` have a tractable distribution, so their own log ratio is
-kept beside each candidate for a calibrated loss; `Nearest` and `Hardest` have none.
+`Density`, `Gate`, `Blend` and `SelfAdversarial` have a tractable distribution, so their own log
+ratio is kept beside each candidate for a calibrated loss; `Nearest` and `Hardest` have none.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Union
 
+import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-__all__ = ["Density", "Gate", "Hardest", "Nearest", "PoolRule", "Rule", "SelfAdversarial"]
+__all__ = ["Blend", "Density", "Gate", "Hardest", "Nearest", "PoolRule", "Rule", "SelfAdversarial"]
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,47 @@ class Gate:
         assert score is not None
         assert log_ratio is not None
         return softplus(score) - softplus(score - log_ratio)
+
+
+@dataclass(frozen=True)
+class Blend:
+    """Draw by the scorer's softmax with probability ``score_share``, else through the `Gate`.
+
+    The generator finds negatives by the neighbourhoods that it has learned, the softmax by the
+    score alone; each misses some that the other finds.
+
+    Args:
+        score_share: share of draws by the score, strictly between 0 and 1; `Gate` and
+            `SelfAdversarial` are the rules of the ends.
+
+    Raises:
+        ValueError: if ``score_share`` is out of range.
+    """
+
+    score_share: float = 0.5
+
+    uses_generator = True
+    uses_scores = True
+    tractable = True
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.score_share < 1.0:
+            raise ValueError(
+                f"score_share: expected a share between 0 and 1, got {self.score_share}; use "
+                "Gate() for 0 and SelfAdversarial() for 1"
+            )
+
+    def logits(self, score: Tensor | None, log_ratio: Tensor | None) -> Tensor:
+        """Pool weights in logs, normalised over the last dimension.
+
+        A score of minus infinity marks a candidate that may not be drawn.
+        """
+        assert score is not None
+        gate = Gate().logits(score, log_ratio).masked_fill(score == -math.inf, -math.inf)
+        return torch.logaddexp(
+            gate.log_softmax(-1) + math.log(1 - self.score_share),
+            score.log_softmax(-1) + math.log(self.score_share),
+        )
 
 
 @dataclass(frozen=True)
@@ -125,7 +170,7 @@ class Hardest:
         return score
 
 
-PoolRule = Union[Density, Gate, SelfAdversarial, Hardest]
+PoolRule = Union[Density, Gate, Blend, SelfAdversarial, Hardest]
 """Rules that weigh the members of a pool."""
 
 Rule = Union[PoolRule, Nearest]

@@ -15,7 +15,7 @@ from dgl_dmns.core.known import KnownEdges
 from dgl_dmns.core.levels import Levels
 from dgl_dmns.core.pools import PoolSettings
 from dgl_dmns.core.predictor import AffineNoisePredictor, NoisePredictor
-from dgl_dmns.core.rules import Gate, Rule
+from dgl_dmns.core.rules import Blend, Rule
 from dgl_dmns.core.schedule import NoiseSchedule
 from dgl_dmns.core.space import SpaceKind
 from dgl_dmns.samplers.base import EdgeName
@@ -25,9 +25,7 @@ from dgl_dmns.samplers.relation import NegativesPerEdge, Relation, Scorers
 
 __all__ = ["DMNSSampler"]
 
-_GROUPS_PER_POOL = (
-    8  # the default groups: a large pool for all costs less than a small one for each
-)
+_GROUPS_PER_POOL = 8  # one large pool for eight groups costs less than a small one for each
 
 
 class DMNSSampler(RefreshingSampler):
@@ -50,10 +48,11 @@ class DMNSSampler(RefreshingSampler):
             (heterogeneous graph: a dict of those).
         k: negatives per edge; a dict by edge type where they differ.
         levels: hardness levels, or their fractions alone; the paper's where not given.
-        rule: `Gate` (default: hard for the scorer and likely for the generator; for an unchanged
-            loss), `Density` (for the calibrated losses with `log_ratio`; uncalibrated it is too
+        rule: `Blend` (default: half of the draws through the gate, half by the scorer's softmax;
+            for an unchanged loss), `Gate` (hard for the scorer and likely for the generator),
+            `Density` (for the calibrated losses with `log_ratio`; uncalibrated it is too
             hard at convergence), or `Nearest` (the nearest node to a drawn latent).
-        uniform_share: share of plain uniform negatives in the mixture, in [0, 1].
+        uniform_share: share of plain uniform negatives in the mixture of levels, in [0, 1].
         pool: uniform candidates in a pool, at least ``k``.
         lam: exponent on the generator's density.
         groups: groups of k candidates kept per query between refreshes.
@@ -96,8 +95,8 @@ class DMNSSampler(RefreshingSampler):
         *,
         levels: Levels | Sequence[float] | None = None,
         rule: Rule | None = None,
-        uniform_share: float = 0.5,
-        pool: int = 32,
+        uniform_share: float = 0.9,
+        pool: int = 128,
         lam: float = 1.0,
         groups: int = 8,
         scorer: Scorers | None = None,
@@ -124,7 +123,7 @@ class DMNSSampler(RefreshingSampler):
                 f"learning_rate: expected a positive rate of the diffusion model, got "
                 f"{learning_rate}; 0.01 and 0.003 are good starts"
             )
-        rule = rule or Gate()
+        rule = rule or Blend()
         if rule.tractable and not isinstance(predictor, (AffineNoisePredictor, type(None))):
             raise TypeError(
                 f"predictor: rule={rule} needs densities, so an AffineNoisePredictor, got "

@@ -22,6 +22,7 @@ from torch.nn.functional import normalize
 
 from dgl_dmns.core import (
     UNIFORM_LEVEL,
+    Blend,
     CandidateTable,
     Density,
     DiffusionGenerator,
@@ -131,9 +132,11 @@ class Exact:
 
     def chances(self, rule: Rule) -> Tensor:
         s, w = self.s, self.w
+        gate = (s.exp() + 1) / ((s - w).exp() + 1)
         weight = {
             "Density": w.exp(),
-            "Gate": (s.exp() + 1) / ((s - w).exp() + 1),
+            "Gate": gate,
+            "Blend": 0.5 * gate / gate.sum() + 0.5 * s.softmax(-1),
             "SelfAdversarial": (s / getattr(rule, "temperature", 1.0)).exp(),
         }[type(rule).__name__]
         return weight / weight.sum()
@@ -158,6 +161,7 @@ CASES = [
     pytest.param(Gate(), 0.0, 1.0, None, id="gate"),
     pytest.param(Gate(), 0.5, 0.3, None, id="gate-mixed"),
     pytest.param(Gate(), 0.2, 1.0, distance_score, id="gate-scorer"),
+    pytest.param(Blend(), 0.5, 1.0, distance_score, id="blend"),
     pytest.param(SelfAdversarial(), 0.5, 1.0, None, id="self-adversarial"),
     pytest.param(SelfAdversarial(3.0), 0.5, 1.0, dot_score, id="self-adversarial-warm"),
     pytest.param(SelfAdversarial(0.7), 0.5, 1.0, distance_score, id="self-adversarial-scorer"),

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from dgl_dmns.core import Density, Gate, Hardest, Nearest, SelfAdversarial
+from dgl_dmns.core import Blend, Density, Gate, Hardest, Nearest, SelfAdversarial
 
-RULES = [Density(), Gate(), Nearest(), SelfAdversarial(), Hardest()]
+RULES = [Density(), Gate(), Blend(), Nearest(), SelfAdversarial(), Hardest()]
 
 
 def normal(*shape: int, seed: int, scale: float = 1.0) -> Tensor:
@@ -43,6 +43,23 @@ def test_the_gate_lies_between_uniform_and_the_generator_and_rises_with_both() -
     assert bool((gate.diff(dim=1) > 0).all())  # likelier for the generator: more weight
     assert bool((gate[:, w > 0].diff(dim=0) > 0).all())  # harder, among the likely: more weight
     assert torch.equal(gate[:, w == 0], torch.zeros(81, 1, dtype=torch.float64))
+
+
+def test_a_blend_mixes_two_distributions_and_leaves_out_what_is_barred() -> None:
+    s, w = normal(6, 20, seed=8), normal(6, 20, seed=9)
+    s[:, 3] = -math.inf
+    allowed = torch.arange(20) != 3
+    gate = Gate().logits(s, w)[:, allowed].softmax(-1)
+    expected = 0.3 * s[:, allowed].softmax(-1) + 0.7 * gate
+    found = Blend(0.3).logits(s, w)
+    assert torch.allclose(found[:, allowed].exp(), expected)
+    assert bool((found[:, 3] == -math.inf).all())
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0, -0.5, math.nan])
+def test_a_blend_needs_both_of_its_parts(share: float) -> None:
+    with pytest.raises(ValueError, match="score_share"):
+        Blend(share)
 
 
 def test_the_gate_is_roughly_the_smaller_of_the_two() -> None:
@@ -109,6 +126,7 @@ def test_what_each_rule_needs() -> None:
     assert needs == {
         "Density": (True, False, True),
         "Gate": (True, True, True),
+        "Blend": (True, True, True),
         "Nearest": (True, False, False),
         "SelfAdversarial": (False, True, True),
         "Hardest": (False, True, False),

@@ -238,7 +238,7 @@ def test_a_training_epoch_over_many_relations(workers: int) -> None:
             assert torch.equal(ratios[etype], sampler.log_ratio({etype: (src, dst)})[etype])
             seen[etype] += src.numel()
     assert seen == {etype: 20 * k[etype[1]] for etype in g.canonical_etypes}
-    assert repr(sampler).startswith("DMNSSampler(k=1..3, types=12, rule=Gate(")
+    assert repr(sampler).startswith("DMNSSampler(k=1..3, types=12, rule=Blend(")
 
 
 class Product(nn.Module):
