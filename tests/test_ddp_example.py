@@ -10,6 +10,7 @@ import pytest
 SCRIPT = Path(__file__).parents[1] / "examples" / "ddp.py"
 
 
+@pytest.mark.slow
 def test_two_processes_hold_the_same_and_print_the_metrics():
     command = [sys.executable, str(SCRIPT), "--processes", "2", "--nodes", "300", "--epochs", "3"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240)

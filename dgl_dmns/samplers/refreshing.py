@@ -57,12 +57,16 @@ class RefreshingSampler(NegativeSampler):
     negatives are nodes of its destination type. Edge types without edges are not held; a request
     for none of their edges is answered with no negatives.
 
+    A `dgl.distributed.DistGraph` will do as well: its edges are read from the servers once, by every
+    trainer, and its sampler processes share the trainer's table. The encoder then is a callable.
+
     Args:
         g: the training graph; its edges are the known positives.
         encoder: an ``nn.Module``, called in eval mode without gradient (its training mode is
             restored) as ``encoder(g, g.ndata[feat])``, or with a dict of features by node type on
             a heterogeneous graph; or a callable without arguments (or taking the graph). It returns
-            embeddings [N, D], on a heterogeneous graph a dict of those by node type, with one D.
+            embeddings [N, D], a tensor or a ``DistTensor``, on a heterogeneous graph a dict of
+            those by node type, with one D.
         k: negatives per edge, or a dict of such numbers by edge type (canonical, or the relation
             alone); edge types that a dict leaves out are not held.
         rule: the selection rule.

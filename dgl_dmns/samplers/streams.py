@@ -1,15 +1,15 @@
 """Which random stream a process draws from, where several processes sample at once.
 
 torch gives its loader workers a seed each, and a single process draws from the global generator.
-Two cases are left: the ranks of a distributed training, which are often seeded alike (so that they
-start from the same weights), and the sampler processes of DGL's distributed loader, which all start
-from torch's default seed. Without a stream of its own, each of them would repeat the draws of the
-others on other edges.
+Two cases are left. The ranks of a distributed training are often seeded alike, so that they start
+from the same weights: each would repeat the draws of the others on other edges. The sampler
+processes of DGL's distributed loader are not seeded at all: no run could be repeated.
 """
 
 from __future__ import annotations
 
 import random
+from multiprocessing import current_process
 from typing import Any
 
 import torch
@@ -33,28 +33,26 @@ class Stream:
         rank: the rank of that process.
     """
 
-    def __init__(self, seed: int | None = None, rank: int = 0) -> None:
+    def __init__(self, seed: int = 0, rank: int = 0) -> None:
         self._seed = seed
         self._rank = rank
-        self._key: tuple[int, int, int] | None = None
         self._own = torch.Generator()
+        self._base: torch.Generator | None = None
 
     def generator(self) -> torch.Generator | None:
         """The generator to draw from; None, torch's global one, on rank 0 and in its workers.
 
-        Reproducible: it depends on torch's seed (of the loader worker, where in one), on the rank,
-        and on the number of the sampler process.
+        Elsewhere each call seeds one by a draw from torch's global generator (in a sampler process,
+        from one with the trainer's seed), by the rank and by the sampler process.
         """
         rank = self._current_rank()
         process = _sampler_process()
         if not rank and not process:
             return None
-        seed = self._seed if process and self._seed is not None else torch.initial_seed()
-        key = (seed, rank, process)
-        if key != self._key:  # the first draw, or seeded anew
-            self._own.manual_seed(random.Random(repr(key)).getrandbits(63))
-            self._key = key
-        return self._own
+        if process and self._base is None:
+            self._base = torch.Generator().manual_seed(self._seed)
+        base = int(torch.randint(1 << 62, (), generator=self._base))
+        return self._own.manual_seed(random.Random(repr((base, rank, process))).getrandbits(63))
 
     def _current_rank(self) -> int:
         if distributed.is_available() and distributed.is_initialized():
@@ -66,6 +64,9 @@ class Stream:
         return Stream, (torch.initial_seed(), self._current_rank())
 
 
-def _sampler_process() -> int:
-    """The number, from 1, of a sampler process of DGL's distributed loader; 0 elsewhere."""
-    return 1 + int(_roles.get_rank("sampler")) if _roles.get_role() == "sampler" else 0
+def _sampler_process() -> str:
+    """The name of a sampler process of DGL's distributed loader, unlike any other of its trainer.
+
+    Empty in other processes.
+    """
+    return current_process().name if _roles.get_role() == "sampler" else ""

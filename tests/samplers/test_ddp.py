@@ -119,6 +119,8 @@ def train(rank: int, ranks: int) -> dict[str, Any]:
     nodes = torch.arange(NODES)
     torch.manual_seed(5)
     queries = sampler.for_queries(g, nodes)
+    torch.manual_seed(5)
+    again = sampler.for_queries(g, nodes)
     uniform = UniformSampler(g, K).for_queries(g, nodes)
     state = sampler.state_dict()
     return {
@@ -128,6 +130,7 @@ def train(rank: int, ranks: int) -> dict[str, Any]:
         "generator": {k: v for k, v in state["model"].items() if isinstance(v, Tensor)},
         "versions": versions,
         "training": model.module.training,
+        "repeated": torch.equal(queries, again),
         "own": {"drawn": drawn, "queries": queries, "uniform": uniform},
     }
 
@@ -142,6 +145,7 @@ def test_ranks_refresh_at_the_same_step_and_agree_to_the_last_bit(
     steps = len(own[0]["drawn"])
     assert results[0]["versions"] == [1 + (step + 1) // 3 for step in range(steps)]
     assert results[0]["training"]
+    assert results[0]["repeated"]
     assert steps == 2 * -(-EDGES // (ranks * 32))
     # Seeded alike, and yet no two ranks draw the same.
     for name in ("queries", "uniform"):
@@ -161,6 +165,7 @@ def fork_workers(rank: int, ranks: int) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Dataloader CPU affinity")
 def test_workers_of_all_ranks_draw_differently(tmp_path: Path) -> None:
     drawn = [batch for one in on_ranks(fork_workers, 2, tmp_path) for batch in one["drawn"]]

@@ -1,0 +1,262 @@
+"""Link prediction on DGL's distributed graph, with DMNS negatives, on one machine.
+
+Run ``python examples/distributed.py --trainers 2 --samplers 1``. The script generates a graph,
+partitions it, and starts a server, trainers and their sampler processes; they find each other by
+the variables that DGL's launch tool sets as well. One machine holds one partition, as DGL has it.
+
+What differs from ``examples/quickstart.py`` is the encoder: a partitioned graph does not fit a
+forward pass, so a refresh gets the embeddings by inference layer by layer, into a ``DistTensor``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import dgl
+import torch
+from dgl.dataloading import DistEdgeDataLoader, DistNodeDataLoader, NeighborSampler
+from dgl.nn import SAGEConv
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from dgl_dmns import DMNSSampler
+from dgl_dmns.data import EdgeSplit, GraphData, embedded_graph, split_pairs
+from dgl_dmns.evaluate import full_ranking, ranking_metrics
+
+HIDDEN = 64
+
+# 1. The model, and embeddings of all nodes with it. -----------------------------------------------
+
+
+class SAGE(nn.Module):
+    """Two GraphSAGE layers; the score of an edge is the inner product of its ends."""
+
+    def __init__(self, in_feats: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            [
+                SAGEConv(in_feats, HIDDEN, "mean", activation=torch.relu),
+                SAGEConv(HIDDEN, HIDDEN, "mean"),
+            ]
+        )
+
+    def forward(self, blocks: list[Any], x: Tensor) -> Tensor:
+        """Embeddings of the output nodes, shape [N, HIDDEN]."""
+        for layer, block in zip(self.layers, blocks):
+            x = layer(block, x)
+        return x
+
+
+class Embedder:
+    """Embeddings of all nodes; each trainer computes those of its share of the nodes.
+
+    All trainers have to call it at the same step: they wait for each other after each layer.
+    """
+
+    def __init__(self, g: Any, model: SAGE) -> None:
+        self.g, self.model = g, model
+        everyone = torch.ones(g.num_nodes(), dtype=torch.bool)
+        self.mine = dgl.distributed.node_split(everyone, g.get_partition_book(), force_even=True)
+        shape = (g.num_nodes(), HIDDEN)
+        self.outputs = [
+            dgl.distributed.DistTensor(shape, torch.float32, f"layer-{i}")
+            for i in range(len(model.layers))
+        ]
+
+    @torch.no_grad()
+    def __call__(self) -> Any:
+        """A DistTensor, shape [N, HIDDEN]."""
+        x = self.g.ndata["feat"]
+        for layer, output in zip(self.model.layers, self.outputs):
+            loader = DistNodeDataLoader(self.g, self.mine, NeighborSampler([-1]), batch_size=2048)
+            for inputs, nodes, blocks in loader:
+                output[nodes] = layer(blocks[0], x[inputs])
+            self.g.barrier()
+            x = output
+        return x
+
+
+# 2. Training: what every trainer does. ------------------------------------------------------------
+
+
+def reverse_edges(g: Any) -> Tensor:
+    """The id of each edge's reverse, shape [E]; partitioning has given all edges new ids."""
+    src, dst = g.find_edges(torch.arange(g.num_edges()))
+    key, twin = src * g.num_nodes() + dst, dst * g.num_nodes() + src
+    order = key.argsort()
+    reverse: Tensor = order[torch.searchsorted(key[order], twin)]
+    return reverse
+
+
+def train(args: argparse.Namespace) -> None:
+    """Train on this trainer's share of the edges; the first trainer prints the test metrics."""
+    dgl.distributed.initialize(os.environ["DGL_IP_CONFIG"])  # starts the sampler processes, too
+    distributed.init_process_group("gloo")
+    torch.manual_seed(args.seed)
+    g = dgl.distributed.DistGraph("graph")
+    model = DistributedDataParallel(SAGE(g.ndata["feat"].shape[1]))
+    optimizer = torch.optim.Adam(model.parameters(), lr=args.lr)
+    embedder = Embedder(g, model.module)
+    negatives = DMNSSampler(g, embedder, k=args.k, seed=args.seed)
+    everything = torch.ones(g.num_edges(), dtype=torch.bool)
+    loader = DistEdgeDataLoader(
+        g,
+        dgl.distributed.edge_split(everything, g.get_partition_book(), force_even=True),
+        NeighborSampler([10, 10]),
+        exclude="reverse_id",
+        reverse_eids=reverse_edges(g),
+        negative_sampler=negatives,  # travels to the sampler processes once; its table is shared
+        batch_size=args.batch_size,
+        shuffle=True,
+        drop_last=True,  # as many batches for every trainer, so all refresh after the same step
+    )
+    negatives.attach(optimizer, every=loader.expected_idxs)
+    started = time.perf_counter()
+    for _ in range(args.epochs):
+        for inputs, positive, negative, blocks in loader:
+            h = model(blocks, g.ndata["feat"][inputs])
+            ends = [torch.cat(e) for e in zip(positive.edges(), negative.edges())]
+            score = (h[ends[0]] * h[ends[1]]).sum(1)
+            label = torch.arange(len(score)) < positive.num_edges()
+            loss = nn.functional.binary_cross_entropy_with_logits(score, label.float())
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    seconds = (time.perf_counter() - started) / args.epochs
+    everyone = torch.arange(g.num_nodes())
+    h = torch.empty(g.num_nodes(), HIDDEN)
+    h[g.ndata["id"][everyone]] = embedder()[everyone]  # in the order before partitioning
+    if distributed.get_rank() == 0:
+        data, split = generate(args)
+        metrics = ranking_metrics(full_ranking(h, split.test, data.csr()), hits=(10, 50))
+        metrics["seconds/epoch"] = seconds
+        print(f"{data}; {distributed.get_world_size()} trainers, {negatives}")
+        print("".join(f"{name:>15}" for name in metrics))
+        print("".join(f"{value:15.3f}" for value in metrics.values()), flush=True)
+
+
+# 3. The machine: a server, trainers, and what they have to know of each other. --------------------
+
+
+def generate(args: argparse.Namespace) -> tuple[GraphData, EdgeSplit]:
+    """The data, and the parts of its edges."""
+    data = embedded_graph(num_nodes=args.nodes)
+    return data, split_pairs(data, seed=args.seed)
+
+
+def partition(args: argparse.Namespace, folder: Path) -> None:
+    """Write the training graph, in both directions, as one partition for one machine."""
+    data, split = generate(args)
+    g = dgl.graph(
+        tuple(torch.cat([split.train, split.train.flip(0)], dim=1)), num_nodes=data.num_nodes
+    )
+    g.ndata["feat"] = nn.functional.normalize(data.features, dim=1)
+    g.ndata["id"] = g.nodes()
+    dgl.distributed.partition_graph(g, "graph", 1, str(folder), part_method="random")
+
+
+def free_port() -> int:
+    """A port that nothing listens on."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+def launch(command: list[str], folder: Path, trainers: int, samplers: int) -> int:
+    """Run a command as the server and as every trainer; stop all if one fails.
+
+    Args:
+        command: what to run; ``DGL_ROLE`` in its environment says ``server`` or ``client``.
+        folder: where ``graph.json`` and its partition are.
+        trainers: number of trainers.
+        samplers: sampler processes of each trainer.
+
+    Returns:
+        0, or the exit status of the first process that failed.
+    """
+    addresses = folder / "addresses.txt"
+    addresses.write_text(f"127.0.0.1 {free_port()}\n")
+    common = {
+        **os.environ,
+        "DGL_DIST_MODE": "distributed",
+        "DGL_IP_CONFIG": str(addresses),
+        "DGL_CONF_PATH": str(folder / "graph.json"),
+        "DGL_NUM_SERVER": "1",
+        "DGL_NUM_CLIENT": str(trainers * (1 + samplers)),
+        "DGL_NUM_SAMPLER": str(samplers),
+        "DGL_GRAPH_FORMAT": "csc,coo",  # coo: the sampler asks for the ends of edges
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(free_port()),
+        "WORLD_SIZE": str(trainers),
+    }
+    roles = [{"DGL_ROLE": "server", "DGL_SERVER_ID": "0"}]
+    roles += [{"DGL_ROLE": "client", "RANK": str(rank)} for rank in range(trainers)]
+    processes = [
+        subprocess.Popen(command, env={**common, **role}, start_new_session=True) for role in roles
+    ]
+    try:
+        states: list[int | None] = [None]
+        while None in states:
+            time.sleep(0.1)
+            states = [process.poll() for process in processes]
+            failed = [state for state in states if state]
+            if failed:
+                return failed[0]
+    finally:
+        for process in processes:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # with its sampler processes
+            process.wait()
+    return 0
+
+
+# 4. The command. ----------------------------------------------------------------------------------
+
+
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse and check the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--trainers", type=int, default=2)
+    parser.add_argument("--samplers", type=int, default=1, help="processes of each trainer")
+    parser.add_argument("--nodes", type=int, default=2500, help="of the generated graph")
+    parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--k", type=int, default=5, help="negatives per edge")
+    parser.add_argument("--batch-size", type=int, default=1024, help="of each trainer")
+    parser.add_argument("--lr", type=float, default=3e-3)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args(argv)
+    for name, least in (("trainers", 1), ("samplers", 0), ("epochs", 1), ("k", 1)):
+        if getattr(args, name) < least:
+            parser.error(f"--{name}: expected at least {least}")
+    return args
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Launch all processes; in each of them, do what its role is."""
+    args = arguments(argv)
+    role = os.environ.get("DGL_ROLE")
+    if role == "server":
+        dgl.distributed.initialize(os.environ["DGL_IP_CONFIG"])  # serves, and then exits
+    elif role == "client":
+        train(args)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            partition(args, Path(folder))
+            options = sys.argv[1:] if argv is None else argv
+            command = [sys.executable, __file__, *options]
+            return launch(command, Path(folder), args.trainers, args.samplers)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,208 @@
+"""What the processes of `test_distributed` run: servers, trainers, and what starts them.
+
+A machine holds one partition and shares memory among its processes. A second machine is a second
+view of this one: other processes, in a namespace with a shared memory of its own, under another
+loopback address.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import dgl
+import torch
+from dgl.dataloading import DistEdgeDataLoader, NeighborSampler
+from dgl.distributed import DistTensor, edge_split, rpc_client
+from torch import Tensor, distributed, nn
+
+from dgl_dmns.core import Density, Hardest
+from dgl_dmns.samplers import DMNSSampler, InBatchSampler, PopularitySampler, UniformSampler
+
+K, WIDTH = 3, 6
+SMALL: dict[str, Any] = {"warmup_steps": 5, "fit_steps": 3, "batch_pairs": 64, "groups": 4}
+OWN_SHARED_MEMORY = ["unshare", "-Urm", "sh", "-c", 'mount -t tmpfs none /dev/shm && exec "$@"', ""]
+
+if "JOB_ADDRESS" in os.environ:  # DGL looks for its machine by the first address of each interface
+    rpc_client.local_ip4_addr_list = lambda: {os.environ["JOB_ADDRESS"]}
+
+
+# Starting.
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+def run(job: str, folder: Path, *, machines: int, trainers: int, samplers: int) -> list[Any]:
+    """Run a job on trainers of each machine; what they returned, in order of rank."""
+    addresses = [f"127.0.0.{1 + machine}" for machine in range(machines)]
+    config = folder / "addresses.txt"
+    config.write_text("".join(f"{address} {free_port()}\n" for address in addresses))
+    common = {
+        **os.environ,
+        "DGL_DIST_MODE": "distributed",
+        "DGL_IP_CONFIG": str(config),
+        "DGL_CONF_PATH": str(folder / "graph.json"),
+        "DGL_NUM_SERVER": "1",
+        "DGL_NUM_CLIENT": str(machines * trainers * (1 + samplers)),
+        "DGL_NUM_SAMPLER": str(samplers),
+        "DGL_GRAPH_FORMAT": "csc,coo",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(free_port()),
+        "WORLD_SIZE": str(machines * trainers),
+        "JOB_TRAINERS": str(trainers),
+    }
+    processes = [
+        subprocess.Popen(
+            [*(OWN_SHARED_MEMORY if machine else []), sys.executable, __file__, job, str(folder)],
+            env={**common, "JOB_MACHINE": str(machine), "JOB_ADDRESS": address},
+            start_new_session=True,
+        )
+        for machine, address in enumerate(addresses)
+    ]
+    wait(processes)
+    return [torch.load(folder / f"{rank}.pt") for rank in range(machines * trainers)]
+
+
+def on_machine(command: list[str]) -> None:
+    """Start the server and the trainers of this machine."""
+    machine, trainers = os.environ["JOB_MACHINE"], int(os.environ["JOB_TRAINERS"])
+    roles = [{"DGL_ROLE": "server", "DGL_SERVER_ID": machine}]
+    roles += [
+        {"DGL_ROLE": "client", "RANK": str(int(machine) * trainers + i)} for i in range(trainers)
+    ]
+    wait([subprocess.Popen(command, env={**os.environ, **role}) for role in roles])
+
+
+def wait(processes: list[Any], seconds: float = 200) -> None:
+    deadline = time.monotonic() + seconds
+    try:
+        states = [None]
+        while None in states:
+            time.sleep(0.05)
+            states = [process.poll() for process in processes]
+            assert not any(states), "a process has failed"
+            assert time.monotonic() < deadline, "the processes do not end"
+    finally:
+        for process in processes:
+            with contextlib.suppress(ProcessLookupError):  # where it leads a group
+                os.killpg(process.pid, signal.SIGKILL)
+            process.kill()
+            process.wait()
+
+
+# Jobs: each runs in every trainer.
+
+
+def epoch(batches: Any, etype: Any = None) -> list[dict[str, Tensor]]:
+    """Sources of the positives and ends of the negatives of each batch, as ids of the graph."""
+    result = []
+    for _, positive, negative, _ in batches:
+        etype = etype or negative.canonical_etypes[0]
+        src, dst = (
+            negative.nodes[ntype].data[dgl.NID][ids]
+            for ntype, ids in zip(etype[::2], negative.edges(etype=etype))
+        )
+        query = positive.nodes[etype[0]].data[dgl.NID][positive.edges(etype=etype)[0]]
+        result.append({"query": query, "src": src, "dst": dst})
+    return result
+
+
+def homogeneous() -> dict[str, Any]:
+    g = dgl.distributed.DistGraph("graph")
+    nodes = g.num_nodes()
+    first = distributed.get_rank() == 0
+    everything = torch.ones(g.num_edges(), dtype=torch.bool)
+    mine = edge_split(everything, g.get_partition_book(), force_even=True)
+
+    def loader(sampler: Any) -> Any:
+        return DistEdgeDataLoader(
+            g, mine, NeighborSampler([2]), negative_sampler=sampler, batch_size=20, shuffle=True
+        )
+
+    result: dict[str, Any] = {"ids": g.ndata["id"][torch.arange(nodes)]}
+    for cls in (UniformSampler, PopularitySampler, InBatchSampler):
+        result[cls.__name__] = epoch(loader(cls(g, K)))
+    for name in ("seeded", "seeded again"):
+        torch.manual_seed(7)
+        result[name] = epoch(loader(UniformSampler(g, K)))
+
+    # Embeddings in a DistTensor; each trainer's refresh reaches its sampler processes.
+    h = DistTensor((nodes, WIDTH), torch.float32, "h")
+    sampler = DMNSSampler(g, lambda: h, K, rule=Density(), **SMALL)
+    batches = loader(sampler)
+    result["before"] = epoch(batches)
+    if first:
+        h[torch.arange(nodes)] = torch.randn(nodes, WIDTH)
+    g.barrier()
+    sampler.refresh()
+    result["after"] = epoch(batches)
+    result["table"] = sampler.table.current().ids.clone()
+    result["random"] = sampler.state_dict()["random"]
+    result["ratios"] = [
+        sampler.log_ratio((batch["src"], batch["dst"])) for batch in result["after"]
+    ]
+
+    # The hardest node is the one that stands out; a refresh makes it another one.
+    hardest = DMNSSampler(g, lambda: h, 1, rule=Hardest(), pool=nodes, **{**SMALL, "groups": 1})
+    batches = loader(hardest)
+    for star in (3, 30):
+        g.barrier()
+        if first:
+            value = torch.ones(nodes, WIDTH)
+            value[star] = 9
+            h[torch.arange(nodes)] = value
+        g.barrier()
+        hardest.refresh()
+        result[f"star {star}"] = epoch(batches)
+
+    try:
+        DMNSSampler(g, nn.Linear(5, WIDTH), K)
+    except TypeError as error:
+        result["error"] = str(error)
+    return result
+
+
+def market() -> dict[str, Any]:
+    g = dgl.distributed.DistGraph("graph")
+    etype = ("user", "buys", "item")
+    h = {ntype: DistTensor((g.num_nodes(ntype), WIDTH), torch.float32, ntype) for ntype in g.ntypes}
+    sampler = DMNSSampler(g, lambda: h, K, etypes=["buys"], **SMALL)
+    batches = DistEdgeDataLoader(
+        g,
+        {etype: torch.arange(g.num_edges(etype))},
+        NeighborSampler([2]),
+        negative_sampler=sampler,
+        batch_size=20,
+    )
+    for ntype, part in h.items():
+        part[torch.arange(g.num_nodes(ntype))] = torch.randn(g.num_nodes(ntype), WIDTH)
+    sampler.refresh()
+    ids = {ntype: g.nodes[ntype].data["id"][torch.arange(g.num_nodes(ntype))] for ntype in g.ntypes}
+    return {"ids": ids, "after": epoch(batches, etype)}
+
+
+def main() -> None:
+    job, folder = sys.argv[1:]
+    role = os.environ.get("DGL_ROLE")
+    if role is None:
+        on_machine([sys.executable, *sys.argv])
+        return
+    dgl.distributed.initialize(os.environ["DGL_IP_CONFIG"])  # a server serves here, and exits
+    distributed.init_process_group("gloo")
+    result = {"homogeneous": homogeneous, "market": market}[job]()
+    torch.save(result, Path(folder) / f"{distributed.get_rank()}.pt")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""The example on DGL's distributed graph, at a small size."""
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parents[1] / "examples" / "distributed.py"
+
+
+@pytest.fixture(scope="module")
+def example():
+    spec = importlib.util.spec_from_file_location("distributed_example", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.slow
+def test_a_server_and_two_trainers_with_samplers_print_the_metrics():
+    options = ["--trainers", "2", "--samplers", "1", "--nodes", "300", "--epochs", "3"]
+    command = [sys.executable, str(SCRIPT), *options, "--batch-size", "256"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    place = next(i for i, line in enumerate(lines) if "2 trainers" in line)
+    assert "version=4" in lines[place]  # once at the start, then once an epoch
+    assert lines[place + 1].split() == ["MRR", "NDCG", "Hits@10", "Hits@50", "seconds/epoch"]
+    assert all(value > 0 for value in map(float, lines[place + 2].split()))
+
+
+def test_one_failure_ends_all_processes(example, tmp_path):
+    command = [
+        sys.executable,
+        "-c",
+        "import os, sys, time; time.sleep(60 * (os.environ['DGL_ROLE'] == 'server')); sys.exit(3)",
+    ]
+    assert example.launch(command, tmp_path, 2, 0) == 3
+
+
+@pytest.mark.parametrize("option", ["--trainers", "--samplers", "--epochs", "--k"])
+def test_rejects_counts_that_are_too_small(example, option, capsys):
+    with pytest.raises(SystemExit) as caught:
+        example.arguments([option, "-1"])
+    assert caught.value.code == 2
+    assert f"{option}: expected at least" in capsys.readouterr().err
