@@ -57,8 +57,8 @@ class RefreshingSampler(NegativeSampler):
     negatives are nodes of its destination type. Edge types without edges are not held; a request
     for none of their edges is answered with no negatives.
 
-    A `dgl.distributed.DistGraph` will do as well: its edges are read from the servers once, by every
-    trainer, and its sampler processes share the trainer's table. The encoder then is a callable.
+    A `dgl.distributed.DistGraph` will do as well: every trainer reads its edges from the servers,
+    once, and shares its table with its sampler processes. The encoder then is a callable.
 
     Args:
         g: the training graph; its edges are the known positives.

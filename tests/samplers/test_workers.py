@@ -1,0 +1,261 @@
+"""Loader workers: counts, start methods, lifetimes, refreshes in between, crashes, seeds."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import dgl
+import numpy as np
+import pytest
+import torch
+from dgl.dataloading import DataLoader, NeighborSampler, as_edge_prediction_sampler
+from torch import Tensor
+from torch import multiprocessing as mp
+from torch.utils.data import get_worker_info
+
+from dgl_dmns.core import Candidates, CandidateTable, Hardest
+from dgl_dmns.samplers import DMNSSampler
+
+pytestmark = pytest.mark.filterwarnings("ignore:Dataloader CPU affinity")
+
+NODES, EDGES = 40, 160
+SMALL: dict[str, Any] = {"warmup_steps": 5, "fit_steps": 3, "batch_pairs": 64, "groups": 4}
+
+
+def graph() -> Any:
+    source = torch.Generator().manual_seed(1)
+    return dgl.graph(tuple(torch.randint(0, NODES, (2, EDGES), generator=source)), num_nodes=NODES)
+
+
+def loader(g: Any, sampler: Any, workers: int, **arguments: Any) -> Any:
+    return DataLoader(
+        g,
+        torch.arange(g.num_edges()),
+        as_edge_prediction_sampler(NeighborSampler([2]), negative_sampler=sampler),
+        batch_size=8,
+        shuffle=True,
+        num_workers=workers,
+        **arguments,
+    )
+
+
+def negatives(batch: Any) -> tuple[Tensor, Tensor]:
+    src, dst = batch[2].edges()
+    return batch[2].ndata[dgl.NID][src], batch[2].ndata[dgl.NID][dst]
+
+
+def star(node: int) -> Tensor:
+    """Embeddings of which one node's stands out: by the rule `Hardest` it is the negative."""
+    h = torch.ones(NODES, 1)
+    h[node] = 9
+    return h
+
+
+class Witness(DMNSSampler):
+    """Hardest negatives; notes how often which version was used, by the place of the worker."""
+
+    def __init__(self, g: Any) -> None:
+        super().__init__(g, lambda: star(0), 1, rule=Hardest(), pool=NODES, **SMALL)
+        self.seen = torch.zeros(8, 4, dtype=torch.int64).share_memory_()
+
+    def negatives(self, g: Any, src: Tensor, etype: Any) -> Tensor:
+        info = get_worker_info()
+        self.seen[0 if info is None else info.id, self.version] += 1
+        return super().negatives(g, src, etype)
+
+
+def stars_of(sampler: Any, batch: Any) -> list[int]:
+    """The destinations in a batch, of those sources that may have either star, 1 and 2."""
+    src, dst = negatives(batch)
+    barred = sampler.known.contains(src.unsqueeze(1), torch.tensor([1, 2])).any(dim=1)
+    return dst[~barred].unique().tolist()
+
+
+# Every worker, from the next epoch on.
+
+
+@pytest.mark.parametrize(
+    ("workers", "start", "persistent"),
+    [
+        (0, "", False),
+        *((workers, "fork", lasting) for workers in (2, 4) for lasting in (False, True)),
+        *(
+            pytest.param(workers, "spawn", lasting, marks=pytest.mark.slow)
+            for workers in (2, 4)
+            for lasting in (False, True)
+        ),
+    ],
+)
+def test_the_next_epoch_uses_the_new_table_in_every_worker(
+    workers: int, start: str, persistent: bool
+) -> None:
+    sampler = Witness(graph())
+    more = {"persistent_workers": persistent, "multiprocessing_context": start} if workers else {}
+    batches = loader(graph(), sampler, workers, **more)
+    for version, node in ((1, 3), (2, 30)):
+        sampler.refresh(star(node))
+        sampler.seen.zero_()
+        src, dst = (torch.cat(ends) for ends in zip(*map(negatives, batches)))
+        free = ~sampler.known.contains(src, torch.full_like(src, node))
+        assert int(free.sum()) > 100
+        assert dst[free].unique().tolist() == [node]
+        used = sampler.seen.sum(dim=0).tolist()
+        assert used[version] == EDGES // 8
+        assert sum(used) == used[version]
+        assert int((sampler.seen[:, version] > 0).sum()) == max(1, workers)
+
+
+# A refresh while an epoch runs.
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_refresh_in_the_middle_of_an_epoch(workers: int) -> None:
+    sampler = Witness(graph())
+    sampler.refresh(star(1))
+    found = []
+    for step, batch in enumerate(
+        loader(graph(), sampler, workers, prefetch_factor=2 if workers else None)
+    ):
+        found.append(stars_of(sampler, batch))
+        if step == 5:
+            sampler.refresh(star(2))
+    assert all(len(one) <= 1 for one in found)  # no batch mixes two tables
+    assert {node for one in found for node in one} <= {1, 2}
+    # Loaders draw ahead: two batches for each worker, no more.
+    assert all(one in ([2], []) for one in found[6 + 2 * workers :])
+
+
+def test_a_refresh_beside_a_prefetch_thread() -> None:
+    sampler = Witness(graph())
+    sampler.refresh(star(1))
+    batches = loader(graph(), sampler, 0)
+    batches.use_prefetch_thread = True  # as DGL does where the device is a GPU
+    for node in (1, 2):
+        sampler.refresh(star(node))
+        found = [stars_of(sampler, batch) for batch in batches]
+        assert {node for one in found for node in one} == {node}
+
+
+def read_versions(table: CandidateTable, stop: Tensor, results: Tensor) -> None:
+    """Draw without end: every draw has to be of one version, none older than the one before."""
+    rows = torch.arange(table.shape[0]).repeat(2)
+    last = 0
+    while not int(stop):
+        drawn = table.draw(rows)
+        version = int(drawn.ids[0, 0])
+        fine = bool((drawn.ids == version).all())
+        fine &= bool((drawn.log_ratio == version % 1000).all())
+        fine &= bool((drawn.level == version % 200).all())
+        results[0] += 1
+        results[1] += not (fine and version >= last)
+        last = version
+
+
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_draws_of_other_processes_never_mix_versions(start: str) -> None:
+    table = CandidateTable(2000, 2, 8)
+    stop = torch.zeros(1, dtype=torch.int64).share_memory_()
+    results = torch.zeros(2, 2, dtype=torch.int64).share_memory_()
+
+    def refresh() -> None:
+        value = torch.full((2000, 2, 8), table.version + 1)
+        for part in torch.arange(2000).split(500):
+            table.write(part, Candidates(value[part], value[part] % 1000, value[part] % 200))
+        table.publish()
+
+    refresh()
+    context = mp.get_context(start)
+    readers = [
+        context.Process(target=read_versions, args=(table, stop, results[i]), daemon=True)
+        for i in range(2)
+    ]
+    for reader in readers:
+        reader.start()
+    deadline = time.monotonic() + 60
+    while int(results[:, 0].min()) < 200 and time.monotonic() < deadline:
+        refresh()
+    stop.fill_(1)
+    for reader in readers:
+        reader.join(timeout=30)
+    assert [reader.exitcode for reader in readers] == [0, 0]
+    assert int(results[:, 0].min()) >= 200
+    assert results[:, 1].tolist() == [0, 0]
+    assert table.version > 20
+
+
+# Workers that die.
+
+CRASH = """
+import os, signal, sys
+sys.path.insert(0, {folder!r})
+import torch
+import test_workers as tests
+torch.multiprocessing.set_sharing_strategy({strategy!r})
+sampler = tests.Witness(tests.graph())
+sampler.refresh()
+loader = tests.loader(tests.graph(), sampler, 2, persistent_workers={persistent})
+batches = iter(loader)
+next(batches)
+workers = [worker.pid for worker in torch.multiprocessing.active_children()]
+print(os.getpid(), *workers, flush=True)
+try:
+    os.kill(workers[0], signal.SIGKILL)
+    for _ in batches:
+        pass
+    for _ in loader:  # where all batches had been drawn ahead
+        pass
+    print("no error")
+except RuntimeError as error:
+    print("RuntimeError", error)
+except (OSError, EOFError):  # killed while it handed a batch over
+    print("lost the connection")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("persistent", [False, True])
+@pytest.mark.parametrize("strategy", ["file_descriptor", "file_system"])
+def test_a_killed_worker_ends_the_loader_and_leaves_no_shared_memory(
+    strategy: str, persistent: bool
+) -> None:
+    folder = str(Path(__file__).parent)
+    script = CRASH.format(folder=folder, strategy=strategy, persistent=persistent)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    pids, message = done.stdout.splitlines()[:2]
+    assert message.startswith(("RuntimeError DataLoader worker", "lost the connection"))
+    deadline = time.monotonic() + 15
+
+    def left() -> list[str]:
+        return [name for name in os.listdir("/dev/shm") if any(pid in name for pid in pids.split())]
+
+    while left() and time.monotonic() < deadline:  # torch's manager cleans up after the exit
+        time.sleep(0.2)
+    assert left() == []
+
+
+# Seeds.
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_one_seed_and_one_number_of_workers_give_one_result(workers: int) -> None:
+    drawn = []
+    for seed in (7, 7, 8):
+        torch.manual_seed(seed)
+        dgl.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002 (DGL shuffles by it)
+        h = torch.randn(NODES, 6, generator=torch.Generator().manual_seed(2))
+        sampler = DMNSSampler(graph(), lambda h=h: h, 3, **SMALL)
+        sampler.refresh()
+        batches = loader(graph(), sampler, workers)
+        drawn.append([torch.stack(negatives(batch)) for _ in range(2) for batch in batches])
+    first, again, other = drawn
+    assert all(torch.equal(one, two) for one, two in zip(first, again))
+    assert not all(torch.equal(one, two) for one, two in zip(first, other))
