@@ -2,7 +2,8 @@
 
 Run ``python examples/distributed.py --trainers 2 --samplers 1``. The script generates a graph,
 partitions it, and starts a server, trainers and their sampler processes; they find each other by
-the variables that DGL's launch tool sets as well. One machine holds one partition, as DGL has it.
+the variables that DGL's launch tool sets as well. One machine holds one partition, as DGL has it,
+and has room for one such run at a time: DGL names its shared memory by graph and feature.
 
 What differs from ``examples/quickstart.py`` is the encoder: a partitioned graph does not fit a
 forward pass, so a refresh gets the embeddings by inference layer by layer, into a ``DistTensor``.
@@ -67,6 +68,8 @@ class Embedder:
         self.g, self.model = g, model
         everyone = torch.ones(g.num_nodes(), dtype=torch.bool)
         self.mine = dgl.distributed.node_split(everyone, g.get_partition_book(), force_even=True)
+        book = g.get_partition_book()
+        self.one_each = torch.cat([book.partid2nids(p)[:1] for p in range(book.num_partitions())])
         shape = (g.num_nodes(), HIDDEN)
         self.outputs = [
             dgl.distributed.DistTensor(shape, torch.float32, f"layer-{i}")
@@ -81,6 +84,8 @@ class Embedder:
             loader = DistNodeDataLoader(self.g, self.mine, NeighborSampler([-1]), batch_size=2048)
             for inputs, nodes, blocks in loader:
                 output[nodes] = layer(blocks[0], x[inputs])
+            # DGL's barrier does not wait for writes to other machines; a read of them does.
+            output[self.one_each]
             self.g.barrier()
             x = output
         return x

@@ -1,6 +1,7 @@
 """The example on DGL's distributed graph, at a small size."""
 
 import importlib.util
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +23,9 @@ def example():
 def test_a_server_and_two_trainers_with_samplers_print_the_metrics():
     options = ["--trainers", "2", "--samplers", "1", "--nodes", "300", "--epochs", "3"]
     command = [sys.executable, str(SCRIPT), *options, "--batch-size", "256"]
+    apart = ["unshare", "-Urm", "sh", "-c", 'mount -t tmpfs none /dev/shm && exec "$@"', ""]
+    if shutil.which("unshare") and not subprocess.run([*apart, "true"], check=False).returncode:
+        command = [*apart, *command]  # from other runs: DGL names its shared memory alike in all
     done = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()

@@ -6,7 +6,6 @@ The processes run `distributed_job`; what they drew is checked here.
 from __future__ import annotations
 
 import importlib.util
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -32,20 +31,13 @@ def load(name: str) -> Any:
 job = load("distributed_job")
 
 
-def second_machine() -> bool:
-    """Whether this system lets a process have a shared memory of its own."""
-    try:
-        done = subprocess.run([*job.OWN_SHARED_MEMORY, "true"], capture_output=True, check=False)
-    except OSError:
-        return False
-    return done.returncode == 0
-
-
 MACHINES = [
     1,
     pytest.param(
         2,
-        marks=pytest.mark.skipif(not second_machine(), reason="needs user namespaces (unshare)"),
+        marks=pytest.mark.skipif(
+            not job.own_shared_memory(), reason="needs user namespaces (unshare)"
+        ),
     ),
 ]
 
