@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 UNFINISHED := $(VENV)/.unfinished
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint format types clean
+.PHONY: help venv demo test test-all lint format types clean
 
 help:
 	@echo 'make venv    make $(VENV) with Python 3.11: DGL 2.1.0, torch 2.2.1, tools, this package'
@@ -60,7 +60,10 @@ demo: $(STAMP)
 	$(BIN)/python examples/quickstart.py --out runs/demo
 
 test: lint types
-	$(BIN)/python -m pytest --doctest-modules dgl_dmns tests --cov --cov-report=term
+	$(BIN)/python -m pytest -m 'not slow' --doctest-modules dgl_dmns tests --cov --cov-report=term
+
+test-all: lint types
+	$(BIN)/python -m pytest --doctest-modules dgl_dmns tests
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -146,7 +146,7 @@ class DMNS:
     """Real nodes chosen by the diffusion model.
 
     Args:
-        rule: ``gate``, ``density`` or ``nearest``.
+        rule: ``blend``, ``gate``, ``density`` or ``nearest``.
         calibrated: whether the loss subtracts the sampler's log ratio from the negatives' logits.
         uniform_share, lam, pool, groups, levels, fit_steps, warmup_steps, batch_pairs,
             learning_rate, space, compact_width: as in `dgl_dmns.DMNSSampler`.
@@ -155,7 +155,7 @@ class DMNS:
         ValueError: if ``nearest`` is to be calibrated; it has no log ratio.
     """
 
-    rule: Literal["gate", "density", "nearest"] = "gate"
+    rule: Literal["blend", "gate", "density", "nearest"] = "blend"
     calibrated: bool = False
     uniform_share: float | None = None
     lam: float | None = None

@@ -20,13 +20,18 @@ from benchmarks.dropin.config import (
     Uniform,
 )
 from dgl_dmns import samplers
-from dgl_dmns.core import Density, Gate, Nearest, Rule
+from dgl_dmns.core import Blend, Density, Gate, Nearest, Rule
 
 __all__ = ["is_calibrated", "make_sampler", "negatives_per_edge"]
 
 Scorer = Callable[[Tensor, Tensor], Tensor]
 
-_RULES: dict[str, Callable[[], Rule]] = {"gate": Gate, "density": Density, "nearest": Nearest}
+_RULES: dict[str, Callable[[], Rule]] = {
+    "blend": Blend,
+    "gate": Gate,
+    "density": Density,
+    "nearest": Nearest,
+}
 
 
 def negatives_per_edge(method: Method, k: int) -> int:

@@ -35,7 +35,8 @@ def main_rows(recipe: Recipe) -> dict[str, Row]:
         "dns": Row(f"DNS ({k})", Dynamic()),
         "self-adversarial": Row(f"self-adversarial ({k})", SelfAdversarial()),
         "mcns": Row(f"MCNS ({k})", MarkovChain()),
-        "gate": Row(f"DMNS, gate ({k})", DMNS()),
+        "dmns": Row(f"DMNS ({k})", DMNS()),
+        "gate": Row(f"DMNS, gate ({k})", DMNS(rule="gate")),
         "calibrated": Row(f"DMNS, calibrated ({k})", DMNS(rule="density", calibrated=True)),
     }
 
