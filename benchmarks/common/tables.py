@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common.cells import write_atomically
-from dgl_dmns.evaluate import mean_and_stderr
+from benchmarks.common.cells import CellStore, write_atomically
+from dgl_dmns.evaluate import mean_and_stderr, paired_difference
 
-__all__ = ["markdown_table", "spread", "write_csv", "write_text"]
+__all__ = ["finished", "interval", "markdown_table", "pyplot", "spread", "write_csv", "write_text"]
 
 
 def spread(values: Sequence[float], digits: int = 3) -> str:
@@ -22,6 +22,30 @@ def spread(values: Sequence[float], digits: int = 3) -> str:
     mean, error = mean_and_stderr(values)
     text = f"{mean:.{digits}f}"
     return text if math.isnan(error) else f"{text} ± {error:.{digits}f}"
+
+
+def interval(a: Sequence[float], b: Sequence[float]) -> str:
+    """Mean paired difference ``a - b`` of two runs or more with its 95 % interval."""
+    mean, low, high = paired_difference(a, b)
+    return f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]"
+
+
+def finished(cells: Sequence[Any], store: CellStore) -> dict[int, dict[str, Any]]:
+    """The stored results of one row's cells by their seeds; absent ones are left out."""
+    loaded = {cell.seed: store.load(cell) for cell in cells}
+    return {seed: result for seed, result in loaded.items() if result is not None}
+
+
+def pyplot() -> Any:
+    """Matplotlib's pyplot, drawing to files; None where matplotlib is absent."""
+    try:
+        import matplotlib
+    except ImportError:
+        return None
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    return plt
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -10,19 +10,18 @@ Cora, five seeds, the whole table; then three rows on two data sets with another
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 
 from benchmarks.common import (
     CellStore,
-    environment_record,
+    add_run_options,
     public_command,
-    run_cells,
-    write_text,
+    record_run,
+    report_failures,
+    run_missing,
 )
 from benchmarks.dropin.config import Cell, Recipe, with_settings
 from benchmarks.dropin.measure import DRAWS
@@ -64,10 +63,7 @@ def _parser() -> argparse.ArgumentParser:
         help="another field of the recipe (benchmarks/dropin/config.py), such as dropout=0.2; may "
         "be given more than once",
     )
-    parser.add_argument("--jobs", type=int, default=1, help="processes; 0: run in this one")
-    parser.add_argument("--threads", type=int, default=1, help="threads of each process")
-    parser.add_argument("--out", type=Path, default=Path("results/dropin"))
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    add_run_options(parser, "results/dropin")
     return parser
 
 
@@ -144,27 +140,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OMP_NUM_THREADS", str(arguments.threads))
     store = CellStore(arguments.out / "cells")
     cells = [cell for section in sections for _, group in section.cells for cell in group]
-    failures = run_cells(
-        cells,
-        run_cell,
-        store,
-        context=arguments.data_dir,
-        jobs=arguments.jobs,
-        threads=arguments.threads,
-        progress=not arguments.quiet,
-    )
+    failures = run_missing(cells, run_cell, store, arguments, arguments.data_dir)
     words = sys.argv[1:] if argv is None else argv
     command = public_command(["python", "-m", "benchmarks.dropin", *words], PLACEHOLDERS)
-    record = environment_record()
-    write_text(
-        arguments.out / "environment.json",
-        json.dumps({"command": command, **record}, indent=1) + "\n",
-    )
+    record = record_run(arguments.out, command)
     for file in write_report(sections, store, arguments.out, _heading(command, recipe, record)):
         print(file)
-    for label, reason in failures.items():
-        print(f"failed: {label}: {reason}", file=sys.stderr)
-    return 1 if failures else 0
+    return report_failures(failures)
 
 
 if __name__ == "__main__":

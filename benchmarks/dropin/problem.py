@@ -15,14 +15,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from benchmarks.common import benchmark_data
 from benchmarks.dropin.config import Recipe
 from dgl_dmns.core import KnownEdges
-from dgl_dmns.data import EdgeSplit, GraphData, embedded_graph, load_dataset, split_pairs
+from dgl_dmns.data import EdgeSplit, GraphData, split_pairs
 
 __all__ = ["Problem", "load_problem", "prepared_features"]
 
 NINE = 9
-TINY_NODES = 120
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +60,7 @@ def load_problem(dataset: str, recipe: Recipe, seed: int, folder: str | None) ->
         seed: of the split and of the fixed negatives.
         folder: DGL's cache; None: its own.
     """
-    data = _data(dataset, folder)
+    data = benchmark_data(dataset, folder)
     nodes = data.num_nodes
     split = split_pairs(data, val=recipe.val, test=recipe.test, seed=seed)
     src, dst = split.message_edges()
@@ -87,15 +87,8 @@ def load_problem(dataset: str, recipe: Recipe, seed: int, folder: str | None) ->
 
 
 @lru_cache(maxsize=1)
-def _data(dataset: str, folder: str | None) -> GraphData:
-    if dataset == "tiny":
-        return embedded_graph(TINY_NODES, words=64)
-    return load_dataset(dataset, folder)
-
-
-@lru_cache(maxsize=1)
 def _features(dataset: str, folder: str | None, kind: str, width: int) -> Tensor:
-    return prepared_features(_data(dataset, folder).features, kind, width)
+    return prepared_features(benchmark_data(dataset, folder).features, kind, width)
 
 
 def prepared_features(x: Tensor, kind: str, width: int) -> Tensor:

@@ -8,7 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import CellStore, markdown_table, spread, write_csv, write_text
+from benchmarks.common import (
+    CellStore,
+    finished,
+    interval,
+    markdown_table,
+    pyplot,
+    spread,
+    write_csv,
+    write_text,
+)
 from benchmarks.dropin.config import Cell, Row
 from benchmarks.dropin.measure import METRICS
 from dgl_dmns.evaluate import paired_difference
@@ -51,11 +60,7 @@ class Section:
 
     def results(self, store: CellStore) -> dict[Row, Runs]:
         """Finished results by row and seed."""
-        found: dict[Row, Runs] = {}
-        for row, cells in self.cells:
-            loaded = {cell.seed: store.load(cell) for cell in cells}
-            found[row] = {seed: run for seed, run in loaded.items() if run is not None}
-        return found
+        return {row: finished(cells, store) for row, cells in self.cells}
 
 
 def _pairs(mine: Runs, other: Runs, metric: str) -> tuple[list[float], list[float]]:
@@ -72,8 +77,7 @@ def _difference(mine: Runs, other: Runs, metric: str) -> str:
         return "-"
     if len(a) == 1:
         return f"{a[0] - b[0]:+.3f}"
-    mean, low, high = paired_difference(a, b)
-    return f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]"
+    return interval(a, b)
 
 
 def _ratio(mine: Runs, other: Runs, metric: str) -> str:
@@ -184,15 +188,11 @@ def _csv_rows(sections: Sequence[Section], store: CellStore) -> list[list[Any]]:
 
 def _plot(sections: Sequence[Section], store: CellStore, path: Path) -> bool:
     """Test MRR of every run, above the learning curves; False where matplotlib is absent."""
-    try:
-        import matplotlib
-    except ImportError:
+    plt = pyplot()
+    if plt is None:
         return False
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     height = 4.5 + 0.3 * max(len(section.cells) for section in sections)
-    figure, axes = pyplot.subplots(
+    figure, axes = plt.subplots(
         2, len(sections), figsize=(5.5 * len(sections), height), squeeze=False
     )
     for top, bottom, section in zip(axes[0], axes[1], sections):
@@ -214,7 +214,7 @@ def _plot(sections: Sequence[Section], store: CellStore, path: Path) -> bool:
             bottom.legend(fontsize="x-small")
     figure.tight_layout()
     figure.savefig(path, dpi=110)
-    pyplot.close(figure)
+    plt.close(figure)
     return True
 
 

@@ -18,7 +18,7 @@ from dgl.dataloading import (
 )
 from torch import Tensor, nn
 
-from benchmarks.common import peak_memory_mb
+from benchmarks.common import measured
 from benchmarks.dropin.config import Cell, Recipe
 from benchmarks.dropin.measure import false_negatives, mrr, ranking
 from benchmarks.dropin.model import DotScorer, Encoder, make_scorer
@@ -43,17 +43,11 @@ def run_cell(cell: Cell, folder: str | None, threads: int = 1) -> dict[str, Any]
         ``val`` and ``test`` metrics, the learning curve, cost, and what the negatives were like;
         plain values.
     """
-    torch.set_num_threads(threads)
-    started = time.perf_counter()
-    problem = load_problem(cell.dataset, cell.recipe, cell.seed, folder)
-    loaded = time.perf_counter()
-    result = train(problem, cell)
-    return {
-        **result,
-        "seconds to load": loaded - started,
-        "seconds": time.perf_counter() - loaded,
-        "peak MB": peak_memory_mb(),
-    }
+    return measured(
+        lambda: load_problem(cell.dataset, cell.recipe, cell.seed, folder),
+        lambda problem: train(problem, cell),
+        threads,
+    )
 
 
 def objective(

@@ -15,7 +15,6 @@ takes them from there; without the file all rows have their defaults.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -23,10 +22,12 @@ from pathlib import Path
 
 from benchmarks.common import (
     CellStore,
+    add_run_options,
     environment_record,
     public_command,
-    run_cells,
-    write_text,
+    record_run,
+    report_failures,
+    run_missing,
 )
 from benchmarks.paper.ablations import ABLATIONS, ablation_rows
 from benchmarks.paper.config import Cell, Row, Training
@@ -105,10 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", type=int, default=5, help="seeds 0 to SEEDS - 1")
     parser.add_argument("--epochs", type=int, default=Training.epochs)
     parser.add_argument("--patience", type=int, default=Training.patience)
-    parser.add_argument("--jobs", type=int, default=1, help="processes; 0: run in this one")
-    parser.add_argument("--threads", type=int, default=1, help="threads of each process")
-    parser.add_argument("--out", type=Path, default=Path("results/paper"))
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    add_run_options(parser, "results/paper")
     return parser
 
 
@@ -172,21 +170,6 @@ def _heading(
     return "\n".join(lines) + "\n"
 
 
-def _run(
-    cells: list[Cell], store: CellStore, arguments: argparse.Namespace, folders: Folders
-) -> dict[str, str]:
-    """Run what is missing; returns what failed."""
-    return run_cells(
-        cells,
-        run_cell,
-        store,
-        context=folders,
-        jobs=arguments.jobs,
-        threads=arguments.threads,
-        progress=not arguments.quiet,
-    )
-
-
 def _report(arguments: argparse.Namespace, folders: Folders, command: str) -> dict[str, str]:
     """Run the tables and write them; returns what failed."""
     sections = _sections(arguments, folders)
@@ -194,12 +177,8 @@ def _report(arguments: argparse.Namespace, folders: Folders, command: str) -> di
         _parser().error("nothing to do: name rows (--rows) or ablations (--ablations)")
     store = CellStore(arguments.out / "cells")
     cells = [cell for section in sections for _, group in section.cells for cell in group]
-    failures = _run(cells, store, arguments, folders)
-    record = environment_record()
-    write_text(
-        arguments.out / "environment.json",
-        json.dumps({"command": command, **record}, indent=1) + "\n",
-    )
+    failures = run_missing(cells, run_cell, store, arguments, folders)
+    record = record_run(arguments.out, command)
     protocol = (
         "mean ± standard error over the seeds; early stopping on validation MAP. Differences are "
         "paired by seed, with a 95 % interval."
@@ -220,7 +199,8 @@ def _tune(arguments: argparse.Namespace, folders: Folders, command: str) -> dict
     }
     every = [trial for group in trials.values() for trial in group]
     store = CellStore(arguments.out / "cells")
-    failures = _run([trial.cell for trial in every], store, arguments, folders)
+    cells = [trial.cell for trial in every]
+    failures = run_missing(cells, run_cell, store, arguments, folders)
     choices: dict[str, dict[str, str]] = {}
     for dataset, group in trials.items():
         if reason := why_unequal(group, store):
@@ -265,9 +245,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     work = _tune if arguments.tune else _report
     command = public_command(["python", "-m", "benchmarks.paper", *words], PLACEHOLDERS)
     failures = work(arguments, folders, command)
-    for label, reason in failures.items():
-        print(f"failed: {label}: {reason}", file=sys.stderr)
-    return 1 if failures else 0
+    return report_failures(failures)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import dgl
@@ -12,14 +11,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from benchmarks.common import benchmark_data
 from benchmarks.paper.config import Training
 from benchmarks.paper.encoders import SparseFeatures
 from dgl_dmns.core import KnownEdges
 from dgl_dmns.data import (
-    GraphData,
     RankingSplit,
-    embedded_graph,
-    load_dataset,
     official_split,
     split_directed,
 )
@@ -29,8 +26,6 @@ __all__ = ["OFFICIAL", "Folders", "Problem", "load_problem", "seeded"]
 
 OFFICIAL = ("cora", "citeseer", "actor")
 """Data sets with a published split."""
-
-TINY_NODES = 120
 
 
 @dataclass(frozen=True)
@@ -82,12 +77,6 @@ class Problem:
         return {"MAP": found["MRR"], "NDCG": found["NDCG"], "Hits@1": found["Hits@1"]}
 
 
-@lru_cache(maxsize=1)
-def _loaded(dataset: str, folder: str | None) -> GraphData:
-    """A data set, read once for the cells that one process runs in a row."""
-    return load_dataset(dataset, folder)
-
-
 def _prepared(features: Tensor, kind: str) -> Tensor:
     if kind == "binary":
         return (features != 0).float()
@@ -106,8 +95,7 @@ def load_problem(
         official: whether to use the published split.
         folders: where files lie.
     """
-    tiny = dataset == "tiny"
-    data = embedded_graph(TINY_NODES, words=64) if tiny else _loaded(dataset, folders.data)
+    data = benchmark_data(dataset, folders.data)
     if official:
         if folders.splits is None:
             raise ValueError("splits: the cell uses the published split, but no folder was given")

@@ -7,10 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import CellStore, markdown_table, spread, write_csv, write_text
+from benchmarks.common import (
+    CellStore,
+    finished,
+    interval,
+    markdown_table,
+    pyplot,
+    spread,
+    write_csv,
+    write_text,
+)
 from benchmarks.paper.config import Cell, Row
 from benchmarks.paper.published import PUBLISHED_PSI, published
-from dgl_dmns.evaluate import paired_difference
 
 __all__ = ["Section", "write_report"]
 
@@ -51,11 +59,7 @@ class Section:
 
     def results(self, store: CellStore) -> dict[str, dict[int, dict[str, Any]]]:
         """Finished results by row title and seed."""
-        found: dict[str, dict[int, dict[str, Any]]] = {}
-        for row, cells in self.cells:
-            loaded = {cell.seed: store.load(cell) for cell in cells}
-            found[row.name] = {seed: r for seed, r in loaded.items() if r is not None}
-        return found
+        return {row.name: finished(cells, store) for row, cells in self.cells}
 
 
 def _difference(mine: dict[int, dict[str, Any]], other: dict[int, dict[str, Any]]) -> str:
@@ -64,8 +68,7 @@ def _difference(mine: dict[int, dict[str, Any]], other: dict[int, dict[str, Any]
     if len(seeds) < 2 or mine is other:
         return "-"
     a, b = ([runs[seed]["test"]["MAP"] for seed in seeds] for runs in (mine, other))
-    mean, low, high = paired_difference(a, b)
-    return f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]"
+    return interval(a, b)
 
 
 def _line(row: Row, section: Section, found: dict[str, dict[int, dict[str, Any]]]) -> list[str]:
@@ -153,15 +156,11 @@ def _csv_rows(sections: Sequence[Section], store: CellStore) -> list[list[Any]]:
 
 def _plot(sections: Sequence[Section], store: CellStore, path: Path) -> bool:
     """Test MAP of the rows, one panel a table; False where matplotlib is absent."""
-    try:
-        import matplotlib
-    except ImportError:
+    plt = pyplot()
+    if plt is None:
         return False
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     height = 1.0 + 0.3 * max(len(section.cells) for section in sections)
-    figure, axes = pyplot.subplots(
+    figure, axes = plt.subplots(
         1, len(sections), figsize=(4.5 * len(sections), height), squeeze=False
     )
     for axis, section in zip(axes[0], sections):
@@ -180,7 +179,7 @@ def _plot(sections: Sequence[Section], store: CellStore, path: Path) -> bool:
         axis.grid(axis="x", alpha=0.3)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
-    pyplot.close(figure)
+    plt.close(figure)
     return True
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import math
 import time
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.common import peak_memory_mb, reset_peak_memory
+from benchmarks.common import measured
 from benchmarks.paper.config import Cell
 from benchmarks.paper.encoders import Encoder
 from benchmarks.paper.negatives import make_source, real_scores
@@ -32,19 +31,11 @@ def run_cell(cell: Cell, folders: Folders, threads: int = 1) -> dict[str, Any]:
     Returns:
         ``val`` and ``test`` metrics, cost, and what the source of negatives says; plain values.
     """
-    torch.set_num_threads(threads)
-    gc.collect()
-    reset_peak_memory()
-    started = time.perf_counter()
-    problem = load_problem(cell.dataset, cell.row.training, cell.seed, cell.official, folders)
-    loaded = time.perf_counter()
-    result = train(problem, cell)
-    return {
-        **result,
-        "seconds to load": loaded - started,
-        "seconds": time.perf_counter() - loaded,
-        "peak MB": peak_memory_mb(),
-    }
+    return measured(
+        lambda: load_problem(cell.dataset, cell.row.training, cell.seed, cell.official, folders),
+        lambda problem: train(problem, cell),
+        threads,
+    )
 
 
 def train(problem: Problem, cell: Cell) -> dict[str, Any]:
