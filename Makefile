@@ -14,6 +14,7 @@ help:
 	@echo 'make venv    make $(VENV) with Python 3.11: DGL 2.1.0, torch 2.2.1, tools, this package'
 	@echo 'make demo    run examples/quickstart.py; results go to runs/demo'
 	@echo 'make test    lint, format check, types, tests with coverage (what CI runs)'
+	@echo 'make test-all  the same with the tests marked slow, without coverage'
 	@echo 'make lint    ruff check and format check only'
 	@echo 'make types   mypy only'
 	@echo 'make format  let ruff fix and format the files'

@@ -54,19 +54,22 @@ def nearest_group(
     component = component.view(count, k)
     uniform = component == len(model.levels)
     ids = torch.full((count, k), -1, dtype=torch.int64, device=device)
-    unit = normalize(snapshot.z_candidate, dim=1)
+    z_candidate = snapshot.z_candidate
+    every = normalize(z_candidate, dim=1) if rule.pool is None else None
     searched = known.num_dst if rule.pool is None else rule.pool
     step = max(1, _SIMILARITIES // max(1, searched))
     for slot in range(k):
         latents = draw_latents(generator)
         pick = component[:, slot].clamp(max=len(model.levels) - 1)
         latent = latents[pick, torch.arange(count, device=device)]
-        pool = None
+        pool, unit = None, every
         if rule.pool is not None:
             pool = torch.randint(0, known.num_dst, (rule.pool,), generator=generator, device=device)
+            unit = normalize(z_candidate[pool], dim=1)
+        assert unit is not None
         for lo in range(0, count, step):
             part = slice(lo, lo + step)
-            cosine = latent[part] @ (unit if pool is None else unit[pool]).T
+            cosine = latent[part] @ unit.T
             nearest = _best_admissible(cosine, rows[part], pool, known, ids[part, :slot])
             ids[part, slot] = nearest.masked_fill(uniform[part, slot], -1)
     ids = fill_open_slots(ids.unsqueeze(1), uniform.unsqueeze(1), known, rows, generator).squeeze(1)

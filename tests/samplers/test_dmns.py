@@ -14,6 +14,7 @@ import pytest
 import torch
 from dgl.dataloading import DataLoader, NeighborSampler, as_edge_prediction_sampler
 from scipy.stats import chisquare
+from states import same
 from torch import Tensor, nn
 
 import dgl_dmns.samplers.dmns
@@ -468,17 +469,6 @@ def test_warmup_is_for_the_first_refresh_only() -> None:
 
 
 # State.
-
-
-def same(first: Any, second: Any) -> bool:
-    """Whether two nested states are equal, NaN being equal to NaN."""
-    if isinstance(first, Tensor):
-        return bool(torch.equal(first.nan_to_num(77), second.nan_to_num(77)))
-    if isinstance(first, dict):
-        return first.keys() == second.keys() and all(same(first[k], second[k]) for k in first)
-    if isinstance(first, (list, tuple)):
-        return len(first) == len(second) and all(map(same, first, second))
-    return bool(first == second)
 
 
 def through_a_file(state: Any) -> Any:

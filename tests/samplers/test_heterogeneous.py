@@ -19,6 +19,7 @@ import torch
 from dgl.dataloading import DataLoader, NeighborSampler, as_edge_prediction_sampler
 from dgl.nn import HeteroGraphConv, SAGEConv
 from scipy.stats import chisquare
+from states import same
 from torch import Tensor, nn
 
 from dgl_dmns.core import Density, FiLMPredictor, Hardest, KnownEdges, NoiseSchedule
@@ -73,16 +74,6 @@ H = {"user": normal(12, WIDTH, seed=5), "item": normal(9, WIDTH, seed=6)}
 def make(g: Any = None, encoder: Any = None, k: Any = 3, **arguments: Any) -> DMNSSampler:
     g = shop() if g is None else g
     return DMNSSampler(g, (lambda: H) if encoder is None else encoder, k, **{**SMALL, **arguments})
-
-
-def same(first: Any, second: Any) -> bool:
-    if isinstance(first, Tensor):
-        return bool(torch.equal(first.nan_to_num(77), second.nan_to_num(77)))
-    if isinstance(first, dict):
-        return first.keys() == second.keys() and all(same(first[k], second[k]) for k in first)
-    if isinstance(first, (list, tuple)):
-        return len(first) == len(second) and all(map(same, first, second))
-    return bool(first == second)
 
 
 def allowed(g: Any, etype: Any) -> Tensor:
