@@ -3,7 +3,9 @@
 torch gives its loader workers a seed each, and a single process draws from the global generator.
 Two cases are left. The ranks of a distributed training are often seeded alike, so that they start
 from the same weights: each would repeat the draws of the others on other edges. The sampler
-processes of DGL's distributed loader are not seeded at all: no run could be repeated.
+processes of DGL's distributed loader are not seeded at all: no run could be repeated. (DGL hands
+batches to them in turn and goes on where an epoch ended, so that an epoch repeats within a program
+where its batches are a multiple of the sampler processes, and otherwise from the program's start.)
 """
 
 from __future__ import annotations
