@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 UNFINISHED := $(VENV)/.unfinished
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-all lint format types clean
+.PHONY: help venv demo test test-all lint format types docs clean
 
 help:
 	@echo 'make venv    make $(VENV) with Python 3.11: DGL 2.1.0, torch 2.2.1, tools, this package'
@@ -17,6 +17,7 @@ help:
 	@echo 'make test-all  the same with the tests marked slow, without coverage'
 	@echo 'make lint    ruff check and format check only'
 	@echo 'make types   mypy only'
+	@echo 'make docs    build the documentation into site/; fails on a warning'
 	@echo 'make format  let ruff fix and format the files'
 	@echo 'make clean   remove caches and build outputs (not $(VENV), runs or results)'
 	@echo
@@ -77,7 +78,18 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# The site needs neither torch nor DGL: the API pages are read off the source.
+DOCS := .venv-docs
+$(DOCS)/.installed: requirements/docs.txt $(STAMP)
+	$(BIN)/python -m venv --clear $(DOCS)
+	$(DOCS)/bin/python -m pip install --disable-pip-version-check --quiet --progress-bar off \
+	  -r requirements/docs.txt
+	@touch $@
+
+docs: $(DOCS)/.installed
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict --clean
+
 clean:
-	rm -rf build dist *.egg-info htmlcov .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache
+	rm -rf build dist site *.egg-info htmlcov .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache
 	find dgl_dmns tests benchmarks examples -type d -name __pycache__ -prune -exec rm -rf {} + \
 	  2>/dev/null || true

@@ -26,7 +26,7 @@ UNIFORM_LEVEL = 255
 class Candidates(NamedTuple):
     """Candidates for B queries.
 
-    Args:
+    Attributes:
         ids: destination ids, shape [B, K] or [B, G, K], int32 in the table, int64 when drawn.
         log_ratio: natural log of drawn over uniform probability, same shape, float16; NaN where the
             rule has no tractable distribution.

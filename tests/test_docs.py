@@ -1,0 +1,53 @@
+"""The pages of the documentation: their code runs, and they stay connected."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.rglob("*.md"))
+BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+
+
+def name_of(page):
+    return str(page.relative_to(DOCS))
+
+
+def blocks_of(page):
+    """Code to run, padded so that line numbers in errors are those of the page."""
+    text = page.read_text()
+    return ["\n" * text[: m.start(1)].count("\n") + m[1] for m in BLOCK.finditer(text)]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks_of(page)], ids=name_of)
+def test_code_of_a_page_runs(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    space = {"__name__": "page"}
+    for block in blocks_of(page):
+        exec(compile(block, str(page), "exec"), space)
+
+
+def test_every_page_stands_in_the_navigation():
+    named = set(re.findall(r": (\S+\.(?:md|ipynb))$", (ROOT / "mkdocs.yml").read_text(), re.M))
+    assert {name_of(page) for page in PAGES} | {
+        name_of(page) for page in DOCS.rglob("*.ipynb")
+    } == named
+
+
+@pytest.mark.parametrize("package", ["core", "samplers", "data", "evaluate"])
+def test_the_api_pages_name_what_a_package_exports(package):
+    text = "\n".join(page.read_text() for page in (DOCS / "api").glob("*.md"))
+    named = re.findall(r"^::: (\S+)", text, re.MULTILINE)
+    module = __import__(f"dgl_dmns.{package}", fromlist=["__all__"])
+    missing = [
+        name
+        for name in module.__all__
+        if (home := getattr(getattr(module, name), "__module__", None))
+        and home.startswith("dgl_dmns.")
+        and not {home, f"{home}.{name}"} & set(named)
+    ]
+    assert not missing
