@@ -8,18 +8,19 @@ Negatives from ``q`` move the optimum. For free logits it lies at
 
     ``s = log p - log q + const(v)``
 
-under `bce_loss` (where the constant is ``-log K``), `softmax_loss` and `bpr_loss`: the logits fall
-by ``w`` just where candidates are likely, and a ranking by logits suffers. Calibration replaces a
-logit by ``s - w`` inside the loss, so that the optimum moves back to
-``s = log p - log uniform + const(v)``. There are three ways to use it:
+under `bce_loss` (where the constant is ``-log K``, or 0 with ``balanced=True``), `softmax_loss` and
+`bpr_loss`: the logits fall by ``w`` just where candidates are likely, and a ranking by logits
+suffers. Calibration replaces a logit by ``s - w`` inside the loss, so that the optimum moves back
+to ``s = log p - log uniform + const(v)``. There are three ways to use it:
 
 - ``log_ratio`` and ``pos_log_ratio``, the log ratios of negatives and positives. The correction is
   then exact under all three losses and for every K (it is noise-contrastive estimation).
 - ``log_ratio`` alone, for samplers that know the ratio only of what they drew. It undoes part of
-  the shift. Under `bce_loss`, with ``r = p / (K q)``, the optimum ``x = e^s`` is the positive root
-  of ``x^2 + (1 - r) x - r e^w = 0``. It lies strictly between the uncalibrated ``r`` and the
-  calibrated ``r e^w``: near the latter where positives are rare beside uniform negatives
-  (``r e^w`` small), near the former where they abound. The push on a negative becomes
+  the shift. Under `bce_loss`, with ``r = p / (K q)`` (``p / q`` with ``balanced=True``), the
+  optimum ``x = e^s`` is the positive root of ``x^2 + (1 - r) x - r e^w = 0``. It lies strictly
+  between the uncalibrated ``r`` and the calibrated ``r e^w``: near the latter where positives are
+  rare beside uniform negatives (``r e^w`` small), near the former where they abound. The push on a
+  negative becomes
   ``q sigmoid(s - w) = uniform / (e^-w + e^-s)``, about ``uniform`` times the smaller of ``e^w``
   and ``e^s``: a likely candidate is pushed hard only while its score is high, too.
 - `softmax_loss` with ``log_ratio`` and ``num_nodes``, where the positive needs no ratio: with many
@@ -48,11 +49,15 @@ def bce_loss(
     log_ratio: Tensor | None = None,
     *,
     pos_log_ratio: Tensor | None = None,
+    balanced: bool = False,
 ) -> Tensor:
     """Binary cross-entropy with logits, the loss of DGL's link prediction examples.
 
     The mean runs over all ``B + B * K`` logits alike, as in those examples, which concatenate
-    positives and negatives: a positive weighs as much as one negative, not as its K together.
+    positives and negatives: a positive weighs as much as one negative, not as its K together. With
+    ``balanced`` it is the mean of two means, that of the positives and that of the negatives, so a
+    positive weighs as much as its K negatives together, and the optimum is the same for every K:
+    ``s = log p - log q`` without ``-log K``.
 
     Args:
         pos: logits of the positives, shape [B] or [B, 1], floating point.
@@ -60,6 +65,7 @@ def bce_loss(
         log_ratio: log ratios of the negatives (natural log), shape [B, K]; 0 where not given.
         pos_log_ratio: log ratios of the positives under the same ``q``, shape [B] or [B, 1];
             0 where not given.
+        balanced: whether both parts weigh the same; False weighs all logits alike.
 
     Returns:
         The mean loss, a scalar.
@@ -74,7 +80,10 @@ def bce_loss(
     True
     """
     pos, neg = _calibrated(pos, neg, log_ratio, pos_log_ratio)
-    return -torch.cat([logsigmoid(pos), logsigmoid(-neg).flatten()]).mean()
+    of_pos, of_neg = logsigmoid(pos), logsigmoid(-neg).flatten()
+    if balanced:
+        return -(of_pos.mean() + of_neg.mean()) / 2
+    return -torch.cat([of_pos, of_neg]).mean()
 
 
 def softmax_loss(

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.autograd.gradcheck import gradcheck
+from torch.nn import functional
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from dgl_dmns.core.levels import Levels
@@ -49,6 +50,15 @@ def test_bce_is_that_of_dgl_s_examples() -> None:
     label = torch.cat([torch.ones(6), torch.zeros(24)]).double()
     expected = binary_cross_entropy_with_logits(score, label)
     torch.testing.assert_close(bce_loss(pos, neg), expected)
+
+
+def test_balanced_bce_weighs_both_parts_alike() -> None:
+    pos, neg, _, _ = batch()
+    expected = (functional.softplus(-pos).mean() + functional.softplus(neg).mean()) / 2
+    torch.testing.assert_close(bce_loss(pos, neg, balanced=True), expected)
+    assert float((bce_loss(pos, neg) - expected).abs()) > 1e-3  # the other form is another loss
+    one = neg[:, :1]  # one negative an edge: both are the same
+    torch.testing.assert_close(bce_loss(pos, one, balanced=True), bce_loss(pos, one))
 
 
 def test_softmax_by_hand() -> None:
@@ -378,6 +388,13 @@ def test_bce_optimum_uncalibrated_is_off_by_the_ratio(k: int) -> None:
     target = LOG_P + math.log(N) - math.log(k)  # log p - log uniform - log K
     assert_near(got, target - RATIO)
     assert float(RATIO.abs().min()) > 0.1
+
+
+@pytest.mark.parametrize("k", [1, 2])
+def test_balanced_bce_optimum_does_not_depend_on_k(k: int) -> None:
+    u, negatives = tuples(k)
+    got = optimum(lambda s: bce_loss(s[u], s[negatives], balanced=True))
+    assert_near(got, LOG_P - LOG_Q)
 
 
 @pytest.mark.parametrize("k", [1, 2])

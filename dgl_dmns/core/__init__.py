@@ -8,6 +8,7 @@ from dgl_dmns.core.diffusion import (
     reverse_step,
     sample_chain,
 )
+from dgl_dmns.core.distribution import NodeDistribution
 from dgl_dmns.core.engine import RefreshReport, TableReport, TypeReport, build_table
 from dgl_dmns.core.gaussians import LevelGaussians
 from dgl_dmns.core.generator import DiffusionGenerator, FitReport
@@ -44,6 +45,7 @@ __all__ = [
     "Levels",
     "MLPPredictor",
     "Nearest",
+    "NodeDistribution",
     "NoisePredictor",
     "NoiseSchedule",
     "PoolSettings",

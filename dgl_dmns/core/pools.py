@@ -120,24 +120,13 @@ class PoolDraw:
         return Candidates(*(torch.cat(field, dim=1) for field in zip(*parts)))
 
     def _from_one_pool(self, k: int, groups: int) -> Candidates:
-        known = self.snapshot.known
-        pool = _distinct_pools(
-            self.queries.shape[0],
-            self.settings.pool,
-            known.num_dst,
-            self.generator,
-            self.queries.device,
-        )
+        pool = self._pools()
         self.seen += self.queries.numel() * pool.shape[1]
         barred = self._barred(pool)
         self.filtered += int(barred.sum())
         size = (~barred).sum(-1, keepdim=True).clamp(min=1).log()
-        score = None
-        if self.rule.uses_scores:
-            score = self.snapshot.scores(self.queries, pool).masked_fill(barred, -math.inf)
-        parts = self._mixture(pool, barred, size)
-        mixture = None if parts is None else torch.logsumexp(parts, dim=0)
-        logits = self.rule.logits(score, mixture).masked_fill(barred, -math.inf)
+        score = self.snapshot.scores(self.queries, pool) if self.rule.uses_scores else None
+        logits, parts = self._weigh(score, self._densities(pool), barred, size)
         members = min(k, pool.shape[1])
         if isinstance(self.rule, Hardest):
             best = logits.topk(members, dim=-1).indices
@@ -163,6 +152,46 @@ class PoolDraw:
             pad(level.reshape(shape), (0, missing)),
         )
 
+    def log_ratio(self, nodes: Tensor) -> Tensor:
+        """Log ratio of one candidate per query, as a member of the pool of its chunk.
+
+        Args:
+            nodes: destination ids, shape [B], int64; known edges may be among them.
+
+        Returns:
+            Log ratios, shape [B], float32.
+        """
+        pool = self._pools()
+        own = nodes.view_as(self.queries).unsqueeze(-1)  # [C, Q, 1]
+        same = pool.unsqueeze(1) == own
+        barred = self._barred(pool) | same  # it stands behind the pool, not in it
+        if pool.shape[1] < self.snapshot.known.num_dst:
+            barred[..., -1] |= ~same.any(-1)  # and makes M - 1 others of M
+        barred = pad(barred, (0, 1), value=False)
+        size = (~barred).sum(-1, keepdim=True).log()
+        score = density = None
+        if self.rule.uses_scores:
+            mine = self.snapshot.scores(self.queries.view(-1, 1), own.view(-1, 1)).view_as(own)
+            score = torch.cat([self.snapshot.scores(self.queries, pool), mine], dim=-1)
+        if self.gaussians is not None:
+            assert self.snapshot.z_candidate is not None
+            others = self._densities(pool)
+            assert others is not None
+            mine = self.gaussians.log_prob(self.snapshot.z_candidate[nodes])
+            density = torch.cat([others, mine.view(len(others), *own.shape)], dim=-1)
+        logits, _ = self._weigh(score, density, barred, size)
+        return (logits.log_softmax(-1) + size)[..., -1].flatten()
+
+    def _pools(self) -> Tensor:
+        """A pool for each chunk, shape [C, M]."""
+        return _distinct_pools(
+            self.queries.shape[0],
+            self.settings.pool,
+            self.snapshot.known.num_dst,
+            self.generator,
+            self.queries.device,
+        )
+
     def _barred(self, pool: Tensor) -> Tensor:
         """Which pool members are known edges of which query of their chunk; [C, Q, M], bool.
 
@@ -182,16 +211,27 @@ class PoolDraw:
         barred[owner[hit], order[place[hit]] % size] = True
         return barred.view(chunks, per_chunk, size)
 
-    def _mixture(self, pool: Tensor, barred: Tensor, size: Tensor) -> Tensor | None:
-        """Logs of the mixture's parts over the pool, [L + 1, C, Q, M]; None without a generator."""
+    def _densities(self, pool: Tensor) -> Tensor | None:
+        """Log densities of the levels over the pools, [L, C, Q, M]; None without a generator."""
         if self.gaussians is None:
             return None
-        assert self.snapshot.model is not None
         assert self.snapshot.z_candidate is not None
-        density = self.gaussians.pool_log_prob(self.snapshot.z_candidate[pool])
-        density = (self.settings.lam * density).masked_fill(barred, -math.inf)
-        ratio = density.log_softmax(-1).nan_to_num(nan=-math.inf) + size
-        return _mixture_parts(ratio, self.snapshot.model, self.settings.uniform_share)
+        return self.gaussians.pool_log_prob(self.snapshot.z_candidate[pool])
+
+    def _weigh(
+        self, score: Tensor | None, density: Tensor | None, barred: Tensor, size: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """The rule's weights in logs, [C, Q, M], and the parts of the mixture, [L + 1, C, Q, M]."""
+        parts = mixture = None
+        if density is not None:
+            assert self.snapshot.model is not None
+            density = (self.settings.lam * density).masked_fill(barred, -math.inf)
+            ratio = density.log_softmax(-1).nan_to_num(nan=-math.inf) + size
+            parts = _mixture_parts(ratio, self.snapshot.model, self.settings.uniform_share)
+            mixture = torch.logsumexp(parts, dim=0)
+        if score is not None:
+            score = score.masked_fill(barred, -math.inf)
+        return self.rule.logits(score, mixture).masked_fill(barred, -math.inf), parts
 
 
 def _draw_distinct(
