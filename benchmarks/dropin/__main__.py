@@ -14,6 +14,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import get_args, get_type_hints
 
 from benchmarks.common import (
     CellStore,
@@ -50,7 +51,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rows", nargs="+", metavar="ROW", help="rows of the group (default: all)")
     parser.add_argument("--encoder", default=Recipe.encoder, choices=("sage", "gcn", "gat"))
     parser.add_argument("--scorer", default=Recipe.scorer, choices=("dot", "mlp"))
-    parser.add_argument("--loss", default=Recipe.loss, choices=("bce", "cross-entropy", "bpr"))
+    losses = get_args(get_type_hints(Recipe)["loss"])
+    parser.add_argument("--loss", default=Recipe.loss, choices=losses)
     parser.add_argument("--k", type=int, default=Recipe.k, help="negatives per edge")
     parser.add_argument("--seeds", type=int, default=5, help="seeds 0 to SEEDS - 1")
     parser.add_argument("--epochs", type=int, default=Recipe.epochs)

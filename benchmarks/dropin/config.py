@@ -26,7 +26,9 @@ __all__ = [
     "with_settings",
 ]
 
-RESULT_VERSION = 2  # raise it when a change of the code changes results
+Calibration = Literal["no", "negatives", "both"]
+
+RESULT_VERSION = 3  # raise it when a change of the code changes results
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,9 @@ class Recipe:
         layers: convolutions.
         hidden: width of each.
         scorer: ``dot``, or ``mlp`` (two layers on the product of both ends).
-        loss: ``bce``, ``cross-entropy`` or ``bpr``.
+        loss: ``bce`` (the mean of positives and negatives, each averaged by itself),
+            ``bce-pooled`` (all logits in one mean, as in DGL's examples), ``cross-entropy`` or
+            ``bpr``.
         full_softmax: whether cross-entropy adds log(N / K) to each negative's logit, so that the
             K negatives stand for all N nodes.
         k: negatives per edge, of every row that does not name its own number.
@@ -67,7 +71,7 @@ class Recipe:
     layers: int = 2
     hidden: int = 64
     scorer: Literal["dot", "mlp"] = "dot"
-    loss: Literal["bce", "cross-entropy", "bpr"] = "bce"
+    loss: Literal["bce", "bce-pooled", "cross-entropy", "bpr"] = "bce"
     full_softmax: bool = False
     k: int = 5
     batch_size: int = 2048
@@ -130,7 +134,7 @@ class SelfAdversarial:
     temperature: float | None = None
     pool: int | None = None
     groups: int | None = None
-    calibrated: bool = False
+    calibrated: Calibration = "no"
 
 
 @dataclass(frozen=True)
@@ -147,7 +151,9 @@ class DMNS:
 
     Args:
         rule: ``blend``, ``gate``, ``density`` or ``nearest``.
-        calibrated: whether the loss subtracts the sampler's log ratio from the negatives' logits.
+        calibrated: whose logits the loss subtracts the log ratio from: ``no``, ``negatives`` or
+            ``both`` (positives too).
+        source: ``diffusion``, or the centre of a `NoisedCentre` in its place.
         uniform_share, lam, pool, groups, levels, fit_steps, warmup_steps, batch_pairs,
             learning_rate, space, compact_width: as in `dgl_dmns.DMNSSampler`.
 
@@ -156,7 +162,8 @@ class DMNS:
     """
 
     rule: Literal["blend", "gate", "density", "nearest"] = "blend"
-    calibrated: bool = False
+    calibrated: Calibration = "no"
+    source: Literal["diffusion", "query", "mean", "neighbour"] = "diffusion"
     uniform_share: float | None = None
     lam: float | None = None
     pool: int | None = None
@@ -170,7 +177,7 @@ class DMNS:
     compact_width: int | None = None
 
     def __post_init__(self) -> None:
-        if self.calibrated and self.rule == "nearest":
+        if self.calibrated != "no" and self.rule == "nearest":
             raise ValueError("calibrated: rule 'nearest' has no log ratio; use 'density' or 'gate'")
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from benchmarks.dropin.config import (
     DMNS,
+    Calibration,
     Dynamic,
     InBatch,
     MarkovChain,
@@ -19,10 +20,11 @@ from benchmarks.dropin.config import (
     SelfAdversarial,
     Uniform,
 )
+from benchmarks.dropin.stand_ins import StandInSampler
 from dgl_dmns import samplers
 from dgl_dmns.core import Blend, Density, Gate, Nearest, Rule
 
-__all__ = ["is_calibrated", "make_sampler", "negatives_per_edge"]
+__all__ = ["calibration", "make_sampler", "negatives_per_edge"]
 
 Scorer = Callable[[Tensor, Tensor], Tensor]
 
@@ -39,9 +41,9 @@ def negatives_per_edge(method: Method, k: int) -> int:
     return method.k if isinstance(method, Uniform) and method.k is not None else k
 
 
-def is_calibrated(method: Method) -> bool:
-    """Whether the loss gets the log ratios of the negatives."""
-    return isinstance(method, (DMNS, SelfAdversarial)) and method.calibrated
+def calibration(method: Method) -> Calibration:
+    """Whose log ratios the loss gets."""
+    return method.calibrated if isinstance(method, (DMNS, SelfAdversarial)) else "no"
 
 
 def make_sampler(
@@ -65,7 +67,7 @@ def make_sampler(
     """
     given = {field.name: getattr(method, field.name) for field in fields(method)}
     chosen = {name: value for name, value in given.items() if value is not None}
-    for name in ("k", "calibrated", "rule"):
+    for name in ("k", "calibrated", "rule", "source"):
         chosen.pop(name, None)
     if isinstance(method, Uniform):
         return dgl_negatives.PerSourceUniform(k)
@@ -80,4 +82,7 @@ def make_sampler(
         return samplers.DynamicSampler(graph, encoder, k, **follows)
     if isinstance(method, SelfAdversarial):
         return samplers.SelfAdversarialSampler(graph, encoder, k, **follows)
-    return samplers.DMNSSampler(graph, encoder, k, rule=_RULES[method.rule](), **follows)
+    rule = _RULES[method.rule]()
+    if method.source != "diffusion":
+        return StandInSampler(graph, encoder, k, rule=rule, centre=method.source, **follows)
+    return samplers.DMNSSampler(graph, encoder, k, rule=rule, **follows)

@@ -7,6 +7,8 @@ taken to its first row.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Literal
 
 from benchmarks.dropin.config import (
     DMNS,
@@ -34,12 +36,61 @@ def main_rows(recipe: Recipe) -> dict[str, Row]:
         "pns": Row(f"PNS ({k})", Popularity()),
         "dns": Row(f"DNS ({k})", Dynamic()),
         "self-adversarial": Row(f"self-adversarial ({k})", SelfAdversarial()),
+        "self-adversarial-calibrated": Row(
+            f"self-adversarial, calibrated ({k})", SelfAdversarial(calibrated="both")
+        ),
         "mcns": Row(f"MCNS ({k})", MarkovChain()),
         "dmns": Row(f"DMNS ({k})", DMNS()),
         "gate": Row(f"DMNS, gate ({k})", DMNS(rule="gate")),
-        "calibrated": Row(f"DMNS, calibrated ({k})", DMNS(rule="density", calibrated=True)),
+        "calibrated": Row(f"DMNS, calibrated ({k})", DMNS(calibrated="both")),
+        "density": Row(f"DMNS, density ({k})", DMNS(rule="density")),
+        "density-calibrated": Row(
+            f"DMNS, density, calibrated ({k})", DMNS(rule="density", calibrated="both")
+        ),
+        "density-half-calibrated": Row(
+            f"DMNS, density, negatives calibrated ({k})",
+            DMNS(rule="density", calibrated="negatives"),
+        ),
     }
 
 
-GROUPS: dict[str, Callable[[Recipe], dict[str, Row]]] = {"main": main_rows}
+_STAND_INS: dict[Literal["query", "mean", "neighbour"], str] = {
+    "neighbour": "noised neighbours",
+    "query": "Gaussian around the query",
+    "mean": "Gaussian around the neighbours' mean",
+}
+
+
+def _in_the_place_of_the_diffusion_model(title: str, method: DMNS) -> dict[str, Row]:
+    rows = {"diffusion": Row(f"{title}: diffusion model", method)}
+    for source, name in _STAND_INS.items():
+        rows[source] = Row(f"{title}: {name}", replace(method, source=source))
+    return rows
+
+
+def gate_rows(recipe: Recipe) -> dict[str, Row]:
+    """What the diffusion model has to beat in the same gate, and the score alone."""
+    rows = _in_the_place_of_the_diffusion_model("gate", DMNS(rule="gate"))
+    return {**rows, "score": Row("the score alone", SelfAdversarial())}
+
+
+def blend_rows(recipe: Recipe) -> dict[str, Row]:
+    """The same in the default rule."""
+    rows = _in_the_place_of_the_diffusion_model("blend", DMNS())
+    return {**rows, "score": Row("the score alone", SelfAdversarial())}
+
+
+def calibrated_rows(recipe: Recipe) -> dict[str, Row]:
+    """The same with densities and a calibrated loss."""
+    method = DMNS(rule="density", calibrated="both")
+    rows = _in_the_place_of_the_diffusion_model("calibrated", method)
+    return {**rows, "score": Row("the score, calibrated", SelfAdversarial(calibrated="both"))}
+
+
+GROUPS: dict[str, Callable[[Recipe], dict[str, Row]]] = {
+    "main": main_rows,
+    "gate": gate_rows,
+    "blend": blend_rows,
+    "calibrated": calibrated_rows,
+}
 """Groups by their command-line names."""

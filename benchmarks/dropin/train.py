@@ -22,7 +22,7 @@ from benchmarks.common import measured
 from benchmarks.dropin.config import Cell, Recipe
 from benchmarks.dropin.measure import false_negatives, mrr, ranking
 from benchmarks.dropin.model import DotScorer, Encoder, make_scorer
-from benchmarks.dropin.negatives import is_calibrated, make_sampler, negatives_per_edge
+from benchmarks.dropin.negatives import calibration, make_sampler, negatives_per_edge
 from benchmarks.dropin.problem import Problem, load_problem
 from dgl_dmns.core import RefreshReport
 from dgl_dmns.losses import bce_loss, bpr_loss, softmax_loss
@@ -51,7 +51,12 @@ def run_cell(cell: Cell, folder: str | None, threads: int = 1) -> dict[str, Any]
 
 
 def objective(
-    recipe: Recipe, positive: Tensor, negative: Tensor, log_ratio: Tensor | None, num_nodes: int
+    recipe: Recipe,
+    positive: Tensor,
+    negative: Tensor,
+    log_ratio: Tensor | None,
+    pos_log_ratio: Tensor | None,
+    num_nodes: int,
 ) -> Tensor:
     """The loss of a recipe.
 
@@ -60,16 +65,19 @@ def objective(
         positive: logits, shape [B].
         negative: logits, shape [B, K].
         log_ratio: log ratios of the negatives, shape [B, K], or None.
+        pos_log_ratio: log ratios of the positives, shape [B], or None.
         num_nodes: N, for the full softmax.
 
     Returns:
         The mean loss, a scalar.
     """
+    ratios: dict[str, Any] = {"log_ratio": log_ratio, "pos_log_ratio": pos_log_ratio}
     if recipe.loss == "cross-entropy":
         classes = num_nodes if recipe.full_softmax else None
-        return softmax_loss(positive, negative, log_ratio, classes)
-    loss = bce_loss if recipe.loss == "bce" else bpr_loss
-    return loss(positive, negative, log_ratio)
+        return softmax_loss(positive, negative, num_nodes=classes, **ratios)
+    if recipe.loss == "bpr":
+        return bpr_loss(positive, negative, **ratios)
+    return bce_loss(positive, negative, balanced=recipe.loss == "bce", **ratios)
 
 
 class _Run:
@@ -80,7 +88,7 @@ class _Run:
         for seed_one in (torch.manual_seed, np.random.seed, dgl.seed):  # DGL shuffles with NumPy
             seed_one(cell.seed)
         self.problem, self.recipe = problem, recipe
-        self.calibrated = is_calibrated(cell.row.method)
+        self.calibrated = calibration(cell.row.method)
         self.k = negatives_per_edge(cell.row.method, recipe.k)
         self.encoder = Encoder(
             recipe.encoder,
@@ -158,10 +166,19 @@ class _Run:
             h = self.encoder(blocks, self.problem.features[input_nodes])
             positive = self._scores(pos_graph, h)
             negative = self._scores(neg_graph, h).view(-1, self.k)
-            ratio = None
-            if self.calibrated:
+            ratio = of_positives = None
+            if self.calibrated != "no":
                 ratio = self.sampler.log_ratio(neg_graph).view_as(negative)
-            loss = objective(self.recipe, positive, negative, ratio, self.problem.data.num_nodes)
+            if self.calibrated == "both" and not self.recipe.full_softmax:
+                of_positives = self.sampler.positive_log_ratio(pos_graph)
+            loss = objective(
+                self.recipe,
+                positive,
+                negative,
+                ratio,
+                of_positives,
+                self.problem.data.num_nodes,
+            )
             self.optimizer.zero_grad()
             loss.backward()
             before = self._last_refresh()
@@ -223,5 +240,5 @@ def train(problem: Problem, cell: Cell) -> dict[str, Any]:
         "refresh share": run.refresh_seconds / run.seconds,
         "input nodes": run.input_nodes / run.batches,
         **run.mean_score,
-        "negatives": false_negatives(problem, h, run.scorer, run.sampler, run.calibrated),
+        "negatives": false_negatives(problem, h, run.scorer, run.sampler, run.calibrated != "no"),
     }

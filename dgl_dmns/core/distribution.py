@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from dgl_dmns.core.pools import PoolDraw, PoolSettings
-from dgl_dmns.core.rules import PoolRule
+from dgl_dmns.core.rules import Nearest, Rule
 from dgl_dmns.core.snapshot import Snapshot
 from dgl_dmns.core.table import Candidates
 
@@ -46,7 +46,7 @@ class NodeDistribution:
         ValueError: if the rule has no tractable distribution.
     """
 
-    rule: PoolRule
+    rule: Rule
     settings: PoolSettings
     snapshot: Snapshot
 
@@ -94,7 +94,7 @@ class NodeDistribution:
         for rows, nodes in zip(src.split(block), dst.split(block)):
             fill = (-rows.numel()) % chunk  # whole chunks only
             padded = torch.cat([rows, rows.new_zeros(fill)])
-            draw = PoolDraw(self.rule, self.settings, self.snapshot, padded, chunk, generator)
+            draw = self._draw(padded, chunk, generator)
             ratio = draw.log_ratio(torch.cat([nodes, nodes.new_zeros(fill)]))
             parts.append(ratio[: rows.numel()])
         return torch.cat(parts)
@@ -124,5 +124,9 @@ class NodeDistribution:
         Returns:
             Candidates of shape [B, K]; -1 where a pool has no admissible node left.
         """
-        draw = PoolDraw(self.rule, self.settings, self.snapshot, src, 1, generator)
+        draw = self._draw(src, 1, generator)
         return Candidates(*(field.squeeze(1) for field in draw.draw(k, 1)))
+
+    def _draw(self, rows: Tensor, chunk: int, generator: torch.Generator | None) -> PoolDraw:
+        assert not isinstance(self.rule, Nearest)
+        return PoolDraw(self.rule, self.settings, self.snapshot, rows, chunk, generator)

@@ -26,7 +26,7 @@ from dgl_dmns.core.rules import Nearest, Rule
 from dgl_dmns.core.snapshot import Scorer, Snapshot
 from dgl_dmns.core.table import UNIFORM_LEVEL, Candidates, CandidateTable
 
-__all__ = ["RefreshReport", "Stopwatch", "TableReport", "TypeReport", "build_table"]
+__all__ = ["RefreshReport", "Stopwatch", "TableReport", "TypeReport", "build_table", "fill_table"]
 
 _BLOCK = 4096  # queries whose Gaussians are held at a time: a bounded working set
 
@@ -154,16 +154,34 @@ def build_table(
     Raises:
         ValueError: if the rule needs a generator and none is given.
     """
-    if rule.uses_generator and model is None:
-        raise ValueError(f"rule: {type(rule).__name__} needs a generator, got none")
-    queries, groups, k = table.shape
     snapshot = Snapshot.take(
         h_query, h_candidate, known, scorer, model if rule.uses_generator else None
     )
-    statistics = _LevelScores(len(model.levels) if model is not None else 0)
+    return fill_table(table, rule, settings, snapshot, generator=generator)
+
+
+@torch.no_grad()
+def fill_table(
+    table: CandidateTable,
+    rule: Rule,
+    settings: PoolSettings,
+    snapshot: Snapshot,
+    *,
+    generator: torch.Generator | None = None,
+) -> TableReport:
+    """Fill and publish a table from a snapshot; see `build_table`.
+
+    Raises:
+        ValueError: if the rule needs a generator and the snapshot has none.
+    """
+    if rule.uses_generator and snapshot.model is None:
+        raise ValueError(f"rule: {type(rule).__name__} needs a generator, got none")
+    queries, groups, k = table.shape
+    known = snapshot.known
+    statistics = _LevelScores(len(snapshot.model.levels) if snapshot.model is not None else 0)
     filtered = fallback = seen = 0
     chunk = min(settings.queries_per_pool, queries)
-    order = torch.randperm(queries, generator=generator, device=h_query.device)
+    order = torch.randperm(queries, generator=generator, device=snapshot.h_query.device)
     # Whole chunks only: the last one is filled up with queries from the start of the order.
     order = torch.cat([order, order[: (-queries) % chunk]])
     block = max(1, _BLOCK // chunk) * chunk

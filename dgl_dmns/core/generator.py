@@ -140,6 +140,19 @@ class DiffusionGenerator(nn.Module):
                 losses.append(float(loss.detach()))
         return FitReport(tuple(losses), steps * self.batch_pairs, time.perf_counter() - started)
 
+    def conditions(self, z_query: Tensor, z_candidate: Tensor, edges: KnownEdges) -> Tensor:
+        """What the negatives of each query are conditioned on: its own embedding (DMNS, 4.2).
+
+        Args:
+            z_query: embeddings of the source nodes in the generator's space, shape [Nq, W].
+            z_candidate: embeddings of the destination nodes, shape [Nc, W].
+            edges: the known edges.
+
+        Returns:
+            Conditions, shape [Nq, W], of which `gaussians` and `latents` take rows.
+        """
+        return z_query
+
     def gaussians(self, z: Tensor) -> LevelGaussians:
         """The level Gaussians of queries given in the generator's space [B, W].
 

@@ -31,8 +31,9 @@ class Snapshot:
         known: known edges from sources to destinations.
         scorer: scores of broadcastable embeddings, the inner product where None.
         model: the generator, None for rules that do without.
-        z_query: source embeddings in the generator's space, shape [Nq, W], None without a model.
-        z_candidate: destination embeddings likewise, shape [Nc, W].
+        z_query: the generator's conditions, source embeddings in its space, shape [Nq, W]; None
+            without a model.
+        z_candidate: destination embeddings in that space, shape [Nc, W].
     """
 
     h_query: Tensor
@@ -57,7 +58,8 @@ class Snapshot:
             return cls(h_query, h_candidate, known, scorer)
         z_query = model.space.encode(h_query)
         z_candidate = z_query if h_candidate is h_query else model.space.encode(h_candidate)
-        return cls(h_query, h_candidate, known, scorer, model, z_query, z_candidate)
+        conditions = model.conditions(z_query, z_candidate, known)
+        return cls(h_query, h_candidate, known, scorer, model, conditions, z_candidate)
 
     def scores(self, query: Tensor, candidate: Tensor) -> Tensor:
         """Scores of chunks of queries with their pools.

@@ -28,12 +28,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
-from dgl_dmns.core.engine import TableReport, build_table
+from dgl_dmns.core.engine import TableReport
 from dgl_dmns.core.generator import FitReport
 from dgl_dmns.core.known import KnownEdges
 from dgl_dmns.core.pools import PoolSettings
 from dgl_dmns.core.rules import SelfAdversarial
-from dgl_dmns.core.snapshot import Scorer, dot_score
+from dgl_dmns.core.snapshot import Scorer, Snapshot, dot_score
 from dgl_dmns.samplers.refreshing import Encoder, RefreshingSampler
 from dgl_dmns.samplers.relation import Relation
 
@@ -251,15 +251,7 @@ class AdversarialSampler(RefreshingSampler):
     def _rebuild(self, relation: Relation, h_query: Tensor, h_candidate: Tensor) -> TableReport:
         # The generator's scores are inner products of its projections: the engine's default scorer.
         query, candidate = self._adversary_for(h_query.shape[1]).project(h_query)
-        done = build_table(
-            relation.table,
-            self.rule,
-            self.settings,
-            relation.known,
-            query,
-            candidate,
-            generator=relation.random,
-        )
+        done = self._fill(relation, Snapshot.take(query, candidate, relation.known, None, None))
         return replace(done, level_score={"uniform": _mean_score(relation, h_query)})
 
     def _own_state(self, relation: Relation) -> dict[str, Any]:

@@ -14,11 +14,13 @@ from typing import Any, ClassVar, overload
 import torch
 from torch import Tensor
 
-from dgl_dmns.core.engine import RefreshReport, Stopwatch, TableReport, TypeReport, build_table
+from dgl_dmns.core.distribution import NodeDistribution
+from dgl_dmns.core.engine import RefreshReport, Stopwatch, TableReport, TypeReport, fill_table
 from dgl_dmns.core.generator import DiffusionGenerator, FitReport
 from dgl_dmns.core.known import KnownEdges
 from dgl_dmns.core.pools import PoolSettings
 from dgl_dmns.core.rules import Rule
+from dgl_dmns.core.snapshot import Snapshot
 from dgl_dmns.core.table import Candidates, CandidateTable
 from dgl_dmns.samplers.base import (
     EdgeName,
@@ -131,6 +133,7 @@ class RefreshingSampler(NegativeSampler):
         self.known_by_type = {etype: one.known for etype, one in self.relations.items()}
         self.seed = seed
         self.report: RefreshReport | None = None
+        self._snapshots: dict[EdgeType, Snapshot] = {}
 
     def relation(self, etype: EdgeName | None = None) -> Relation:
         """What is held for an edge type: ``known``, ``table``, ``model``.
@@ -249,6 +252,66 @@ class RefreshingSampler(NegativeSampler):
         table = self.relation(etype).table
         return table.find_log_ratio(src.cpu().long(), dst.cpu().long()).to(src.device)
 
+    def distribution(self, etype: EdgeName | None = None) -> NodeDistribution:
+        """The distribution that the last refresh drew from: it samples, and it has densities.
+
+        Args:
+            etype: edge type; may be left out where one is held.
+
+        Returns:
+            The distribution, whose embeddings are those of the last refresh.
+
+        Raises:
+            RuntimeError: before the first refresh of this process (a loaded state has a table, but
+                no embeddings), or if this is a copy.
+            ValueError: if the rule's distribution is not tractable, or the edge type has to be
+                named.
+        """
+        self._check_original("distribution")
+        relation = self.relation(etype)
+        snapshot = self._snapshots.get(relation.etype)
+        if snapshot is None:
+            raise RuntimeError(
+                "distribution: there was no refresh in this process yet; call refresh() or attach()"
+            )
+        return NodeDistribution(self.rule, self.settings, snapshot)
+
+    def positive_log_ratio(self, positives: Any) -> Any:
+        """Log ratio that positive edges have under the distribution of the negatives.
+
+        For ``pos_log_ratio=`` of `dgl_dmns.losses`, beside ``log_ratio=`` for the negatives. It is
+        estimated over a pool of the sampler's size, by the embeddings of the last refresh, in the
+        process that refreshes (not in loader workers).
+
+        Args:
+            positives: the positive graph a loader returned; or a pair ``(src, dst)`` of node id
+                tensors of the whole graph, shape [P]; or a dict of such pairs by edge type.
+
+        Returns:
+            Log ratios in the form of `log_ratio`, shape [P], float32.
+
+        Raises:
+            RuntimeError: as for `distribution`.
+            ValueError: if the rule's distribution is not tractable, or no table is held for an edge
+                type that has edges.
+            TypeError: if ``positives`` is none of these.
+        """
+        if hasattr(positives, "seeds") or hasattr(positives, "node_pairs"):
+            raise TypeError(
+                "positives: a GraphBolt minibatch holds positives and negatives; pass the ids of "
+                "its positive pairs in the whole graph, (src, dst)"
+            )
+        pairs = negative_pairs(positives, list(self.relations))
+        if isinstance(pairs, tuple):
+            return self._positive_log_ratio(None, *pairs)
+        return {key: self._positive_log_ratio(e, *pair) for key, (e, pair) in pairs.items()}
+
+    def _positive_log_ratio(self, etype: EdgeType | None, src: Tensor, dst: Tensor) -> Tensor:
+        ratio = self.distribution(etype).log_ratio(
+            src.cpu().long(), dst.cpu().long(), generator=self._call_generator()
+        )
+        return ratio.to(src.device)
+
     # ---- refresh ----------------------------------------------------------------------------
 
     def refresh(self, embeddings: Embeddings | None = None) -> RefreshReport:
@@ -291,16 +354,17 @@ class RefreshingSampler(NegativeSampler):
         return None
 
     def _rebuild(self, relation: Relation, h_query: Tensor, h_candidate: Tensor) -> TableReport:
-        return build_table(
-            relation.table,
-            self.rule,
-            self.settings,
-            relation.known,
-            h_query,
-            h_candidate,
-            model=relation.model,
-            scorer=relation.scorer,
-            generator=relation.random,
+        model = relation.model if self.rule.uses_generator else None
+        return self._fill(
+            relation,
+            Snapshot.take(h_query, h_candidate, relation.known, relation.scorer, model),
+        )
+
+    def _fill(self, relation: Relation, snapshot: Snapshot) -> TableReport:
+        """Fill the table of an edge type, and keep what it was filled from."""
+        self._snapshots[relation.etype] = snapshot
+        return fill_table(
+            relation.table, self.rule, self.settings, snapshot, generator=relation.random
         )
 
     def _embeddings(self, given: Embeddings | None = None) -> dict[str, Tensor]:
@@ -400,7 +464,7 @@ class RefreshingSampler(NegativeSampler):
 
     def __getstate__(self) -> dict[str, Any]:
         """What workers and spawned processes get: look-up state, neither encoder nor graph."""
-        return {**super().__getstate__(), "_g": None, "_encoder": None}
+        return {**super().__getstate__(), "_g": None, "_encoder": None, "_snapshots": {}}
 
     def _check_original(self, call: str) -> None:
         if self._encoder is None:

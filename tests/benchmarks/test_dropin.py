@@ -44,7 +44,7 @@ def assert_sound(result):
     assert math.isfinite(result["positive score"] + result["negative score"])
 
 
-@pytest.mark.parametrize("loss", ["bce", "cross-entropy", "bpr"])
+@pytest.mark.parametrize("loss", ["bce", "bce-pooled", "cross-entropy", "bpr"])
 @pytest.mark.parametrize("name", ROW_NAMES)
 def test_every_row_runs_with_every_loss(problem, name, loss):
     recipe = replace(SHORT, loss=loss)
@@ -63,7 +63,7 @@ def test_every_row_runs_with_every_loss(problem, name, loss):
     ],
 )
 def test_recipes(changes):
-    method = SelfAdversarial(calibrated=True, temperature=2.0)
+    method = SelfAdversarial(calibrated="both", temperature=2.0)
     cell = Cell("tiny", replace(SHORT, **changes), Row("a", method), 0)
     assert_sound(run_cell(cell, None))
 
@@ -156,9 +156,9 @@ def test_false_negatives_by_hand(problem):
 def test_full_softmax_and_scorers():
     positive, negative = torch.randn(3), torch.randn(3, 5)
     full = replace(SHORT, loss="cross-entropy", full_softmax=True)
-    mine = objective(full, positive, negative, None, 100)
-    assert mine == softmax_loss(positive, negative, None, 100)
-    assert mine > objective(replace(full, full_softmax=False), positive, negative, None, 100)
+    mine = objective(full, positive, negative, None, None, 100)
+    assert mine == softmax_loss(positive, negative, None, None, 100)
+    assert mine > objective(replace(full, full_softmax=False), positive, negative, None, None, 100)
     scorer = MLPScorer(4)
     assert scorer(torch.randn(6, 1, 4), torch.randn(1, 7, 4)).shape == (6, 7)
     with pytest.raises(ValueError, match="scorer: expected"):
@@ -195,7 +195,7 @@ def test_settings_that_do_not_fit(word, message):
 
 def test_nearest_cannot_be_calibrated():
     with pytest.raises(ValueError, match="calibrated: rule 'nearest'"):
-        DMNS(rule="nearest", calibrated=True)
+        DMNS(rule="nearest", calibrated="negatives")
 
 
 def test_configuration_hash():

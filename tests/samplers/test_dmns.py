@@ -7,6 +7,7 @@ import doctest
 import io
 import math
 import pickle
+import types
 from typing import Any
 
 import dgl
@@ -727,6 +728,39 @@ def test_log_ratios_of_negatives_drawn_ahead_survive_one_refresh() -> None:
     assert torch.equal(sampler.log_ratio(pairs)[gone], before[gone])
 
 
+def test_positives_have_log_ratios_under_the_distribution_of_the_negatives() -> None:
+    g = random_graph()
+    sampler = make(g, rule=Density(), uniform_share=0.2, pool=NODES)  # one pool: no noise
+    sampler.refresh()
+    src, dst = g.edges()
+    found = sampler.positive_log_ratio((src, dst))
+    assert found.shape == (EDGES,)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, sampler.distribution().log_ratio(src, dst))
+    assert float(found.std()) > 0.1
+    for _, positive, _, _ in loader(g, sampler, 0):
+        mine = sampler.positive_log_ratio(positive)
+        theirs = sampler.positive_log_ratio(global_pairs(positive))
+        torch.testing.assert_close(mine, theirs)
+    # A negative has the ratio that the table keeps, up to half precision.
+    pairs = sampler(g, torch.arange(EDGES))
+    kept, again = sampler.log_ratio(pairs), sampler.positive_log_ratio(pairs)
+    torch.testing.assert_close(kept, again, rtol=0, atol=4e-3)
+
+
+def test_the_distribution_needs_a_refresh_in_this_process() -> None:
+    sampler = make()
+    with pytest.raises(RuntimeError, match="distribution: there was no refresh in this process"):
+        sampler.distribution()
+    sampler.refresh()
+    assert sampler.distribution().rule == sampler.rule
+    with pytest.raises(RuntimeError, match="^distribution: this is a copy"):
+        pickle.loads(pickle.dumps(sampler)).distribution()
+    minibatch = types.SimpleNamespace(seeds=None)
+    with pytest.raises(TypeError, match="positives: a GraphBolt minibatch holds positives and"):
+        sampler.positive_log_ratio(minibatch)
+
+
 @pytest.mark.parametrize("rule", [Nearest(), Hardest()])
 def test_a_rule_without_log_ratios(rule: Any) -> None:
     sampler = make(rule=rule)
@@ -734,6 +768,8 @@ def test_a_rule_without_log_ratios(rule: Any) -> None:
     message = f"^rule: {type(rule).__name__} has no tractable distribution, .* use a sampler with"
     with pytest.raises(ValueError, match=message):
         sampler.log_ratio((torch.tensor([0]), torch.tensor([1])))
+    with pytest.raises(ValueError, match=f"^rule: {type(rule).__name__} has no tractable"):
+        sampler.positive_log_ratio((torch.tensor([0]), torch.tensor([1])))
 
 
 def loader(g: Any, sampler: Any, workers: int, **arguments: Any) -> DataLoader:
