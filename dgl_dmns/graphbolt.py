@@ -149,6 +149,11 @@ def _check_ratio(sampler: Any, negative_ratio: int | None) -> int:
         )
     numbers: set[int] = {sampler.k}
     if isinstance(sampler, RefreshingSampler):
+        if sampler.source != "edge":
+            raise ValueError(
+                f"sampler: GraphBolt's negatives keep the sources of their positives, got "
+                f"source={sampler.source!r}; make the sampler with source='edge'"
+            )
         numbers = {relation.table.shape[2] for relation in sampler.relations.values()}
     if len(numbers) > 1:
         raise ValueError(

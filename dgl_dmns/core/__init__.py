@@ -1,6 +1,7 @@
 """The method in plain torch; nothing here imports DGL."""
 
 from dgl_dmns.core.by_level import draw_by_level
+from dgl_dmns.core.curriculum import Curriculum, EasyFirst, HardFirst
 from dgl_dmns.core.diffusion import (
     diffusion_loss,
     level_gaussians,
@@ -34,11 +35,14 @@ __all__ = [
     "Blend",
     "CandidateTable",
     "Candidates",
+    "Curriculum",
     "Density",
     "DiffusionGenerator",
+    "EasyFirst",
     "FiLMPredictor",
     "FitReport",
     "Gate",
+    "HardFirst",
     "Hardest",
     "KnownEdges",
     "LevelGaussians",

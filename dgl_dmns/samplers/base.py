@@ -178,10 +178,17 @@ class NegativeSampler(_Base):  # type: ignore[misc]
     def _generate(self, g: Any, eids: Tensor, canonical_etype: EdgeType) -> tuple[Tensor, Tensor]:
         _check_ids("eids", eids, g.num_edges(canonical_etype), "edge", g)
         src, dst = g.find_edges(eids, etype=canonical_etype)
-        chosen = self.negatives_for_edges(
+        ends = self._pairs_for_edges(
             g, src.to("cpu", torch.int64), dst.to("cpu", torch.int64), canonical_etype
         )
-        return src.repeat_interleave(chosen.shape[1]), chosen.flatten().to(src.device, src.dtype)
+        return ends[0].to(src.device, src.dtype), ends[1].to(src.device, src.dtype)
+
+    def _pairs_for_edges(
+        self, g: Any, src: Tensor, dst: Tensor, etype: EdgeType
+    ) -> tuple[Tensor, Tensor]:
+        """Negative pairs for B edges, k in a row for each: two tensors [B * k], int64."""
+        chosen = self.negatives_for_edges(g, src, dst, etype)
+        return src.repeat_interleave(chosen.shape[1]), chosen.flatten()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(k={self.k})"

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from dgl_dmns.core.by_level import draw_by_level
+from dgl_dmns.core.curriculum import Curriculum
 from dgl_dmns.core.generator import DiffusionGenerator, FitReport
 from dgl_dmns.core.known import KnownEdges
 from dgl_dmns.core.levels import Levels
@@ -20,7 +22,7 @@ from dgl_dmns.core.schedule import NoiseSchedule
 from dgl_dmns.core.space import SpaceKind
 from dgl_dmns.samplers.base import EdgeName
 from dgl_dmns.samplers.encoder import Embeddings
-from dgl_dmns.samplers.refreshing import Encoder, RefreshingSampler
+from dgl_dmns.samplers.refreshing import Encoder, RefreshingSampler, Source
 from dgl_dmns.samplers.relation import NegativesPerEdge, Relation, Scorers
 
 __all__ = ["DMNSSampler"]
@@ -48,6 +50,8 @@ class DMNSSampler(RefreshingSampler):
             (heterogeneous graph: a dict of those).
         k: negatives per edge; a dict by edge type where they differ.
         levels: hardness levels, or their fractions alone; the paper's where not given.
+        curriculum: shares of the levels in each refresh, for example ``EasyFirst(10)``; those of
+            ``levels`` throughout where not given.
         rule: `Blend` (default: half of the draws through the gate, half by the scorer's softmax;
             for an unchanged loss), `Gate` (hard for the scorer and likely for the generator),
             `Density` (for the calibrated losses with `log_ratio`; uncalibrated it is too
@@ -58,6 +62,8 @@ class DMNSSampler(RefreshingSampler):
         groups: groups of k candidates kept per query between refreshes.
         scorer: scores of broadcastable embeddings [.., D], the model's logit before any sigmoid, or
             a dict of such functions by edge type; the inner product where not given.
+        source: ``"edge"``, for a ranking per query, or ``"uniform"``, for one ranking of all pairs;
+            see `RefreshingSampler`.
         etypes: edge types to hold tables for; all that have edges where not given.
         feat: name of the node features, for an ``nn.Module`` encoder.
         fit_steps: fitting steps of the diffusion model in a refresh.
@@ -94,12 +100,14 @@ class DMNSSampler(RefreshingSampler):
         k: NegativesPerEdge = 1,
         *,
         levels: Levels | Sequence[float] | None = None,
+        curriculum: Curriculum | None = None,
         rule: Rule | None = None,
         uniform_share: float = 0.9,
         pool: int = 128,
         lam: float = 1.0,
         groups: int = 8,
         scorer: Scorers | None = None,
+        source: Source = "edge",
         etypes: Sequence[EdgeName] | None = None,
         feat: str = "feat",
         fit_steps: int = 40,
@@ -143,6 +151,7 @@ class DMNSSampler(RefreshingSampler):
             ),
             feat=feat,
             scorer=scorer,
+            source=source,
             etypes=etypes,
             seed=seed,
             generator=generator,
@@ -150,6 +159,7 @@ class DMNSSampler(RefreshingSampler):
         if levels is None:
             levels = Levels()
         self.levels = levels if isinstance(levels, Levels) else Levels(tuple(levels))
+        self.curriculum = curriculum
         self.fit_steps = fit_steps
         self.warmup_steps = warmup_steps
         self._model_arguments: dict[str, Any] = {
@@ -186,6 +196,9 @@ class DMNSSampler(RefreshingSampler):
         else:
             model.space.update(torch.cat([h_query, h_candidate]))
             z_query, z_candidate = model.space.encode(h_query), model.space.encode(h_candidate)
+        if self.curriculum is not None:
+            shares = tuple(self.curriculum(relation.table.version, len(self.levels)))
+            model.levels = replace(self.levels, shares=shares)
         return model.fit(z_query, z_candidate, relation.known, steps, generator=relation.random)
 
     def generate(
@@ -289,6 +302,7 @@ class DMNSSampler(RefreshingSampler):
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
+        state["curriculum"] = None  # any function: only a refresh needs it, too
         state["_model_arguments"] = None  # may hold a predictor: only a refresh needs it
         return state
 

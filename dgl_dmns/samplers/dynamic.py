@@ -14,7 +14,7 @@ import torch
 from dgl_dmns.core.pools import PoolSettings
 from dgl_dmns.core.rules import Hardest, SelfAdversarial
 from dgl_dmns.samplers.base import EdgeName
-from dgl_dmns.samplers.refreshing import Encoder, RefreshingSampler
+from dgl_dmns.samplers.refreshing import Encoder, RefreshingSampler, Source
 from dgl_dmns.samplers.relation import NegativesPerEdge, Scorers
 
 __all__ = ["DynamicSampler", "SelfAdversarialSampler"]
@@ -40,6 +40,7 @@ class DynamicSampler(RefreshingSampler):
         groups: groups of k candidates kept per query between refreshes.
         scorer: scores of broadcastable embeddings [.., D], or a dict of such functions by edge
             type; the inner product where not given.
+        source: ``"edge"`` or ``"uniform"``, see `RefreshingSampler`.
         etypes: edge types to hold tables for; all that have edges where not given.
         feat: name of the node features, for an ``nn.Module`` encoder.
         seed: seed of table building.
@@ -59,6 +60,7 @@ class DynamicSampler(RefreshingSampler):
         pool: int = 32,
         groups: int = 8,
         scorer: Scorers | None = None,
+        source: Source = "edge",
         etypes: Sequence[EdgeName] | None = None,
         feat: str = "feat",
         seed: int = 0,
@@ -72,6 +74,7 @@ class DynamicSampler(RefreshingSampler):
             settings=PoolSettings(pool=pool, groups=groups),
             feat=feat,
             scorer=scorer,
+            source=source,
             etypes=etypes,
             seed=seed,
             generator=generator,
@@ -97,6 +100,7 @@ class SelfAdversarialSampler(RefreshingSampler):
         groups: groups of k candidates kept per query between refreshes.
         scorer: scores of broadcastable embeddings [.., D], or a dict of such functions by edge
             type; the inner product where not given.
+        source: ``"edge"`` or ``"uniform"``, see `RefreshingSampler`.
         etypes: edge types to hold tables for; all that have edges where not given.
         feat: name of the node features, for an ``nn.Module`` encoder.
         seed: seed of table building.
@@ -117,6 +121,7 @@ class SelfAdversarialSampler(RefreshingSampler):
         pool: int = 32,
         groups: int = 8,
         scorer: Scorers | None = None,
+        source: Source = "edge",
         etypes: Sequence[EdgeName] | None = None,
         feat: str = "feat",
         seed: int = 0,
@@ -130,6 +135,7 @@ class SelfAdversarialSampler(RefreshingSampler):
             settings=PoolSettings(pool=pool, groups=groups),
             feat=feat,
             scorer=scorer,
+            source=source,
             etypes=etypes,
             seed=seed,
             generator=generator,

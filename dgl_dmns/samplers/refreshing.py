@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, overload
+from typing import Any, ClassVar, Literal, get_args, overload
 
 import torch
 from torch import Tensor
@@ -46,7 +46,10 @@ from dgl_dmns.samplers.relation import (
     scorers_by_type,
 )
 
-__all__ = ["Encoder", "RefreshingSampler"]
+__all__ = ["Encoder", "RefreshingSampler", "Source"]
+
+Source = Literal["edge", "uniform"]
+"""Where the source of a negative comes from: its positive edge, or all nodes alike."""
 
 
 class RefreshingSampler(NegativeSampler):
@@ -76,6 +79,11 @@ class RefreshingSampler(NegativeSampler):
         feat: name of the node features for an ``nn.Module``.
         scorer: scores of broadcastable embeddings, or a dict with one for each edge type held; the
             inner product where not given.
+        source: ``"edge"``: a negative keeps the source of its positive, for a ranking of
+            candidates per query. ``"uniform"``: each negative has a source of its own, uniform over
+            the nodes, and a destination from that node's row, for one ranking of all pairs, as
+            metrics with one set of negatives for all positives want it (OGB's Hits@K; DGL's
+            ``GlobalUniform`` is its easy form).
         etypes: edge types to hold; all that have edges where not given.
         seed: seed of fitting and table building.
         generator: source of the draws from the table, see `NegativeSampler`.
@@ -98,6 +106,7 @@ class RefreshingSampler(NegativeSampler):
         settings: PoolSettings,
         feat: str = "feat",
         scorer: Scorers | None = None,
+        source: Source = "edge",
         etypes: Sequence[EdgeName] | None = None,
         seed: int = 0,
         generator: torch.Generator | None = None,
@@ -118,6 +127,9 @@ class RefreshingSampler(NegativeSampler):
                 f"pool: expected at least k = {self.k} candidates, got {settings.pool}; raise pool"
             )
         scorer_of = scorers_by_type(scorer, list(held), g.canonical_etypes)
+        if source not in get_args(Source):
+            raise ValueError(f"source: expected 'edge' or 'uniform', got {source!r}")
+        self.source: Source = source
         self._g = g
         self._encoder = encoder
         self._feat = feat
@@ -210,6 +222,18 @@ class RefreshingSampler(NegativeSampler):
                 src, relation.table.shape[2], generator=self._call_generator()
             )
         return self.draw(src, etype).ids
+
+    def _pairs_for_edges(
+        self, g: Any, src: Tensor, dst: Tensor, etype: EdgeType
+    ) -> tuple[Tensor, Tensor]:
+        if self.source == "edge" or not src.numel():
+            return super()._pairs_for_edges(g, src, dst, etype)
+        count = src.numel() * self.relation(etype).table.shape[2]
+        drawn = torch.randint(
+            0, int(g.num_nodes(etype[0])), (count,), generator=self._call_generator()
+        )
+        # Each negative has a source of its own; the first of a group has the exact distribution.
+        return drawn, self.negatives(g, drawn, etype)[:, 0]
 
     @overload
     def log_ratio(self, negatives: tuple[Tensor, Tensor]) -> Tensor: ...

@@ -322,6 +322,8 @@ def test_messages_of_the_constructor() -> None:
         ValueError, match="negative_ratio: expected the sampler's k = 2, got 5; lea"
     ):
         ours.GraphBoltNegativeSampler(pipe, UniformSampler(g, 2), 5)
+    with pytest.raises(ValueError, match="got source='uniform'; make the sampler with source='ed"):
+        ours.DMNSNegativeSampler(pipe, dmns(g, source="uniform"))
     with pytest.raises(ValueError, match=r"got k of \[2, 3\]; make the sampler with one k"):
         ours.DMNSNegativeSampler(pipe, dmns(mixed, k={"cites": 2, "wrote": 3}))
 
