@@ -12,7 +12,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Union
+from typing import TYPE_CHECKING, Any, Union
 
 import torch
 from torch import Tensor
@@ -21,6 +21,9 @@ from torch.utils.data import get_worker_info
 from dgl_dmns._compat import require_dgl
 from dgl_dmns.core.known import KnownEdges
 from dgl_dmns.samplers.streams import Stream
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _dgl = require_dgl()
 _Base: Any = _dgl.dataloading.negative_sampler._BaseNegativeSampler
@@ -174,6 +177,26 @@ class NegativeSampler(_Base):  # type: ignore[misc]
         _check_ids("nodes", nodes, g.num_nodes(canonical[0]), "node", g)
         chosen = self.negatives(g, nodes.to("cpu", torch.int64), canonical)
         return chosen.to(nodes.device, nodes.dtype)
+
+    def stats(self, **arguments: Any) -> pd.DataFrame:
+        """How hard, how varied and how false the negatives are that the sampler holds now.
+
+        Args:
+            **arguments: of `dgl_dmns.diagnostics.negative_statistics`: ``embeddings`` (which a
+                sampler without an encoder needs), ``held_out`` pairs, ``etype``, ``queries``,
+                ``seed``.
+
+        Returns:
+            A row for each hardness level, for all negatives, and, to compare with, for random nodes
+            and for positives; the columns are explained there.
+
+        Raises:
+            RuntimeError: before the first refresh.
+            ValueError: for an argument that does not fit.
+        """
+        from dgl_dmns.diagnostics import negative_statistics
+
+        return negative_statistics(self, **arguments)
 
     def _generate(self, g: Any, eids: Tensor, canonical_etype: EdgeType) -> tuple[Tensor, Tensor]:
         _check_ids("eids", eids, g.num_edges(canonical_etype), "edge", g)

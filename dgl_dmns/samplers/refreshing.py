@@ -8,11 +8,13 @@ threads read is the candidate table alone, in shared memory.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, get_args, overload
 
 import torch
 from torch import Tensor
+from torch.utils.hooks import RemovableHandle
 
 from dgl_dmns.core.distribution import NodeDistribution
 from dgl_dmns.core.engine import RefreshReport, Stopwatch, TableReport, TypeReport, fill_table
@@ -46,7 +48,10 @@ from dgl_dmns.samplers.relation import (
     scorers_by_type,
 )
 
-__all__ = ["Encoder", "RefreshingSampler", "Source"]
+__all__ = ["Encoder", "RefreshCallback", "RefreshingSampler", "Source"]
+
+RefreshCallback = Callable[[RefreshReport, dict[str, Tensor]], Any]
+"""Takes the report of a refresh and the embeddings, float32 [N, D] by node type."""
 
 Source = Literal["edge", "uniform"]
 """Where the source of a negative comes from: its positive edge, or all nodes alike."""
@@ -146,6 +151,7 @@ class RefreshingSampler(NegativeSampler):
         self.seed = seed
         self.report: RefreshReport | None = None
         self._snapshots: dict[EdgeType, Snapshot] = {}
+        self._on_refresh: OrderedDict[int, RefreshCallback] = OrderedDict()
 
     def relation(self, etype: EdgeName | None = None) -> Relation:
         """What is held for an edge type: ``known``, ``table``, ``model``.
@@ -368,7 +374,21 @@ class RefreshingSampler(NegativeSampler):
             seconds_by_part=watch.parts,
             by_type=dict(zip(self.relations, map(TypeReport, fits, tables))),
         )
+        for callback in list(self._on_refresh.values()):
+            callback(self.report, h)
         return self.report
+
+    def on_refresh(self, callback: RefreshCallback) -> RemovableHandle:
+        """Call a function after every refresh, with its report and the embeddings by node type.
+
+        It runs in the process of the refresh; copies of the sampler do not have it.
+
+        Returns:
+            A handle; its ``remove()`` ends the calls.
+        """
+        handle = RemovableHandle(self._on_refresh)
+        self._on_refresh[handle.id] = callback
+        return handle
 
     def _fit(self, relation: Relation, h_query: Tensor, h_candidate: Tensor) -> FitReport | None:
         """Fit what the sampler learns, if anything; rules without a generator learn nothing.
@@ -488,7 +508,8 @@ class RefreshingSampler(NegativeSampler):
 
     def __getstate__(self) -> dict[str, Any]:
         """What workers and spawned processes get: look-up state, neither encoder nor graph."""
-        return {**super().__getstate__(), "_g": None, "_encoder": None, "_snapshots": {}}
+        dropped: dict[str, Any] = {"_g": None, "_encoder": None, "_snapshots": {}}
+        return {**super().__getstate__(), **dropped, "_on_refresh": OrderedDict()}
 
     def _check_original(self, call: str) -> None:
         if self._encoder is None:

@@ -8,7 +8,7 @@ from benchmarks.common import CellStore, cell_hash, run_cells
 from benchmarks.paper.__main__ import main
 from benchmarks.paper.ablations import ABLATIONS, ablation_rows
 from benchmarks.paper.config import PAPER_FRACTIONS, Cell, Latent, Row, Training
-from benchmarks.paper.latents import psi_density, psi_distance, slot_levels
+from benchmarks.paper.latents import slot_levels
 from benchmarks.paper.negatives import Terms, make_source, real_scores
 from benchmarks.paper.objective import objective
 from benchmarks.paper.problem import Folders, load_problem
@@ -16,6 +16,7 @@ from benchmarks.paper.published import published
 from benchmarks.paper.rows import ROW_NAMES, main_rows
 from benchmarks.paper.train import run_cell, train
 from dgl_dmns.core import LevelGaussians
+from dgl_dmns.core.positivity import psi_density, psi_distance
 from dgl_dmns.losses import multilevel_loss
 
 SHORT = Training(epochs=2)

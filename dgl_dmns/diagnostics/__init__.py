@@ -1,0 +1,23 @@
+"""What the negatives do: statistics, a monitor over training, and warnings with remedies."""
+
+from dgl_dmns.diagnostics.measures import entropy, gini, percentiles, top_share
+from dgl_dmns.diagnostics.monitor import Monitor
+from dgl_dmns.diagnostics.observation import Observation, observe
+from dgl_dmns.diagnostics.signs import NegativesWarning, Sign, Thresholds, signs
+from dgl_dmns.diagnostics.statistics import HeldOut, negative_statistics
+
+__all__ = [
+    "HeldOut",
+    "Monitor",
+    "NegativesWarning",
+    "Observation",
+    "Sign",
+    "Thresholds",
+    "entropy",
+    "gini",
+    "negative_statistics",
+    "observe",
+    "percentiles",
+    "signs",
+    "top_share",
+]

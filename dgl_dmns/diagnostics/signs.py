@@ -1,0 +1,192 @@
+"""Signs that the negatives harm the training, each with what to turn.
+
+The paper names four ways in which negatives fail: hardness that comes too early makes training
+diverge, hardness that is misaligned leaves it on a plateau, a condition that is not learned gives
+negatives no better than uniform ones, and a collapse repeats a few hubs. `signs` looks for them in
+what a `Monitor` has recorded. They are rules of thumb: `Thresholds` holds every number they use.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+__all__ = ["NegativesWarning", "Sign", "Thresholds", "signs"]
+
+
+class NegativesWarning(UserWarning):
+    """The negatives look as if they harm the training; the message says what to turn."""
+
+
+@dataclass(frozen=True)
+class Sign:
+    """One failure sign.
+
+    Args:
+        name: ``"diverging"``, ``"plateau"``, ``"not learned"`` or ``"hubs"``.
+        refresh: the refresh at which it was seen.
+        message: what was seen, and a remedy.
+    """
+
+    name: str
+    refresh: int
+    message: str
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """When a record counts as a failure sign.
+
+    Args:
+        warmup: refreshes before which nothing is judged but divergence.
+        window: refreshes without a gain that count as a plateau.
+        gain: smallest rise of the watched value within the window that is a gain.
+        fall: fall of the AUC of positives below its best that counts as divergence.
+        hard: share of negatives above a positive that counts as too hard.
+        easy: AUC of the hardest level's density (percentile of the negatives, for a sampler without
+            a generator) below which negatives are no better than uniform.
+        learned: AUC of positives below which the encoder knows too little to judge that.
+        uneven: excess of the Gini index over that of uniform draws that counts as a collapse.
+        hub_share: share of the draws that the top hundredth of nodes takes in a collapse.
+
+    Raises:
+        ValueError: for a count below 1, or a share outside (0, 1).
+    """
+
+    warmup: int = 5
+    window: int = 10
+    gain: float = 0.002
+    fall: float = 0.1
+    hard: float = 0.3
+    easy: float = 0.6
+    learned: float = 0.7
+    uneven: float = 0.4
+    hub_share: float = 0.2
+
+    def __post_init__(self) -> None:
+        for name in ("warmup", "window"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected at least 1 refresh, got {getattr(self, name)}")
+        for name in ("gain", "fall", "hard", "easy", "learned", "uneven", "hub_share"):
+            if not 0.0 < getattr(self, name) < 1.0:
+                raise ValueError(
+                    f"{name}: expected a number between 0 and 1, got {getattr(self, name)}"
+                )
+
+
+Levels = Mapping[str, Mapping[str, Any]]
+
+
+def signs(
+    records: pd.DataFrame,
+    watched: Sequence[float] | None = None,
+    thresholds: Thresholds | None = None,
+) -> list[Sign]:
+    """The failure signs at the last refresh of one edge type.
+
+    Args:
+        records: rows of `Monitor.frame` of one edge type.
+        watched: values in order of time, larger is better, whose standstill is a plateau, for
+            example a validation metric after each refresh; the AUC of the positives where not
+            given.
+        thresholds: the numbers to judge by.
+
+    Returns:
+        None, one or several, the most severe first.
+    """
+    limits = thresholds or Thresholds()
+    rows = [{str(name): row[name] for name in row} for row in records.to_dict("records")]
+    last = int(max(row["refresh"] for row in rows))
+    now: Levels = {str(row["level"]): row for row in rows if row["refresh"] == last}
+    auc = [float(row["percentile"]) for row in rows if row["level"] == "positive"]
+    found = {"diverging": _diverging(auc, now["all"], limits)}
+    if last >= limits.warmup:
+        found["plateau"] = _plateau(auc if watched is None else watched, now, limits)
+        found["not learned"] = _not_learned(auc[-1], now, limits)
+        found["hubs"] = _hubs(now["all"], limits)
+    return [Sign(name, last, message) for name, message in found.items() if message]
+
+
+def _diverging(auc: Sequence[float], negatives: Mapping[str, Any], limits: Thresholds) -> str:
+    if max(auc) - auc[-1] <= limits.fall or negatives["percentile"] <= limits.easy:
+        return ""
+    return (
+        f"training diverges while negatives are hard: the AUC of the positives fell from "
+        f"{max(auc):.3f} to {auc[-1]:.3f}, and negatives beat {negatives['percentile']:.0%} of "
+        "random nodes. Hardness came too early: train some epochs with uniform negatives before "
+        "attach(), raise uniform_share, leave out the hardest levels (for example "
+        "levels=(0.25, 0.5)), or lower the learning rate"
+    )
+
+
+def _plateau(values: Sequence[float], now: Levels, limits: Thresholds) -> str:
+    if len(values) <= limits.window:
+        return ""
+    misaligned = _misaligned(now, limits)
+    gained = max(values[-limits.window :]) >= max(values[: -limits.window]) + limits.gain
+    if gained or not misaligned:
+        return ""
+    return (
+        f"no gain in {limits.window} refreshes, and {misaligned}. Raise uniform_share or choose "
+        "easier levels, use a loss with sampler.log_ratio(neg_graph), and check that scorer= is "
+        "the function that your model scores edges with"
+    )
+
+
+def _misaligned(now: Levels, limits: Thresholds) -> str:
+    """What is wrong with the hardness, or an empty string."""
+    above = now["all"]["above_positive"]
+    if above > limits.hard:
+        return f"negatives are too hard: {above:.0%} of them score above a positive of their query"
+    levels = _levels(now)
+    if len(levels) > 1 and now[levels[0]]["score"] < now[levels[-1]]["score"]:
+        return (
+            f"the levels are out of order: the hardest ({levels[0]}) scores "
+            f"{now[levels[0]]['score']:.3g}, the easiest ({levels[-1]}) "
+            f"{now[levels[-1]]['score']:.3g}"
+        )
+    return ""
+
+
+def _not_learned(auc: float, now: Levels, limits: Thresholds) -> str:
+    if auc <= limits.learned:
+        return ""
+    levels = _levels(now)
+    density = now[levels[0]]["density_auc"] if levels else math.nan
+    if density < limits.easy:
+        return (
+            f"the generator's negatives are no better than uniform: its hardest level "
+            f"({levels[0]}) prefers a positive to a random node with probability {density:.2f}, "
+            f"the scores do with {auc:.2f}. It has not learned its condition: raise warmup_steps "
+            "and fit_steps, refresh more often, and see that the fitting loss falls"
+        )
+    percentile = now["all"]["percentile"]
+    if not levels and percentile < limits.easy:
+        return (
+            f"negatives are no better than uniform: they beat {percentile:.0%} of random nodes, "
+            f"positives beat {auc:.0%}. Take a larger pool or a lower temperature, or refresh more "
+            "often"
+        )
+    return ""
+
+
+def _hubs(negatives: Mapping[str, Any], limits: Thresholds) -> str:
+    excess = negatives["gini"] - negatives["gini_uniform"]
+    if excess <= limits.uneven or negatives["top_1_percent"] <= limits.hub_share:
+        return ""
+    return (
+        f"negatives collapse onto a few nodes: 1 % of the nodes takes "
+        f"{negatives['top_1_percent']:.0%} of the draws (Gini index {negatives['gini']:.2f}, that "
+        f"of uniform draws {negatives['gini_uniform']:.2f}). Raise uniform_share, lower lam, or "
+        "take a smaller pool; with an inner product, nodes with long embeddings win for every "
+        "query: normalise them or use weight decay"
+    )
+
+
+def _levels(now: Levels) -> list[str]:
+    """Names of the levels that have negatives, hardest first."""
+    return [name for name in now if name.endswith("T") and not math.isnan(now[name]["score"])]

@@ -1,0 +1,235 @@
+"""From an observation to a table: one row a level, with positives and random nodes beside."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Union
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from dgl_dmns.core.known import KnownEdges
+from dgl_dmns.core.table import UNIFORM_LEVEL
+from dgl_dmns.diagnostics.measures import entropy, gini, percentiles, top_share
+from dgl_dmns.diagnostics.observation import Observation, observe
+
+if TYPE_CHECKING:
+    from dgl_dmns.samplers import NegativeSampler
+    from dgl_dmns.samplers.base import EdgeName, EdgeType
+    from dgl_dmns.samplers.encoder import Embeddings
+
+__all__ = ["HeldOut", "negative_statistics"]
+
+HeldOut = Union[Tensor, Mapping[Any, Tensor]]
+"""Held-out pairs, int64 [2, P] of (query, positive) columns, or a dict of those by edge type."""
+
+
+def negative_statistics(
+    sampler: NegativeSampler,
+    *,
+    embeddings: Embeddings | None = None,
+    held_out: HeldOut | None = None,
+    etype: EdgeName | None = None,
+    queries: int = 1000,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Hardness, false negatives and variety of the negatives that a sampler holds now.
+
+    Rows: each hardness level (``"0.1T"`` is the level at a tenth of the diffusion steps), hardest
+    first; ``"uniform share"``, the negatives that no level claims; ``"all"`` negatives; then, to
+    compare with, ``"random"`` nodes without a known edge and ``"positive"`` ones, known neighbours.
+    A sampler without a generator has the last three rows alone.
+
+    Columns (NaN where a row has no such thing):
+
+    - ``share``: of the negatives that are of this level.
+    - ``expected_score``: mean score that the generator expects of a latent (inner product only).
+    - ``score``, ``score_std``: observed mean and standard deviation.
+    - ``percentile``: mean share of random nodes of the same query that score lower; 0.5 for random
+      ones, and for positives the AUC of the model.
+    - ``above_positive``: share of negatives that score above a positive of the same query.
+    - ``false_negatives``: of the negatives of queries with held-out edges, the share that *are*
+      held-out edges; ``false_negative_lift``: how many times a uniform draw's chance that is.
+    - ``distinct``: number of distinct nodes; ``entropy``, ``gini``: of how often nodes were drawn;
+      ``gini_uniform``: of as many uniform draws; ``top_1_percent``: share of the draws that the
+      most drawn hundredth of the nodes takes.
+    - ``density_auc``: probability that the level's density is larger at a positive than at a random
+      node; 0.5 for a generator that has not learned its condition.
+    - ``psi_share``: share of latents with Psi >= 0, see `dgl_dmns.core.positivity`.
+
+    Args:
+        sampler: a sampler of this package; one that follows an encoder has to be refreshed.
+        embeddings: shape [N, D], or a dict of those by node type; of the sampler's encoder where
+            not given. A sampler without an encoder needs them.
+        held_out: int64 [2, P], true edges that the sampler does not know, for example those of
+            validation; a dict by edge type where the sampler holds several.
+        etype: edge type; all that are held where not given.
+        queries: at most this many source nodes are looked at, the same ones each time.
+        seed: of the choice of queries, positives and random nodes.
+
+    Returns:
+        A table with the columns ``etype`` (source, relation and destination joined by colons),
+        ``level`` and the above.
+
+    Raises:
+        ValueError: if an edge type is unknown, held-out pairs have another shape or ids out of
+            range, or embeddings do not fit.
+        RuntimeError: before the first refresh.
+        TypeError: for a sampler of another package.
+    """
+    held = list(getattr(sampler, "known_by_type", {}))
+    wanted: list[EdgeType | EdgeName | None] = [etype] if etype is not None or not held else [*held]
+    return pd.concat(
+        [
+            summarise(
+                observe(sampler, embeddings=embeddings, etype=one, queries=queries, seed=seed),
+                sampler,
+                held_out,
+                seed,
+            )
+            for one in wanted
+        ],
+        ignore_index=True,
+    )
+
+
+def summarise(
+    seen: Observation, sampler: NegativeSampler, held_out: HeldOut | None, seed: int
+) -> pd.DataFrame:
+    """The rows of one edge type; arguments as of `negative_statistics`."""
+    false = _false_negatives(seen, sampler, held_out)
+    percentile = percentiles(seen.score, seen.random_score)
+    above = percentiles(seen.score, seen.positive_score)
+    generator = torch.Generator().manual_seed(seed)
+    rows: list[dict[str, Any]] = []
+    for index, (name, mask) in enumerate(seen.groups().items()):
+        row = _row(name, seen.score[mask], percentile[mask])
+        row["share"] = float(mask.float().mean())
+        row["above_positive"] = _mean(above[mask])
+        if index < len(seen.levels):
+            row["expected_score"] = float(seen.expected_score[index])
+            row["density_auc"] = float(seen.density_auc[index])
+            row["psi_share"] = float(seen.psi_share[index])
+        row.update(_variety(seen.negative[mask], seen.num_dst, generator))
+        row.update(false.get(name, {}))
+        rows.append(row)
+    draws = seen.random[:, : seen.negative.shape[1]]
+    rows.append(
+        {
+            **_row("random", seen.random_score, percentiles(seen.random_score, seen.random_score)),
+            "above_positive": _mean(percentiles(seen.random_score, seen.positive_score)),
+            **_variety(draws.flatten(), seen.num_dst, generator),
+        }
+    )
+    rows.append(
+        _row("positive", seen.positive_score, percentiles(seen.positive_score, seen.random_score))
+    )
+    frame = pd.DataFrame(rows, columns=_COLUMNS)
+    frame.insert(0, "etype", ":".join(seen.etype))
+    return frame
+
+
+_COLUMNS = [
+    "level",
+    "share",
+    "expected_score",
+    "score",
+    "score_std",
+    "percentile",
+    "above_positive",
+    "false_negatives",
+    "false_negative_lift",
+    "distinct",
+    "entropy",
+    "gini",
+    "gini_uniform",
+    "top_1_percent",
+    "density_auc",
+    "psi_share",
+]
+
+
+def _mean(values: Tensor) -> float:
+    return float(values.double().mean())  # NaN for none
+
+
+def _row(level: str, score: Tensor, percentile: Tensor) -> dict[str, Any]:
+    return {
+        "level": level,
+        "score": _mean(score),
+        "score_std": float(score.double().std(correction=0)) if score.numel() else float("nan"),
+        "percentile": _mean(percentile),
+    }
+
+
+def _variety(ids: Tensor, num_dst: int, generator: torch.Generator) -> dict[str, float]:
+    counts = torch.bincount(ids, minlength=num_dst)
+    uniform = torch.randint(0, num_dst, ids.shape, generator=generator)
+    return {
+        "distinct": float((counts > 0).sum()),
+        "entropy": entropy(counts),
+        "gini": gini(counts),
+        "gini_uniform": gini(torch.bincount(uniform, minlength=num_dst)),
+        "top_1_percent": top_share(counts),
+    }
+
+
+def _false_negatives(
+    seen: Observation, sampler: NegativeSampler, held_out: HeldOut | None
+) -> dict[str, dict[str, float]]:
+    """Held-out edges among the negatives of all queries that have some, by level."""
+    pairs = _pairs_of(held_out, seen.etype, list(sampler.known_by_type))
+    if pairs is None:
+        return {}
+    known = sampler.known_by_type[seen.etype]
+    hidden = _hidden(pairs, known)
+    table = getattr(sampler, "relations", {})
+    if seen.etype in table:
+        query = hidden.degrees().nonzero().squeeze(1)
+        current = table[seen.etype].table.current()
+        negative, level = current.ids[query].flatten(1).long(), current.level[query].flatten(1)
+    else:
+        mine = hidden.degrees()[seen.query] > 0
+        query, negative, level = seen.query[mine], seen.negative[mine], seen.level[mine]
+    hit = hidden.contains(query.unsqueeze(1), negative)
+    chance = float(hidden.degrees()[query].double().mean()) / known.num_dst
+    masks = {name: level == index for index, name in enumerate(seen.levels)}
+    masks["uniform share"] = level == UNIFORM_LEVEL
+    masks["all"] = torch.ones_like(hit)
+    found = {}
+    for name, mask in masks.items():
+        rate = _mean(hit[mask])
+        found[name] = {"false_negatives": rate, "false_negative_lift": rate / chance}
+    return found
+
+
+def _pairs_of(held_out: HeldOut | None, etype: EdgeType, held: list[EdgeType]) -> Tensor | None:
+    from dgl_dmns.samplers.base import canonical_edge_type
+
+    if held_out is None:
+        return None
+    if isinstance(held_out, Mapping):
+        by_type = {canonical_edge_type(e, held, "held_out"): p for e, p in held_out.items()}
+        return by_type.get(etype)
+    if len(held) != 1:
+        raise ValueError(
+            f"held_out: expected a dict of pairs by edge type, for {held}, got one set"
+        )
+    return held_out
+
+
+def _hidden(pairs: Tensor, known: KnownEdges) -> KnownEdges:
+    """The held-out edges, in both directions where both ends have one type."""
+    if pairs.dim() != 2 or pairs.shape[0] != 2 or not pairs.shape[1]:
+        raise ValueError(
+            f"held_out: expected shape [2, P] with P >= 1, (query, positive) columns, got "
+            f"{tuple(pairs.shape)}"
+        )
+    pairs = pairs.cpu().long()
+    if known.exclude_self:
+        pairs = torch.cat([pairs, pairs.flip(0)], dim=1)
+    try:
+        return KnownEdges(pairs[0], pairs[1], known.num_src, known.num_dst, exclude_self=False)
+    except ValueError as error:
+        raise ValueError(f"held_out: {error}") from error

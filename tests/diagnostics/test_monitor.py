@@ -1,0 +1,244 @@
+import logging
+import pickle
+import warnings
+
+import pandas as pd
+import pytest
+import torch
+from graphs import communities
+
+from dgl_dmns import DMNSSampler, DynamicSampler, SelfAdversarialSampler, UniformSampler
+from dgl_dmns.core import FiLMPredictor
+from dgl_dmns.diagnostics import Monitor, NegativesWarning, Thresholds, signs
+
+G, H, HELD_OUT = communities()
+
+
+class Encoder:
+    """Returns one tensor after the other, the last one again and again."""
+
+    def __init__(self, *embeddings):
+        self.embeddings = list(embeddings)
+
+    def __call__(self):
+        return self.embeddings.pop(0) if len(self.embeddings) > 1 else self.embeddings[0]
+
+
+def watched(encoder=lambda: H, kind=DMNSSampler, thresholds=None, **arguments):
+    sampler = kind(G, encoder, k=3, **arguments)
+    return sampler, Monitor(sampler, held_out=HELD_OUT, thresholds=thresholds)
+
+
+def test_a_row_for_each_refresh_and_level(caplog):
+    turned = torch.roll(H, 1, dims=1)
+    sampler, monitor = watched(Encoder(H, H, turned))
+    with caplog.at_level(logging.INFO, logger="dgl_dmns.monitor"):
+        for _ in range(3):
+            report = sampler.refresh()
+    frame = monitor.frame()
+    assert len(frame) == 3 * 8
+    assert frame.drop_duplicates("refresh")["refresh"].tolist() == [1, 2, 3]
+    last = frame[frame["refresh"] == 3].iloc[0]
+    assert last["fit_loss"] == report.fit.loss
+    assert last["filtered"] == report.table.filtered
+    assert last["refresh_seconds"] == report.seconds
+    assert last["table_mib"] > sampler.table.ids.numel() * 4 / 2**20
+    assert last["process_mib"] > 50
+    staleness = frame.groupby("refresh")["staleness"].first()
+    assert staleness[2] == pytest.approx(0.0, abs=1e-6)
+    moved = 1 - torch.nn.functional.cosine_similarity(H, turned).mean()
+    assert staleness[3] == pytest.approx(float(moved), rel=1e-4)
+    assert len(caplog.messages) == 3
+    assert caplog.messages[2].startswith("refresh 3  0.1T ")
+    assert "false negatives" in caplog.messages[2]
+
+
+def test_the_table_agrees_with_stats():
+    sampler, monitor = watched()
+    sampler.refresh()
+    own = sampler.stats(held_out=HELD_OUT)
+    pd.testing.assert_frame_equal(monitor.frame()[own.columns.tolist()], own)
+
+
+def test_watching_changes_no_negative_and_ends():
+    plain = DMNSSampler(G, lambda: H, k=3)
+    sampler, monitor = watched()
+    plain.refresh()
+    sampler.refresh()
+    assert torch.equal(plain.table.current().ids, sampler.table.current().ids)
+    assert pickle.loads(pickle.dumps(sampler)).version == 1
+    with monitor:
+        sampler.refresh()
+    sampler.refresh()
+    assert monitor.frame()["refresh"].max() == 2
+    assert monitor.seconds > 0
+
+
+def test_every_other_refresh():
+    sampler = DMNSSampler(G, lambda: H, k=3)
+    monitor = Monitor(sampler, every=2)
+    for _ in range(5):
+        sampler.refresh()
+    assert monitor.frame()["refresh"].unique().tolist() == [1, 2, 4]
+
+
+def test_metrics_beside_the_negatives():
+    sampler, monitor = watched()
+    sampler.refresh()
+    monitor.log(epoch=0, loss=0.5)
+    sampler.refresh()
+    monitor.log(epoch=1, loss=0.25, mrr=0.1)
+    metrics = monitor.metrics()
+    assert metrics["refresh"].tolist() == [1, 2]
+    assert metrics["loss"].tolist() == [0.5, 0.25]
+    with pytest.raises(ValueError, match=r"watch: expected one of the values \['loss'\]"):
+        monitor.log(watch="mrr", loss=1.0)
+
+
+@pytest.mark.parametrize("name", ["negatives.csv", "negatives.parquet"])
+def test_files(tmp_path, name):
+    sampler, monitor = watched()
+    sampler.refresh()
+    monitor.save(tmp_path / name)
+    read = pd.read_csv if name.endswith("csv") else pd.read_parquet
+    pd.testing.assert_frame_equal(read(tmp_path / name), monitor.frame(), check_dtype=False)
+
+
+def test_files_of_another_kind_are_refused(tmp_path):
+    _, monitor = watched()
+    with pytest.raises(ValueError, match=r"ends in .csv or .parquet, got 'a.xlsx'"):
+        monitor.save(tmp_path / "a.xlsx")
+
+
+def test_parquet_without_pyarrow(tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise ImportError("no engine")
+
+    monkeypatch.setattr(pd.DataFrame, "to_parquet", fail)
+    _, monitor = watched()
+    with pytest.raises(ImportError, match="writing Parquet needs pyarrow"):
+        monitor.save(tmp_path / "a.parquet")
+
+
+def test_tensorboard_holds_the_same_figures(tmp_path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    sampler = DMNSSampler(G, lambda: H, k=3)
+    with Monitor(sampler, tensorboard=tmp_path) as monitor:
+        sampler.refresh()
+        sampler.refresh()
+        monitor.log(loss=0.5)
+    events = accumulator.EventAccumulator(str(tmp_path)).Reload()
+    found = [event.value for event in events.Scalars("negatives/percentile/uniform_share")]
+    frame = monitor.frame()
+    expected = frame[frame["level"] == "uniform share"]["percentile"].tolist()
+    assert found == pytest.approx(expected, rel=1e-5)
+    assert events.Scalars("training/loss")[0].value == 0.5
+
+
+def test_tensorboard_that_is_not_installed(tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "torch.utils.tensorboard.writer", None)
+    with pytest.raises(ImportError, match=r"pip install 'dgl-dmns\[tensorboard\]'"):
+        Monitor(DMNSSampler(G, lambda: H, k=3), tensorboard=tmp_path)
+
+
+def test_going_on_in_another_process():
+    sampler, monitor = watched()
+    sampler.refresh()
+    monitor.log(watch="mrr", mrr=0.5)
+    state = pickle.loads(pickle.dumps(monitor.state_dict()))
+    other, resumed = watched()
+    other.load_state_dict(sampler.state_dict())
+    resumed.load_state_dict(state)
+    other.refresh()
+    assert resumed.frame()["refresh"].unique().tolist() == [1, 2]
+    assert resumed.metrics()["mrr"].tolist() == [0.5]
+    assert repr(resumed).endswith("records=2, signs=0)")
+
+
+def test_arguments():
+    with pytest.raises(TypeError, match="expected one that is refreshed, got UniformSampler"):
+        Monitor(UniformSampler(G, k=2))
+    with pytest.raises(ValueError, match="every: expected at least 1 refresh, got 0"):
+        Monitor(DMNSSampler(G, lambda: H, k=2), every=0)
+
+
+# ---- failure signs -------------------------------------------------------------------------------
+
+EARLY = Thresholds(warmup=2, window=3)
+
+
+def refreshed(encoder, times, **arguments):
+    """The names of the warnings given, in order, and the last message."""
+    sampler, monitor = watched(encoder, thresholds=EARLY, **arguments)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(times):
+            sampler.refresh()
+    given = [w for w in caught if issubclass(w.category, NegativesWarning)]
+    assert len(given) == len(monitor.found)
+    return monitor.found
+
+
+def test_healthy_negatives_give_no_warning():
+    assert refreshed(lambda: H, 8) == []
+
+
+def test_divergence_under_hard_negatives():
+    generator = torch.Generator().manual_seed(1)
+    lost = torch.randn(H.shape, generator=generator)
+    (sign,) = refreshed(Encoder(H, H, lost), 3, kind=DynamicSampler, pool=60)
+    assert (sign.name, sign.refresh) == ("diverging", 3)
+    assert "Hardness came too early" in sign.message
+
+
+def test_plateau_with_negatives_that_are_too_hard():
+    (sign,) = refreshed(lambda: H, 8, kind=DynamicSampler, pool=120)
+    assert sign.name == "plateau"
+    assert "score above a positive of their query" in sign.message
+    assert "log_ratio" in sign.message
+
+
+def test_plateau_with_levels_out_of_order():
+    sampler, _ = watched()
+    sampler.refresh()
+    frame = pd.concat([sampler.stats().assign(refresh=r) for r in range(1, 6)])
+    assert signs(frame, thresholds=EARLY) == []
+    order = frame["level"].map({"0.1T": -9.0, "0.5T": 9.0})
+    frame["score"] = order.fillna(frame["score"])
+    (sign,) = signs(frame, thresholds=EARLY)
+    assert "the levels are out of order: the hardest (0.1T) scores -9" in sign.message
+    assert signs(frame, [0.1, 0.2, 0.3, 0.4, 0.5], EARLY) == []  # what is watched still gains
+
+
+def test_a_condition_that_is_not_learned():
+    (sign,) = refreshed(
+        lambda: H, 4, predictor=FiLMPredictor(8, conditional=False), warmup_steps=20, fit_steps=1
+    )
+    assert sign.name == "not learned"
+    assert "its hardest level (0.1T) prefers a positive" in sign.message
+    assert "warmup_steps" in sign.message
+    (sign,) = refreshed(lambda: H, 3, kind=SelfAdversarialSampler, temperature=100.0)
+    assert sign.name == "not learned"
+    assert "lower temperature" in sign.message
+
+
+def test_collapse_onto_hubs():
+    h = H.clone()
+    h[:, 0] = h[:, 0].abs() + 1.0
+    h[:2, 0] = 60.0  # two nodes that score highest for every query
+    found = {sign.name: sign for sign in refreshed(lambda: h, 3, kind=DynamicSampler, pool=90)}
+    assert "collapse onto a few nodes" in found["hubs"].message
+    assert "normalise them" in found["hubs"].message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"warmup": 0}, "warmup: expected at least 1 refresh, got 0"),
+        ({"window": 0}, "window: expected at least 1 refresh, got 0"),
+        ({"hard": 1.5}, "hard: expected a number between 0 and 1, got 1.5"),
+    ],
+)
+def test_thresholds_out_of_range(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Thresholds(**arguments)
