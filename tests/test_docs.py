@@ -38,7 +38,9 @@ def test_every_page_stands_in_the_navigation():
     } == named
 
 
-@pytest.mark.parametrize("package", ["core", "samplers", "data", "evaluate", "diagnostics"])
+@pytest.mark.parametrize(
+    "package", ["core", "samplers", "data", "evaluate", "diagnostics", "plots"]
+)
 def test_the_api_pages_name_what_a_package_exports(package):
     text = "\n".join(page.read_text() for page in (DOCS / "api").glob("*.md"))
     named = re.findall(r"^::: (\S+)", text, re.MULTILINE)

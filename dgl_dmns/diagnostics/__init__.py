@@ -3,6 +3,7 @@
 from dgl_dmns.diagnostics.measures import entropy, gini, percentiles, top_share
 from dgl_dmns.diagnostics.monitor import Monitor
 from dgl_dmns.diagnostics.observation import Observation, observe
+from dgl_dmns.diagnostics.query import QueryView, view_query
 from dgl_dmns.diagnostics.signs import NegativesWarning, Sign, Thresholds, signs
 from dgl_dmns.diagnostics.statistics import HeldOut, negative_statistics
 
@@ -11,6 +12,7 @@ __all__ = [
     "Monitor",
     "NegativesWarning",
     "Observation",
+    "QueryView",
     "Sign",
     "Thresholds",
     "entropy",
@@ -20,4 +22,5 @@ __all__ = [
     "percentiles",
     "signs",
     "top_share",
+    "view_query",
 ]

@@ -10,8 +10,10 @@ Symbols: Q queries, C negatives a query, P positives a query, R random nodes a q
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -85,6 +87,23 @@ class Observation:
             found["uniform share"] = self.level == UNIFORM_LEVEL
         found["all"] = torch.ones_like(self.level, dtype=torch.bool)
         return found
+
+    def save(self, path: str | Path) -> None:
+        """Write a NumPy archive (``.npz``)."""
+        np.savez_compressed(path, **{name: np.asarray(value) for name, value in vars(self).items()})
+
+    @classmethod
+    def load(cls, path: str | Path) -> Observation:
+        """Read what `save` wrote."""
+        with np.load(path, allow_pickle=False) as archive:
+            values: dict[str, Any] = {
+                name: value.item() if value.ndim == 0 else value for name, value in archive.items()
+            }
+        for name, value in values.items():
+            if isinstance(value, np.ndarray):
+                names = value.dtype.kind == "U" or name in ("levels", "etype")
+                values[name] = tuple(value.tolist()) if names else torch.from_numpy(value)
+        return cls(**values)
 
 
 @torch.no_grad()

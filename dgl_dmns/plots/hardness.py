@@ -1,0 +1,73 @@
+"""How hard the negatives of each level are, over time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from dgl_dmns.plots.style import axes_or_new, colours, label_of
+
+__all__ = ["plot_hardness"]
+
+_WORDS = {
+    "score": "mean score",
+    "percentile": "share of random nodes that score lower",
+    "above_positive": "share that scores above a positive",
+    "false_negative_lift": "false negatives, times those of uniform draws",
+    "false_negatives": "share that is a held-out edge",
+    "gini": "Gini index of how often nodes are drawn",
+    "density_auc": "AUC of the level's density",
+    "psi_share": "share of latents with Psi ≥ 0",
+    "share": "share of the negatives",
+}
+
+
+def plot_hardness(
+    frame: pd.DataFrame, value: str = "score", *, etype: str | None = None, ax: Any = None
+) -> Any:
+    """A column of a `Monitor`'s records over refreshes, a line for each level.
+
+    Args:
+        frame: `Monitor.frame`, or a file that `Monitor.save` wrote.
+        value: the column, for example ``"score"``, ``"percentile"`` or ``"false_negative_lift"``.
+        etype: the edge type, as in the column of that name; needed where there are several.
+        ax: matplotlib axes; those of a new figure where not given.
+
+    Returns:
+        The axes.
+
+    Raises:
+        ValueError: if there are no records, no such column, or the edge type has to be named.
+        ImportError: if matplotlib is missing.
+    """
+    if not len(frame):
+        raise ValueError("frame: expected records, got none; refresh the sampler first")
+    if value not in frame.columns or not pd.api.types.is_numeric_dtype(frame[value]):
+        names = sorted(frame.select_dtypes("number").columns)
+        raise ValueError(f"value: expected one of {names}, got {value!r}")
+    etypes = frame["etype"].unique().tolist()
+    if etype is None and len(etypes) != 1:
+        raise ValueError(f"etype: expected one of {etypes}; name it")
+    if etype is not None and etype not in etypes:
+        raise ValueError(f"etype: expected one of {etypes}, got {etype!r}")
+    rows = frame[frame["etype"] == (etypes[0] if etype is None else etype)]
+    ax = axes_or_new(ax)
+    names = [str(name) for name in rows["level"].unique()]
+    colour = colours(names)
+    for name in names:
+        line = rows[rows["level"] == name].dropna(subset=[value])
+        if len(line):
+            style = "--" if name in ("positive", "random") else "-"
+            marker = "o" if len(line) == 1 else None
+            ax.plot(
+                line["refresh"],
+                line[value],
+                style,
+                marker=marker,
+                color=colour[name],
+                label=label_of(name),
+            )
+    ax.set(xlabel="refresh", ylabel=_WORDS.get(value, value.replace("_", " ")))
+    ax.legend(fontsize="small", frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return ax

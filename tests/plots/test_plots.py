@@ -1,0 +1,208 @@
+import builtins
+
+import matplotlib
+import numpy as np
+import pytest
+import torch
+
+matplotlib.use("Agg")
+
+import dgl
+from matplotlib import pyplot as plt
+
+from dgl_dmns import DMNSSampler, DynamicSampler, UniformSampler
+from dgl_dmns.core import MLPPredictor, Nearest
+from dgl_dmns.diagnostics import Monitor, Observation, QueryView, observe, view_query
+from dgl_dmns.plots import plot_hardness, plot_positivity, plot_query, plot_scores
+
+LEVELS = ["0.1T", "0.125T", "0.25T", "0.5T"]
+
+
+@pytest.fixture(autouse=True)
+def _close():
+    yield
+    plt.close("all")
+
+
+@pytest.fixture(scope="module")
+def graph():
+    generator = torch.Generator().manual_seed(0)
+    h = torch.randn(80, 6, generator=generator)
+    near = (h @ h.t()).topk(6, dim=1).indices
+    g = dgl.graph((torch.arange(80).repeat_interleave(6), near.flatten()))
+    return dgl.to_bidirected(g), h
+
+
+@pytest.fixture(scope="module")
+def monitor(graph):
+    g, h = graph
+    sampler = DMNSSampler(g, lambda: h, k=3)
+    monitor = Monitor(sampler)
+    for _ in range(3):
+        sampler.refresh()
+    return monitor
+
+
+@pytest.fixture(scope="module")
+def seen(monitor):
+    return observe(monitor.sampler)
+
+
+def labels_of(ax):
+    return [text.get_text() for text in ax.get_legend().get_texts()]
+
+
+@pytest.mark.parametrize("value", ["score", "percentile", "gini", "psi_share"])
+def test_hardness_shows_the_records(monitor, value):
+    frame = monitor.frame()
+    ax = plot_hardness(frame, value)
+    lines = {line.get_label(): line for line in ax.get_lines()}
+    for level in LEVELS:
+        line = lines[f"level {level}"]
+        assert line.get_xdata().tolist() == [1, 2, 3]
+        expected = frame[frame["level"] == level][value].tolist()
+        assert line.get_ydata().tolist() == expected
+    assert ("positives" in lines) == (value in ("score", "percentile"))
+
+
+def test_hardness_errors(monitor):
+    frame = monitor.frame()
+    with pytest.raises(ValueError, match="frame: expected records, got none"):
+        plot_hardness(frame.iloc[:0])
+    with pytest.raises(ValueError, match=r"value: expected one of \[.*'score'.*got 'level'"):
+        plot_hardness(frame, "level")
+    other = frame.assign(etype="a:b:c")
+    both = frame._append(other)
+    with pytest.raises(ValueError, match="etype: expected one of .*; name it"):
+        plot_hardness(both)
+    with pytest.raises(ValueError, match="got 'x'"):
+        plot_hardness(both, etype="x")
+    assert plot_hardness(both, etype="a:b:c").get_lines()
+
+
+def test_scores_are_densities(seen):
+    ax = plot_scores(seen, bins=40)
+    assert labels_of(ax)[0] == "random nodes"
+    assert labels_of(ax)[-1] == "positives"
+    line = next(line for line in ax.get_lines() if line.get_label() == "positives")
+    x, y = line.get_xdata(), line.get_ydata()
+    inside = (seen.positive_score >= x[0]) & (seen.positive_score <= x[-1])
+    assert float((y[:-1] * np.diff(x)).sum()) == pytest.approx(float(inside.float().mean()))
+    with pytest.raises(ValueError, match="bins: expected at least 2, got 1"):
+        plot_scores(seen, bins=1)
+
+
+def test_scores_of_a_sampler_without_levels(graph):
+    g, h = graph
+    ax = plot_scores(observe(UniformSampler(g, k=3), embeddings=h))
+    assert labels_of(ax) == ["random nodes", "all negatives", "positives"]
+
+
+def test_slopes_of_positivity_fall_with_the_level(seen):
+    ax = plot_positivity(seen)
+    slopes = [float(label.split()[-1]) for label in labels_of(ax)[1:]]
+    assert len(slopes) == 4
+    assert 1 > slopes[0] > slopes[-1] > 0
+    # By hand, for the hardest level.
+    density = seen.log_density.double()
+    x, y = (density[i] - density[i].mean(-1, keepdim=True) for i in (0, 1))
+    assert slopes[0] == pytest.approx(float((x * y).sum() / (x * x).sum()), abs=0.006)
+
+
+def test_positivity_errors(seen, graph):
+    g, h = graph
+    sampler = DynamicSampler(g, lambda: h, k=3)
+    sampler.refresh()
+    with pytest.raises(ValueError, match="they need a DMNSSampler"):
+        plot_positivity(observe(sampler))
+    with pytest.raises(ValueError, match="bins: expected at least 2"):
+        plot_positivity(seen, bins=1)
+
+
+def test_a_query_in_the_plane(monitor, graph):
+    g, h = graph
+    sampler = monitor.sampler
+    view = view_query(sampler, 7)
+    known = sampler.known.neighbours(7)
+    assert view.neighbours.shape == (len(known), 2)
+    assert view.negatives.shape == (24, 2)
+    z = sampler.model.space.encode(h)
+    # The projection is linear: draws of a level, projected, have its mean and covariance.
+    gaussians = sampler.model.gaussians(z[7:8])
+    draws = torch.stack([gaussians.sample()[:, 0] for _ in range(4000)])
+    _, vectors = torch.linalg.eigh((z - z.mean(0)).T @ (z - z.mean(0)))
+    flat = ((draws - z.mean(0)) @ vectors[:, -2:].flip(1)).numpy()
+    for level in range(4):
+        scale = np.sqrt(np.trace(view.covariance[level]))
+        assert np.abs(flat[:, level].mean(0) - view.mean[level]).max() < 0.06 * scale
+        assert np.abs(np.cov(flat[:, level].T) - view.covariance[level]).max() < 0.1 * scale**2
+    ax = plot_query(view)
+    assert len(ax.patches) == 4
+    assert "query 7" in labels_of(ax)
+
+
+def test_the_query_that_is_taken_where_none_is_named(monitor):
+    view = view_query(monitor.sampler)
+    degrees = monitor.sampler.known.degrees()
+    assert int((degrees - 12).abs().min()) == abs(len(view.neighbours) - 12)
+
+
+def test_errors_of_a_query(monitor, graph):
+    g, h = graph
+    for node in (-1, 80):
+        with pytest.raises(ValueError, match="node: expected a source node with a known neighb"):
+            view_query(monitor.sampler, node)
+    with pytest.raises(RuntimeError, match="not been refreshed"):
+        view_query(DMNSSampler(g, lambda: h))
+    dynamic = DynamicSampler(g, lambda: h)
+    dynamic.refresh()
+    with pytest.raises(ValueError, match="DynamicSampler has no generator to show"):
+        view_query(dynamic)
+    chain = DMNSSampler(
+        g,
+        lambda: h,
+        rule=Nearest(),
+        predictor=MLPPredictor(6),
+        space="raw",
+        warmup_steps=1,
+    )
+    chain.refresh()
+    with pytest.raises(ValueError, match="no level Gaussians to show"):
+        view_query(chain)
+
+
+def test_what_is_drawn_can_be_kept(monitor, seen, tmp_path):
+    seen.save(tmp_path / "seen.npz")
+    again = Observation.load(tmp_path / "seen.npz")
+    view = view_query(monitor.sampler, 3)
+    view.save(tmp_path / "query.npz")
+    for one, other in ((seen, again), (view, QueryView.load(tmp_path / "query.npz"))):
+        for name, value in vars(one).items():
+            kept = vars(other)[name]
+            assert type(kept) is type(value)
+            if isinstance(value, (torch.Tensor, np.ndarray)):
+                assert kept.dtype == value.dtype
+                assert np.array_equal(np.asarray(kept), np.asarray(value), equal_nan=True)
+            else:
+                assert kept == value
+    plot_scores(again)
+
+
+def test_axes_that_are_given_are_used(monitor, seen):
+    _, ax = plt.subplots()
+    assert plot_hardness(monitor.frame(), ax=ax) is ax
+    assert plot_scores(seen, ax=ax) is ax
+    assert plot_positivity(seen, ax=ax) is ax
+    assert plot_query(view_query(monitor.sampler), ax=ax) is ax
+    assert len(plt.get_fignums()) == 1
+
+
+def test_without_matplotlib_the_message_names_the_extra(seen, monkeypatch):
+    def no_matplotlib(name, *arguments, _import=builtins.__import__):
+        if name.startswith("matplotlib"):
+            raise ImportError(name)
+        return _import(name, *arguments)
+
+    monkeypatch.setattr(builtins, "__import__", no_matplotlib)
+    with pytest.raises(ImportError, match=r"pip install 'dgl-dmns\[plot\]'"):
+        plot_scores(seen)
