@@ -39,7 +39,7 @@ def test_every_page_stands_in_the_navigation():
 
 
 @pytest.mark.parametrize(
-    "package", ["core", "samplers", "data", "evaluate", "diagnostics", "plots"]
+    "package", ["core", "samplers", "data", "evaluate", "diagnostics", "plots", "report"]
 )
 def test_the_api_pages_name_what_a_package_exports(package):
     text = "\n".join(page.read_text() for page in (DOCS / "api").glob("*.md"))

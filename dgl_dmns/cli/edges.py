@@ -1,0 +1,252 @@
+"""A user's files: edge lists and node features, as a graph, with errors that name the place.
+
+An edge list has the columns ``src`` and ``dst``; others are ignored. Ids are integers or words, and
+need not be consecutive: nodes are numbered in ascending order of their ids. Pandas reads a file in
+one go; only where that fails is a CSV file gone through again, line by line, for the place of the
+error.
+"""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from dgl_dmns.data import GraphData, simple_undirected
+
+__all__ = ["FileError", "NamedGraph", "read_edges"]
+
+ENDS = ("src", "dst")
+
+
+class FileError(ValueError):
+    """A file that cannot be used; the message names it and the line and column."""
+
+
+@dataclass(frozen=True, eq=False)
+class NamedGraph:
+    """A graph, and the ids that its nodes have in the user's files.
+
+    Attributes:
+        data: the graph; its nodes are numbered from 0.
+        ids: the ids of the nodes, integers or words, shape [N].
+    """
+
+    data: GraphData
+    ids: np.ndarray[Any, Any]
+
+
+def read_edges(edges: Path, features: Path | None = None) -> NamedGraph:
+    """A graph from an edge list and, if given, node features.
+
+    Self loops and duplicates are left out, and both directions put in.
+
+    Args:
+        edges: CSV or Parquet file with the columns ``src`` and ``dst``.
+        features: CSV or Parquet file with a column ``id`` and numbers, or a NumPy file (``.npy``)
+            of shape [N, F] for ids 0 .. N - 1. Where not given, the features have width 0.
+
+    Returns:
+        The graph with its ids. Nodes that have features but no edge are part of it.
+
+    Raises:
+        FileError: if a file is missing, cannot be read, lacks a column or a value, or holds no edge
+            between two nodes.
+    """
+    ends = _table(edges, ENDS)
+    columns = [_ids(edges, ends, name) for name in ENDS]
+    if columns[0].dtype != columns[1].dtype:  # numbers at one end, words at the other
+        columns = [column.astype(str) for column in columns]
+    given = None if features is None else _features(features)
+    every = columns if given is None else [*columns, _same_kind(given[0], columns[0], features)]
+    ids = np.unique(np.concatenate(every))
+    src, dst = (torch.from_numpy(np.searchsorted(ids, column)) for column in columns)
+    both = simple_undirected(src, dst)
+    if not len(both[0]):
+        raise FileError(f"{edges}: expected edges between two nodes, got {len(src)} self loops")
+    x = torch.zeros(len(ids), 0)
+    if given is not None:
+        missing = np.setdiff1d(ids, every[2])
+        if len(missing):
+            raise FileError(
+                f"{features}: no features for {len(missing)} node(s) of {edges.name}, for example "
+                f"{missing[0]!s}; add a row for each, or leave --features out"
+            )
+        x = torch.zeros(len(ids), given[1].shape[1])
+        x[torch.from_numpy(np.searchsorted(ids, every[2]))] = given[1]
+    data = GraphData(
+        name=edges.stem,
+        num_nodes=len(ids),
+        src=both[0],
+        dst=both[1],
+        features=x,
+        labels=torch.zeros(len(ids), dtype=torch.int64),
+        raw_src=src,
+        raw_dst=dst,
+    )
+    return NamedGraph(data, ids)
+
+
+def _table(file: Path, needed: tuple[str, ...]) -> pd.DataFrame:
+    """The table in a CSV or Parquet file, which has the columns that are needed."""
+    if not file.is_file():
+        raise FileError(f"{file}: there is no such file; check the name")
+    if file.suffix == ".csv":
+        try:
+            table = pd.read_csv(file, skipinitialspace=True)
+        except UnicodeDecodeError as error:
+            line = file.read_bytes()[: error.start].count(b"\n") + 1
+            raise FileError(
+                f"{file}, line {line}: not UTF-8 text ({error.reason}); save the file as UTF-8"
+            ) from error
+        except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+            _find_in_lines(file, needed)
+            raise FileError(f"{file}: not a CSV file ({error})") from error
+    elif file.suffix == ".parquet":
+        table = _parquet(file)
+    else:
+        raise FileError(f"{file}: expected a name that ends in .csv or .parquet")
+    absent = [name for name in needed if name not in table.columns]
+    if absent:
+        raise FileError(
+            f"{file}, line 1: expected the column(s) {', '.join(needed)}, got "
+            f"{', '.join(map(str, table.columns)) or 'none'}; name them in the first line"
+        )
+    if not len(table):
+        raise FileError(f"{file}: expected at least one row below the names of the columns")
+    return table
+
+
+def _parquet(file: Path) -> pd.DataFrame:
+    try:
+        return pd.read_parquet(file)
+    except ImportError as error:
+        raise FileError(
+            f"{file}: reading Parquet needs pyarrow (pip install 'dgl-dmns[parquet]'); or convert "
+            "the file to CSV"
+        ) from error
+    except Exception as error:  # pyarrow has errors of its own
+        raise FileError(f"{file}: not a Parquet file ({error})") from error
+
+
+def _ids(file: Path, table: pd.DataFrame, name: str) -> np.ndarray[Any, Any]:
+    """The ids of a column, int64 or words."""
+    column = table[name]
+    if pd.api.types.is_integer_dtype(column) and not column.isna().any():
+        return column.to_numpy(dtype=np.int64)
+    if file.suffix == ".csv":
+        _find_in_lines(file, (name,))
+    bad = column.isna()
+    if pd.api.types.is_float_dtype(column):
+        bad |= column != column.round()
+    if bad.any():
+        row = int(np.flatnonzero(bad)[0])
+        raise FileError(
+            f"{file}, row {row + 1}, column {name}: expected an integer or a word, got "
+            f"{column.iloc[row]}"
+        )
+    if pd.api.types.is_float_dtype(column):
+        return column.to_numpy(dtype=np.int64)
+    return column.astype(str).str.strip().to_numpy(dtype=str)
+
+
+def _find_in_lines(file: Path, needed: tuple[str, ...]) -> None:
+    """Raise for the first line of a CSV file that has too few or many cells, or no proper id."""
+    with file.open(newline="", encoding="utf-8") as lines:
+        reader = csv.reader(lines, skipinitialspace=True)
+        header = next(reader, [])
+        places = [(name, header.index(name)) for name in needed if name in header]
+        for cells in reader:
+            where = f"{file}, line {reader.line_num}"
+            if cells and len(cells) != len(header):
+                raise FileError(
+                    f"{where}, column {min(len(cells), len(header)) + 1}: expected "
+                    f"{len(header)} cells, as in the first line, got {len(cells)}"
+                )
+            for name, place in places if cells else []:
+                cell = cells[place].strip()
+                if not cell or cell.lower() in ("nan", "null", "na", "n/a", "none"):
+                    raise FileError(
+                        f"{where}, column {name}: expected a node's id, got "
+                        f"{'an empty cell' if not cell else repr(cell)}"
+                    )
+                if _is_fraction(cell):
+                    raise FileError(
+                        f"{where}, column {name}: expected an integer or a word, got {cell!r}"
+                    )
+
+
+def _is_fraction(cell: str) -> bool:
+    try:
+        return not float(cell).is_integer()
+    except ValueError:
+        return False
+
+
+def _features(file: Path) -> tuple[np.ndarray[Any, Any], torch.Tensor]:
+    """Ids [M] and features [M, F], float32."""
+    if file.suffix == ".npy":
+        if not file.is_file():
+            raise FileError(f"{file}: there is no such file; check the name")
+        try:
+            array = np.load(file, allow_pickle=False)
+        except ValueError as error:
+            raise FileError(f"{file}: not a NumPy file of numbers ({error})") from error
+        if array.ndim != 2 or not np.issubdtype(array.dtype, np.number):
+            raise FileError(
+                f"{file}: expected numbers of shape [N, F], got {array.dtype} "
+                f"{list(array.shape)}"
+            )
+        ids, x = np.arange(len(array)), torch.from_numpy(array.astype(np.float32))
+        names = [str(place) for place in range(x.shape[1])]
+    else:
+        table = _table(file, ("id",))
+        ids = _ids(file, table, "id")
+        values = table.drop(columns="id")
+        for name in values.columns:
+            if not pd.api.types.is_numeric_dtype(values[name]):
+                number = pd.to_numeric(values[name], errors="coerce")
+                row = int(np.flatnonzero(number.isna())[0])
+                raise FileError(
+                    f"{file}, {_line(file, row)}, column {name}: expected a number, got "
+                    f"{values[name].iloc[row]!r}"
+                )
+        names = list(map(str, values.columns))
+        x = torch.from_numpy(values.to_numpy(dtype=np.float32))
+    finite = torch.isfinite(x)
+    if not bool(finite.all()):
+        row, place = (int(i) for i in (~finite).nonzero()[0])
+        raise FileError(
+            f"{file}, {_line(file, row)}, column {names[place]}: expected a finite number, got "
+            f"{float(x[row, place])}"
+        )
+    if not x.shape[1]:
+        raise FileError(f"{file}: expected columns with numbers beside the ids, got none")
+    twice = pd.Series(ids).duplicated()
+    if twice.any():
+        row = int(np.flatnonzero(twice)[0])
+        raise FileError(f"{file}, {_line(file, row)}, column id: {ids[row]} stands there twice")
+    return ids, x
+
+
+def _line(file: Path, row: int) -> str:
+    return f"line {row + 2}" if file.suffix == ".csv" else f"row {row + 1}"
+
+
+def _same_kind(
+    ids: np.ndarray[Any, Any], like: np.ndarray[Any, Any], file: Path | None
+) -> np.ndarray[Any, Any]:
+    """Ids as integers or as words, as those of the edge list are."""
+    if like.dtype.kind == ids.dtype.kind:
+        return ids
+    if like.dtype.kind == "U":
+        return ids.astype(str)
+    raise FileError(
+        f"{file}, column id: the edge list has integers, got words such as {ids[0]!r}; use the "
+        "same ids in both files"
+    )

@@ -1,0 +1,171 @@
+"""The command ``dgl-dmns``.
+
+Exit codes: 0 all is well; 1 a file, a data set or an option does not fit (one line says what), or
+the doctor found something; 2 the command line is wrong; 130 interrupted, ``--resume`` goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from dgl_dmns import __version__
+from dgl_dmns._compat import why_unusable
+
+__all__ = ["main", "make_parser"]
+
+_DATASETS = ("embedded", "cora", "citeseer", "coauthor-cs", "actor")
+_SAMPLERS = (
+    "dmns",
+    "uniform",
+    "popularity",
+    "in-batch",
+    "dynamic",
+    "self-adversarial",
+    "mcns",
+    "adversarial",
+)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
+    parser = argparse.ArgumentParser(
+        prog="dgl-dmns",
+        description="Link prediction with negatives that teach: train, compare, report, check.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"dgl-dmns {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    one = commands.add_parser(
+        "train",
+        help="train on a data set or an edge list; write embeddings, metrics and a report",
+        allow_abbrev=False,
+    )
+    _add_data(one)
+    one.add_argument("--sampler", choices=_SAMPLERS, default="dmns", help="default: %(default)s")
+    one.add_argument(
+        "--set",
+        nargs="+",
+        default=[],
+        metavar="NAME=VALUE",
+        help="arguments of the sampler, for example uniform_share=0.5 pool=64",
+    )
+    _add_training(one)
+    one.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    one.add_argument(
+        "--resume", action="store_true", help="go on with the run in --out, if there is one"
+    )
+    one.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the run")
+
+    bench = commands.add_parser(
+        "bench",
+        help="train with several samplers at equal negatives, seeds and patience",
+        allow_abbrev=False,
+    )
+    _add_data(bench)
+    bench.add_argument(
+        "--samplers",
+        nargs="+",
+        choices=_SAMPLERS,
+        default=["uniform", "self-adversarial", "dmns"],
+        help="default: uniform self-adversarial dmns",
+    )
+    _add_training(bench)
+    bench.add_argument("--seeds", type=_count, default=3, help="seeds 0 .. SEEDS - 1; default: 3")
+    bench.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the table")
+
+    report = commands.add_parser("report", help="write the HTML page of a run", allow_abbrev=False)
+    report.add_argument("run", type=Path, metavar="RUN", help="folder that train or save_run wrote")
+    report.add_argument("--out", type=Path, metavar="FILE", help="default: report.html in RUN")
+
+    commands.add_parser(
+        "doctor", help="versions, what works with what, and a short self-test", allow_abbrev=False
+    )
+    return parser
+
+
+def _add_data(parser: argparse.ArgumentParser) -> None:
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument(
+        "--dataset", choices=_DATASETS, help="embedded is generated; others are DGL's"
+    )
+    source.add_argument(
+        "--edges", type=Path, metavar="FILE", help="CSV or Parquet with the columns src and dst"
+    )
+    parser.add_argument(
+        "--features",
+        type=Path,
+        metavar="FILE",
+        help="with --edges: CSV or Parquet with a column id and numbers, or .npy of shape [N, F]; "
+        "without it each node has a learned vector",
+    )
+    parser.add_argument("--data-dir", metavar="DIR", help="DGL's cache of data sets")
+
+
+def _add_training(parser: argparse.ArgumentParser) -> None:
+    numbers = (
+        ("--k", 5, "negatives an edge"),
+        ("--epochs", 200, "at most this many"),
+        ("--patience", 30, "epochs without a better validation MRR before it stops"),
+        ("--batch-size", 2048, "edges in a batch"),
+        ("--hidden", 64, "width of the embeddings"),
+        ("--layers", 2, "GraphSAGE layers"),
+        ("--threads", 1, "threads of torch"),
+    )
+    for name, default, text in numbers:
+        parser.add_argument(name, type=_count, default=default, help=f"{text}; default: {default}")
+    parser.add_argument(
+        "--fanout", type=int, default=0, help="neighbours sampled a node and layer; default: 0, all"
+    )
+    parser.add_argument("--lr", type=float, default=3e-3, help="learning rate; default: 0.003")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def _count(word: str) -> int:
+    number = int(word)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected at least 1, got {number}")
+    return number
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns its exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    parser = make_parser()
+    arguments = parser.parse_args(words)
+    if getattr(arguments, "features", None) is not None and arguments.edges is None:
+        parser.error("--features: goes with --edges; a data set has features of its own")
+    command = shlex.join(["dgl-dmns", *words])
+    try:
+        return _run(arguments, command)
+    except KeyboardInterrupt:
+        resume = " --resume" if arguments.command == "train" and not arguments.resume else ""
+        sys.stderr.write(f"\ninterrupted; to go on: {command}{resume}\n")
+        return 130
+    except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+
+
+def _run(arguments: argparse.Namespace, command: str) -> int:
+    # Imports wait until they are needed: the doctor and --help work where DGL does not.
+    if arguments.command == "doctor":
+        from dgl_dmns.cli.doctor import run_doctor
+
+        return run_doctor()
+    if arguments.command == "report":
+        from dgl_dmns.report import write_report
+
+        sys.stdout.write(f"{write_report(arguments.run, arguments.out)}\n")
+        return 0
+    problem = why_unusable()
+    if problem is not None:
+        raise ImportError(problem)
+    from dgl_dmns.cli.train import run_bench, run_train
+
+    run = run_train if arguments.command == "train" else run_bench
+    return run(arguments, command)

@@ -1,0 +1,305 @@
+"""The training loop of the command line: minibatch link prediction with early stopping.
+
+Everything random of an epoch is seeded by the seed and the epoch's number, and all that lasts is in
+a checkpoint, so that a run that was interrupted goes on as if it had not been.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from dgl_dmns._compat import require_dgl
+from dgl_dmns.cli.model import SAGE, edge_score
+from dgl_dmns.cli.samplers import make_sampler
+from dgl_dmns.data import EdgeSplit, GraphData, split_pairs
+from dgl_dmns.diagnostics import Monitor
+from dgl_dmns.evaluate import candidate_ranking, full_ranking, ranking_metrics
+from dgl_dmns.samplers import RefreshingSampler
+
+__all__ = ["Outcome", "Settings", "train"]
+
+_dgl: Any = require_dgl()
+_MOST_PAIRS = 2000  # validation and test pairs that are ranked among all nodes
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides a run; see ``dgl-dmns train --help``."""
+
+    sampler: str = "dmns"
+    k: int = 5
+    epochs: int = 200
+    patience: int = 30
+    batch_size: int = 2048
+    lr: float = 3e-3
+    hidden: int = 64
+    layers: int = 2
+    fanout: int = 0
+    seed: int = 0
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Outcome:
+    """What a run came to.
+
+    Attributes:
+        h: embeddings of the best epoch, shape [N, D].
+        metrics: of the test edges, by name.
+        sampler: the sampler after the last refresh.
+        monitor: its records; None for a sampler that follows no encoder.
+        epochs: number of epochs that were run.
+    """
+
+    h: Tensor
+    metrics: dict[str, float]
+    sampler: Any
+    monitor: Monitor | None
+    epochs: int
+
+
+class _Trainer:
+    """Model, optimizer, sampler and loader of a run, and what a checkpoint holds of them."""
+
+    def __init__(self, data: GraphData, split: EdgeSplit, settings: Settings) -> None:
+        self.data, self.split, self.settings = data, split, settings
+        self.known = data.csr()
+        src, dst = split.message_edges()
+        self.g = _dgl.graph((src, dst), num_nodes=data.num_nodes)
+        width = data.features.shape[1]
+        own = torch.arange(data.num_nodes)
+        self.g.ndata["feat"] = nn.functional.normalize(data.features, dim=1) if width else own
+        self.seed(0)
+        self.model = SAGE(data.num_nodes, width, settings.hidden, settings.layers)
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=settings.lr)
+        self.sampler = make_sampler(
+            settings.sampler, self.g, self.model, settings.k, settings.seed, settings.options
+        )
+        key, twin = src * data.num_nodes + dst, dst * data.num_nodes + src
+        self.reverse = torch.searchsorted(key, twin)  # edges are ordered by (src, dst)
+        self.batches = -(-len(src) // settings.batch_size)
+        self.epoch = 0
+        self.best = {"mrr": -1.0, "epoch": 0}
+        self.best_state = copy.deepcopy(self.model.state_dict())
+        self.monitor: Monitor | None = None
+        if isinstance(self.sampler, RefreshingSampler):
+            self.monitor = Monitor(self.sampler, held_out=split.val)
+
+    def _loader(self) -> Any:
+        """A loader for one epoch: DGL's shuffles its edges further from epoch to epoch."""
+        settings = self.settings
+        blocks: Any = _dgl.dataloading.NeighborSampler(
+            [settings.fanout or -1] * settings.layers, prefetch_node_feats=["feat"]
+        )
+        return _dgl.dataloading.DataLoader(
+            self.g,
+            torch.arange(self.g.num_edges()),
+            _dgl.dataloading.as_edge_prediction_sampler(
+                blocks,
+                exclude="reverse_id",
+                reverse_eids=self.reverse,
+                negative_sampler=self.sampler,
+            ),
+            batch_size=settings.batch_size,
+            shuffle=True,
+        )
+
+    def seed(self, epoch: int) -> None:
+        """Seed all that an epoch draws from; DGL shuffles with NumPy."""
+        for seed_one in (torch.manual_seed, np.random.seed, _dgl.seed):
+            seed_one(self.settings.seed * 100_003 + epoch)
+
+    def start(self) -> None:
+        """The first table, and a refresh after each epoch from now on."""
+        if isinstance(self.sampler, RefreshingSampler) and self.sampler.version == 0:
+            self.sampler.refresh()
+
+    def run_epoch(self, bar: Any) -> float:
+        """One pass over the training edges; the mean loss."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Dataloader CPU affinity")
+            loss = self._pass_over_edges(bar)
+        if isinstance(self.sampler, RefreshingSampler):
+            self.sampler.refresh()
+        self.epoch += 1
+        return loss
+
+    def _pass_over_edges(self, bar: Any) -> float:
+        self.model.train()
+        losses = []
+        self.seed(self.epoch + 1)
+        for _, pos_graph, neg_graph, blocks in self._loader():
+            h = self.model(blocks, blocks[0].srcdata["feat"])
+            score = torch.cat([edge_score(pos_graph, h), edge_score(neg_graph, h)])
+            label = torch.zeros_like(score)
+            label[: pos_graph.num_edges()] = 1.0
+            loss = nn.functional.binary_cross_entropy_with_logits(score, label)
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+            losses.append(float(loss.detach()))
+            bar.update()
+        return sum(losses) / len(losses)
+
+    @torch.no_grad()
+    def embed(self) -> Tensor:
+        """Embeddings of all nodes, shape [N, D]."""
+        self.model.eval()
+        h: Tensor = self.model(self.g, self.g.ndata["feat"])
+        return h
+
+    def validate(self, loss: float, seconds: float) -> float:
+        """The validation MRR; kept, with the weights if it is the best."""
+        mrr = self.rank(self.embed(), self.split.val)["MRR"]
+        if self.monitor is not None:
+            self.monitor.log(watch="mrr", epoch=self.epoch, loss=loss, mrr=mrr, seconds=seconds)
+        if mrr > self.best["mrr"]:
+            self.best = {"mrr": mrr, "epoch": self.epoch}
+            self.best_state = copy.deepcopy(self.model.state_dict())
+        return mrr
+
+    def rank(self, h: Tensor, pairs: Tensor) -> dict[str, float]:
+        """Metrics of pairs, each ranked among all nodes, known edges left out."""
+        ranks = full_ranking(h, pairs[:, :_MOST_PAIRS], self.known)
+        return ranking_metrics(ranks, hits=(10, 50))
+
+    def test(self, h: Tensor) -> dict[str, float]:
+        """Metrics of the test edges."""
+        full = self.rank(h, self.split.test)
+        pairs = self.split.test
+        generator = torch.Generator().manual_seed(self.settings.seed)
+        nine = torch.randint(0, self.data.num_nodes, (pairs.shape[1], 9), generator=generator)
+        candidates = torch.cat([pairs[1].unsqueeze(1), nine], dim=1)
+        among = ranking_metrics(candidate_ranking(h, pairs[0], candidates))
+        return {
+            "MRR": full["MRR"],
+            "Hits@10": full["Hits@10"],
+            "Hits@50": full["Hits@50"],
+            "MAP@9": among["MRR"],
+        }
+
+    def finished(self) -> bool:
+        """Whether the epochs or the patience are used up."""
+        waited = self.epoch - self.best["epoch"]
+        return self.epoch >= self.settings.epochs or waited >= self.settings.patience
+
+    def state(self) -> dict[str, Any]:
+        """All that a run needs to go on."""
+        return {
+            "settings": asdict(self.settings),
+            "epoch": self.epoch,
+            "best": self.best,
+            "best_state": self.best_state,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "sampler": self.sampler.state_dict() if self.monitor is not None else None,
+            "monitor": self.monitor.state_dict() if self.monitor is not None else None,
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on where `state` was made.
+
+        Raises:
+            ValueError: if a setting other than the number of epochs and the patience differs.
+        """
+        mine = asdict(self.settings)
+        differs = sorted(
+            name
+            for name, value in state["settings"].items()
+            if name not in ("epochs", "patience") and mine.get(name) != value
+        )
+        if differs:
+            was = {name: state["settings"][name] for name in differs}
+            now = {name: mine[name] for name in differs}
+            raise ValueError(
+                f"--resume: the checkpoint was made with {was}, this run has {now}; use the same "
+                "arguments, or another --out"
+            )
+        self.epoch, self.best = state["epoch"], state["best"]
+        self.best_state = state["best_state"]
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.monitor is not None:
+            self.sampler.load_state_dict(state["sampler"])
+            self.monitor.load_state_dict(state["monitor"])
+
+
+def train(
+    data: GraphData,
+    settings: Settings,
+    *,
+    checkpoint: Path | None = None,
+    resume: bool = False,
+    quiet: bool = False,
+) -> Outcome:
+    """Train a link predictor and test it.
+
+    Args:
+        data: the graph; 5 % of its pairs are held out for validation, 10 % for the test.
+        settings: what decides the run.
+        checkpoint: file that is written after every epoch, if any.
+        resume: go on from that file if it is there.
+        quiet: no progress bar.
+
+    Returns:
+        What it came to, with the weights of the epoch of the best validation MRR.
+
+    Raises:
+        ValueError: if the graph has too few edges, an option does not fit, or the checkpoint is of
+            another run.
+    """
+    split = split_pairs(data, seed=settings.seed)
+    trainer = _Trainer(data, split, settings)
+    if checkpoint is not None and resume and checkpoint.is_file():
+        trainer.load(_read_checkpoint(checkpoint))
+    trainer.start()
+    with tqdm(
+        total=settings.epochs * trainer.batches,
+        initial=trainer.epoch * trainer.batches,
+        desc=settings.sampler,
+        unit="batch",
+        file=sys.stderr,
+        disable=quiet,
+    ) as bar:
+        while not trainer.finished():
+            started = time.perf_counter()
+            loss = trainer.run_epoch(bar)
+            seconds = time.perf_counter() - started
+            mrr = trainer.validate(loss, seconds)
+            bar.set_postfix(epoch=trainer.epoch, loss=f"{loss:.3f}", mrr=f"{mrr:.3f}")
+            if checkpoint is not None:
+                _write_checkpoint(checkpoint, trainer.state())
+    trainer.model.load_state_dict(trainer.best_state)
+    h = trainer.embed()
+    return Outcome(h, trainer.test(h), trainer.sampler, trainer.monitor, trainer.epoch)
+
+
+def _write_checkpoint(file: Path, state: dict[str, Any]) -> None:
+    unfinished = file.with_name(f"{file.name}.part")
+    torch.save(state, unfinished)
+    os.replace(unfinished, file)
+
+
+def _read_checkpoint(file: Path) -> dict[str, Any]:
+    load: Callable[..., Any] = torch.load
+    try:
+        state: dict[str, Any] = load(file, weights_only=True)
+    except Exception as error:
+        raise ValueError(
+            f"--resume: {file} is not a checkpoint of this version ({error}); remove it to start "
+            "anew"
+        ) from error
+    return state

@@ -1,0 +1,230 @@
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import dgl_dmns.cli.doctor
+import dgl_dmns.cli.train
+from dgl_dmns.cli import main
+from dgl_dmns.cli.parser import _DATASETS, _SAMPLERS
+from dgl_dmns.cli.samplers import SAMPLERS
+from dgl_dmns.data import DATASET_NAMES
+
+SMALL = ["--quiet", "--hidden", "16", "--batch-size", "512"]
+
+
+@pytest.fixture(scope="module")
+def edges(tmp_path_factory):
+    """A ring of 90 words with chords."""
+    folder = tmp_path_factory.mktemp("edges")
+    ends = [(i, (i + step) % 90) for i in range(90) for step in (1, 2, 3)]
+    lines = [f"n{a:02d},n{b:02d}" for a, b in ends]
+    (folder / "ring.csv").write_text("\n".join(["src,dst", *lines, ""]))
+    return folder / "ring.csv"
+
+
+@pytest.fixture(scope="module")
+def run(edges):
+    """A finished run."""
+    out = edges.parent / "run"
+    words = ["train", "--edges", str(edges), "--out", str(out), "--epochs", "4", *SMALL]
+    assert main(words) == 0
+    return out
+
+
+def test_what_a_run_leaves_behind(run):
+    found = {file.name for file in run.iterdir()}
+    assert found == {
+        "checkpoint.pt",
+        "embeddings.npz",
+        "metrics.csv",
+        "metrics.json",
+        "negatives.csv",
+        "query.npz",
+        "report.html",
+        "run.json",
+        "scores.npz",
+    }
+    with np.load(run / "embeddings.npz") as archive:
+        assert archive["id"].tolist()[:2] == ["n00", "n01"]
+        assert archive["embedding"].shape == (90, 16)
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert set(metrics) == {"MRR", "Hits@10", "Hits@50", "MAP@9"}
+    assert all(0 < value <= 1 for value in metrics.values())
+    assert pd.read_csv(run / "metrics.csv")["epoch"].tolist() == [1, 2, 3, 4]
+    assert pd.read_csv(run / "negatives.csv")["refresh"].max() == 5
+
+
+def test_the_metrics_are_those_of_the_embeddings(run, edges):
+    from dgl_dmns.cli.edges import read_edges
+    from dgl_dmns.data import split_pairs
+    from dgl_dmns.evaluate import full_ranking, ranking_metrics
+
+    data = read_edges(edges).data
+    with np.load(run / "embeddings.npz") as archive:
+        h = torch.from_numpy(archive["embedding"])
+    found = ranking_metrics(full_ranking(h, split_pairs(data).test, data.csr()))["MRR"]
+    assert json.loads((run / "metrics.json").read_text())["MRR"] == pytest.approx(found)
+
+
+def test_a_run_that_was_interrupted_goes_on_as_if_it_had_not_been(run, edges, capsys):
+    out = edges.parent / "resumed"
+    words = ["train", "--edges", str(edges), "--out", str(out), *SMALL]
+    assert main([*words, "--epochs", "2"]) == 0
+    assert main([*words, "--epochs", "4"]) == 1
+    assert "holds a run already; add --resume" in capsys.readouterr().err
+    assert main([*words, "--epochs", "4", "--resume", "--k", "2"]) == 1
+    assert "--resume: the checkpoint was made with {'k': 5}" in capsys.readouterr().err
+    assert main([*words, "--epochs", "4", "--resume"]) == 0
+    with np.load(run / "embeddings.npz") as a, np.load(out / "embeddings.npz") as b:
+        assert np.array_equal(a["embedding"], b["embedding"])
+    losses = [pd.read_csv(folder / "metrics.csv")["loss"].tolist() for folder in (run, out)]
+    assert losses[0] == losses[1]
+    scores = [pd.read_csv(folder / "negatives.csv")["score"].tolist() for folder in (run, out)]
+    assert scores[0] == pytest.approx(scores[1], nan_ok=True, rel=1e-12)
+    (out / "checkpoint.pt").write_text("broken")
+    assert main([*words, "--resume"]) == 1
+    assert "is not a checkpoint of this version" in capsys.readouterr().err
+
+
+def test_an_interrupt_says_how_to_go_on(edges, tmp_path, monkeypatch, capsys):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(dgl_dmns.cli.train, "train", interrupt)
+    words = ["train", "--edges", str(edges), "--out", str(tmp_path / "a b")]
+    assert main(words) == 130
+    said = capsys.readouterr().err
+    assert f"dgl-dmns train --edges {edges} --out '{tmp_path / 'a b'}' --resume" in said
+
+
+def test_training_learns_and_stops(edges, tmp_path):
+    words = ["train", "--edges", str(edges), "--out", str(tmp_path), "--lr", "0.03", *SMALL]
+    assert main([*words, "--patience", "5", "--epochs", "40"]) == 0
+    metrics = pd.read_csv(tmp_path / "metrics.csv")
+    best = metrics["mrr"].idxmax() + 1
+    assert len(metrics) == min(40, best + 5)
+    assert metrics["mrr"].max() > 2 * metrics["mrr"].iloc[0]
+
+
+@pytest.mark.parametrize("sampler", sorted(set(_SAMPLERS) - {"dmns"}))
+def test_every_sampler_trains(edges, tmp_path, sampler):
+    words = ["train", "--edges", str(edges), "--sampler", sampler, "--out", str(tmp_path / "r")]
+    assert main([*words, "--epochs", "1", "--k", "2", *SMALL]) == 0
+    assert (tmp_path / "r" / "report.html").is_file()
+
+
+def test_options_of_the_sampler(edges, tmp_path, capsys):
+    words = ["train", "--edges", str(edges), "--epochs", "1", *SMALL, "--out", str(tmp_path / "r")]
+    assert main([*words, "--set", "uniform_share=0.5", "levels=(0.25,0.5)"]) == 0
+    record = json.loads((tmp_path / "r" / "run.json").read_text())
+    assert record["settings"]["options"] == {"uniform_share": 0.5, "levels": [0.25, 0.5]}
+    levels = pd.read_csv(tmp_path / "r" / "negatives.csv")["level"].unique()
+    assert levels[:2].tolist() == ["0.25T", "0.5T"]
+    for option, message in (
+        ("pull=3", "--set: dmns takes ['batch_pairs'"),
+        ("pool", "--set: expected NAME=VALUE"),
+        ("pool=2", "pool: expected at least k = 5"),
+        ("seed=2", "--set: dmns takes"),
+    ):
+        assert main([*words[:-1], str(tmp_path / "other"), "--set", option]) == 1
+        assert message in capsys.readouterr().err
+
+
+def test_a_bench_compares_at_equal_seeds(edges, tmp_path, capsys):
+    words = ["bench", "--edges", str(edges), "--samplers", "uniform", "dynamic", *SMALL]
+    assert main([*words, "--seeds", "2", "--epochs", "2", "--out", str(tmp_path)]) == 0
+    rows = pd.read_csv(tmp_path / "bench.csv")
+    assert rows["sampler"].tolist() == ["uniform", "dynamic"] * 2
+    assert rows["seed"].tolist() == [0, 0, 1, 1]
+    said = capsys.readouterr().out
+    mean = rows[rows["sampler"] == "uniform"]["MRR"].mean()
+    assert f"{mean:.3f} (" in said
+
+
+def test_a_wrong_file_is_one_line_and_exit_code_1(tmp_path, capsys):
+    file = tmp_path / "edges.csv"
+    file.write_text("src,dst\n1,2\n3,\n")
+    assert main(["train", "--edges", str(file), "--out", str(tmp_path / "r")]) == 1
+    said = capsys.readouterr().err
+    assert said == (f"error: {file}, line 3, column dst: expected a node's id, got an empty cell\n")
+    assert not (tmp_path / "r").exists()
+    file.write_text("src,dst\n1,2\n3,4\n")
+    assert main(["train", "--edges", str(file), "--out", str(tmp_path / "r")]) == 1
+    assert "too few edges" in capsys.readouterr().err
+
+
+def test_a_data_set_that_is_not_there(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("DGL_REPO", "http://127.0.0.1:9/")
+    words = ["train", "--dataset", "cora", "--data-dir", str(tmp_path), "--out", str(tmp_path)]
+    assert main(words) == 1
+    assert capsys.readouterr().err.startswith("error: data set 'cora': no folder")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "the following arguments are required: COMMAND"),
+        (["train", "--out", "r"], "one of the arguments --dataset --edges is required"),
+        (["train", "--dataset", "pubmed", "--out", "r"], "invalid choice: 'pubmed'"),
+        (["train", "--dataset", "cora", "--k", "0", "--out", "r"], "expected at least 1, got 0"),
+        (
+            ["train", "--dataset", "cora", "--features", "f.npy", "--out", "r"],
+            "--features: goes with --edges",
+        ),
+    ],
+)
+def test_a_wrong_command_line_is_exit_code_2(words, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(words)
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_report_of_a_run(run, tmp_path, capsys):
+    assert main(["report", str(run), "--out", str(tmp_path / "page.html")]) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "page.html")
+    assert main(["report", str(tmp_path)]) == 1
+    assert "expected the folder of a run, with a file run.json" in capsys.readouterr().err
+
+
+def test_the_lists_of_names_are_complete():
+    assert tuple(SAMPLERS) == _SAMPLERS
+    assert DATASET_NAMES == _DATASETS
+
+
+def test_the_doctor_finds_a_healthy_installation(capsys):
+    assert main(["doctor"]) == 0
+    said = capsys.readouterr().out
+    assert "no failure(s)" in said
+    assert said.count("  ok ") == 5
+    assert f"torch        {torch.__version__.split('+')[0]}" in said
+
+
+def test_the_doctor_reports_what_fails(monkeypatch, capsys):
+    monkeypatch.setattr("dgl_dmns.core.level_gaussians", lambda *_: 1 / 0)
+    assert main(["doctor"]) == 1
+    said = capsys.readouterr().out
+    assert "FAILED  the closed form against chains: ZeroDivisionError" in said
+    assert "1 failure(s)" in said
+
+
+def test_without_a_dgl_that_works(monkeypatch, capsys, tmp_path):
+    for module in ("dgl_dmns.cli.doctor", "dgl_dmns.cli.parser"):
+        monkeypatch.setattr(f"{module}.why_unusable", lambda: "DGL is not installed")
+    assert main(["doctor"]) == 1
+    assert "Not usable: DGL is not installed" in capsys.readouterr().out
+    assert main(["train", "--dataset", "embedded", "--out", str(tmp_path / "r")]) == 1
+    assert capsys.readouterr().err == "error: DGL is not installed\n"
+
+
+def test_python_m(run):
+    for module, words in (("dgl_dmns", ["report"]), ("dgl_dmns.report", [])):
+        done = subprocess.run(
+            [sys.executable, "-m", module, *words, str(run)], capture_output=True, text=True
+        )
+        assert (done.returncode, done.stdout.strip()) == (0, str(run / "report.html"))

@@ -1,0 +1,136 @@
+import json
+import re
+from html.parser import HTMLParser
+
+import dgl
+import pytest
+import torch
+
+from dgl_dmns import DMNSSampler, UniformSampler
+from dgl_dmns.diagnostics import Monitor, Sign
+from dgl_dmns.report import Run, save_run, write_report
+
+EVIL = '<script>alert("x")</script> & <b>'
+
+
+@pytest.fixture(scope="module")
+def sampler():
+    generator = torch.Generator().manual_seed(0)
+    h = torch.randn(60, 6, generator=generator)
+    near = (h @ h.t()).topk(6, dim=1).indices
+    g = dgl.graph((torch.arange(60).repeat_interleave(6), near.flatten()))
+    return DMNSSampler(dgl.to_bidirected(g), lambda: h, k=2)
+
+
+@pytest.fixture(scope="module")
+def folder(sampler, tmp_path_factory):
+    monitor = Monitor(sampler)
+    for epoch in range(2):
+        sampler.refresh()
+        monitor.log(epoch=epoch, loss=1.0 / (epoch + 1))
+    monitor.found.append(Sign(EVIL, 1, EVIL))
+    monitor.close()
+    return save_run(
+        tmp_path_factory.mktemp("run"),
+        sampler,
+        monitor,
+        title=EVIL,
+        command=EVIL,
+        data={EVIL: EVIL},
+        settings={"k": 2, EVIL: EVIL},
+        result={EVIL: 0.25, "MRR": float("nan")},
+    )
+
+
+class Page(HTMLParser):
+    """Tags with their attributes, and the text; fails on tags that do not match."""
+
+    EMPTY = frozenset({"meta", "img"})
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.open, self.text = [], [], []
+        self.feed(text)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        if tag not in self.EMPTY:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def test_the_page_is_complete_and_fetches_nothing(folder):
+    file = write_report(folder)
+    assert file == folder / "report.html"
+    page = Page(file.read_text())
+    tags = {tag for tag, _ in page.tags}
+    assert not tags & {"script", "link", "iframe", "object"}
+    for tag, attributes in page.tags:
+        assert not any(name.startswith("on") for name in attributes)
+        if tag == "img":
+            assert attributes["src"].startswith("data:image/png;base64,")
+            assert attributes["alt"]
+    assert "://" not in re.sub(r"data:image/png;base64,[A-Za-z0-9+/=]+", "", file.read_text())
+    headings = "".join(page.text)
+    for title in ("Training", "Hardness", "Scores at the end", "One query", "positivity"):
+        assert title in headings
+
+
+def test_all_text_is_escaped(folder):
+    text = write_report(folder).read_text()
+    assert "<script" not in text
+    page = Page(text)
+    assert "".join(page.text).count('<script>alert("x")</script>') >= 9
+    assert "–" in "".join(page.text)  # the figure that is not a number
+
+
+def test_a_sampler_without_an_encoder(sampler, tmp_path):
+    uniform = UniformSampler(sampler._g, k=2)
+    save_run(tmp_path, uniform, title="uniform", embeddings=torch.randn(60, 4))
+    text = write_report(tmp_path, tmp_path / "sub" / "page.html").read_text()
+    assert "were not watched" in text
+    assert "Scores at the end" in text
+    assert "One query" not in text
+
+
+def test_a_run_with_nothing_but_its_record(tmp_path):
+    record = {"format": "dgl-dmns run 1", "title": "bare", "sampler": "none"}
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    page = Page(write_report(tmp_path).read_text())
+    assert not any(tag == "img" for tag, _ in page.tags)
+
+
+def test_files_of_an_earlier_run_are_replaced(sampler, folder, tmp_path):
+    (tmp_path / "negatives.csv").write_text("old")
+    save_run(tmp_path, sampler, title="again")
+    assert Run.load(tmp_path).negatives is None
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("run.json", "{", "JSONDecodeError"),
+        ("run.json", '{"format": "other"}', "expected the format"),
+        ("run.json", '{"format": "dgl-dmns run 1", "title": "x"}', "sampler"),
+        ("scores.npz", "x", "scores.npz"),
+        ("negatives.csv", "", "negatives.csv"),
+    ],
+)
+def test_incomplete_runs(tmp_path, file, text, message):
+    record = {"format": "dgl-dmns run 1", "title": "bare", "sampler": "none"}
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    (tmp_path / file).write_text(text)
+    with pytest.raises(ValueError, match=f"not a complete run .*{message}"):
+        write_report(tmp_path)
+
+
+def test_no_run(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"with a file run.json; save_run and dgl-dmns"):
+        write_report(tmp_path / "nowhere")
