@@ -2,6 +2,7 @@
 
 from dgl_dmns.evaluate.draw import fixed_negatives
 from dgl_dmns.evaluate.fixed import FixedNegatives, graph_fingerprint
+from dgl_dmns.evaluate.heart import heart_negatives, heart_ranking
 from dgl_dmns.evaluate.ranking import candidate_ranking, full_ranking, ranking_metrics, ranks
 from dgl_dmns.evaluate.recommendation import recommendation_metrics
 from dgl_dmns.evaluate.statistics import mean_and_stderr, paired_difference, student_t_quantile
@@ -12,6 +13,8 @@ __all__ = [
     "fixed_negatives",
     "full_ranking",
     "graph_fingerprint",
+    "heart_negatives",
+    "heart_ranking",
     "mean_and_stderr",
     "paired_difference",
     "ranking_metrics",
