@@ -90,6 +90,6 @@ docs: $(DOCS)/.installed
 	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict --clean
 
 clean:
-	rm -rf build dist site *.egg-info htmlcov .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache
+	rm -rf build dist site .cache *.egg-info htmlcov .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache
 	find dgl_dmns tests benchmarks examples -type d -name __pycache__ -prune -exec rm -rf {} + \
 	  2>/dev/null || true

@@ -12,9 +12,9 @@ __all__ = ["plot_hardness"]
 
 _WORDS = {
     "score": "mean score",
-    "percentile": "share of random nodes that score lower",
+    "percentile": "random nodes that score lower",
     "above_positive": "share that scores above a positive",
-    "false_negative_lift": "false negatives, times those of uniform draws",
+    "false_negative_lift": "times those of uniform draws",
     "false_negatives": "share that is a held-out edge",
     "gini": "Gini index of how often nodes are drawn",
     "density_auc": "AUC of the level's density",
@@ -68,6 +68,7 @@ def plot_hardness(
                 color=colour[name],
                 label=label_of(name),
             )
+    ax.xaxis.get_major_locator().set_params(integer=True)
     ax.set(xlabel="refresh", ylabel=_WORDS.get(value, value.replace("_", " ")))
     ax.legend(fontsize="small", frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return ax

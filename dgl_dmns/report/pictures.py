@@ -118,7 +118,8 @@ def _records(negatives: pd.DataFrame, etype: str, suffix: str) -> Iterator[Drawi
 
 def _lines(metrics: pd.DataFrame) -> list[str]:
     numbers = metrics.select_dtypes("number").columns
-    return [str(n) for n in numbers if n not in ("refresh", "epoch") and metrics[n].nunique() > 1]
+    left_out = ("refresh", "epoch", "seconds")
+    return [str(n) for n in numbers if n not in left_out and metrics[n].nunique() > 1]
 
 
 def _plot_metrics(metrics: pd.DataFrame, ax: Any) -> None:
