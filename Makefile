@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 UNFINISHED := $(VENV)/.unfinished
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-all lint format types docs clean
+.PHONY: help venv demo test test-all lint format types docs dist clean
 
 help:
 	@echo 'make venv    make $(VENV) with Python 3.11: DGL 2.1.0, torch 2.2.1, tools, this package'
@@ -18,6 +18,7 @@ help:
 	@echo 'make lint    ruff check and format check only'
 	@echo 'make types   mypy only'
 	@echo 'make docs    build the documentation into site/; fails on a warning'
+	@echo 'make dist    build the wheel and the source distribution into dist/, and try them out'
 	@echo 'make format  let ruff fix and format the files'
 	@echo 'make clean   remove caches and build outputs (not $(VENV), runs or results)'
 	@echo
@@ -80,14 +81,19 @@ format: $(STAMP)
 
 # The site needs neither torch nor DGL: the API pages are read off the source.
 DOCS := .venv-docs
-$(DOCS)/.installed: requirements/docs.txt $(STAMP)
-	$(BIN)/python -m venv --clear $(DOCS)
+$(DOCS)/.installed: requirements/docs.txt
+	"$$(command -v $(PYTHON) || command -v python3)" -m venv --clear $(DOCS)
 	$(DOCS)/bin/python -m pip install --disable-pip-version-check --quiet --progress-bar off \
 	  -r requirements/docs.txt
 	@touch $@
 
 docs: $(DOCS)/.installed
 	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict --clean
+
+dist: $(STAMP)
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation --outdir dist .
+	$(BIN)/python -m pytest -q tests/test_distribution.py
 
 clean:
 	rm -rf build dist site .cache *.egg-info htmlcov .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache
