@@ -8,6 +8,7 @@ threads read is the candidate table alone, in shared memory.
 from __future__ import annotations
 
 import copy
+import os
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, get_args, overload
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
+from dgl_dmns.checkpoint import read_state, write_state
 from dgl_dmns.core.distribution import NodeDistribution
 from dgl_dmns.core.engine import RefreshReport, Stopwatch, TableReport, TypeReport, fill_table
 from dgl_dmns.core.generator import DiffusionGenerator, FitReport
@@ -498,6 +500,40 @@ class RefreshingSampler(NegativeSampler):
         self._load_own_state(own)
         for relation, part in own:
             relation.load_state(part)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the state to a file, whole or not at all; see `dgl_dmns.checkpoint`.
+
+        Args:
+            path: the file; its folder has to exist.
+
+        Raises:
+            OSError: if it cannot be written; a file that was there stays.
+            RuntimeError: if this is a copy.
+        """
+        write_state(path, self.state_dict())
+
+    def load(self, path: str | os.PathLike[str]) -> None:
+        """Restore the state in a file of `save`, without executing code from it.
+
+        Args:
+            path: the file.
+
+        Raises:
+            FileNotFoundError: if there is none.
+            ValueError: if it is damaged, or not the state of such a sampler (see
+                `load_state_dict`); this sampler then stays as it was.
+            RuntimeError: if this is a copy.
+        """
+        state, before = read_state(path), self.state_dict()
+        try:
+            self.load_state_dict(state)
+        except (KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
+            self.load_state_dict(before)
+            raise ValueError(
+                f"path: not the state of a {type(self).__name__} ({type(error).__name__}: {error});"
+                " load a file that such a sampler has saved"
+            ) from error
 
     def _own_state(self, relation: Relation) -> dict[str, Any]:
         """What a subclass has to keep besides the table; `state_dict` copies it."""

@@ -8,12 +8,13 @@ to pass: each exemption is stated in their entries and shown to be needed by a t
 from __future__ import annotations
 
 import copy
-import io
 import pickle
+import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Callable
 
 import dgl
@@ -26,6 +27,7 @@ from torch import Tensor
 
 import dgl_dmns
 from dgl_dmns import samplers
+from dgl_dmns.checkpoint import read_state
 
 WIDTH = 8
 
@@ -575,10 +577,9 @@ def same_state(one: Any, other: Any) -> bool:
 
 def saved(sampler: Any) -> Any:
     """The state, written to a file and read back."""
-    file = io.BytesIO()
-    torch.save(sampler.state_dict(), file)
-    file.seek(0)
-    return torch.load(file)
+    with tempfile.TemporaryDirectory() as folder:
+        sampler.save(Path(folder) / "state")
+        return read_state(Path(folder) / "state")
 
 
 @pytest.mark.parametrize("name", FOLLOWING)

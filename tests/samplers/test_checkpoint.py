@@ -1,0 +1,193 @@
+"""Files of states: round trips, crashes, damage, and files made to harm."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import dgl
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from states import same
+
+from dgl_dmns import DMNSSampler
+from dgl_dmns.checkpoint import read_state, write_state
+from dgl_dmns.samplers import SelfAdversarialSampler
+
+NODES = 30
+SMALL: dict[str, Any] = {"warmup_steps": 5, "fit_steps": 2, "batch_pairs": 64, "groups": 2}
+
+
+def rng(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def graph() -> Any:
+    src, dst = torch.randint(0, NODES, (2, 80), generator=rng(1))
+    return dgl.graph((src, dst), num_nodes=NODES)
+
+
+def make(k: int = 3, **arguments: Any) -> DMNSSampler:
+    h = torch.randn(NODES, 6, generator=rng(2))
+    return DMNSSampler(graph(), lambda: h, k, **{**SMALL, **arguments})
+
+
+STATE = {
+    "half": torch.randn(3, 2, generator=rng(3)).half(),
+    "bfloat": torch.randn(4, generator=rng(4)).bfloat16(),
+    ("a", "b", "c"): [1, 2.5, None, True, "word", (torch.zeros(0, 3), {7: float("inf")})],
+    "scalar": torch.tensor(3),
+}
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    write_state(tmp_path / "state", STATE)
+    found = read_state(tmp_path / "state")
+    assert same(found, STATE)
+    assert found["bfloat"].dtype == torch.bfloat16
+    assert [p.name for p in tmp_path.iterdir()] == ["state"]
+
+
+def test_what_cannot_be_written_is_named_and_leaves_the_file_before(tmp_path: Path) -> None:
+    write_state(tmp_path / "state", {"a": 1})
+    with pytest.raises(TypeError, match=r"state\['b'\]\[0\]: expected tensors, numbers, .* set"):
+        write_state(tmp_path / "state", {"b": [{1, 2}]})
+    assert read_state(tmp_path / "state") == {"a": 1}
+    with pytest.raises(FileNotFoundError, match="there is no file"):
+        read_state(tmp_path / "other")
+
+
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(data=st.data())
+def test_a_damaged_file_is_refused(tmp_path: Path, data: st.DataObject) -> None:
+    path = tmp_path / "state"
+    write_state(path, STATE)
+    whole = path.read_bytes()
+    if data.draw(st.booleans(), label="cut"):
+        damaged = whole[: data.draw(st.integers(0, len(whole) - 1))]
+    else:
+        place = data.draw(st.integers(0, len(whole) - 1))
+        flip = 1 << data.draw(st.integers(0, 7))
+        damaged = whole[:place] + bytes([whole[place] ^ flip]) + whole[place + 1 :]
+    path.write_bytes(damaged)
+    try:
+        found = read_state(path)
+    except ValueError as error:
+        found = str(error)
+    if isinstance(found, str):
+        assert "not a complete file of a state" in found
+    else:  # a bit that carries nothing, such as a date in the archive
+        assert same(found, STATE)
+
+
+class Harm:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (Path(self.path),)
+
+
+def test_no_code_is_run(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    pickled = tmp_path / "pickle"
+    pickled.write_bytes(pickle.dumps(Harm(str(victim))))
+    objects = tmp_path / "objects.npz"
+    np.savez(objects, format=np.array([Harm(str(victim))], dtype=object))
+    for path in (pickled, objects):
+        with pytest.raises(ValueError, match="not a complete file of a state"):
+            read_state(path)
+    assert not victim.exists()
+
+
+WRITER = """
+import sys, torch
+from dgl_dmns.checkpoint import write_state
+path, version = sys.argv[1], 0
+while True:
+    version += 1
+    write_state(path, {"version": version, "x": torch.full((200_000,), float(version))})
+    print(version, flush=True)
+"""
+
+
+def test_killed_while_writing_leaves_a_whole_file(tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    for delay in (1, 3, 6):
+        process = subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE, text=True
+        )
+        assert process.stdout is not None
+        for _ in range(delay):
+            done = int(process.stdout.readline())
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        found = read_state(path)
+        assert found["version"] >= done
+        assert bool((found["x"] == found["version"]).all())
+
+
+def test_a_full_disk_leaves_the_file_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "state"
+    write_state(path, {"a": 1})
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_state(path, {"a": 2})
+    monkeypatch.undo()
+    assert read_state(path) == {"a": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["state"]
+
+
+@pytest.mark.parametrize("refreshes", [0, 2])
+def test_a_sampler_resumes_from_a_file(tmp_path: Path, refreshes: int) -> None:
+    first, second = make(), make()
+    for _ in range(refreshes):
+        first.refresh()
+    first.save(tmp_path / "sampler")
+    second.load(tmp_path / "sampler")
+    assert same(second.state_dict(), first.state_dict())
+    first.refresh()
+    second.refresh()
+    assert same(second.state_dict(), first.state_dict())
+
+
+def test_a_file_that_does_not_fit_leaves_the_sampler_as_it_was(tmp_path: Path) -> None:
+    sampler = make()
+    sampler.refresh()
+    before = sampler.state_dict()
+    other = make(k=2)
+    other.refresh()
+    other.save(tmp_path / "other")
+    with pytest.raises(ValueError, match="use the same k and groups"):
+        sampler.load(tmp_path / "other")
+    rival = SelfAdversarialSampler(graph(), lambda: torch.randn(NODES, 6, generator=rng(2)), 3)
+    rival.save(tmp_path / "rival")
+    with pytest.raises(ValueError, match="made by SelfAdversarialSampler"):
+        sampler.load(tmp_path / "rival")
+    # Made to look right, with less inside, or with other things.
+    for harm in ({"sampler": "DMNSSampler"}, {**before, "table": {"ids": before["table"]["ids"]}}):
+        harmful = {**harm}
+        if "table" in harm:
+            harmful["random"] = torch.zeros(3)
+        write_state(tmp_path / "harm", harmful)
+        with pytest.raises(ValueError, match="path: not the state of a DMNSSampler"):
+            sampler.load(tmp_path / "harm")
+    assert same(sampler.state_dict(), before)
