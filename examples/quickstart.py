@@ -30,6 +30,7 @@ from dgl.dataloading import (
 )
 from dgl.nn import SAGEConv
 from torch import Tensor, nn
+from torch.nn.functional import softplus
 from tqdm import tqdm
 
 from dgl_dmns import DMNSSampler
@@ -135,10 +136,9 @@ def train(kind: str, data: GraphData, split: EdgeSplit, seed: int, args: argpars
         model.train()
         for _, pos_graph, neg_graph, blocks in loader:
             h = model(blocks, blocks[0].srcdata["feat"])
-            score = torch.cat([edge_score(pos_graph, h), edge_score(neg_graph, h)])
-            label = torch.zeros_like(score)
-            label[: pos_graph.num_edges()] = 1.0
-            loss = nn.functional.binary_cross_entropy_with_logits(score, label)
+            positive, negative = edge_score(pos_graph, h), edge_score(neg_graph, h)
+            # BCE with logits, both parts averaged: k negatives do not outweigh their positive.
+            loss = softplus(-positive).mean() + softplus(negative).mean()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
