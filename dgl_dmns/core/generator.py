@@ -7,7 +7,9 @@ and `KnownEdges`; embeddings are detached, so fitting never reaches the encoder 
 from __future__ import annotations
 
 import copy
+import math
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -26,6 +28,9 @@ from dgl_dmns.core.space import Space, SpaceKind
 
 __all__ = ["DiffusionGenerator", "FitReport"]
 
+_SAMPLE = 256  # queries whose level Gaussians are looked at after a fit
+_LARGEST = 1e6  # times the embeddings: level Gaussians beyond that have come apart
+
 
 @dataclass(frozen=True)
 class FitReport:
@@ -35,11 +40,13 @@ class FitReport:
         losses: the loss of every step, in order.
         pairs: (query, neighbour) pairs seen.
         seconds: wall-clock time.
+        diverged: whether the fit was taken back, see `DiffusionGenerator.fit`.
     """
 
     losses: tuple[float, ...] = field(repr=False)
     pairs: int
     seconds: float
+    diverged: bool = False
 
     @property
     def loss(self) -> float:
@@ -111,6 +118,11 @@ class DiffusionGenerator(nn.Module):
     ) -> FitReport:
         """Fit the noise predictor a little further on minibatches of pairs.
 
+        A fit that diverges is taken back: weights and optimizer are those before the call, a
+        warning says so, and training can go on with negatives of the last good model. It has
+        diverged when a loss is not finite, or when the level Gaussians of some queries no longer
+        are of a size that can be computed with.
+
         Args:
             h_query: embeddings of the source nodes in the generator's space, shape [Nq, W].
             h_candidate: embeddings of the destination nodes, shape [Nc, W].
@@ -122,7 +134,8 @@ class DiffusionGenerator(nn.Module):
             The report of this call.
         """
         started = time.perf_counter()
-        losses = []
+        losses: list[float] = []
+        before = copy.deepcopy((self.predictor.state_dict(), self.optimizer.state_dict()))
         with torch.enable_grad():
             for _ in range(steps):
                 query, neighbour = sample_pairs(edges, self.batch_pairs, generator=generator)
@@ -138,7 +151,32 @@ class DiffusionGenerator(nn.Module):
                 loss.backward()
                 self.optimizer.step()
                 losses.append(float(loss.detach()))
-        return FitReport(tuple(losses), steps * self.batch_pairs, time.perf_counter() - started)
+                if not math.isfinite(losses[-1]):
+                    break
+        diverged = bool(losses) and self._has_diverged(losses[-1], h_query[:_SAMPLE])
+        if diverged:
+            self.predictor.load_state_dict(before[0])
+            self.optimizer.load_state_dict(before[1])
+            warnings.warn(
+                f"the fit of the diffusion model diverged (loss {losses[-1]:.3g} in step "
+                f"{len(losses)}) and was taken back; lower the sampler's learning_rate, or look at "
+                "the embeddings for rows of extreme size",
+                stacklevel=2,
+            )
+        pairs = len(losses) * self.batch_pairs
+        return FitReport(tuple(losses), pairs, time.perf_counter() - started, diverged)
+
+    @torch.no_grad()
+    def _has_diverged(self, loss: float, z: Tensor) -> bool:
+        if not math.isfinite(loss):
+            return True
+        if not all(bool(p.isfinite().all()) for p in self.predictor.parameters()):
+            return True
+        if not isinstance(self.predictor, AffineNoisePredictor):
+            return False
+        made = self.gaussians(z)
+        bound = _LARGEST * max(1.0, float(z.abs().max()))
+        return not all(float(part.abs().max()) < bound for part in (made.mean, made.std))
 
     def conditions(self, z_query: Tensor, z_candidate: Tensor, edges: KnownEdges) -> Tensor:
         """What the negatives of each query are conditioned on: its own embedding (DMNS, 4.2).

@@ -124,6 +124,46 @@ def test_no_steps_change_nothing() -> None:
     assert all(torch.equal(before[n], p) for n, p in model.predictor.state_dict().items())
 
 
+def spoilt(model: DiffusionGenerator, how: str) -> None:
+    """Make the next fit diverge."""
+    if how == "loss":
+        model.optimizer.param_groups[0]["lr"] = math.inf
+    else:  # finite weights, but a chain that blows up: every |a_t| is far above 1
+        model.optimizer.param_groups[0]["lr"] = 100.0
+
+
+@pytest.mark.parametrize("how", ["loss", "closed form"])
+def test_a_fit_that_diverges_is_taken_back(how: str) -> None:
+    h, edges, _ = toy()
+    model = fitted(steps=40)
+    before = copy.deepcopy(model.state_dict())
+    draws = model.latents(h[:5], generator=rng(1))
+    spoilt(model, how)
+    with pytest.warns(UserWarning, match="fit of the diffusion model diverged .* learning_rate"):
+        report = model.fit(h, h, edges, 30, generator=rng(2))
+    assert report.diverged
+    for name, weights in before.items():
+        if isinstance(weights, Tensor):
+            assert torch.equal(model.state_dict()[name], weights)
+    assert torch.equal(model.latents(h[:5], generator=rng(1)), draws)
+    model.optimizer.param_groups[0]["lr"] = 1e-2
+    assert not model.fit(h, h, edges, 5, generator=rng(3)).diverged
+
+
+@pytest.mark.parametrize(
+    ("space", "scale"),
+    [("raw", 1e-8), ("raw", 1.0), ("compact", 1e-8), ("compact", 1.0), ("compact", 1e8)],
+)
+def test_embeddings_of_any_size_do_not_count_as_divergence(space: str, scale: float) -> None:
+    h, edges, _ = toy()
+    model = DiffusionGenerator(WIDTH, space=space, batch_pairs=64)
+    model.space.update(scale * h)
+    z = model.space.encode(scale * h)
+    report = model.fit(z, z, edges, 10, generator=rng(1))
+    assert not report.diverged
+    assert math.isfinite(report.loss)
+
+
 def test_the_reported_loss_is_that_of_the_last_tenth() -> None:
     assert FitReport(tuple(float(i) for i in range(40)), 0, 0.0).loss == pytest.approx(37.5)
     assert FitReport((3.0, 5.0), 0, 0.0).loss == 5.0
