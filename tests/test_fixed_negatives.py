@@ -43,7 +43,8 @@ def setting() -> tuple[Any, Any, Tensor, Tensor]:
     split = split_pairs(data, val=0.1, test=0.1)
     g = dgl.graph(split.message_edges(), num_nodes=400)
     # The leading directions of the adjacency matrix: neighbours lie close.
-    adjacency = g.adj().to_dense() + torch.eye(400)
+    adjacency = torch.eye(400)
+    adjacency[g.edges()] = 1.0
     u, s, _ = torch.linalg.svd(adjacency)
     return g, split, data, u[:, :16] * s[:16].sqrt()
 
@@ -121,7 +122,7 @@ def test_levels_are_hard_as_they_say_and_hold_no_known_edge(setting: Any) -> Non
     assert not whole.has_edges_between(query, fixed.negatives.flatten()).any()
     assert (query != fixed.negatives.flatten()).all()
     score = (h[fixed.queries][:, None, None] * h[fixed.negatives]).sum(-1).mean((0, 2))
-    assert score[0] > score[2] > score[3] > 2 * score[4] > 0
+    assert score[0] > score[2] > score[3] > 1.5 * score[4] > 0
     for level in fixed.negatives[:, :4].flatten(0, 1):
         assert level.unique().numel() == N
     metrics = fixed.evaluate(h)
