@@ -2,7 +2,8 @@
 
 A table never holds an empty slot or a known edge while an admissible node exists: open slots get
 uniform admissible nodes, distinct within a group as long as there are enough, with repeats where a
-query has fewer than k.
+query has fewer than k. Where a graph has changed, slots are open that hold an edge by now, and the
+rows of new queries.
 """
 
 from __future__ import annotations
@@ -11,8 +12,11 @@ import torch
 from torch import Tensor
 
 from dgl_dmns.core.known import KnownEdges
+from dgl_dmns.core.table import UNIFORM_LEVEL, CandidateTable
 
-__all__ = ["fill_open_slots"]
+__all__ = ["carry_over", "fill_open_slots"]
+
+_BLOCK = 4096  # rows that are looked through at a time
 
 
 def fill_open_slots(
@@ -50,3 +54,35 @@ def fill_open_slots(
             slots = open_slots.nonzero().squeeze(1)[: rest.numel()]
             group[slots] = rest[order[: slots.numel()]]
     return ids
+
+
+def carry_over(
+    table: CandidateTable, known: KnownEdges, generator: torch.Generator | None
+) -> CandidateTable:
+    """A table for a graph that has changed, with the rows of another one.
+
+    Args:
+        table: the table so far, of the first queries of the new graph.
+        known: the known edges of the new graph, which may have more queries.
+        generator: source of the uniform nodes.
+
+    Returns:
+        A table of the same version. What is live in it holds no known edge, as far as there are
+        admissible nodes: such slots, and the rows of new queries, have uniform nodes.
+    """
+    old, groups, k = table.shape
+    new = CandidateTable(known.num_src, groups, k)
+    if not table.version:
+        return new
+    new.counter.copy_(table.counter)
+    for name in ("ids", "log_ratio", "level"):
+        getattr(new, name)[:, :old] = getattr(table, name)
+    ids, log_ratio, level = new.current()
+    for rows in torch.arange(known.num_src).split(_BLOCK):
+        here = slice(int(rows[0]), int(rows[-1]) + 1)
+        hole = known.contains(rows.view(-1, 1, 1), ids[here])
+        hole[rows >= old] = True
+        ids[here] = fill_open_slots(ids[here].long(), hole, known, rows, generator).int()
+        log_ratio[here].masked_fill_(hole, 0.0)
+        level[here].masked_fill_(hole, UNIFORM_LEVEL)
+    return new

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dgl_dmns.core.by_level import draw_by_level
 from dgl_dmns.core.curriculum import Curriculum
+from dgl_dmns.core.engine import build_table
 from dgl_dmns.core.generator import DiffusionGenerator, FitReport
 from dgl_dmns.core.known import KnownEdges
 from dgl_dmns.core.levels import Levels
@@ -20,6 +21,7 @@ from dgl_dmns.core.predictor import AffineNoisePredictor, NoisePredictor
 from dgl_dmns.core.rules import Blend, Rule
 from dgl_dmns.core.schedule import NoiseSchedule
 from dgl_dmns.core.space import SpaceKind
+from dgl_dmns.core.table import CandidateTable
 from dgl_dmns.samplers.base import EdgeName
 from dgl_dmns.samplers.encoder import Embeddings
 from dgl_dmns.samplers.refreshing import Encoder, RefreshingSampler, Source
@@ -224,16 +226,8 @@ class DMNSSampler(RefreshingSampler):
             ValueError: if ``h_query`` has another width than the embeddings refreshed from, or the
                 edge type has to be named.
         """
-        self._check_original("generate")
-        relation = self.relation(etype)
-        model = relation.model
-        if model is None:
-            raise RuntimeError("generate: no generator is fitted yet; call refresh() first")
-        if h_query.dim() != 2 or h_query.shape[1] != model.space.embedding_width:
-            raise ValueError(
-                f"h_query: expected shape [B, {model.space.embedding_width}], got "
-                f"{tuple(h_query.shape)}"
-            )
+        relation, model = self._fitted("generate", etype)
+        _check_queries(h_query, model)
         latents = model.generate(
             h_query.detach().cpu().float(), generator=generator or relation.random
         )
@@ -272,13 +266,7 @@ class DMNSSampler(RefreshingSampler):
                 or a node is out of range.
             TypeError: if the predictor has no closed form.
         """
-        self._check_original("negatives_by_level")
-        relation = self.relation(etype)
-        model = relation.model
-        if model is None:
-            raise RuntimeError(
-                "negatives_by_level: no generator is fitted yet; call refresh() first"
-            )
+        relation, model = self._fitted("negatives_by_level", etype)
         if n < 1:
             raise ValueError(f"n: expected at least 1 node per query and level, got {n}")
         count = relation.known.num_src
@@ -299,6 +287,74 @@ class DMNSSampler(RefreshingSampler):
             lam=self.settings.lam,
             generator=generator or relation.random,
         )
+
+    def for_embeddings(
+        self,
+        h_query: Tensor,
+        *,
+        etype: EdgeName | None = None,
+        known: KnownEdges | None = None,
+        embeddings: Embeddings | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Negatives for queries that are given by an embedding: nodes that the table lacks.
+
+        For a user who has just come, or a node that was added since the last refresh. The rule
+        chooses among all nodes as in a refresh, by the generator as it is; the encoder is called
+        for the candidates.
+
+        Args:
+            h_query: query embeddings, shape [B, D], floating point.
+            etype: edge type; may be left out where one is held.
+            known: edges that are not drawn, with the rows of ``h_query`` as sources; none where not
+                given.
+            embeddings: of the graph's nodes, as in `refresh`.
+            generator: source of the draws; the sampler's own where not given.
+
+        Returns:
+            Destination ids, shape [B, k], int64, on the device of ``h_query``.
+
+        Raises:
+            RuntimeError: before the first refresh, or if this is a copy, which has no encoder.
+            ValueError: if the edge type has to be named, or ``h_query``, ``known`` or
+                ``embeddings`` do not fit.
+        """
+        relation, model = self._fitted("for_embeddings", etype)
+        _check_queries(h_query, model)
+        queries, nodes = h_query.shape[0], relation.known.num_dst
+        if known is None:
+            none = torch.empty(0, dtype=torch.int64)
+            known = KnownEdges(none, none, queries, nodes, exclude_self=False)
+        if (known.num_src, known.num_dst) != (queries, nodes):
+            raise ValueError(
+                f"known: expected edges from {queries} queries (the rows of h_query) to {nodes} "
+                f"nodes of type {relation.etype[2]!r}, got {known}"
+            )
+        k = relation.table.shape[2]
+        if not queries:
+            return torch.empty(0, k, dtype=torch.int64, device=h_query.device)
+        h = self._embeddings(embeddings)
+        table = CandidateTable(queries, 1, k)
+        build_table(
+            table,
+            self.rule,
+            self.settings,
+            known,
+            h_query.detach().cpu().float(),
+            h[relation.etype[2]],
+            model=model,
+            scorer=relation.scorer,
+            generator=generator or relation.random,
+        )
+        return table.current().ids.squeeze(1).to(h_query.device, torch.int64)
+
+    def _fitted(self, call: str, etype: EdgeName | None) -> tuple[Relation, DiffusionGenerator]:
+        """What is held for an edge type, with its generator, for a call that needs both."""
+        self._check_original(call)
+        relation = self.relation(etype)
+        if relation.model is None:
+            raise RuntimeError(f"{call}: no generator is fitted yet; call refresh() first")
+        return relation, relation.model
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
@@ -345,3 +401,14 @@ class DMNSSampler(RefreshingSampler):
                 "state: made with another schedule, predictor or space; construct the sampler with "
                 f"the same arguments ({error})"
             ) from error
+
+
+def _check_queries(h_query: Tensor, model: DiffusionGenerator) -> None:
+    width = model.space.embedding_width
+    if h_query.dim() != 2 or h_query.shape[1] != width:
+        raise ValueError(f"h_query: expected shape [B, {width}], got {tuple(h_query.shape)}")
+    if not (h_query.is_floating_point() and bool(h_query.isfinite().all())):
+        raise ValueError(
+            "h_query: expected floating point embeddings without NaN or infinity, as the encoder "
+            f"gives them, got {h_query.dtype}: {h_query}"
+        )

@@ -134,7 +134,10 @@ def check_embeddings(
 
 
 def _check_rows(name: str, h: Any, count: int) -> Tensor:
-    advice = "the encoder has to return one finite row per node of the sampler's graph"
+    advice = (
+        "the encoder has to return one finite row per node of the sampler's graph (after the graph "
+        "has grown, call update_graph(g))"
+    )
     if isinstance(h, _distributed.DistTensor):
         h = h[torch.arange(h.shape[0])]
     if not isinstance(h, Tensor):

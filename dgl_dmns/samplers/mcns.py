@@ -280,7 +280,8 @@ class MCNSSampler(RefreshingSampler):
         )
         self.target = target
         self.steps = steps
-        self.proposal = DepthFirstProposal(self.known, width=width, weights=weights, seed=seed)
+        self._lists: dict[str, Any] = {"width": width, "weights": weights, "seed": seed}
+        self.proposal = DepthFirstProposal(self.known, **self._lists)
         self._snapshot: Tensor | None = None
 
     def draw(self, src: Tensor, etype: EdgeName | None = None) -> Candidates:
@@ -316,6 +317,19 @@ class MCNSSampler(RefreshingSampler):
             torch.full(ids.shape, torch.nan, dtype=torch.float16),
             torch.full(ids.shape, UNIFORM_LEVEL, dtype=torch.uint8),
         )
+
+    def update_graph(self, g: Any) -> None:
+        """Go on with a graph that has grown, see `RefreshingSampler.update_graph`.
+
+        The lists are built anew. Chains go on where they are; until the next refresh, new nodes
+        have the score 0 with all nodes.
+        """
+        super().update_graph(g)
+        self.proposal = DepthFirstProposal(self.known, **self._lists)
+        if self._snapshot is not None:
+            before = self._snapshot
+            self._snapshot = before.new_zeros(2, self.known.num_src, before.shape[2])
+            self._snapshot.share_memory_()[:, : before.shape[1]] = before
 
     def _walk(self, src: Tensor, x: Tensor, h: Tensor, generator: torch.Generator | None) -> Tensor:
         """States after ``steps`` steps from states ``x`` [B, k], for queries [B]; int64."""

@@ -10,8 +10,8 @@ from __future__ import annotations
 import copy
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Literal, get_args, overload
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, get_args
 
 import torch
 from torch import Tensor
@@ -20,17 +20,13 @@ from torch.utils.hooks import RemovableHandle
 from dgl_dmns.checkpoint import read_state, write_state
 from dgl_dmns.core.distribution import NodeDistribution
 from dgl_dmns.core.engine import RefreshReport, Stopwatch, TableReport, TypeReport, fill_table
-from dgl_dmns.core.generator import DiffusionGenerator, FitReport
-from dgl_dmns.core.known import KnownEdges
+from dgl_dmns.core.generator import FitReport
 from dgl_dmns.core.pools import PoolSettings
 from dgl_dmns.core.rules import Rule
 from dgl_dmns.core.snapshot import Snapshot
-from dgl_dmns.core.table import Candidates, CandidateTable
 from dgl_dmns.samplers.base import (
     EdgeName,
     EdgeType,
-    NegativeSampler,
-    canonical_edge_type,
     shared_memory_for,
 )
 from dgl_dmns.samplers.encoder import (
@@ -41,6 +37,7 @@ from dgl_dmns.samplers.encoder import (
     embed,
     is_homogeneous,
 )
+from dgl_dmns.samplers.lookup import Source, TableSampler
 from dgl_dmns.samplers.negative_pairs import negative_pairs
 from dgl_dmns.samplers.relation import (
     NegativesPerEdge,
@@ -55,11 +52,8 @@ __all__ = ["Encoder", "RefreshCallback", "RefreshingSampler", "Source"]
 RefreshCallback = Callable[[RefreshReport, dict[str, Tensor]], Any]
 """Takes the report of a refresh and the embeddings, float32 [N, D] by node type."""
 
-Source = Literal["edge", "uniform"]
-"""Where the source of a negative comes from: its positive edge, or all nodes alike."""
 
-
-class RefreshingSampler(NegativeSampler):
+class RefreshingSampler(TableSampler):
     """Base of the samplers whose negatives depend on the encoder.
 
     Before the first refresh every negative is filtered uniform.
@@ -154,135 +148,6 @@ class RefreshingSampler(NegativeSampler):
         self.report: RefreshReport | None = None
         self._snapshots: dict[EdgeType, Snapshot] = {}
         self._on_refresh: OrderedDict[int, RefreshCallback] = OrderedDict()
-
-    def relation(self, etype: EdgeName | None = None) -> Relation:
-        """What is held for an edge type: ``known``, ``table``, ``model``.
-
-        Args:
-            etype: canonical edge type, or the relation alone; may be left out where there is one.
-
-        Raises:
-            ValueError: if no table is held for it, or it has to be named.
-        """
-        if etype is None:
-            if len(self.relations) != 1:
-                raise ValueError(
-                    f"etype: the sampler holds edge types {list(self.relations)}; name one, for "
-                    "example in sampler.relation(etype).table"
-                )
-            return next(iter(self.relations.values()))
-        return self.relations[canonical_edge_type(etype, list(self.relations), "etype")]
-
-    @property
-    def known(self) -> KnownEdges:
-        """The known edges of the only edge type; otherwise, see `relation`."""
-        return self.relation().known
-
-    @property
-    def table(self) -> CandidateTable:
-        """The candidate table of the only edge type; otherwise, see `relation`."""
-        return self.relation().table
-
-    @property
-    def model(self) -> DiffusionGenerator | None:
-        """The generator of the only edge type, None before a refresh or where the rule needs none.
-
-        For several edge types, see `relation`.
-        """
-        return self.relation().model
-
-    # ---- negatives: the hot path ------------------------------------------------------------
-
-    @property
-    def version(self) -> int:
-        """How many refreshes the negatives that are drawn now have seen; readable in workers."""
-        return min(relation.table.version for relation in self.relations.values())
-
-    def draw(self, src: Tensor, etype: EdgeName | None = None) -> Candidates:
-        """Negatives with their log ratios and levels for source nodes (after a refresh).
-
-        Args:
-            src: source ids, shape [B], int64, on the CPU.
-            etype: edge type; may be left out where one is held.
-
-        Returns:
-            Candidates of shape [B, k].
-        """
-        return self.relation(etype).table.draw(src, generator=self._call_generator())
-
-    def negatives(self, g: Any, src: Tensor, etype: EdgeType) -> Tensor:  # noqa: D102
-        relation = self.relations.get(etype)
-        if relation is None:
-            if not src.numel():
-                return src.new_empty(0, 1)
-            raise ValueError(
-                f"etype: no negatives for {etype}; the sampler holds {list(self.relations)}; name "
-                "it in etypes=..., or in k if that is a dict (an edge type without edges has none)"
-            )
-        nodes = relation.known.num_src
-        if src.numel() and int(src.max()) >= nodes:
-            raise ValueError(
-                f"g: the sampler was made for {nodes} nodes of type {etype[0]!r}, the graph now has"
-                f" {g.num_nodes(etype[0])}; make a new sampler for a graph that has grown"
-            )
-        if relation.table.version == 0:
-            return relation.known.uniform(
-                src, relation.table.shape[2], generator=self._call_generator()
-            )
-        return self.draw(src, etype).ids
-
-    def _pairs_for_edges(
-        self, g: Any, src: Tensor, dst: Tensor, etype: EdgeType
-    ) -> tuple[Tensor, Tensor]:
-        if self.source == "edge" or not src.numel():
-            return super()._pairs_for_edges(g, src, dst, etype)
-        count = src.numel() * self.relation(etype).table.shape[2]
-        drawn = torch.randint(
-            0, int(g.num_nodes(etype[0])), (count,), generator=self._call_generator()
-        )
-        # Each negative has a source of its own; the first of a group has the exact distribution.
-        return drawn, self.negatives(g, drawn, etype)[:, 0]
-
-    @overload
-    def log_ratio(self, negatives: tuple[Tensor, Tensor]) -> Tensor: ...
-
-    @overload
-    def log_ratio(
-        self, negatives: Mapping[Any, tuple[Tensor, Tensor]]
-    ) -> dict[EdgeType, Tensor]: ...
-
-    def log_ratio(self, negatives: Any) -> Any:
-        """Log ratio ``log q(u|v) - log uniform(u)`` of each negative edge.
-
-        Args:
-            negatives: the negative graph a loader returned; or a GraphBolt minibatch; or a pair
-                ``(src, dst)`` of node id tensors of the whole graph, shape [P]; or a dict of such
-                pairs by edge type.
-
-        Returns:
-            Log ratios, shape [P], float32, in the order of the edges; for a heterogeneous graph or
-            a dict, a dict of those by canonical edge type (by the keys of a minibatch), with every
-            edge type that is held and in ``negatives``. They belong to the table's live version or
-            the one before; 0 for pairs that stand in neither (drawn before the first refresh).
-
-        Raises:
-            ValueError: if the rule's distribution is not tractable, no table is held for an edge
-                type that has negatives, or a minibatch has none yet.
-            TypeError: if ``negatives`` is none of these.
-        """
-        if not self.rule.tractable:
-            raise ValueError(
-                f"rule: {type(self.rule).__name__} has no tractable distribution, so no log ratio; "
-                "use a sampler with rule=Density() or Gate() for a calibrated loss"
-            )
-        pairs = negative_pairs(negatives, list(self.relations))
-        if isinstance(pairs, tuple):
-            return self._find_log_ratio(None, *pairs)
-        return {key: self._find_log_ratio(etype, *pair) for key, (etype, pair) in pairs.items()}
-
-    def _find_log_ratio(self, etype: EdgeType | None, src: Tensor, dst: Tensor) -> Tensor:
-        table = self.relation(etype).table
-        return table.find_log_ratio(src.cpu().long(), dst.cpu().long()).to(src.device)
 
     def distribution(self, etype: EdgeName | None = None) -> NodeDistribution:
         """The distribution that the last refresh drew from: it samples, and it has densities.
@@ -421,6 +286,43 @@ class RefreshingSampler(NegativeSampler):
             counts[source] = relation.known.num_src
             counts[destination] = relation.known.num_dst
         return check_embeddings(output, counts, homogeneous=self.homogeneous)
+
+    def update_graph(self, g: Any) -> None:
+        """Go on with a graph that has grown: with new nodes, new edges, or without old ones.
+
+        Known edges and tables are made anew; generators, random states and the version stay, and
+        the next `refresh` learns from the new graph. Until then, negatives that are edges by now
+        are replaced by uniform ones, and new query nodes have filtered uniform negatives
+        (`DMNSSampler.for_embeddings` serves them from an embedding). The edge types that are held
+        stay the same.
+
+        Call it outside of an epoch, on every rank alike, and make a new loader: a loader of DGL or
+        of GraphBolt keeps the graph that it was made with. Workers that still run keep the tables
+        that go with that graph.
+
+        Args:
+            g: the new graph; old nodes keep their ids, new ones come after them.
+
+        Raises:
+            ValueError: if an edge type that is held has no edges in it, a node type has fewer nodes
+                than before, or the encoder's feature is missing; this sampler then stays as it was.
+            RuntimeError: if this is a copy, which has no encoder.
+        """
+        self._check_original("update_graph")
+        if is_homogeneous(g) != self.homogeneous:
+            raise ValueError(
+                f"g: expected node and edge types as before, {list(self.relations)}, got "
+                f"{g.canonical_etypes}; make a new sampler for another kind of graph"
+            )
+        for relation in self.relations.values():
+            relation.check_growth(g)
+        check_encoder(self._encoder, g, self._feat)
+        with shared_memory_for(list(self.relations)):
+            relations = {etype: relation.on(g) for etype, relation in self.relations.items()}
+        self._g = g
+        self.relations = relations
+        self._snapshots = {}
+        self.known_by_type = {etype: one.known for etype, one in relations.items()}
 
     def attach(self, optimizer: torch.optim.Optimizer, every: int = 100) -> Any:
         """Refresh after every ``every``-th step of an optimizer, and once now.

@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Union
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dgl_dmns.core.generator import DiffusionGenerator
+from dgl_dmns.core.repair import carry_over
 from dgl_dmns.core.snapshot import Scorer
 from dgl_dmns.core.table import CandidateTable
 from dgl_dmns.samplers.base import (
@@ -66,6 +67,65 @@ class Relation:
         if self.known.exclude_self:
             return self.known.num_src
         return self.known.num_src, self.known.num_dst
+
+    def on(self, g: Any) -> Relation:
+        """The same for a graph that has changed; this one stays as it is, for who reads it.
+
+        Generator, scorer and random state are shared. The table is of the same version, see
+        `dgl_dmns.core.repair.carry_over`.
+
+        Args:
+            g: the new graph, checked by `check_growth`.
+        """
+        known = known_edges(g, self.etype)
+        table = carry_over(self.table, known, self.random)
+        new = Relation.__new__(Relation)
+        vars(new).update(vars(self), known=known, table=table)
+        return new
+
+    def check_call(self, g: Any, src: Tensor) -> None:
+        """Refuse a request that does not fit the graph that the sampler has.
+
+        Args:
+            g: the graph of the request.
+            src: source ids, shape [B], int64, on the CPU.
+
+        Raises:
+            ValueError: for sources the sampler does not know, or a graph that lacks candidates.
+        """
+        source, _, destination = self.etype
+        strange = bool(src.numel()) and int(src.max()) >= self.known.num_src
+        lacking = int(g.num_nodes(destination)) < self.known.num_dst
+        if strange or lacking:
+            ntype, held = (
+                (source, self.known.num_src) if strange else (destination, self.known.num_dst)
+            )
+            raise ValueError(
+                f"g: the sampler was made for {held} nodes of type {ntype!r}, the graph has "
+                f"{g.num_nodes(ntype)}; hand a graph that has grown to update_graph(g), and make a "
+                "new loader for it"
+            )
+
+    def check_growth(self, g: Any) -> None:
+        """Refuse a graph that this edge type cannot be carried over to.
+
+        Raises:
+            ValueError: if it has no edge of this type, or fewer nodes of its ends.
+        """
+        if self.etype not in g.canonical_etypes or not g.num_edges(self.etype):
+            raise ValueError(
+                f"g: the sampler holds edge type {self.etype}, the graph has no edge of it; pass a "
+                f"graph of the same types, or make a new sampler (edge types with edges: "
+                f"{[e for e in g.canonical_etypes if g.num_edges(e)]})"
+            )
+        for ntype, held in zip(self.etype[::2], (self.known.num_src, self.known.num_dst)):
+            count = int(g.num_nodes(ntype))
+            if count < held:
+                raise ValueError(
+                    f"g: expected at least the {held} nodes of type {ntype!r} that the sampler "
+                    f"knows, with the same ids, got {count}; keep nodes that are gone, without "
+                    "edges, or make a new sampler"
+                )
 
     def state(self) -> dict[str, Any]:
         """The table and the random state, by reference."""

@@ -382,7 +382,9 @@ def test_a_graph_that_has_grown() -> None:
     sampler = make(g)
     g.add_nodes(1, ntype="user")
     with pytest.raises(
-        ValueError, match="^g: the sampler was made for 12 nodes of type 'user', the"
+        ValueError,
+        match=r"^g: the sampler was made for 12 nodes of type 'user', the graph has 13; hand .*"
+        r"update_graph\(g\)",
     ):
         sampler.for_queries(g, torch.tensor([12]), "buys")
 
