@@ -1,0 +1,1 @@
+"""What negatives cost in time and memory, beside DGL's uniform in the same run."""

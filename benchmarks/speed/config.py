@@ -1,0 +1,116 @@
+"""What a cell is made of: a graph, a recipe of training and a source of negatives, all frozen.
+
+Anything that changes a result stands here, so that the hash of a `Cell` changes with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+__all__ = ["ROWS", "Cell", "Row", "Setting"]
+
+RESULT_VERSION = 1  # raise it when a change of the code changes results
+
+
+@dataclass(frozen=True)
+class Setting:
+    """The graph and the minibatch recipe around the sampler.
+
+    Args:
+        nodes: nodes N of the graph.
+        degree: mean number of neighbours of a node.
+        features: width F of the features.
+        width: hidden width D of a two-layer GraphSAGE, and so of the embeddings.
+        k: negatives per edge.
+        workers: of the loader.
+        batch_size: positives in a batch.
+        fanout: neighbours drawn per node and layer.
+        batches: batches of a timed pass; an epoch is that many times longer as it has batches.
+        rounds: passes of each kind and source of negatives, in turn.
+        int32: whether the graph has int32 ids.
+
+    Raises:
+        ValueError: for a number below 1 (workers: below 0).
+    """
+
+    nodes: int
+    degree: int = 10
+    features: int = 32
+    width: int = 64
+    k: int = 5
+    workers: int = 0
+    batch_size: int = 1024
+    fanout: int = 10
+    batches: int = 20
+    rounds: int = 3
+    int32: bool = False
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value, least = getattr(self, field.name), 0 if field.name == "workers" else 1
+            if field.name != "int32" and value < least:
+                raise ValueError(f"{field.name}: expected at least {least}, got {value}")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table: a sampler of this package, with what departs from its defaults.
+
+    Args:
+        title: name of the line.
+        sampler: ``filtered`` (uniform without known edges), ``self-adversarial`` or ``dmns``.
+        arguments: of its constructor, as (name, value) pairs.
+        pools: fields of `dgl_dmns.core.PoolSettings` that the constructor does not offer.
+    """
+
+    title: str
+    sampler: str
+    arguments: tuple[tuple[str, int | float | str], ...] = ()
+    pools: tuple[tuple[str, int], ...] = ()
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run: a source of negatives and DGL's uniform in turn.
+
+    Args:
+        setting: graph and recipe.
+        row: the source of negatives.
+        seed: of the graph, the weights, the batches and the negatives.
+        version: of the results.
+    """
+
+    setting: Setting
+    row: Row
+    seed: int = 0
+    version: int = RESULT_VERSION
+
+    def __str__(self) -> str:
+        s = self.setting
+        return f"{self.row.title}, N {s.nodes}, D {s.width}, K {s.k}, workers {s.workers}"
+
+
+_MAIN = (Row("dmns", "dmns"),)
+_OTHERS = (
+    Row("filtered uniform", "filtered"),
+    Row("self-adversarial", "self-adversarial"),
+)
+_ABLATIONS = (
+    Row("a pool for each group", "dmns", pools=(("groups_per_pool", 1),)),
+    Row("a pool for each query", "dmns", pools=(("queries_per_pool", 1),)),
+    Row("raw space", "dmns", (("space", "raw"),)),
+    Row("pool of 32", "dmns", (("pool", 32),)),
+)
+
+
+def _named(rows: Sequence[Row]) -> dict[str, Row]:
+    return {row.title: row for row in rows}
+
+
+ROWS = {
+    "main": _named(_MAIN),
+    "others": _named(_MAIN + _OTHERS),
+    "ablations": _named(_MAIN + _ABLATIONS),
+}
+"""Rows by group."""
