@@ -26,15 +26,16 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from dgl_dmns.core.choice import distinct_pools, draw_distinct
 from dgl_dmns.core.gaussians import LevelGaussians
 from dgl_dmns.core.generator import DiffusionGenerator
 from dgl_dmns.core.rules import Hardest, PoolRule
-from dgl_dmns.core.snapshot import Snapshot
+from dgl_dmns.core.snapshot import Snapshot, rows_of
 from dgl_dmns.core.table import UNIFORM_LEVEL, Candidates
 
 __all__ = ["PoolDraw", "PoolSettings"]
 
-_ATTEMPTS = 4  # new draws of a slot before its group is finished by Gumbel noise
+_CELLS = 1 << 16  # (query, pool member) cells that are weighed at a time
 
 
 @dataclass(frozen=True)
@@ -125,22 +126,21 @@ class PoolDraw:
         barred = self._barred(pool)
         self.filtered += int(barred.sum())
         size = (~barred).sum(-1, keepdim=True).clamp(min=1).log()
-        score = self.snapshot.scores(self.queries, pool) if self.rule.uses_scores else None
-        logits, parts = self._weigh(score, self._densities(pool), barred, size)
+        logits, parts = self._weighed(pool, barred, size)
         members = min(k, pool.shape[1])
         if isinstance(self.rule, Hardest):
             best = logits.topk(members, dim=-1).indices
             place = best.unsqueeze(2).expand(-1, -1, groups, -1).flatten(0, 1)
         else:
-            weight = (logits - logits.amax(-1, keepdim=True)).exp().nan_to_num(nan=0.0)
-            place = _draw_distinct(weight.flatten(0, 1), groups, members, self.generator)
+            weight = (logits - logits.amax(-1, keepdim=True)).exp_().nan_to_num_(nan=0.0)
+            place = draw_distinct(weight.flatten(0, 1), groups, members, self.generator)
         # From here on, places of [B, G, k] candidates in pools of [B, M].
         place = place.reshape(*logits.shape[:2], groups * members)
         chosen = pool.unsqueeze(1).expand_as(barred).gather(2, place)
         chosen = chosen.masked_fill(barred.gather(2, place), -1)
         if self.rule.tractable:
-            log_ratio = (logits.log_softmax(-1) + size).gather(2, place)
-            log_ratio = log_ratio.nan_to_num(nan=0.0, neginf=0.0)
+            log_ratio = logits.log_softmax(-1).gather(2, place).add_(size)
+            log_ratio = log_ratio.nan_to_num_(nan=0.0, neginf=0.0)
         else:
             log_ratio = torch.full(chosen.shape, math.nan, device=pool.device)
         level = _draw_levels(parts, place, self.generator)
@@ -175,7 +175,7 @@ class PoolDraw:
             score = torch.cat([self.snapshot.scores(self.queries, pool), mine], dim=-1)
         if self.gaussians is not None:
             assert self.snapshot.z_candidate is not None
-            others = self._densities(pool)
+            others = self._densities(pool, slice(None))
             assert others is not None
             mine = self.gaussians.log_prob(self.snapshot.z_candidate[nodes])
             density = torch.cat([others, mine.view(len(others), *own.shape)], dim=-1)
@@ -184,7 +184,7 @@ class PoolDraw:
 
     def _pools(self) -> Tensor:
         """A pool for each chunk, shape [C, M]."""
-        return _distinct_pools(
+        return distinct_pools(
             self.queries.shape[0],
             self.settings.pool,
             self.snapshot.known.num_dst,
@@ -211,118 +211,92 @@ class PoolDraw:
         barred[owner[hit], order[place[hit]] % size] = True
         return barred.view(chunks, per_chunk, size)
 
-    def _densities(self, pool: Tensor) -> Tensor | None:
-        """Log densities of the levels over the pools, [L, C, Q, M]; None without a generator."""
+    def _weighed(
+        self, pool: Tensor, barred: Tensor, size: Tensor
+    ) -> tuple[Tensor, list[Tensor | None]]:
+        """The rule's weights in logs, [C, Q, M], and the parts of the mixture of some chunks each.
+
+        A few chunks at a time: what is computed in between fits a processor's cache.
+        """
+        chunks, per_chunk, members = barred.shape
+        step = max(1, _CELLS // (per_chunk * members))
+        logits, parts = [], []
+        for lo in range(0, chunks, step):
+            some = slice(lo, lo + step)
+            score = None
+            if self.rule.uses_scores:
+                score = self.snapshot.scores(self.queries[some], pool[some])
+            density = self._densities(pool[some], slice(lo * per_chunk, (lo + step) * per_chunk))
+            weighed, mixed = self._weigh(score, density, barred[some], size[some])
+            logits.append(weighed)
+            parts.append(mixed)
+        return torch.cat(logits), parts
+
+    def _densities(self, pool: Tensor, queries: slice) -> Tensor | None:
+        """Log densities of the levels of some queries over their pools, [L, C, Q, M].
+
+        None without a generator.
+        """
         if self.gaussians is None:
             return None
         assert self.snapshot.z_candidate is not None
-        return self.gaussians.pool_log_prob(self.snapshot.z_candidate[pool])
+        mine = LevelGaussians(self.gaussians.mean[:, queries], self.gaussians.std[:, queries])
+        return mine.pool_log_prob(rows_of(self.snapshot.z_candidate, pool))
 
     def _weigh(
         self, score: Tensor | None, density: Tensor | None, barred: Tensor, size: Tensor
     ) -> tuple[Tensor, Tensor | None]:
-        """The rule's weights in logs, [C, Q, M], and the parts of the mixture, [L + 1, C, Q, M]."""
+        """The rule's weights in logs, [C, Q, M], and the parts of the mixture, [L + 1, C, Q, M].
+
+        Densities are written over.
+        """
         parts = mixture = None
         if density is not None:
             assert self.snapshot.model is not None
-            density = (self.settings.lam * density).masked_fill(barred, -math.inf)
-            ratio = density.log_softmax(-1).nan_to_num(nan=-math.inf) + size
+            density = density.mul_(self.settings.lam).masked_fill_(barred, -math.inf)
+            ratio = density.log_softmax(-1).nan_to_num_(nan=-math.inf).add_(size)
             parts = _mixture_parts(ratio, self.snapshot.model, self.settings.uniform_share)
             mixture = torch.logsumexp(parts, dim=0)
         if score is not None:
-            score = score.masked_fill(barred, -math.inf)
+            score = score.masked_fill(barred, -math.inf)  # it may be a view of something else
         return self.rule.logits(score, mixture).masked_fill(barred, -math.inf), parts
 
 
-def _draw_distinct(
-    weight: Tensor, groups: int, k: int, generator: torch.Generator | None
-) -> Tensor:
-    """Places drawn in proportion to weights, without replacement within a group.
+def _mixture_parts(ratio: Tensor, model: DiffusionGenerator, uniform_share: float) -> Tensor:
+    """Logits of each component's part of the mixture: L levels, then uniform; [L + 1, C, Q, M]."""
+    share = torch.tensor(model.levels.mixture_shares, device=ratio.device) * (1 - uniform_share)
+    parts = ratio.new_empty(len(ratio) + 1, *ratio.shape[1:])
+    torch.add(ratio, share.log().view(-1, 1, 1, 1), out=parts[:-1])
+    parts[-1] = math.log(uniform_share) if uniform_share else -math.inf
+    return parts
 
-    Slots are filled one after the other by inverting the cumulative weights, and drawn again while
-    they repeat an earlier slot of their group. Where one weight rules a row that takes long: there
-    the open slots get the largest of logits plus Gumbel noise, which has the same distribution.
+
+def _draw_levels(
+    parts: list[Tensor | None], chosen: Tensor, generator: torch.Generator | None
+) -> Tensor:
+    """The component each chosen candidate came from, drawn by its responsibilities, uint8.
 
     Args:
-        weight: not negative, shape [R, M].
-        groups: groups G in a row.
-        k: places in a group, at most M.
+        parts: parts of the mixture, [L + 1, c, Q, M] for some chunks each; None without levels.
+        chosen: places in the pools, shape [C, Q, P].
         generator: source of randomness.
-
-    Returns:
-        Places in ``0 .. M - 1``, shape [R, G, k]; of weight zero only where a row has fewer than k
-        positive weights.
     """
-    rows, size = weight.shape
-    total = weight.cumsum(-1)
-
-    def invert(cumulative: Tensor, draws: int) -> Tensor:
-        share = torch.rand(len(cumulative), draws, generator=generator, device=weight.device)
-        place = torch.searchsorted(cumulative, share * cumulative[:, -1:], right=True)
-        return place.clamp(max=size - 1)  # where rounding or a row of zeros led past the end
-
-    place = invert(total, groups * k).view(rows, groups, k)
-    done = torch.zeros(rows, groups, dtype=torch.bool, device=weight.device)
-    empty = weight.gather(1, place.flatten(1)).view_as(place) <= 0
-    for slot in range(k):
-        again = (place[..., :slot] == place[..., slot : slot + 1]).any(-1) | empty[..., slot]
-        again &= ~done
-        for _ in range(_ATTEMPTS):
-            row, group = again.nonzero(as_tuple=True)
-            if not row.numel():
-                break
-            fresh = invert(total[row], 1)
-            place[row, group, slot] = fresh.squeeze(1)
-            repeated = (place[row, group, :slot] == fresh).any(-1)
-            again[row, group] = repeated | (weight[row].gather(1, fresh).squeeze(1) <= 0)
-        row, group = again.nonzero(as_tuple=True)
-        if row.numel():
-            logits = weight[row].log()
-            noise = torch.empty_like(logits).exponential_(generator=generator)
-            # Places of no weight come last, but before those that are taken.
-            noisy = (logits - noise.log()).clamp(min=torch.finfo(logits.dtype).min)
-            noisy.scatter_(1, place[row, group, :slot], -math.inf)
-            place[row, group, slot:] = noisy.topk(k - slot, dim=-1).indices
-            done |= again
-    return place
-
-
-def _distinct_pools(
-    chunks: int, size: int, nodes: int, generator: torch.Generator | None, device: torch.device
-) -> Tensor:
-    """Uniform pools [C, min(M, N)] of distinct members, so that draws from one cannot repeat.
-
-    Members are drawn independently and collisions redrawn where those are rare; where M is not
-    small beside sqrt(N), the largest M of N random keys are taken.
-    """
-    if size * size >= nodes:
-        keys = torch.rand((chunks, nodes), generator=generator, device=device)
-        return keys.topk(min(size, nodes), dim=1).indices
-    pool = torch.randint(0, nodes, (chunks, size), generator=generator, device=device)
-    while True:
-        ordered, where = pool.sort(dim=1)
-        twin = torch.zeros_like(pool, dtype=torch.bool)
-        twin.scatter_(1, where[:, 1:], ordered[:, 1:] == ordered[:, :-1])
-        count = int(twin.sum())
-        if not count:
-            return pool
-        pool[twin] = torch.randint(0, nodes, (count,), generator=generator, device=device)
-
-
-def _mixture_parts(ratio: Tensor, model: DiffusionGenerator, uniform_share: float) -> Tensor:
-    """Logs of each component's part of the mixture: L levels, then uniform; [L + 1, C, Q, M]."""
-    share = torch.tensor(model.levels.mixture_shares, device=ratio.device) * (1 - uniform_share)
-    levels = ratio + share.log().view(-1, 1, 1, 1)
-    uniform = torch.full_like(ratio[:1], math.log(uniform_share) if uniform_share else -math.inf)
-    return torch.cat([levels, uniform])
-
-
-def _draw_levels(parts: Tensor | None, chosen: Tensor, generator: torch.Generator | None) -> Tensor:
-    """The component each chosen candidate came from, drawn by its responsibilities, uint8."""
-    if parts is None:
-        return torch.full(chosen.shape, UNIFORM_LEVEL, dtype=torch.uint8, device=chosen.device)
-    mine = parts.gather(3, chosen.unsqueeze(0).expand(parts.shape[0], *chosen.shape))
-    noise = torch.empty_like(mine).exponential_(generator=generator)
-    level = (mine - noise.log()).argmax(dim=0)
-    uniform = parts.shape[0] - 1
-    return torch.where(level == uniform, UNIFORM_LEVEL, level).to(torch.uint8)
+    level = torch.full(chosen.shape, UNIFORM_LEVEL, dtype=torch.uint8, device=chosen.device)
+    if parts[0] is None:
+        return level
+    components = len(parts[0])
+    noise = torch.empty(components, *chosen.shape, device=chosen.device)
+    noise.exponential_(generator=generator)
+    start = 0
+    for some in parts:
+        assert some is not None
+        here = slice(start, start + some.shape[1])
+        start += some.shape[1]
+        # The largest of logit plus Gumbel noise; component by component reads memory in order.
+        best = torch.full(chosen[here].shape, -math.inf, device=chosen.device)
+        for component in range(components):
+            value = some[component].gather(2, chosen[here]).sub_(noise[component, here].log_())
+            name = UNIFORM_LEVEL if component == components - 1 else component
+            level[here].masked_fill_(value > best, name)
+            torch.maximum(best, value, out=best)
+    return level

@@ -10,10 +10,15 @@ from torch import Tensor
 from dgl_dmns.core.generator import DiffusionGenerator
 from dgl_dmns.core.known import KnownEdges
 
-__all__ = ["Scorer", "Snapshot", "dot_score"]
+__all__ = ["Scorer", "Snapshot", "dot_score", "rows_of"]
 
 Scorer = Callable[[Tensor, Tensor], Tensor]
 """Scores of broadcastable embeddings: ([.., D], [.., D]) to [..]."""
+
+
+def rows_of(h: Tensor, ids: Tensor) -> Tensor:
+    """Rows [.., D] of embeddings [N, D] for ids [..]: ``h[ids]``, copied a row at a time."""
+    return h.index_select(0, ids.flatten()).view(*ids.shape, h.shape[1])
 
 
 def dot_score(h_query: Tensor, h_candidate: Tensor) -> Tensor:
@@ -71,7 +76,7 @@ class Snapshot:
         Returns:
             Scores, shape [C, Q, M], float32.
         """
-        h_query, h_pool = self.h_query[query], self.h_candidate[candidate]
+        h_query, h_pool = rows_of(self.h_query, query), rows_of(self.h_candidate, candidate)
         if self.scorer is None or self.scorer is dot_score:
             return h_query @ h_pool.transpose(1, 2)
         return self.scorer(h_query.unsqueeze(2), h_pool.unsqueeze(1)).float()

@@ -104,19 +104,41 @@ class CandidateTable(nn.Module):
         Returns:
             Candidates of shape [B, K], all of one version.
         """
-        _, groups, _ = self.shape
-        pick = torch.randint(0, groups, rows.shape, generator=generator, device=rows.device)
+        place = self._places(rows, generator)
         while True:
             version = self.version
-            live = version % 2
-            drawn = Candidates(
-                self.ids[live][rows, pick].long(),
-                self.log_ratio[live][rows, pick],
-                self.level[live][rows, pick],
-            )
+            fields = (self.ids, self.log_ratio, self.level)
+            ids, log_ratio, level = (self._look_up(field, version, place) for field in fields)
             # After a publication the buffer just read may be overwritten already: look again.
             if self.version == version:
-                return drawn
+                return Candidates(ids.long(), log_ratio, level)
+
+    def draw_ids(self, rows: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+        """The ids that `draw` would return, at a third of its memory traffic: what a call needs.
+
+        Args:
+            rows: query ids, shape [B], int64, repeated as often as needed.
+            generator: source of the choice of groups.
+
+        Returns:
+            Destination ids, shape [B, K], int64, all of one version.
+        """
+        place = self._places(rows, generator)
+        while True:
+            version = self.version
+            ids = self._look_up(self.ids, version, place)
+            if self.version == version:
+                return ids.long()
+
+    def _places(self, rows: Tensor, generator: torch.Generator | None) -> Tensor:
+        """A random group of every row, as a place among all N * G groups; shape [B]."""
+        _, groups, _ = self.shape
+        pick = torch.randint(0, groups, rows.shape, generator=generator, device=rows.device)
+        return pick.add_(rows, alpha=groups)
+
+    def _look_up(self, field: Tensor, version: int, place: Tensor) -> Tensor:
+        """Groups [B, K] of one version of a field; one flat index costs less than two."""
+        return field[version % 2].view(-1, field.shape[-1]).index_select(0, place)
 
     def current(self) -> Candidates:
         """The live buffers, shape [N, G, K]; views, not copies."""

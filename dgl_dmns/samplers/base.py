@@ -389,8 +389,10 @@ def _check_ids(name: str, ids: Tensor, count: int, what: str, g: Any) -> None:
         )
     if ids.dim() != 1:
         raise ValueError(f"{name}: expected shape [B], got {tuple(ids.shape)}")
-    if ids.numel() and not (int(ids.min()) >= 0 and int(ids.max()) < count):
-        raise ValueError(
-            f"{name}: expected {what} ids in 0 .. {count - 1}, got {int(ids.min())} .. "
-            f"{int(ids.max())}; a negative sampler takes edge ids, use for_queries() for node ids"
-        )
+    if ids.numel():
+        low, high = (int(end) for end in ids.aminmax())
+        if low < 0 or high >= count:
+            raise ValueError(
+                f"{name}: expected {what} ids in 0 .. {count - 1}, got {low} .. {high}; a negative "
+                "sampler takes edge ids, use for_queries() for node ids"
+            )

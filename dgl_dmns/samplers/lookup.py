@@ -103,7 +103,11 @@ class TableSampler(NegativeSampler):
             return relation.known.uniform(
                 src, relation.table.shape[2], generator=self._call_generator()
             )
-        return self.draw(src, etype).ids
+        return self._draw_ids(relation, src)
+
+    def _draw_ids(self, relation: Relation, src: Tensor) -> Tensor:
+        """The ids of `draw`, shape [B, k], int64, without what a call has no use for."""
+        return relation.table.draw_ids(src, generator=self._call_generator())
 
     def _pairs_for_edges(
         self, g: Any, src: Tensor, dst: Tensor, etype: EdgeType

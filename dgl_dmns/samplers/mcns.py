@@ -331,6 +331,9 @@ class MCNSSampler(RefreshingSampler):
             self._snapshot = before.new_zeros(2, self.known.num_src, before.shape[2])
             self._snapshot.share_memory_()[:, : before.shape[1]] = before
 
+    def _draw_ids(self, relation: Relation, src: Tensor) -> Tensor:
+        return self.draw(src).ids
+
     def _walk(self, src: Tensor, x: Tensor, h: Tensor, generator: torch.Generator | None) -> Tensor:
         """States after ``steps`` steps from states ``x`` [B, k], for queries [B]; int64."""
         rows = max(1, _BLOCK // self.k)

@@ -54,6 +54,14 @@ def test_a_draw_is_one_whole_group_of_the_row() -> None:
     assert torch.equal(drawn.level.long(), drawn.ids % 7)
 
 
+def test_ids_alone_are_those_of_a_draw() -> None:
+    table = filled(7, 4, 3, offset=5)
+    rows = torch.tensor([6, 0, 3, 3]).repeat(20)
+    ids = table.draw_ids(rows, generator=rng(3))
+    assert ids.dtype == torch.int64
+    assert torch.equal(ids, table.draw(rows, generator=rng(3)).ids)
+
+
 def test_groups_are_equally_likely_and_independent() -> None:
     groups = 4
     table = filled(2, groups, 1)

@@ -1,0 +1,45 @@
+import torch
+from scipy.stats import chisquare
+
+from dgl_dmns.core.choice import _first_above, draw_distinct
+
+
+def rng(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_first_above_is_searchsorted_of_some_rows() -> None:
+    for size in (1, 2, 3, 8, 13, 128):
+        weight = torch.rand(30, size, generator=rng(size))
+        weight[torch.rand(30, size, generator=rng(size + 1)) < 0.4] = 0.0  # plateaus
+        total = weight.cumsum(-1)
+        row = torch.randint(0, 30, (400,), generator=rng(2))
+        value = torch.rand(400, generator=rng(3)) * total[row, -1]
+        value[:40] = total[row[:40], size // 2]  # exactly on a step
+        expected = torch.searchsorted(total[row], value.unsqueeze(1), right=True).squeeze(1)
+        assert torch.equal(_first_above(total, row, value), expected.clamp(max=size - 1))
+
+
+def test_places_are_distinct_and_never_of_weight_zero_while_others_are_left() -> None:
+    weight = torch.tensor([[0.0, 1.0, 1e-6, 5.0, 0.0, 2.0], [1.0, 0.0, 0.0, 0.0, 0.0, 0.0]])
+    place = draw_distinct(weight, 50, 4, rng(4))
+    assert place.shape == (2, 50, 4)
+    assert all(len(set(group)) == 4 for group in place.flatten(0, 1).tolist())
+    assert set(place[0].flatten().tolist()) == {1, 2, 3, 5}
+    assert bool((place[1, :, 0] == 0).all())
+
+
+def test_pairs_of_places_follow_successive_draws() -> None:
+    weight = torch.tensor([0.5, 0.3, 0.15, 0.05], dtype=torch.float64)
+    rows = 20_000
+    place = draw_distinct(weight.expand(rows, 4), 1, 2, rng(5)).squeeze(1)
+    expected = torch.zeros(4, 4, dtype=torch.float64)
+    for first in range(4):
+        for second in range(4):
+            if first != second:
+                rest = weight[second] / (1 - weight[first])
+                expected[first, second] = weight[first] * rest
+    count = torch.bincount(place[:, 0] * 4 + place[:, 1], minlength=16).double()
+    open_pairs = expected.flatten() > 0
+    assert int(count[~open_pairs].sum()) == 0
+    assert chisquare(count[open_pairs], rows * expected.flatten()[open_pairs]).pvalue > 1e-4
