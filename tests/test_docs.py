@@ -1,5 +1,7 @@
 """The pages of the documentation: their code runs, and they stay connected."""
 
+import configparser
+import html
 import re
 from pathlib import Path
 
@@ -53,3 +55,23 @@ def test_the_api_pages_name_what_a_package_exports(package):
         and not {home, f"{home}.{name}"} & set(named)
     ]
     assert not missing, f"name them, or their modules, in docs/api: {missing}"
+
+
+def test_the_badges_are_true():
+    badges = (DOCS / "images" / "badges.svg").read_text()
+    said = [html.unescape(text) for text in re.findall(r"<text[^>]*>([^<]*)</text>", badges)]
+    metadata = configparser.ConfigParser()
+    metadata.read(ROOT / "setup.cfg")
+    reference = (ROOT / "requirements" / "reference.txt").read_text()
+    version = dict(re.findall(r"^(dgl|torch)==(\S+)$", reference, re.MULTILINE))
+    tested = re.search(r"^PYTHON \?= python(\S+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert said == [
+        "license",
+        metadata["metadata"]["license"],
+        "Python",
+        f"{metadata['options']['python_requires']}, tested: {tested[1]}",
+        "tested with",
+        f"DGL {version['dgl']}, torch {version['torch']}",
+        "typed",
+    ]
+    assert (ROOT / "dgl_dmns" / "py.typed").is_file()
