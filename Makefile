@@ -93,7 +93,7 @@ docs: $(DOCS)/.installed
 dist: $(STAMP)
 	rm -rf dist
 	$(BIN)/python -m build --no-isolation --outdir dist .
-	$(BIN)/python -m pytest -q tests/test_distribution.py
+	$(BIN)/python -m pytest -q tests/test_published.py
 
 clean:
 	rm -rf build dist site .cache *.egg-info htmlcov .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache

@@ -164,9 +164,10 @@ class Monitor:
         last, self._last = self._last, {ntype: part.clone() for ntype, part in h.items()}
         if last is None:
             return dict.fromkeys(h, float("nan"))
+        both = {n: min(len(part), len(last[n])) for n, part in h.items()}  # a graph may have grown
         return {
-            ntype: float((1 - cosine_similarity(part, last[ntype], dim=1)).mean())
-            for ntype, part in h.items()
+            n: float((1 - cosine_similarity(part[: both[n]], last[n][: both[n]], dim=1)).mean())
+            for n, part in h.items()
         }
 
     def log(self, watch: str | None = None, **metrics: float) -> None:

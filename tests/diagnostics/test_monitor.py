@@ -2,6 +2,7 @@ import logging
 import pickle
 import warnings
 
+import dgl
 import pandas as pd
 import pytest
 import torch
@@ -72,6 +73,17 @@ def test_watching_changes_no_negative_and_ends():
     sampler.refresh()
     assert monitor.frame()["refresh"].max() == 2
     assert monitor.seconds > 0
+
+
+def test_a_graph_that_grows():
+    more = torch.cat([H, H[:5]])
+    sampler, monitor = watched(Encoder(H, more))
+    sampler.refresh()
+    grown = dgl.add_edges(dgl.add_nodes(G, 5), torch.arange(5), torch.arange(5) + len(H))
+    sampler.update_graph(grown)
+    sampler.refresh()
+    staleness = monitor.frame().groupby("refresh")["staleness"].first()
+    assert staleness.iloc[-1] == pytest.approx(0.0, abs=1e-6)  # of the nodes that were there before
 
 
 def test_every_other_refresh():
