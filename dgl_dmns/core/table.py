@@ -22,6 +22,8 @@ __all__ = ["UNIFORM_LEVEL", "CandidateTable", "Candidates"]
 UNIFORM_LEVEL = 255
 """Level tag of a candidate that no hardness level claims: the uniform share."""
 
+_HALF = torch.finfo(torch.float16).max
+
 
 class Candidates(NamedTuple):
     """Candidates for B queries.
@@ -87,7 +89,8 @@ class CandidateTable(nn.Module):
         """
         hidden = (self.version + 1) % 2
         self.ids[hidden, rows] = candidates.ids.to(torch.int32)
-        self.log_ratio[hidden, rows] = candidates.log_ratio.to(torch.float16)
+        # Beyond the range of half precision a ratio stays finite.
+        self.log_ratio[hidden, rows] = candidates.log_ratio.clamp(-_HALF, _HALF).to(torch.float16)
         self.level[hidden, rows] = candidates.level.to(torch.uint8)
 
     def publish(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import math
 import sys
 import threading
 import time
@@ -199,6 +200,17 @@ def test_log_ratio_of_the_version_before_and_no_older_one() -> None:
     src = torch.zeros(5, dtype=torch.int64)
     found = table.find_log_ratio(src, torch.tensor([1, 2, 3, 4, 5])).tolist()
     assert found == [0.0, 2.0, 1.5, 2.5, 3.0]
+
+
+def test_log_ratios_beyond_half_precision_stay_finite() -> None:
+    table = CandidateTable(1, 1, 3)
+    ids = torch.tensor([[[1, 2, 3]]])
+    ratio = torch.tensor([[[-1e6, 1e9, math.nan]]])  # a rule without ratios has NaN
+    table.write(torch.tensor([0]), Candidates(ids, ratio, torch.zeros_like(ids)))
+    table.publish()
+    found = table.find_log_ratio(torch.zeros(3).long(), ids.flatten()).tolist()
+    assert found[:2] == [-65504.0, 65504.0]
+    assert math.isnan(found[2])
 
 
 def test_log_ratio_before_the_first_refresh_is_that_of_uniform() -> None:
