@@ -19,7 +19,15 @@ Curriculum = Callable[[int, int], Sequence[float]]
 
 
 @dataclass(frozen=True)
-class EasyFirst:
+class _Staged:
+    stage: int
+
+    def __post_init__(self) -> None:
+        if self.stage < 1:
+            raise ValueError(f"stage: expected at least 1 refresh for each level, got {self.stage}")
+
+
+class EasyFirst(_Staged):
     """The easiest level alone at first; every ``stage`` refreshes the next harder one joins it.
 
     Args:
@@ -32,18 +40,12 @@ class EasyFirst:
     (0.0, 0.0, 1.0, 1.0)
     """
 
-    stage: int
-
-    def __post_init__(self) -> None:
-        _check_stage(self.stage)
-
     def __call__(self, refresh: int, levels: int) -> tuple[float, ...]:
         """Mixture shares of the levels at a refresh."""
         return tuple(float(level + refresh // self.stage >= levels - 1) for level in range(levels))
 
 
-@dataclass(frozen=True)
-class HardFirst:
+class HardFirst(_Staged):
     """The hardest level alone at first; every ``stage`` refreshes the next easier one joins it.
 
     Args:
@@ -56,16 +58,6 @@ class HardFirst:
     (1.0, 1.0, 0.0, 0.0)
     """
 
-    stage: int
-
-    def __post_init__(self) -> None:
-        _check_stage(self.stage)
-
     def __call__(self, refresh: int, levels: int) -> tuple[float, ...]:
         """Mixture shares of the levels at a refresh."""
         return tuple(float(level <= refresh // self.stage) for level in range(levels))
-
-
-def _check_stage(stage: int) -> None:
-    if stage < 1:
-        raise ValueError(f"stage: expected at least 1 refresh for each level, got {stage}")
