@@ -63,7 +63,7 @@ demo: $(STAMP)
 	$(BIN)/python examples/quickstart.py --out runs/demo
 
 test: lint types
-	$(BIN)/python -m pytest -m 'not slow' --doctest-modules dgl_dmns tests --cov --cov-report=term
+	$(BIN)/python -m pytest -m 'not slow' --doctest-modules dgl_dmns tests --cov --cov-config=pyproject.toml --cov-report=term
 
 test-all: lint types
 	$(BIN)/python -m pytest --doctest-modules dgl_dmns tests
