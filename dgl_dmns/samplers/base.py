@@ -201,10 +201,10 @@ class NegativeSampler(_Base):  # type: ignore[misc]
     def _generate(self, g: Any, eids: Tensor, canonical_etype: EdgeType) -> tuple[Tensor, Tensor]:
         _check_ids("eids", eids, g.num_edges(canonical_etype), "edge", g)
         src, dst = g.find_edges(eids, etype=canonical_etype)
-        ends = self._pairs_for_edges(
+        src, dst = self._pairs_for_edges(
             g, src.to("cpu", torch.int64), dst.to("cpu", torch.int64), canonical_etype
         )
-        return ends[0].to(src.device, src.dtype), ends[1].to(src.device, src.dtype)
+        return src.to(eids.device, eids.dtype), dst.to(eids.device, eids.dtype)
 
     def _pairs_for_edges(
         self, g: Any, src: Tensor, dst: Tensor, etype: EdgeType
