@@ -33,6 +33,11 @@ from dgl_dmns.data import DATASET_NAMES
 
 __all__ = ["main"]
 
+_HEART = (
+    "HeaRT (protocol C): test edges among negatives that heuristics find hard, the same for all "
+    "rows; no part of training or of early stopping. "
+)
+
 PLACEHOLDERS = {"--data-dir": "CACHE", "--out": "OUT"}
 """What stands in reports for the folders of the machine."""
 
@@ -110,7 +115,10 @@ def _heading(command: str, recipe: Recipe, record: dict[str, str | int]) -> str:
         "",
         "Protocol B: test edges ranked among all nodes with known edges left out (MRR, Hits), and "
         "among 9 fixed uniform negatives (MAP); ties averaged; mean ± standard error over the "
-        "seeds; early stopping on validation MRR. Differences and ratios (geometric) are paired by "
+        "seeds; early stopping on validation MRR. "
+        + _HEART
+        * (recipe.heart > 0)
+        + "Differences and ratios (geometric) are paired by "
         "seed, with a 95 % interval. Seconds are of training and refreshes, on a machine that may "
         "have run other work at the same time. False negatives are validation or test edges among "
         f"{DRAWS} draws for all training edges at the best epoch; a weight is sigmoid(logit), the "

@@ -61,10 +61,13 @@ class Recipe:
         val: share of the pairs for validation.
         test: share of the pairs for test.
         refresh_every: epochs between refreshes of the samplers that follow the encoder.
+        heart: negatives of HeaRT (protocol C) that each test edge is ranked among besides, an even
+            number; 0 for none. Training and its early stopping do not see them.
 
     Raises:
-        ValueError: for ``full_softmax`` with another loss than cross-entropy, a word that is none
-            of a field's choices, or a number below 1 where at least 1 is needed.
+        ValueError: for ``full_softmax`` with another loss than cross-entropy, an odd or negative
+            ``heart``, a word that is none of a field's choices, or a number below 1 where at least
+            1 is needed.
     """
 
     encoder: Literal["sage", "gcn", "gat"] = "sage"
@@ -86,14 +89,18 @@ class Recipe:
     val: float = 0.05
     test: float = 0.1
     refresh_every: int = 1
+    heart: int = 0
 
     def __post_init__(self) -> None:
         for name, kind in get_type_hints(type(self)).items():
             value = getattr(self, name)
             if get_origin(kind) is Literal and value not in get_args(kind):
                 raise ValueError(f"{name}: expected {_words(kind)}, got {value!r}")
-            if kind in (int, Optional[int]) and value is not None and value < 1:
+            counts = kind in (int, Optional[int]) and name != "heart"
+            if counts and value is not None and value < 1:
                 raise ValueError(f"{name}: expected at least 1, got {value}")
+        if self.heart < 0 or self.heart % 2:
+            raise ValueError(f"heart: expected an even number, got {self.heart}")
         if self.full_softmax and self.loss != "cross-entropy":
             raise ValueError(
                 f"full_softmax: goes with loss 'cross-entropy' only, got {self.loss!r}"

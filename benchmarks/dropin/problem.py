@@ -19,6 +19,7 @@ from benchmarks.common import benchmark_data
 from benchmarks.dropin.config import Recipe
 from dgl_dmns.core import KnownEdges
 from dgl_dmns.data import EdgeSplit, GraphData, split_pairs
+from dgl_dmns.evaluate import heart_negatives
 
 __all__ = ["Problem", "load_problem", "prepared_features"]
 
@@ -39,6 +40,7 @@ class Problem:
         features: of the nodes, float32 [N, F].
         held: the validation and test edges, both directions.
         nine: the fixed uniform negatives of ``val`` and ``test``, int64 [V, 9].
+        heart: HeaRT's negatives of the test edges, int64 [2, V, n / 2], or None.
     """
 
     data: GraphData
@@ -49,6 +51,7 @@ class Problem:
     features: Tensor
     held: KnownEdges
     nine: dict[str, Tensor]
+    heart: Tensor | None
 
 
 def load_problem(dataset: str, recipe: Recipe, seed: int, folder: str | None) -> Problem:
@@ -83,7 +86,21 @@ def load_problem(dataset: str, recipe: Recipe, seed: int, folder: str | None) ->
             part: known.uniform(getattr(split, part)[0], NINE, generator=generator)
             for part in ("val", "test")
         },
+        heart=_heart(dataset, folder, recipe.val, recipe.test, seed, recipe.heart),
     )
+
+
+@lru_cache(maxsize=16)
+def _heart(
+    dataset: str, folder: str | None, val: float, test: float, seed: int, n: int
+) -> Tensor | None:
+    """HeaRT's negatives, which take a while and are the same for all rows of a seed."""
+    if n == 0:
+        return None
+    data = benchmark_data(dataset, folder)
+    split = split_pairs(data, val=val, test=test, seed=seed)
+    observed = dgl.graph(split.message_edges(), num_nodes=data.num_nodes).adj_tensors("csr")[:2]
+    return heart_negatives(split.test, observed, data.csr(), data.features, n)
 
 
 @lru_cache(maxsize=1)

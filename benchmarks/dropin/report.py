@@ -19,7 +19,7 @@ from benchmarks.common import (
     write_text,
 )
 from benchmarks.dropin.config import Cell, Row
-from benchmarks.dropin.measure import METRICS
+from benchmarks.dropin.measure import HEART_METRICS, METRICS
 from dgl_dmns.evaluate import paired_difference
 
 __all__ = ["Section", "write_report"]
@@ -30,18 +30,6 @@ Runs = dict[int, dict[str, Any]]
 _COSTS = ("best epoch", "epochs", "seconds per epoch", "refresh share", "input nodes")
 _SCORES = ("positive score", "negative score")
 _NEGATIVES = ("false share", "uniform false share", "weight", "false weight")
-_CSV_HEADER = (
-    "dataset",
-    "row",
-    "seed",
-    *(f"val {metric}" for metric in METRICS),
-    *(f"test {metric}" for metric in METRICS),
-    *_COSTS,
-    "peak MB",
-    "seconds",
-    *_SCORES,
-    *_NEGATIVES,
-)
 
 
 @dataclass(frozen=True)
@@ -57,6 +45,12 @@ class Section:
     dataset: str
     cells: tuple[tuple[Row, tuple[Cell, ...]], ...]
     reference: Row
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The test metrics of its cells."""
+        heart = any(cell.recipe.heart for _, cells in self.cells for cell in cells)
+        return METRICS + HEART_METRICS if heart else METRICS
 
     def results(self, store: CellStore) -> dict[Row, Runs]:
         """Finished results by row and seed."""
@@ -102,16 +96,18 @@ def _test(metric: str) -> Callable[[dict[str, Any]], float]:
     return lambda run: float(run["test"][metric])
 
 
-def _ranking_table(found: dict[Row, Runs], reference: Row) -> str:
+def _ranking_table(found: dict[Row, Runs], reference: Row, metrics: Sequence[str]) -> str:
     base = found.get(reference, {})
+    heart = [metric for metric in metrics if metric in HEART_METRICS]
     header = (
         "negatives",
         "runs",
         "MRR (val)",
-        *METRICS,
+        *metrics,
         f"MRR, difference to {reference.title}",
         "MRR, ratio",
         "MAP, difference",
+        *(f"{metric}, difference" for metric in heart),
     )
     lines = []
     for row, runs in found.items():
@@ -120,10 +116,10 @@ def _ranking_table(found: dict[Row, Runs], reference: Row) -> str:
                 row.title,
                 str(len(runs)),
                 _of(runs, lambda run: run["val"]["MRR"]),
-                *(_of(runs, _test(metric)) for metric in METRICS),
+                *(_of(runs, _test(metric)) for metric in metrics),
                 _difference(runs, base, "MRR"),
                 _ratio(runs, base, "MRR"),
-                _difference(runs, base, "MAP"),
+                *(_difference(runs, base, metric) for metric in ("MAP", *heart)),
             ]
         )
     return markdown_table(header, lines)
@@ -169,21 +165,30 @@ def _markdown(sections: Sequence[Section], store: CellStore, heading: str) -> st
     text = [heading]
     for section in sections:
         found = section.results(store)
-        text.append(f"\n## {section.dataset}\n\n{_ranking_table(found, section.reference)}")
+        text.append(
+            f"\n## {section.dataset}\n\n"
+            f"{_ranking_table(found, section.reference, section.metrics)}"
+        )
         text.append(f"\n{_cost_table(found)}")
     return "".join(text)
 
 
-def _csv_rows(sections: Sequence[Section], store: CellStore) -> list[list[Any]]:
+def _csv(sections: Sequence[Section], store: CellStore) -> tuple[list[str], list[list[Any]]]:
+    """Header and lines: every run."""
+    metrics = sections[0].metrics
+    costs = (*_COSTS, "peak MB", "seconds", *_SCORES)
+    header = ["dataset", "row", "seed", *(f"val {metric}" for metric in METRICS)]
+    header += [*(f"test {metric}" for metric in metrics), *costs, *_NEGATIVES]
     rows = []
     for section in sections:
         for row, runs in section.results(store).items():
             for seed, run in runs.items():
-                metrics = [run[part][metric] for part in ("val", "test") for metric in METRICS]
-                rest = [run[name] for name in (*_COSTS, "peak MB", "seconds", *_SCORES)]
+                val = [run["val"][metric] for metric in METRICS]
+                test = [run["test"][metric] for metric in metrics]
+                rest = [run[name] for name in costs]
                 negatives = [run["negatives"][name] for name in _NEGATIVES]
-                rows.append([section.dataset, row.title, seed, *metrics, *rest, *negatives])
-    return rows
+                rows.append([section.dataset, row.title, seed, *val, *test, *rest, *negatives])
+    return header, rows
 
 
 def _plot(sections: Sequence[Section], store: CellStore, path: Path) -> bool:
@@ -234,7 +239,7 @@ def write_report(
     """
     out.mkdir(parents=True, exist_ok=True)
     files = [out / "results.csv", out / "results.md"]
-    write_csv(files[0], _CSV_HEADER, _csv_rows(sections, store))
+    write_csv(files[0], *_csv(sections, store))
     write_text(files[1], _markdown(sections, store, heading))
     if _plot(sections, store, out / "results.png"):
         files.append(out / "results.png")

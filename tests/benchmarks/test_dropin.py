@@ -15,7 +15,7 @@ from benchmarks.dropin.config import (
     Uniform,
     with_settings,
 )
-from benchmarks.dropin.measure import METRICS, false_negatives
+from benchmarks.dropin.measure import HEART_METRICS, METRICS, false_negatives
 from benchmarks.dropin.model import DotScorer, Encoder, MLPScorer, make_scorer
 from benchmarks.dropin.negatives import make_sampler, negatives_per_edge
 from benchmarks.dropin.problem import load_problem, prepared_features
@@ -66,6 +66,30 @@ def test_recipes(changes):
     method = SelfAdversarial(calibrated="both", temperature=2.0)
     cell = Cell("tiny", replace(SHORT, **changes), Row("a", method), 0)
     assert_sound(run_cell(cell, None))
+
+
+def test_hard_evaluation_stands_beside_the_usual_one(tmp_path):
+    recipe = replace(SHORT, heart=20)
+    cell = Cell("tiny", recipe, main_rows(recipe)["uniform"], 0)
+    problem = load_problem("tiny", recipe, 0, None)
+    assert problem.heart is not None
+    assert problem.heart.shape == (2, problem.split.test.shape[1], 10)
+    known = problem.data.csr()
+    for stays, moves in zip(problem.split.test.flatten(), problem.heart.flatten(0, 1)):
+        assert not torch.isin(moves, known[1][known[0][stays] : known[0][stays + 1]]).any()
+    result = train(problem, cell)
+    plain = train(load_problem("tiny", SHORT, 0, None), replace(cell, recipe=SHORT))
+    assert set(result["test"]) - set(plain["test"]) == set(HEART_METRICS)
+    assert result["curve"] == plain["curve"]  # training does not see them
+    assert 1 / 21 <= result["test"]["HeaRT MRR"] < result["test"]["MAP"]
+    store = CellStore(tmp_path / "cells")
+    store.save(cell, {**result, "seconds": 1.0, "peak MB": 1.0})
+    section = Section("tiny", ((cell.row, (cell,)),), cell.row)
+    files = write_report([section], store, tmp_path, "")
+    header, line = (row.split(",") for row in files[0].read_text().splitlines())
+    value = dict(zip(header, line))["test HeaRT MRR"]
+    assert float(value) == pytest.approx(result["test"]["HeaRT MRR"])
+    assert "HeaRT Hits@10, difference" in files[1].read_text()
 
 
 def test_same_seed_same_result(problem):
@@ -186,6 +210,7 @@ def test_settings_are_read_as_the_types_of_the_fields():
         ("full_softmax=true", "full_softmax: goes with loss 'cross-entropy'"),
         ("features=raw", "features: expected 'pca-unit' or"),
         ("fanout=0", "fanout: expected at least 1"),
+        ("heart=3", "heart: expected an even number"),
     ],
 )
 def test_settings_that_do_not_fit(word, message):
