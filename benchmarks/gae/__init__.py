@@ -1,0 +1,1 @@
+"""The strongest published recipe that runs on DGL, with its sampler swapped (protocol D)."""

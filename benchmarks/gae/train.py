@@ -1,0 +1,195 @@
+"""One cell: the recipe's training loop with one sampler, stopped early, then tested."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from typing import Any
+
+import dgl
+import numpy as np
+import torch
+from dgl.dataloading import negative_sampler as dgl_negatives
+from torch import Tensor, nn
+
+from benchmarks.common import measured
+from benchmarks.gae.config import Cell, Negatives
+from benchmarks.gae.model import Decoder, Encoder
+from benchmarks.gae.problem import Problem, load_problem
+from dgl_dmns import DMNSSampler
+from dgl_dmns.core import Blend, Density
+from dgl_dmns.evaluate import full_ranking, ranking_metrics
+from dgl_dmns.losses import bce_loss
+from dgl_dmns.samplers import RefreshingSampler, SelfAdversarialSampler
+
+__all__ = ["HITS", "Run", "hits_at", "run_cell", "train"]
+
+HITS = (10, 20, 100)
+
+_ENTRIES = 2**23  # products [b, N, D] that the decoder forms at once
+
+
+def run_cell(cell: Cell, folder: str | None, threads: int = 1) -> dict[str, Any]:
+    """Run a cell from its configuration.
+
+    Args:
+        cell: what to run.
+        folder: DGL's cache; None: its own.
+        threads: torch's threads.
+
+    Returns:
+        ``test`` metrics, validation Hits@100 by epoch, and cost; plain values.
+    """
+    return measured(
+        lambda: load_problem(cell.dataset, cell.recipe, cell.seed, folder),
+        lambda problem: train(problem, cell),
+        threads,
+    )
+
+
+def hits_at(positive: Tensor, negative: Tensor, k: int) -> float:
+    """Share of positives above the k-th best of one shared list of negatives (OGB's Hits@K).
+
+    Args:
+        positive: scores, shape [P].
+        negative: scores, shape [Q]; with fewer than k of them every positive is a hit.
+        k: at least 1.
+    """
+    if len(negative) < k:
+        return 1.0
+    return float((positive > negative.topk(k).values[-1]).double().mean())
+
+
+class Run:
+    """Model, sampler and batches of one cell."""
+
+    def __init__(self, problem: Problem, cell: Cell) -> None:
+        recipe = cell.recipe
+        for seed_one in (torch.manual_seed, np.random.seed, dgl.seed):
+            seed_one(cell.seed)
+        self.problem, self.recipe, self.negatives = problem, recipe, cell.negatives
+        features = problem.data.features
+        self.encoder = Encoder(features.shape[1], recipe.hidden, recipe.steps, recipe.dropout)
+        self.decoder = Decoder(recipe.hidden, recipe.decoder_layers, recipe.dropout)
+        self.model = nn.ModuleList([self.encoder, self.decoder])
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
+        )
+        self.sampler = _make_sampler(self, cell.negatives, cell.seed)
+        if isinstance(self.sampler, RefreshingSampler):
+            batches = math.ceil(len(problem.forward) / recipe.batch_size)
+            self.sampler.attach(self.optimizer, every=recipe.refresh_every * batches)
+
+    @torch.no_grad()
+    def embed(self) -> Tensor:
+        """Embeddings of all nodes for tests and refreshes, float32 [N, D]."""
+        self.model.eval()
+        h: Tensor = self.encoder(self.problem.graph, self.problem.data.features)
+        return h
+
+    def epoch(self) -> None:
+        """One pass over the training pairs."""
+        problem, recipe = self.problem, self.recipe
+        for eids in problem.forward[torch.randperm(len(problem.forward))].split(recipe.batch_size):
+            self.model.train()  # a refresh leaves the model in its evaluation mode
+            rest = dgl.remove_edges(problem.graph, torch.cat([eids, problem.reverse[eids]]))
+            h = self.encoder(rest, problem.data.features)
+            src, dst = problem.graph.find_edges(eids)
+            neg_src, neg_dst = self._negatives(eids)
+            ratios: dict[str, Tensor] = {}
+            if self.negatives.calibrated:
+                ratios = {
+                    "log_ratio": self.sampler.log_ratio((neg_src, neg_dst)).view(-1, recipe.k),
+                    "pos_log_ratio": self.sampler.positive_log_ratio((src, dst)),
+                }
+            loss = bce_loss(
+                self.decoder(h[src], h[dst]),
+                self.decoder(h[neg_src], h[neg_dst]).view(-1, recipe.k),
+                balanced=True,
+                **ratios,
+            )
+            self.optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip)
+            self.optimizer.step()  # refreshes the sampler, when it is time
+
+    def _negatives(self, eids: Tensor) -> tuple[Tensor, Tensor]:
+        """K for each edge; where `GlobalUniform` returns fewer, it is asked again."""
+        wanted = self.recipe.k * len(eids)
+        src, dst = self.sampler(self.problem.graph, eids)
+        while len(src) < wanted:
+            more = self.sampler(self.problem.graph, eids)
+            src, dst = torch.cat([src, more[0]]), torch.cat([dst, more[1]])
+        return src[:wanted], dst[:wanted]
+
+    def hits(self, h: Tensor, part: str) -> dict[str, float]:
+        """Hits@K of the pairs of ``val`` or ``test`` against its non-edges."""
+        with torch.no_grad():
+            scores = [
+                self.decoder(h[src], h[dst])
+                for src, dst in (getattr(self.problem.split, part), self.problem.non_edges[part])
+            ]
+        return {f"Hits@{k}": hits_at(scores[0], scores[1], k) for k in HITS}
+
+    def mrr(self, h: Tensor, part: str) -> float:
+        """MRR over all nodes, known edges left out; both ends of a pair are queries."""
+        pairs = getattr(self.problem.split, part)
+        pairs = torch.cat([pairs, pairs.flip(0)], dim=1)
+        batch = max(1, _ENTRIES // h.numel())
+        rank = full_ranking(h, pairs, self.problem.data.csr(), self.decoder, batch)
+        return ranking_metrics(rank)["MRR"]
+
+
+def _make_sampler(run: Run, negatives: Negatives, seed: int) -> Any:
+    k, graph = run.recipe.k, run.problem.graph
+    if negatives.kind == "global":
+        return dgl_negatives.GlobalUniform(k)
+    if negatives.kind == "per-source":
+        return dgl_negatives.PerSourceUniform(k)
+    if negatives.kind == "self-adversarial":
+        return SelfAdversarialSampler(graph, run.embed, k, scorer=run.decoder, seed=seed)
+    scores = negatives.rule == "blend"
+    return DMNSSampler(
+        graph,
+        run.embed,
+        k,
+        rule=Blend() if scores else Density(),
+        scorer=run.decoder if scores else None,
+        source="uniform" if negatives.both_ends else "edge",
+        seed=seed,
+    )
+
+
+def train(problem: Problem, cell: Cell) -> dict[str, Any]:
+    """Train on a problem that is already loaded; see `run_cell`.
+
+    Returns:
+        ``test`` (Hits@K and MRR at the best epoch), ``val`` (Hits@K there), ``curve`` (validation
+        Hits@100 of each epoch), ``best epoch``, ``epochs``, ``seconds per epoch`` (training and
+        refreshes; no validation).
+    """
+    run = Run(problem, cell)
+    curve: list[float] = []
+    seconds = 0.0
+    best, best_epoch, best_state = -math.inf, -1, copy.deepcopy(run.model.state_dict())
+    for epoch in range(cell.recipe.epochs):
+        started = time.perf_counter()
+        run.epoch()
+        seconds += time.perf_counter() - started
+        curve.append(run.hits(run.embed(), "val")["Hits@100"])
+        if curve[-1] > best:
+            best, best_epoch = curve[-1], epoch
+            best_state = copy.deepcopy(run.model.state_dict())
+        elif epoch - best_epoch >= cell.recipe.patience:
+            break
+    run.model.load_state_dict(best_state)
+    h = run.embed()
+    return {
+        "val": run.hits(h, "val"),
+        "test": {**run.hits(h, "test"), "MRR": run.mrr(h, "test")},
+        "curve": curve,
+        "best epoch": best_epoch,
+        "epochs": len(curve),
+        "seconds per epoch": seconds / len(curve),
+    }
