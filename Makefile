@@ -8,13 +8,14 @@ STAMP := $(VENV)/.installed
 UNFINISHED := $(VENV)/.unfinished
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-all lint format types docs dist clean
+.PHONY: help venv demo test test-all matrix lint format types docs dist clean
 
 help:
 	@echo 'make venv    make $(VENV) with Python 3.11: DGL 2.1.0, torch 2.2.1, tools, this package'
 	@echo 'make demo    run examples/quickstart.py; results go to runs/demo'
 	@echo 'make test    lint, format check, types, tests with coverage (what CI runs)'
 	@echo 'make test-all  the same with the tests marked slow, without coverage'
+	@echo 'make matrix  the tests, without the slow ones, on each set of versions in LANES; 15 GB more'
 	@echo 'make lint    ruff check and format check only'
 	@echo 'make types   mypy only'
 	@echo 'make docs    build the documentation into site/; fails on a warning'
@@ -30,7 +31,7 @@ venv: $(STAMP)
 
 # Made anew only when the requirements or the metadata change.  A run that was cut short leaves
 # $(UNFINISHED) behind, and the next one starts from an empty environment.
-$(STAMP): requirements/reference.txt requirements/dev.txt setup.cfg
+$(STAMP): requirements/reference.txt requirements/test.txt requirements/dev.txt setup.cfg
 	@set -eu; \
 	is_311() { "$$1" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; }; \
 	if [ -e $(UNFINISHED) ] || ! is_311 $(BIN)/python || ! $(BIN)/python -m pip --version >/dev/null 2>&1; \
@@ -53,7 +54,7 @@ $(STAMP): requirements/reference.txt requirements/dev.txt setup.cfg
 	fi; \
 	touch $(UNFINISHED)
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --progress-bar off \
-	  -r requirements/reference.txt -r requirements/dev.txt 'wheel<0.46'
+	  -r requirements/reference.txt -r requirements/test.txt -r requirements/dev.txt
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet \
 	  --no-deps --no-build-isolation --editable .
 	@rm -f $(UNFINISHED)
@@ -67,6 +68,21 @@ test: lint types
 
 test-all: lint types
 	$(BIN)/python -m pytest --doctest-modules dgl_dmns tests
+
+# The reference set in $(VENV), and each set of LANES in an environment of its own.
+LANES := dgl-1.1.3 dgl-1.1.3-torch-2.13 lowest
+MATRIX := $(LANES:%=.venv-matrix-%)
+
+.venv-matrix-%/.installed: requirements/%.txt requirements/test.txt setup.cfg | $(STAMP)
+	$(BIN)/python -m venv --clear $(@D)
+	$(@D)/bin/python -m pip install --disable-pip-version-check --quiet --progress-bar off \
+	  -r requirements/$*.txt -r requirements/test.txt
+	$(@D)/bin/python -m pip install --disable-pip-version-check --quiet \
+	  --no-deps --no-build-isolation --editable .
+	@touch $@
+
+matrix: $(STAMP) $(MATRIX:%=%/.installed)
+	$(BIN)/python tests/matrix.py $(VENV) $(MATRIX)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
