@@ -22,7 +22,7 @@ from importlib import metadata, util
 from pathlib import Path
 from types import ModuleType
 
-__all__ = ["PAIRS", "Pair", "require_dgl", "require_graphbolt", "why_unusable"]
+__all__ = ["PAIRS", "Pair", "is_distributed", "require_dgl", "require_graphbolt", "why_unusable"]
 
 
 @dataclass(frozen=True)
@@ -180,6 +180,20 @@ def require_graphbolt() -> ModuleType:
             "dgl.dataloading.as_edge_prediction_sampler."
         )
         raise ImportError(f"{_message(problem, cause)}\n{advice}", name="dgl.graphbolt") from error
+
+
+def is_distributed(value: object, kind: str) -> bool:
+    """Whether something is an object of ``dgl.distributed``, without importing that.
+
+    DGL imports its distributed part itself up to 2.3 and leaves that to its users afterwards, since
+    it needs GraphBolt's compiled part.  Where nobody has imported it, no object of it can exist.
+
+    Args:
+        value: Any object.
+        kind: Name of a class there, such as ``DistGraph``.
+    """
+    module = sys.modules.get("dgl.distributed")
+    return module is not None and isinstance(value, getattr(module, kind))
 
 
 def _find_problem() -> _Problem | None:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-from dgl_dmns._compat import require_dgl
+from dgl_dmns._compat import is_distributed, require_dgl
 from dgl_dmns.core.known import KnownEdges
 from dgl_dmns.samplers.streams import Stream
 
@@ -319,7 +319,7 @@ def edges_of(g: Any, etype: EdgeType) -> tuple[Tensor, Tensor]:
     Returns:
         Source and destination ids, each of shape [E], of the graph's id type.
     """
-    if not isinstance(g, _dgl.distributed.DistGraph):
+    if not is_distributed(g, "DistGraph"):
         src, dst = g.edges(etype=etype)
         return src.cpu(), dst.cpu()
     parts = [g.find_edges(e, etype) for e in torch.arange(g.num_edges(etype)).split(_EDGES_A_TIME)]

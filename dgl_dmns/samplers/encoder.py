@@ -9,11 +9,9 @@ from typing import Any, Union
 import torch
 from torch import Tensor, nn
 
-from dgl_dmns._compat import require_dgl
+from dgl_dmns._compat import is_distributed
 
 __all__ = ["Embeddings", "Encoder", "check_embeddings", "check_encoder", "embed", "is_homogeneous"]
-
-_distributed: Any = require_dgl().distributed
 
 Embeddings = Union[Tensor, Mapping[str, Tensor]]
 """Embeddings [N, D] of the only node type, or by node type, all of one width D."""
@@ -38,7 +36,7 @@ def check_encoder(encoder: Any, g: Any, feat: str) -> None:
         TypeError: if it cannot be called at all.
         ValueError: if it is a module and a node type has no feature of the name ``feat``.
     """
-    if isinstance(encoder, nn.Module) and isinstance(g, _distributed.DistGraph):
+    if isinstance(encoder, nn.Module) and is_distributed(g, "DistGraph"):
         raise TypeError(
             f"encoder: {type(encoder).__name__} cannot be called on a partitioned graph; pass a "
             "callable that returns embeddings, a tensor or a DistTensor [N, D], for example by "
@@ -138,7 +136,7 @@ def _check_rows(name: str, h: Any, count: int) -> Tensor:
         "the encoder has to return one finite row per node of the sampler's graph (after the graph "
         "has grown, call update_graph(g))"
     )
-    if isinstance(h, _distributed.DistTensor):
+    if is_distributed(h, "DistTensor"):
         h = h[torch.arange(h.shape[0])]
     if not isinstance(h, Tensor):
         raise ValueError(f"{name}: expected a tensor [N, D], got {type(h).__name__}; {advice}")

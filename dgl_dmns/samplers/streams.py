@@ -11,17 +11,13 @@ where its batches are a multiple of the sampler processes, and otherwise from th
 from __future__ import annotations
 
 import random
+import sys
 from multiprocessing import current_process
-from typing import Any
 
 import torch
 from torch import distributed
 
-from dgl_dmns._compat import require_dgl
-
 __all__ = ["Stream"]
-
-_roles: Any = require_dgl().distributed.role
 
 
 class Stream:
@@ -69,6 +65,7 @@ class Stream:
 def _sampler_process() -> str:
     """The name of a sampler process of DGL's distributed loader, unlike any other of its trainer.
 
-    Empty in other processes.
+    Empty in other processes, and so wherever ``dgl.distributed`` was not imported.
     """
-    return current_process().name if _roles.get_role() == "sampler" else ""
+    roles = sys.modules.get("dgl.distributed.role")
+    return current_process().name if roles is not None and roles.get_role() == "sampler" else ""
