@@ -1,10 +1,11 @@
 """The only module that imports DGL, and the explanation when that fails.
 
-A DGL 2.x wheel contains one compiled part for each torch version it was built with, and its import
-fails beside any other torch.  DGL 2.0 and 2.1 also import packages that their metadata do not list.
-What a user then sees is a ``FileNotFoundError`` for a shared library, or a missing module that they
-never asked for.  The functions here turn all of that into one message: what is wrong, what is
-installed, which combinations work, and the command that installs one.
+DGL 2 has a part, GraphBolt, that is compiled once for each torch version a wheel was built with.
+Up to 2.3 ``import dgl`` loads it, through its loaders for distributed graphs, and so fails beside
+any other torch.  DGL 2.0 and 2.1 also import packages that their metadata do not list.  What a user
+then sees is a ``FileNotFoundError`` for a shared library, or a missing module that they never asked
+for.  The functions here turn all of that into one message: what is wrong, what is installed, which
+combinations work, and the command that installs one.
 
 :func:`why_unusable` only looks (module specs, package metadata, names of files) and is quick enough
 to run whenever ``dgl_dmns`` is imported.  :func:`require_dgl` imports DGL for real.
@@ -185,8 +186,8 @@ def require_graphbolt() -> ModuleType:
 def is_distributed(value: object, kind: str) -> bool:
     """Whether something is an object of ``dgl.distributed``, without importing that.
 
-    DGL imports its distributed part itself up to 2.3 and leaves that to its users afterwards, since
-    it needs GraphBolt's compiled part.  Where nobody has imported it, no object of it can exist.
+    Up to 2.3 ``import dgl`` brings it along, later versions leave it to their users.  Where nobody
+    has imported it, no object of it can exist.
 
     Args:
         value: Any object.
@@ -315,9 +316,15 @@ def _release(version: str) -> tuple[int, ...]:
 
 
 def _built_for() -> frozenset[tuple[int, ...]]:
-    """Return the torch releases the installed DGL has a compiled part for; empty before DGL 2.0."""
+    """Return the torch releases that the installed DGL can be imported with; empty for any.
+
+    It is any before GraphBolt, and again since the loaders that need it are no longer in
+    ``dgl.dataloading``.
+    """
     folder = _folder("dgl")
     if folder is None or not (folder / "graphbolt").is_dir():
+        return frozenset()
+    if not (folder / "dataloading" / "dist_dataloader.py").is_file():
         return frozenset()
     names = (_COMPILED_PART.fullmatch(path.name) for path in (folder / "graphbolt").iterdir())
     return frozenset(_release(match.group(1)) for match in names if match)

@@ -24,8 +24,9 @@ from pathlib import Path
 from typing import Any
 
 import dgl
+import dgl.distributed  # later versions leave this import to their users
 import torch
-from dgl.dataloading import DistEdgeDataLoader, DistNodeDataLoader, NeighborSampler
+from dgl.dataloading import NeighborSampler
 from dgl.nn import SAGEConv
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -33,6 +34,11 @@ from torch.nn.parallel import DistributedDataParallel
 from dgl_dmns import DMNSSampler
 from dgl_dmns.data import EdgeSplit, GraphData, embedded_graph, split_pairs
 from dgl_dmns.evaluate import full_ranking, ranking_metrics
+
+try:
+    from dgl.distributed import DistEdgeDataLoader, DistNodeDataLoader
+except ImportError:  # until DGL 2.3 they are among the other loaders
+    from dgl.dataloading import DistEdgeDataLoader, DistNodeDataLoader
 
 HIDDEN = 64
 

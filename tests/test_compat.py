@@ -45,7 +45,9 @@ class Site:
         self.folder = folder
         self.python = (3, 11)
         (folder / "torchdata" / "datapipes").mkdir(parents=True)
-        (folder / "dgl").mkdir()
+        (folder / "dgl" / "dataloading").mkdir(parents=True)
+        self.distributed_loaders = folder / "dgl" / "dataloading" / "dist_dataloader.py"
+        self.distributed_loaders.touch()
 
     def build_dgl_for(self, *names: str) -> None:
         (self.folder / "dgl" / "graphbolt").mkdir(exist_ok=True)
@@ -162,6 +164,13 @@ def test_compiled_parts_of_other_systems(site: Site, name: str) -> None:
     site.versions.update(dgl="2.4.0+cu121", torch="2.4.0")
     assert "was built for" in first_line()
     site.build_dgl_for(name)
+    assert _compat.why_unusable() is None
+
+
+def test_a_dgl_that_leaves_graphbolt_to_its_users_works_with_any_torch(site: Site) -> None:
+    site.versions.update(dgl="2.4.0", torch="2.6.0")
+    assert "was built for" in first_line()
+    site.distributed_loaders.unlink()  # as of DGL 2.4
     assert _compat.why_unusable() is None
 
 
@@ -318,6 +327,21 @@ def test_another_backend_is_refused(site: Site, monkeypatch: pytest.MonkeyPatch)
     pretend_import(monkeypatch, module)
     with pytest.raises(ImportError, match="DGL runs on tensorflow here.*\n.*DGLBACKEND=pytorch"):
         _compat.require_dgl()
+
+
+# What DGL may have imported or not.
+
+
+def test_objects_of_the_distributed_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    class DistGraph:
+        pass
+
+    module = SimpleNamespace(DistGraph=DistGraph)
+    monkeypatch.setitem(sys.modules, "dgl.distributed", module)  # type: ignore[arg-type]
+    assert _compat.is_distributed(DistGraph(), "DistGraph")
+    assert not _compat.is_distributed(object(), "DistGraph")
+    monkeypatch.delitem(sys.modules, "dgl.distributed")
+    assert not _compat.is_distributed(DistGraph(), "DistGraph")
 
 
 # The real thing.

@@ -20,12 +20,17 @@ from typing import Any
 
 import dgl
 import torch
-from dgl.dataloading import DistEdgeDataLoader, NeighborSampler
+from dgl.dataloading import NeighborSampler
 from dgl.distributed import DistTensor, edge_split, rpc_client
 from torch import Tensor, distributed, nn
 
 from dgl_dmns.core import Density, Hardest
 from dgl_dmns.samplers import DMNSSampler, InBatchSampler, PopularitySampler, UniformSampler
+
+try:
+    from dgl.distributed import DistEdgeDataLoader
+except ImportError:  # until DGL 2.3
+    from dgl.dataloading import DistEdgeDataLoader
 
 K, WIDTH = 3, 6
 SMALL: dict[str, Any] = {"warmup_steps": 5, "fit_steps": 3, "batch_pairs": 64, "groups": 4}

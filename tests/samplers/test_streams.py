@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import pickle
+import sys
+from multiprocessing import current_process
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -57,3 +60,12 @@ def test_sampler_processes_draw_by_the_seed_of_their_trainer(
     assert results[0] == results[1]
     assert results[0][0] != results[0][1]
     assert results[0] != results[2]
+
+
+def test_a_sampler_process_is_known_by_its_role(monkeypatch: pytest.MonkeyPatch) -> None:
+    for role, name in (("sampler", current_process().name), ("default", "")):
+        roles = SimpleNamespace(get_role=lambda role=role: role)
+        monkeypatch.setitem(sys.modules, "dgl.distributed.role", roles)
+        assert streams._sampler_process() == name
+    monkeypatch.delitem(sys.modules, "dgl.distributed.role")  # not imported: as of DGL 2.4
+    assert streams._sampler_process() == ""
