@@ -100,7 +100,7 @@ def _table(file: Path, needed: tuple[str, ...]) -> pd.DataFrame:
         try:
             table = pd.read_csv(file, skipinitialspace=True)
         except UnicodeDecodeError as error:
-            line = file.read_bytes()[: error.start].count(b"\n") + 1
+            line = _line_not_in_utf8(file.read_bytes())
             raise FileError(
                 f"{file}, line {line}: not UTF-8 text ({error.reason}); save the file as UTF-8"
             ) from error
@@ -120,6 +120,15 @@ def _table(file: Path, needed: tuple[str, ...]) -> pd.DataFrame:
     if not len(table):
         raise FileError(f"{file}: expected at least one row below the names of the columns")
     return table
+
+
+def _line_not_in_utf8(content: bytes) -> int:
+    """The line of the first byte that is not UTF-8; pandas counts from a cell or a part on."""
+    try:
+        content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        content = content[: error.start]
+    return content.count(b"\n") + 1
 
 
 def _parquet(file: Path) -> pd.DataFrame:
@@ -217,7 +226,7 @@ def _features(file: Path) -> tuple[np.ndarray[Any, Any], torch.Tensor]:
                     f"{values[name].iloc[row]!r}"
                 )
         names = list(map(str, values.columns))
-        x = torch.from_numpy(values.to_numpy(dtype=np.float32))
+        x = torch.from_numpy(values.to_numpy(dtype=np.float32, copy=True))  # writable
     finite = torch.isfinite(x)
     if not bool(finite.all()):
         row, place = (int(i) for i in (~finite).nonzero()[0])

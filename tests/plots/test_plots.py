@@ -2,6 +2,7 @@ import builtins
 
 import matplotlib
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -72,7 +73,7 @@ def test_hardness_errors(monitor):
     with pytest.raises(ValueError, match=r"value: expected one of \[.*'score'.*got 'level'"):
         plot_hardness(frame, "level")
     other = frame.assign(etype="a:b:c")
-    both = frame._append(other)
+    both = pd.concat([frame, other])
     with pytest.raises(ValueError, match="etype: expected one of .*; name it"):
         plot_hardness(both)
     with pytest.raises(ValueError, match="got 'x'"):

@@ -56,9 +56,9 @@ def own_shared_memory() -> list[str]:
     return [] if done.returncode else OWN_SHARED_MEMORY
 
 
-def free_port() -> int:
+def free_port(address: str) -> int:
     with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
+        one.bind((address, 0))
         return int(one.getsockname()[1])
 
 
@@ -66,7 +66,7 @@ def run(job: str, folder: Path, *, machines: int, trainers: int, samplers: int) 
     """Run a job on trainers of each machine; what they returned, in order of rank."""
     addresses = [f"127.0.0.{1 + machine}" for machine in range(machines)]
     config = folder / "addresses.txt"
-    config.write_text("".join(f"{address} {free_port()}\n" for address in addresses))
+    config.write_text("".join(f"{address} {free_port(address)}\n" for address in addresses))
     common = {
         **os.environ,
         "DGL_DIST_MODE": "distributed",
@@ -76,8 +76,6 @@ def run(job: str, folder: Path, *, machines: int, trainers: int, samplers: int) 
         "DGL_NUM_CLIENT": str(machines * trainers * (1 + samplers)),
         "DGL_NUM_SAMPLER": str(samplers),
         "DGL_GRAPH_FORMAT": "csc,coo",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(free_port()),
         "WORLD_SIZE": str(machines * trainers),
         "JOB_TRAINERS": str(trainers),
     }
@@ -229,9 +227,12 @@ def main() -> None:
         on_machine([sys.executable, *sys.argv])
         return
     dgl.distributed.initialize(os.environ["DGL_IP_CONFIG"])  # a server serves here, and exits
-    distributed.init_process_group("gloo")
+    rank, ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    distributed.init_process_group(  # by a file: no other port to be free
+        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=ranks
+    )
     result = {"homogeneous": homogeneous, "market": market}[job]()
-    torch.save(result, Path(folder) / f"{distributed.get_rank()}.pt")
+    torch.save(result, Path(folder) / f"{rank}.pt")
 
 
 if __name__ == "__main__":
