@@ -20,11 +20,7 @@ import dgl
 import numpy as np
 import pandas as pd
 import torch
-from dgl.dataloading import (
-    DataLoader,
-    MultiLayerFullNeighborSampler,
-    as_edge_prediction_sampler,
-)
+from dgl.dataloading import DataLoader, NeighborSampler, as_edge_prediction_sampler
 from dgl.dataloading import (
     negative_sampler as dgl_negatives,
 )
@@ -115,7 +111,7 @@ def train(kind: str, data: GraphData, split: EdgeSplit, seed: int, args: argpars
         g,
         torch.arange(g.num_edges()),
         as_edge_prediction_sampler(
-            MultiLayerFullNeighborSampler(2, prefetch_node_feats=["feat"]),
+            NeighborSampler([args.fanout] * 2, prefetch_node_feats=["feat"]),
             exclude="reverse_id",
             reverse_eids=reverse,
             negative_sampler=negatives,
@@ -232,6 +228,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=500, help="at most this many")
     parser.add_argument("--patience", type=int, default=30, help="epochs without improvement")
     parser.add_argument("--k", type=int, default=5, help="negatives per edge, for both samplers")
+    parser.add_argument("--fanout", type=int, default=-1, help="neighbours per layer; -1 is all")
     parser.add_argument("--batch-size", type=int, default=2048)
     parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--threads", type=int, default=1, help="of torch; 1 is best if small")
@@ -240,6 +237,8 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     for name in ("seeds", "epochs", "patience", "k", "batch_size", "threads"):
         if getattr(args, name) < 1:
             parser.error(f"--{name.replace('_', '-')}: expected at least 1")
+    if args.fanout < 1 and args.fanout != -1:
+        parser.error("--fanout: expected at least 1, or -1 for all neighbours")
     return args
 
 

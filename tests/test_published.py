@@ -71,7 +71,8 @@ def test_contents(built):
     assert not any(name.startswith(("tests", "benchmarks", "docs")) for name in in_wheel)
     with tarfile.open(source) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    assert modules | {"requirements/reference.txt", "requirements/dev.txt", "LICENSE"} <= names
+    lists = {f"requirements/{name}.txt" for name in ("reference", "test", "dev")}
+    assert modules | lists | {"LICENSE"} <= names
 
 
 def test_the_wheel_beside_dgl(built, tmp_path):

@@ -39,8 +39,9 @@ def test_trains_with_both_samplers_and_writes_its_files(quickstart, tmp_path, ca
     assert "embedded" in printed
 
 
-def test_one_seed_gives_one_result(quickstart):
-    args = quickstart.arguments(["--epochs", "2"])
+@pytest.mark.parametrize("fanout", ["-1", "5"])  # all neighbours, and DGL's usual recipe
+def test_one_seed_gives_one_result(quickstart, fanout):
+    args = quickstart.arguments(["--epochs", "2", "--fanout", fanout])
     data = quickstart.load_dataset("embedded")
     split = quickstart.split_pairs(data, seed=0)
     first, second = (quickstart.train("dmns", data, split, 0, args) for _ in range(2))
@@ -69,7 +70,7 @@ def test_says_what_is_missing(quickstart, tmp_path, capsys, monkeypatch):
     assert not out.exists()
 
 
-@pytest.mark.parametrize("option", ["--seeds", "--epochs", "--k"])
+@pytest.mark.parametrize("option", ["--seeds", "--epochs", "--k", "--fanout"])
 def test_rejects_counts_below_one(quickstart, option, capsys):
     with pytest.raises(SystemExit) as caught:
         quickstart.arguments([option, "0"])

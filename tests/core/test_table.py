@@ -8,6 +8,7 @@ import math
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -116,14 +117,14 @@ def test_versions_count_from_zero() -> None:
 
 
 def writer_of_versions(table: CandidateTable, draws: list[int], stop: threading.Event) -> None:
-    """Many refreshes, and until all readers have drawn often; 200 s at most.
+    """Refreshes without a pause until all readers have drawn often; 200 s at most.
 
     Each fills all rows with the version that it is about to publish.
     """
     queries, groups, k = table.shape
     rows = torch.arange(queries)
     deadline = time.monotonic() + 200
-    while min(*draws, table.version) < 200 and time.monotonic() < deadline:
+    while min(*draws, table.version) < 200 and not stop.is_set() and time.monotonic() < deadline:
         value = torch.full((queries, groups, k), table.version + 1)
         for part in rows.split(max(1, queries // 4)):
             table.write(part, Candidates(value[part], value[part] % 1000, value[part] % 200))
@@ -154,20 +155,25 @@ def test_a_draw_never_mixes_versions() -> None:
             if (
                 len(seen) != 1
                 or not before <= value <= after
-                or drawn.log_ratio.unique().tolist() != [value % 1000]
+                or drawn.log_ratio.float().unique().tolist() != [value % 1000]
                 or drawn.level.unique().tolist() != [value % 200]
             ):
                 mixed.append([before, *seen, after])
 
+    def read_or_stop(reader: int) -> None:
+        try:
+            read(reader)
+        finally:
+            stop.set()
+
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-5)  # many changes of threads: within an operation or two
     try:
-        readers = [threading.Thread(target=read, args=(i,)) for i in range(2)]
-        for reader in readers:
-            reader.start()
-        writer_of_versions(table, draws, stop)
-        for reader in readers:
-            reader.join()
+        with ThreadPoolExecutor() as pool:
+            readers = [pool.submit(read_or_stop, i) for i in range(2)]
+            writer_of_versions(table, draws, stop)
+            for reader in readers:
+                reader.result()
     finally:
         sys.setswitchinterval(interval)
     assert mixed == []
