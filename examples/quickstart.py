@@ -30,6 +30,7 @@ from torch.nn.functional import softplus
 from tqdm import tqdm
 
 from dgl_dmns import DMNSSampler
+from dgl_dmns.core import Levels
 from dgl_dmns.data import EdgeSplit, GraphData, load_dataset, split_pairs
 from dgl_dmns.evaluate import candidate_ranking, full_ranking, ranking_metrics
 
@@ -204,16 +205,26 @@ def plot(runs: list[Run], path: Path) -> None:
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4), constrained_layout=True)
     colours = {"uniform": "tab:gray", "dmns": "tab:blue"}
+    names = {"uniform": "DGL's uniform", "dmns": "DMNS"}
+    seeds = sorted({run.seed for run in runs})
     for run in runs:
-        first = run.seed == min(r.seed for r in runs)
-        left.plot(run.curve, color=colours[run.sampler], alpha=0.8, label=run.sampler * first)
-    left.set(xlabel="epoch", ylabel="validation MRR (all nodes)", title="Learning curves")
+        label = names[run.sampler] if run.seed == seeds[0] else None
+        left.plot(run.curve, color=colours[run.sampler], alpha=0.8, label=label)
+    title = f"Learning curves, a line for each of {len(seeds)} seed(s)"
+    left.set(xlabel="epoch", ylabel="validation MRR (all nodes)", title=title)
     left.legend()
     hardness = next(r.hardness for r in runs if r.sampler == "dmns")
-    for name in hardness[-1] if hardness else ():
-        label = "uniform share" if name == "uniform" else f"level {int(name) + 1}"
-        right.plot([h.get(name, float("nan")) for h in hardness], label=label)
-    right.set(xlabel="refresh", ylabel="mean score of the negatives", title="Hardness per level")
+    shades = ("#8b0a50", "#c1443c", "#e07b39", "#f0b04c", "#56b4e9")  # dark is hard
+    for name, colour in zip((*"0123", "uniform"), shades):
+        label = (
+            "uniform share" if name == "uniform" else f"level {Levels().fractions[int(name)]:g}T"
+        )
+        right.plot([h.get(name, float("nan")) for h in hardness], color=colour, label=label)
+    right.set(
+        xlabel="refresh",
+        ylabel="mean score of the negatives",
+        title="DMNS negatives by level of hardness, first seed",
+    )
     right.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
     figure.savefig(path, dpi=130)
     plt.close(figure)

@@ -209,6 +209,7 @@ def _plot(sections: Sequence[Section], store: CellStore, path: Path) -> bool:
             top.plot([sum(values) / len(values)], [y], "|", color=color, markersize=14)
             bottom.plot(runs[min(runs)]["curve"], color=color, label=row.title, alpha=0.8)
         top.set_yticks(range(len(done)), [row.title for row, _ in reversed(done)])
+        top.set_ylim(-0.7, max(len(done), 1) - 0.3)
         top.set_xlabel("test MRR over all nodes")
         top.set_title(section.dataset)
         top.grid(axis="x", alpha=0.3)

@@ -174,6 +174,7 @@ def _plot(sections: Sequence[Section], store: CellStore, path: Path) -> bool:
             if (figures := published(name, section.dataset)) is not None:
                 axis.plot([figures[0]], [place], "x", color="black")
         axis.set_yticks(range(len(names)), names)
+        axis.set_ylim(-0.7, len(names) - 0.3)
         axis.set_xlabel("test MAP (x: published)")
         axis.set_title(section.dataset)
         axis.grid(axis="x", alpha=0.3)

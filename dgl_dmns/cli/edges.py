@@ -104,18 +104,24 @@ def _table(file: Path, needed: tuple[str, ...]) -> pd.DataFrame:
             raise FileError(
                 f"{file}, line {line}: not UTF-8 text ({error.reason}); save the file as UTF-8"
             ) from error
-        except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        except pd.errors.EmptyDataError as error:
+            raise FileError(f"{file}: the file is empty") from error
+        except pd.errors.ParserError as error:
             _find_in_lines(file, needed)
             raise FileError(f"{file}: not a CSV file ({error})") from error
+        if not isinstance(table.index, pd.RangeIndex):  # more cells than names, and no error
+            _find_in_lines(file, needed)
     elif file.suffix == ".parquet":
         table = _parquet(file)
     else:
         raise FileError(f"{file}: expected a name that ends in .csv or .parquet")
     absent = [name for name in needed if name not in table.columns]
     if absent:
+        one = len(table.columns) == 1 and not str(table.columns[0]).isidentifier()
+        hint = ", separated by commas" if one else ""
         raise FileError(
             f"{file}, line 1: expected the column(s) {', '.join(needed)}, got "
-            f"{', '.join(map(str, table.columns)) or 'none'}; name them in the first line"
+            f"{', '.join(map(str, table.columns)) or 'none'}; name them in the first line{hint}"
         )
     if not len(table):
         raise FileError(f"{file}: expected at least one row below the names of the columns")

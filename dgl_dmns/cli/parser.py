@@ -7,6 +7,7 @@ the doctor found something; 2 the command line is wrong; 130 interrupted, ``--re
 from __future__ import annotations
 
 import argparse
+import math
 import shlex
 import sys
 from collections.abc import Sequence
@@ -43,6 +44,9 @@ def make_parser() -> argparse.ArgumentParser:
     one = commands.add_parser(
         "train",
         help="train on a data set or an edge list; write embeddings, metrics and a report",
+        description="Train GraphSAGE with an inner product on a data set or an edge list, until "
+        "the validation MRR rises no more; write embeddings, test metrics and an HTML report.",
+        epilog="Example: dgl-dmns train --edges friends.csv --out runs/friends",
         allow_abbrev=False,
     )
     _add_data(one)
@@ -64,6 +68,9 @@ def make_parser() -> argparse.ArgumentParser:
     bench = commands.add_parser(
         "bench",
         help="train with several samplers at equal negatives, seeds and patience",
+        description="Train with several samplers at equal negatives, seeds and patience, and write "
+        "a table of the test metrics.",
+        epilog="Example: dgl-dmns bench --edges friends.csv --out runs/bench",
         allow_abbrev=False,
     )
     _add_data(bench)
@@ -119,17 +126,37 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
     for name, default, text in numbers:
         parser.add_argument(name, type=_count, default=default, help=f"{text}; default: {default}")
     parser.add_argument(
-        "--fanout", type=int, default=0, help="neighbours sampled a node and layer; default: 0, all"
+        "--fanout",
+        type=_count_or_0,
+        default=0,
+        help="neighbours sampled a node and layer; default: 0, all",
     )
-    parser.add_argument("--lr", type=float, default=3e-3, help="learning rate; default: 0.003")
+    parser.add_argument("--lr", type=_rate, default=3e-3, help="learning rate; default: 0.003")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
 def _count(word: str) -> int:
-    number = int(word)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"expected at least 1, got {number}")
-    return number
+    return _whole(word, 1)
+
+
+def _count_or_0(word: str) -> int:
+    return _whole(word, 0)
+
+
+def _whole(word: str, least: int) -> int:
+    if not word.isdecimal() or int(word) < least:
+        raise argparse.ArgumentTypeError(f"expected a whole number from {least} on, got {word!r}")
+    return int(word)
+
+
+def _rate(word: str) -> float:
+    try:
+        rate = float(word)
+    except ValueError:
+        rate = math.nan
+    if not 0.0 < rate < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {word!r}")
+    return rate
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -15,14 +15,16 @@ import pandas as pd
 import torch
 
 from dgl_dmns._versions import versions
-from dgl_dmns.cli.edges import NamedGraph, read_edges
+from dgl_dmns.cli.edges import FileError, NamedGraph, read_edges
 from dgl_dmns.cli.samplers import parse_options
 from dgl_dmns.cli.training import Outcome, Settings, train
-from dgl_dmns.data import load_dataset
+from dgl_dmns.data import GraphData, load_dataset
 from dgl_dmns.evaluate import mean_and_stderr
 from dgl_dmns.report import save_run, write_report
 
 __all__ = ["run_bench", "run_train"]
+
+_LEAST_PAIRS = 20  # the fewest with a validation edge, at 5 %
 
 
 def run_train(arguments: argparse.Namespace, command: str) -> int:
@@ -43,13 +45,13 @@ def run_train(arguments: argparse.Namespace, command: str) -> int:
     settings = _settings(arguments, arguments.sampler, arguments.seed)
     out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(arguments.threads)
-    _say(f"{graph.data}; {settings.k} negatives an edge, {settings.sampler}")
+    _say(f"{_facts(graph.data)}; {settings.k} negatives an edge, {settings.sampler}")
     outcome = train(
         graph.data, settings, checkpoint=checkpoint, resume=arguments.resume, quiet=arguments.quiet
     )
     _write(out, graph, settings, outcome, command)
     _say(_table([{"sampler": settings.sampler, **outcome.metrics}]))
-    _say(f"Test edges ranked among all nodes, {outcome.epochs} epochs. Written to {out}:")
+    _say(f"{outcome.measured} {outcome.epochs} epochs. Written to {out}:")
     _say(", ".join(sorted(file.name for file in out.iterdir())))
     return 0
 
@@ -82,10 +84,25 @@ def run_bench(arguments: argparse.Namespace, command: str) -> int:
 
 
 def _graph(arguments: argparse.Namespace) -> NamedGraph:
+    if arguments.out.exists() and not arguments.out.is_dir():
+        raise ValueError(f"--out: {arguments.out} is a file; name a folder")
     if arguments.edges is not None:
-        return read_edges(arguments.edges, arguments.features)
+        graph = read_edges(arguments.edges, arguments.features)
+        pairs = len(graph.data.src) // 2
+        if pairs < _LEAST_PAIRS:
+            raise FileError(
+                f"{arguments.edges}: expected at least {_LEAST_PAIRS} different edges, of which "
+                f"one is held out for validation and two for the test, got {pairs}"
+            )
+        return graph
     data = load_dataset(arguments.dataset, arguments.data_dir)
     return NamedGraph(data, np.arange(data.num_nodes))
+
+
+def _facts(data: GraphData) -> str:
+    width = data.features.shape[1]
+    features = f"{width} features" if width else "no features: a learned vector for each node"
+    return f"{data.name}: {data.num_nodes} nodes, {len(data.src) // 2} edges, {features}"
 
 
 def _settings(arguments: argparse.Namespace, sampler: str, seed: int) -> Settings:
@@ -120,12 +137,13 @@ def _write(
         data={
             "name": data.name,
             "nodes": data.num_nodes,
-            "edges, one direction": len(data.src) // 2,
+            "edges": f"{len(data.src) // 2}, each in both directions",
             "features": data.features.shape[1] or "none; a learned vector for each node",
-            "held out": "5 % of the edges for validation, 10 % for the test",
+            "held out": "5 % of the edges for validation (mrr), 10 % for the test",
         },
         settings={**asdict(settings), "epochs run": outcome.epochs},
         result=outcome.metrics,
+        measured=outcome.measured,
     )
     if util.find_spec("matplotlib") is None:
         _say(

@@ -41,8 +41,8 @@ class Monitor:
     row for each edge type and level, with the columns of `negative_statistics` and
 
     - ``refresh``: how many refreshes there were; ``seconds`` since the monitor was made;
-    - ``filtered``: share of proposed candidates that were rejected as known edges; ``fallback``:
-      query rows that ran out of admissible candidates;
+    - ``filtered``: share of proposed candidates that were rejected, as known edges or as the query
+      itself; ``fallback``: query rows that ran out of admissible candidates;
     - ``fit_loss``: loss of the diffusion model at the end of this refresh's fitting;
     - ``staleness``: how far the embeddings had moved away from the last table when this refresh
       replaced it, the mean of 1 minus the cosine over nodes;

@@ -24,7 +24,12 @@ _WORDS = {
 
 
 def plot_hardness(
-    frame: pd.DataFrame, value: str = "score", *, etype: str | None = None, ax: Any = None
+    frame: pd.DataFrame,
+    value: str = "score",
+    *,
+    etype: str | None = None,
+    smooth: int = 1,
+    ax: Any = None,
 ) -> Any:
     """A column of a `Monitor`'s records over refreshes, a line for each level.
 
@@ -32,13 +37,16 @@ def plot_hardness(
         frame: `Monitor.frame`, or a file that `Monitor.save` wrote.
         value: the column, for example ``"score"``, ``"percentile"`` or ``"false_negative_lift"``.
         etype: the edge type, as in the column of that name; needed where there are several.
+        smooth: refreshes that a point is the mean of, up to its own; more than 1 suits rare events,
+            as false negatives of a small level are.
         ax: matplotlib axes; those of a new figure where not given.
 
     Returns:
         The axes.
 
     Raises:
-        ValueError: if there are no records, no such column, or the edge type has to be named.
+        ValueError: if there are no records, no such column, the edge type has to be named, or
+            ``smooth`` is below 1.
         ImportError: if matplotlib is missing.
     """
     if not len(frame):
@@ -46,6 +54,8 @@ def plot_hardness(
     if value not in frame.columns or not pd.api.types.is_numeric_dtype(frame[value]):
         names = sorted(frame.select_dtypes("number").columns)
         raise ValueError(f"value: expected one of {names}, got {value!r}")
+    if smooth < 1:
+        raise ValueError(f"smooth: expected at least 1 refresh, got {smooth}")
     etypes = frame["etype"].unique().tolist()
     if etype is None and len(etypes) != 1:
         raise ValueError(f"etype: expected one of {etypes}; name it")
@@ -58,11 +68,14 @@ def plot_hardness(
     for name in names:
         line = rows[rows["level"] == name].dropna(subset=[value])
         if len(line):
+            values = line[value]
+            if smooth > 1:
+                values = values.rolling(smooth, min_periods=1).mean()
             style = "--" if name in ("positive", "random") else "-"
             marker = "o" if len(line) == 1 else None
             ax.plot(
                 line["refresh"],
-                line[value],
+                values,
                 style,
                 marker=marker,
                 color=colour[name],

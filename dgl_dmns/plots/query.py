@@ -18,7 +18,8 @@ def plot_query(view: QueryView, *, ax: Any = None) -> Any:
     """A query's neighbours, level Gaussians and negatives in the plane.
 
     The plane is that of the two leading principal directions of all nodes in the generator's space.
-    A Gaussian is drawn as the ellipse at two standard deviations.
+    A Gaussian is drawn as the ellipse at two standard deviations; the legend has the number of
+    candidates that come from it.
 
     Args:
         view: from `dgl_dmns.diagnostics.view_query`.
@@ -31,6 +32,7 @@ def plot_query(view: QueryView, *, ax: Any = None) -> Any:
         ImportError: if matplotlib is missing.
     """
     ax = axes_or_new(ax)
+    from matplotlib.lines import Line2D
     from matplotlib.patches import Ellipse
 
     colour = colours([*view.levels, "uniform share"])
@@ -42,23 +44,41 @@ def plot_query(view: QueryView, *, ax: Any = None) -> Any:
         ax.add_patch(
             Ellipse(mean, width, height, angle=angle, fill=False, lw=1.4, color=colour[name])
         )
+    keys = []
     for index, name in enumerate((*view.levels, "uniform share")):
-        tag = index if index < len(view.levels) else 255
-        chosen = view.negatives[view.negative_level == tag]
-        if len(chosen):
-            ax.scatter(
-                *chosen.T,
-                s=26,
-                marker=_MARKERS[index % len(_MARKERS)],
+        is_level = index < len(view.levels)
+        chosen = view.negatives[view.negative_level == (index if is_level else 255)]
+        marker = _MARKERS[index % len(_MARKERS)]
+        ax.scatter(
+            *chosen.T,
+            s=32,
+            marker=marker,
+            color=colour[name],
+            edgecolors="white",
+            linewidths=0.5,
+            zorder=3,
+        )
+        keys.append(
+            Line2D(
+                [],
+                [],
                 color=colour[name],
-                edgecolors="white",
-                linewidths=0.5,
-                label=f"negatives, {label_of(name)}",
-                zorder=3,
+                linestyle="-" if is_level else "none",
+                marker=marker,
+                markersize=5,
+                label=f"{label_of(name)}, negatives: {len(chosen)}",
             )
+        )
     ax.scatter(*view.neighbours.T, s=30, color=colour["positive"], label="neighbours", zorder=4)
     ax.scatter(*view.point, s=140, marker="*", color="black", label=f"query {view.query}", zorder=5)
+    others, *nearby = ax.get_legend_handles_labels()[0]
     ax.set(xlabel="first principal direction", ylabel="second principal direction")
     ax.set_aspect("equal", adjustable="datalim")
-    ax.legend(fontsize="small", frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    ax.legend(
+        handles=[*nearby[::-1], *keys, others],
+        fontsize="small",
+        frameon=False,
+        loc="center left",
+        bbox_to_anchor=(1.0, 0.5),
+    )
     return ax

@@ -12,7 +12,7 @@ from dgl_dmns.plots.style import axes_or_new, colours, label_of
 __all__ = ["plot_scores"]
 
 
-def plot_scores(seen: Observation, *, bins: int = 60, ax: Any = None) -> Any:
+def plot_scores(seen: Observation, *, bins: int = 40, ax: Any = None) -> Any:
     """Score distributions of positives, levels and random nodes.
 
     Negatives teach where they overlap with positives; those among the random nodes do not.

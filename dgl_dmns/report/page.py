@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from dgl_dmns.diagnostics import Thresholds
 from dgl_dmns.report.pictures import pictures_of
 from dgl_dmns.report.run import Run
 
@@ -22,32 +23,32 @@ _STYLE = """
 body { margin: 0 auto; max-width: 62rem; padding: 1.5rem; color: #1d2129; background: #fff;
   font: 16px/1.5 system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; }
 h1 { font-size: 1.7rem; line-height: 1.2; margin: 0 0 .3rem; overflow-wrap: anywhere; }
-h2 { font-size: 1.2rem; margin: 2.2rem 0 .4rem; }
-p { margin: .4rem 0; max-width: 46rem; }
+h2 { font-size: 1.2rem; margin: 2.2rem 0 .4rem; overflow-wrap: anywhere; }
+p { margin: .4rem 0; max-width: 46rem; overflow-wrap: anywhere; }
 .quiet { color: var(--quiet); overflow-wrap: anywhere; }
 .figures { display: flex; flex-wrap: wrap; gap: .8rem; margin: 1rem 0; padding: 0; }
 .figures div { border: 1px solid var(--line); border-radius: .5rem; padding: .6rem 1rem;
-  min-width: 7.5rem; }
+  min-width: 7.5rem; max-width: 100%; overflow-wrap: anywhere; }
 .figures dt { color: var(--quiet); font-size: .85rem; }
 .figures dd { margin: 0; font-size: 1.5rem; font-variant-numeric: tabular-nums; }
 .sign { border-left: 4px solid var(--bad); padding: .2rem 0 .2rem .9rem; margin: .8rem 0; }
 .fine { border-left: 4px solid var(--good); padding: .2rem 0 .2rem .9rem; }
 .wide { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
-th, td { text-align: right; padding: .25rem .7rem; border-bottom: 1px solid var(--line);
+table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }
+th, td { text-align: right; padding: .25rem .45rem; border-bottom: 1px solid var(--line);
   white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; padding-left: 0; }
 details { margin-top: .8rem; }
 summary { cursor: pointer; color: var(--quiet); }
-img { display: block; width: 100%; height: auto; }
-pre { background: #f4f5f7; border-radius: .4rem; padding: .7rem 1rem; overflow-x: auto;
-  font-size: .85rem; }
-dl.facts { display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1.2rem; margin: 0; }
-dl.facts dt { color: var(--quiet); }
+img { display: block; width: 100%; max-width: 46rem; height: auto; }
+pre { background: #f4f5f7; border-radius: .4rem; padding: .7rem 1rem;
+  white-space: pre-wrap; overflow-wrap: anywhere; font-size: .85rem; }
+dl.facts { display: grid; grid-template-columns: fit-content(45%) 1fr; gap: .15rem 1.2rem;
+  margin: 0; }
+dl.facts dt { color: var(--quiet); overflow-wrap: anywhere; min-width: 0; }
 dl.facts dd { margin: 0; overflow-wrap: anywhere; min-width: 0; }
 @media (max-width: 40rem) { body { padding: 1rem; } .figures div { min-width: 6.2rem; }
-  .figures dd { font-size: 1.2rem; } dl.facts { grid-template-columns: 1fr; }
-  dl.facts dd { margin-bottom: .4rem; } }
+  .figures dd { font-size: 1.2rem; } }
 """
 
 _COLUMNS = {
@@ -57,7 +58,10 @@ _COLUMNS = {
     "expected_score": ("expected", "mean score that the generator expects of the level"),
     "percentile": ("rank", "share of random nodes of the same query that score lower"),
     "above_positive": ("above pos.", "share that scores above a true neighbour of the query"),
-    "false_negatives": ("false", "share that is a held-out edge"),
+    "false_negatives": (
+        "false",
+        "share that is a held-out edge (of queries that have one)",
+    ),
     "false_negative_lift": ("lift", "false negatives, times those of uniform draws"),
     "distinct": ("distinct", "distinct nodes among the negatives looked at"),
     "gini": ("Gini", "unevenness of how often nodes are drawn, 0 to 1"),
@@ -94,7 +98,7 @@ def page_of(run: Run) -> str:
     parts = [
         f"<h1>{escape(run.title)}</h1>",
         f'<p class="quiet">{escape(run.sampler)}</p>',
-        _figures(run.result),
+        _figures(run.result, run.measured),
         _signs(run),
         *(
             f"<h2>{escape(picture.title)}</h2>\n<p>{escape(picture.text)}</p>\n"
@@ -119,25 +123,32 @@ def page_of(run: Run) -> str:
     )
 
 
-def _figures(result: Mapping[str, Any]) -> str:
+def _figures(result: Mapping[str, Any], measured: str) -> str:
     if not result:
         return ""
     cells = "".join(
         f"<div><dt>{escape(str(name))}</dt><dd>{_number(value)}</dd></div>"
         for name, value in result.items()
     )
-    return f'<h2>Test</h2>\n<dl class="figures">{cells}</dl>'
+    said = f'\n<p class="quiet">{escape(measured)}</p>' if measured else ""
+    return f'<h2>Test</h2>\n<dl class="figures">{cells}</dl>{said}'
 
 
 def _signs(run: Run) -> str:
     if run.negatives is None:
         text = "This sampler follows no encoder, so that its negatives were not watched."
         return f'<h2>Failure signs</h2>\n<p class="quiet">{text}</p>'
+    refreshes = int(run.negatives["refresh"].max())
+    if not run.signs and refreshes < Thresholds().warmup:
+        text = (
+            f"None seen, but {refreshes} refresh(es) are too few to tell: most signs are looked "
+            f"for from refresh {Thresholds().warmup} on."
+        )
+        return f'<h2>Failure signs</h2>\n<p class="quiet">{text}</p>'
     if not run.signs:
         text = (
-            "None seen: training did not diverge under hard negatives, there was no plateau with "
-            "misaligned hardness, the generator learned its condition, and negatives did not "
-            "collapse onto a few nodes."
+            "None seen: no training that diverges under hard negatives, no plateau with misaligned "
+            "hardness, no negatives that are no better than uniform, no collapse onto a few nodes."
         )
         return f'<h2>Failure signs</h2>\n<p class="fine">{text}</p>'
     found = "\n".join(
@@ -179,7 +190,7 @@ def _facts(title: str, facts: Mapping[str, Any]) -> str:
     if not facts:
         return ""
     rows = "".join(
-        f"<dt>{escape(str(name))}</dt><dd>{escape(str(value))}</dd>"
+        f"<dt>{escape(str(name))}</dt><dd>{escape('none' if value == {} else str(value))}</dd>"
         for name, value in facts.items()
     )
     return f'<h2>{escape(title)}</h2>\n<dl class="facts">{rows}</dl>'

@@ -16,6 +16,8 @@ from dgl_dmns.report.run import Run
 
 __all__ = ["Picture", "pictures_of"]
 
+_PARTS = 7  # rare events are averaged over this part of a run
+
 
 @dataclass(frozen=True)
 class Picture:
@@ -41,13 +43,29 @@ def pictures_of(run: Run) -> list[Picture]:
     plt = pyplot()
     found = []
     for title, text, draw in _drawings(run):
-        figure, ax = plt.subplots(figsize=(6.6, 3.7), layout="constrained")
+        figure, ax = plt.subplots(figsize=(5.6, 4.4), layout="constrained")
         draw(ax=ax)
+        _legend_below(figure, ax)
         file = io.BytesIO()
-        figure.savefig(file, format="png", dpi=150)
+        figure.savefig(file, format="png", dpi=160)
         plt.close(figure)
         found.append(Picture(title, text, file.getvalue()))
     return found
+
+
+def _legend_below(figure: Any, ax: Any) -> None:
+    """Move the legend below the axes: a phone has no room beside them."""
+    legend = ax.get_legend()
+    words = [text.get_text() for text in legend.get_texts()]
+    figure.legend(
+        legend.legend_handles,
+        words,
+        loc="outside lower center",
+        ncols=3 if max(map(len, words)) < 20 else 2,
+        fontsize="small",
+        frameon=False,
+    )
+    legend.remove()
 
 
 Drawing = tuple[str, str, Callable[..., Any]]
@@ -77,8 +95,8 @@ def _drawings(run: Run) -> Iterator[Drawing]:
         yield (
             "One query",
             "A query node in the plane of the two leading directions of the generator's space, its "
-            "known neighbours, the candidates that it draws negatives from, and the Gaussian of "
-            "each level as an ellipse at two standard deviations.",
+            "known neighbours, the candidates that it draws negatives from (the legend counts them "
+            "by level), and the Gaussian of each level as an ellipse at two standard deviations.",
             partial(plot_query, run.query),
         )
     if run.seen is not None and run.seen.log_density.numel():
@@ -108,12 +126,23 @@ def _records(negatives: pd.DataFrame, etype: str, suffix: str) -> Iterator[Drawi
         draw("percentile"),
     )
     if negatives["false_negative_lift"].notna().any():
+        smooth = max(1, negatives["refresh"].nunique() // _PARTS)
+        mean = f", the mean of {smooth} refreshes," if smooth > 1 else ""
         yield (
             f"False negatives{suffix}",
-            "How many times as often as by uniform draws a held-out edge was drawn as a negative. "
-            "Some lift is the price of hardness; more of it with no gain in the metric is a loss.",
-            draw("false_negative_lift"),
+            f"How many times as often as by uniform draws{mean} a held-out edge was drawn as a "
+            "negative; a log scale above 1. Some lift is the price of hardness; more of it with no "
+            "gain in the metric is a loss.",
+            partial(_plot_lift, negatives, etype, smooth),
         )
+
+
+def _plot_lift(negatives: pd.DataFrame, etype: str, smooth: int, ax: Any) -> None:
+    plot_hardness(negatives, "false_negative_lift", etype=etype, smooth=smooth, ax=ax)
+    ax.set_yscale("symlog", linthresh=1)
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.axhline(1, color="black", lw=0.8, ls=":")
+    ax.set_ylim(bottom=0)
 
 
 def _lines(metrics: pd.DataFrame) -> list[str]:

@@ -36,6 +36,7 @@ class Run:
         data: facts of the data set by name.
         settings: settings by name.
         result: test metrics by name.
+        measured: how they were measured, in words.
         versions: versions by name.
         signs: failure signs that were warned of, each with ``name``, ``refresh``, ``message``.
         negatives: records of the monitor, or None.
@@ -51,6 +52,7 @@ class Run:
     data: dict[str, Any] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
     result: dict[str, float] = field(default_factory=dict)
+    measured: str = ""
     versions: dict[str, str] = field(default_factory=dict)
     signs: list[dict[str, Any]] = field(default_factory=list)
     negatives: pd.DataFrame | None = None
@@ -103,6 +105,7 @@ def save_run(
     data: dict[str, Any] | None = None,
     settings: dict[str, Any] | None = None,
     result: dict[str, float] | None = None,
+    measured: str = "",
 ) -> Path:
     """Write the folder of a run, for `write_report`.
 
@@ -116,6 +119,7 @@ def save_run(
         data: facts of the data set by name, for example ``{"nodes": 2708}``.
         settings: settings by name.
         result: test metrics by name.
+        measured: how they were measured, in words.
 
     Returns:
         The folder.
@@ -140,6 +144,7 @@ def save_run(
         "data": data or {},
         "settings": settings or {},
         "result": result or {},
+        "measured": measured,
         "versions": versions(),
         "signs": [] if monitor is None else [vars(sign) for sign in monitor.found],
     }

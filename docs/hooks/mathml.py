@@ -25,6 +25,8 @@ def on_page_content(page_html: str, **_: Any) -> str:
     def replace(match: re.Match[str]) -> str:
         block = match["tag"] == "div"
         mathml: str = convert(html.unescape(match["latex"]), display="block" if block else "inline")
-        return f"<{match['tag']}>{mathml}</{match['tag']}>"
+        # A formula wider than a phone is scrolled by itself; the page is not.
+        style = ' style="overflow-x: auto; overflow-y: hidden"' if block else ""
+        return f"<{match['tag']}{style}>{mathml}</{match['tag']}>"
 
     return _FORMULA.sub(replace, page_html)

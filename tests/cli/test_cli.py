@@ -109,6 +109,9 @@ def test_training_learns_and_stops(edges, tmp_path):
     best = metrics["mrr"].idxmax() + 1
     assert len(metrics) == min(40, best + 5)
     assert metrics["mrr"].max() > 2 * metrics["mrr"].iloc[0]
+    said = json.loads((tmp_path / "run.json").read_text())["measured"]
+    assert "the 27 test edges ranked among all 90 nodes" in said
+    assert "a random order would have an MRR of 0.056" in said  # (1 + 1/2 + .. + 1/90) / 90
 
 
 @pytest.mark.parametrize("sampler", sorted(set(_SAMPLERS) - {"dmns"}))
@@ -155,7 +158,13 @@ def test_a_wrong_file_is_one_line_and_exit_code_1(tmp_path, capsys):
     assert not (tmp_path / "r").exists()
     file.write_text("src,dst\n1,2\n3,4\n")
     assert main(["train", "--edges", str(file), "--out", str(tmp_path / "r")]) == 1
-    assert "too few edges" in capsys.readouterr().err
+    assert capsys.readouterr().err == (
+        f"error: {file}: expected at least 20 different edges, of which one is held out for "
+        "validation and two for the test, got 2\n"
+    )
+    assert not (tmp_path / "r").exists()
+    assert main(["train", "--edges", str(file), "--out", str(file)]) == 1
+    assert capsys.readouterr().err == f"error: --out: {file} is a file; name a folder\n"
 
 
 def test_a_data_set_that_is_not_there(tmp_path, monkeypatch, capsys):
@@ -171,7 +180,11 @@ def test_a_data_set_that_is_not_there(tmp_path, monkeypatch, capsys):
         ([], "the following arguments are required: COMMAND"),
         (["train", "--out", "r"], "one of the arguments --dataset --edges is required"),
         (["train", "--dataset", "pubmed", "--out", "r"], "invalid choice: 'pubmed'"),
-        (["train", "--dataset", "cora", "--k", "0", "--out", "r"], "expected at least 1, got 0"),
+        (["train", "--dataset", "cora", "--k", "0", "--out", "r"], "number from 1 on, got '0'"),
+        (["train", "--dataset", "cora", "--k", "five", "--out", "r"], "from 1 on, got 'five'"),
+        (["train", "--dataset", "cora", "--fanout", "-3", "--out", "r"], "from 0 on, got '-3'"),
+        (["train", "--dataset", "cora", "--lr", "-1", "--out", "r"], "above 0, got '-1'"),
+        (["train", "--dataset", "cora", "--lr", "x", "--out", "r"], "above 0, got 'x'"),
         (
             ["train", "--dataset", "cora", "--features", "f.npy", "--out", "r"],
             "--features: goes with --edges",

@@ -66,8 +66,18 @@ def test_hardness_shows_the_records(monitor, value):
     assert ("positives" in lines) == (value in ("score", "percentile"))
 
 
+def test_hardness_as_a_moving_mean(monitor):
+    frame = monitor.frame()
+    ax = plot_hardness(frame, "score", smooth=2)
+    line = next(line for line in ax.get_lines() if line.get_label() == "level 0.1T")
+    a, b, c = frame[frame["level"] == "0.1T"]["score"]
+    assert line.get_ydata().tolist() == pytest.approx([a, (a + b) / 2, (b + c) / 2])
+
+
 def test_hardness_errors(monitor):
     frame = monitor.frame()
+    with pytest.raises(ValueError, match="smooth: expected at least 1 refresh, got 0"):
+        plot_hardness(frame, smooth=0)
     with pytest.raises(ValueError, match="frame: expected records, got none"):
         plot_hardness(frame.iloc[:0])
     with pytest.raises(ValueError, match=r"value: expected one of \[.*'score'.*got 'level'"):
@@ -139,7 +149,17 @@ def test_a_query_in_the_plane(monitor, graph):
         assert np.abs(np.cov(flat[:, level].T) - view.covariance[level]).max() < 0.1 * scale**2
     ax = plot_query(view)
     assert len(ax.patches) == 4
-    assert "query 7" in labels_of(ax)
+    counts = [int((view.negative_level == level).sum()) for level in (0, 1, 2, 3, 255)]
+    names = [*(f"level {name}" for name in LEVELS), "uniform share"]
+    assert labels_of(ax) == [
+        "query 7",
+        "neighbours",
+        *(f"{name}, negatives: {count}" for name, count in zip(names, counts)),
+        "other nodes",
+    ]
+    handles = ax.get_legend().legend_handles
+    for patch, handle in zip(ax.patches, handles[2:]):
+        assert patch.get_edgecolor()[:3] == matplotlib.colors.to_rgb(handle.get_color())
 
 
 def test_the_query_that_is_taken_where_none_is_named(monitor):

@@ -5,6 +5,7 @@ from html.parser import HTMLParser
 import dgl
 import pytest
 import torch
+from browser import CHROMIUM, DRIVER, Browser
 
 from dgl_dmns import DMNSSampler, UniformSampler
 from dgl_dmns.diagnostics import Monitor, Sign
@@ -39,6 +40,7 @@ def folder(sampler, tmp_path_factory):
         data={EVIL: EVIL},
         settings={"k": 2, EVIL: EVIL},
         result={EVIL: 0.25, "MRR": float("nan")},
+        measured=EVIL,
     )
 
 
@@ -87,7 +89,7 @@ def test_all_text_is_escaped(folder):
     text = write_report(folder).read_text()
     assert "<script" not in text
     page = Page(text)
-    assert "".join(page.text).count('<script>alert("x")</script>') >= 9
+    assert "".join(page.text).count('<script>alert("x")</script>') >= 10
     assert "–" in "".join(page.text)  # the figure that is not a number
 
 
@@ -134,3 +136,68 @@ def test_incomplete_runs(tmp_path, file, text, message):
 def test_no_run(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"with a file run.json; save_run and dgl-dmns"):
         write_report(tmp_path / "nowhere")
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    if CHROMIUM is None or DRIVER is None:
+        pytest.skip("needs Chromium and chromedriver (Debian: apt-get install chromium-driver)")
+    browser = Browser(tmp_path_factory.mktemp("profile"))
+    yield browser
+    browser.close()
+
+
+@pytest.fixture(scope="module")
+def long_page(sampler, tmp_path_factory):
+    """A page with words, numbers and a command that are too long for a phone."""
+    with Monitor(sampler) as monitor:
+        sampler.refresh()
+    word = "a" * 120
+    monitor.found.append(Sign(word, 1, word))
+    run = save_run(
+        tmp_path_factory.mktemp("long"),
+        sampler,
+        monitor,
+        title=word,
+        command=f"dgl-dmns train --edges {word}.csv --out {word}",
+        data={word: word},
+        settings={"k": 2, word: word},
+        result={"MRR": 0.25, word: 12345.0},
+        measured=word,
+    )
+    return write_report(run)
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_page_in_a_browser(browser, folder, long_page, width):
+    for file in (write_report(folder), long_page):
+        browser.open(file, width)
+        assert browser.run("return document.title") in (EVIL, "a" * 120)
+        wide, seen = browser.run("return [document.documentElement.scrollWidth, innerWidth]")
+        assert wide <= seen == width  # nothing to scroll sideways
+        loaded = "return [...document.images].map(i => i.complete && i.naturalWidth > 300)"
+        assert set(browser.run(loaded)) == {True}
+        shown = """return [...document.querySelectorAll("p, dd, dt, h1, h2, img, pre")]
+            .filter(e => e.getBoundingClientRect().right > innerWidth)
+            .map(e => e.outerHTML.slice(0, 80))"""
+        assert browser.run(shown) == []
+        assert browser.complaints() == []
+
+
+def test_the_table_fits_a_desktop(browser, folder):
+    browser.open(write_report(folder), 1280)
+    sizes = "const e = document.querySelector('.wide'); return [e.scrollWidth, e.clientWidth]"
+    table, room = browser.run(sizes)
+    assert table == room
+
+
+def test_few_refreshes_tell_nothing(sampler, tmp_path):
+    with Monitor(sampler) as monitor:
+        sampler.refresh()
+    monitor.save(tmp_path / "negatives.csv")
+    frame = monitor.frame()
+    for last, said in ((2, "too few to tell"), (5, "no collapse onto a few nodes")):
+        frame.assign(refresh=last).to_csv(tmp_path / "negatives.csv", index=False)
+        record = {"format": "dgl-dmns run 1", "title": "short", "sampler": "none"}
+        (tmp_path / "run.json").write_text(json.dumps(record))
+        assert said in write_report(tmp_path).read_text()
