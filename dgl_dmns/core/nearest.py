@@ -27,6 +27,7 @@ def nearest_group(
     rows: Tensor,
     k: int,
     draw_latents: Callable[[torch.Generator | None], Tensor],
+    chunk_bytes: int,
     generator: torch.Generator | None,
 ) -> Candidates:
     """One group of k candidates for every query: nearest nodes to latents, a share uniform.
@@ -38,6 +39,7 @@ def nearest_group(
         rows: query ids, shape [B], int64.
         k: candidates per query.
         draw_latents: draws latents of these queries, shape [L, B, W].
+        chunk_bytes: bound of the similarities held at a time, in bytes.
         generator: source of randomness.
 
     Returns:
@@ -57,7 +59,7 @@ def nearest_group(
     z_candidate = snapshot.z_candidate
     every = normalize(z_candidate, dim=1) if rule.pool is None else None
     searched = known.num_dst if rule.pool is None else rule.pool
-    step = max(1, _SIMILARITIES // max(1, searched))
+    step = max(1, min(_SIMILARITIES, chunk_bytes // 8) // max(1, searched))
     for slot in range(k):
         latents = draw_latents(generator)
         pick = component[:, slot].clamp(max=len(model.levels) - 1)

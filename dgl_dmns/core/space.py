@@ -22,6 +22,8 @@ from torch.nn.functional import normalize
 
 __all__ = ["Space", "SpaceKind"]
 
+_ROWS = 1 << 16  # embeddings that are encoded at a time: what is in between stays small
+
 SpaceKind = Literal["raw", "compact"]
 
 
@@ -85,7 +87,10 @@ class Space(nn.Module):
         """Embeddings [B, D] to the generator's space [B, W], float32."""
         if self.kind == "raw":
             return h.float()
-        return (_normalise(h.float()) - self.mean) @ self.basis * self.scale
+        z = torch.empty(h.shape[0], self.width, device=h.device)
+        for part, place in zip(h.split(_ROWS), z.split(_ROWS)):
+            place.copy_((_normalise(part.float()) - self.mean) @ self.basis * self.scale)
+        return z
 
     @torch.no_grad()
     def decode(self, z: Tensor) -> Tensor:
