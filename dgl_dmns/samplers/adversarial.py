@@ -21,6 +21,7 @@ from __future__ import annotations
 import copy
 import math
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -36,6 +37,7 @@ from dgl_dmns.core.rules import SelfAdversarial
 from dgl_dmns.core.snapshot import Scorer, Snapshot, dot_score
 from dgl_dmns.samplers.refreshing import Encoder, RefreshingSampler
 from dgl_dmns.samplers.relation import Relation
+from dgl_dmns.samplers.resources import Resources
 
 __all__ = ["AdversarialSampler", "SoftmaxGenerator"]
 
@@ -173,6 +175,7 @@ class AdversarialSampler(RefreshingSampler):
         feat: name of the node features, for an ``nn.Module`` encoder.
         seed: seed of the generator's weights, of fitting and of table building.
         generator: source of the draws in the main process; torch's global one where not given.
+        resources: limits of memory, and refreshes in the background; see `Resources`.
 
     Raises:
         ValueError: for a value out of range, an unsuitable graph, or a missing feature.
@@ -198,6 +201,7 @@ class AdversarialSampler(RefreshingSampler):
         feat: str = "feat",
         seed: int = 0,
         generator: torch.Generator | None = None,
+        resources: Resources | None = None,
     ) -> None:
         if fit_steps < 0 or warmup_steps < 0 or batch_queries < 1 or hidden < 1:
             raise ValueError(
@@ -214,6 +218,7 @@ class AdversarialSampler(RefreshingSampler):
             scorer=scorer,
             seed=seed,
             generator=generator,
+            resources=resources,
         )
         self.fit_steps = fit_steps
         self.warmup_steps = warmup_steps
@@ -248,10 +253,18 @@ class AdversarialSampler(RefreshingSampler):
         )
 
     @torch.no_grad()
-    def _rebuild(self, relation: Relation, h_query: Tensor, h_candidate: Tensor) -> TableReport:
+    def _rebuild(
+        self,
+        relation: Relation,
+        h_query: Tensor,
+        h_candidate: Tensor,
+        nodes: Tensor | None,
+        on_rows: Callable[[int], object],
+    ) -> TableReport:
         # The generator's scores are inner products of its projections: the engine's default scorer.
         query, candidate = self._adversary_for(h_query.shape[1]).project(h_query)
-        done = self._fill(relation, Snapshot.take(query, candidate, relation.known, None, None))
+        snapshot = Snapshot.take(query, candidate, relation.known, None, None)
+        done = self._fill(relation, snapshot, nodes, on_rows)
         return replace(done, level_score={"uniform": _mean_score(relation, h_query)})
 
     def _own_state(self, relation: Relation) -> dict[str, Any]:

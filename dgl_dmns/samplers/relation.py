@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Union
 
@@ -48,14 +50,23 @@ class Relation:
         groups: groups of k candidates kept per query.
         seed: seed of fitting and table building.
         scorer: scores of broadcastable embeddings, the inner product where None.
+        folder: where the table lies in a file, see `CandidateTable`; None: in shared memory.
     """
 
     def __init__(
-        self, g: Any, etype: EdgeType, k: int, groups: int, seed: int, scorer: Scorer | None
+        self,
+        g: Any,
+        etype: EdgeType,
+        k: int,
+        groups: int,
+        seed: int,
+        scorer: Scorer | None,
+        *,
+        folder: str | os.PathLike[str] | None = None,
     ) -> None:
         self.etype = etype
         self.known = known_edges(g, etype)
-        self.table = CandidateTable(self.known.num_src, groups, k)
+        self.table = CandidateTable(self.known.num_src, groups, k, folder=folder)
         self.model: DiffusionGenerator | None = None
         self.scorer = scorer
         self.seed = seed
@@ -67,6 +78,20 @@ class Relation:
         if self.known.exclude_self:
             return self.known.num_src
         return self.known.num_src, self.known.num_dst
+
+    def apart(self) -> Relation:
+        """The same with a model and a random state of its own, for a refresh in the background.
+
+        Known edges, table and scorer are shared.
+        """
+        seed = int(torch.randint(1 << 62, (), generator=self.random))
+        new = Relation.__new__(Relation)
+        vars(new).update(
+            vars(self),
+            model=copy.deepcopy(self.model),
+            random=torch.Generator().manual_seed(seed),
+        )
+        return new
 
     def on(self, g: Any) -> Relation:
         """The same for a graph that has changed; this one stays as it is, for who reads it.
@@ -157,6 +182,7 @@ class Relation:
         """Restore what `state` gave, in place: workers see it."""
         for name, value in state["table"].items():
             getattr(self.table, name).copy_(value)
+        self.table.unfinished.fill_(0)
         self.random.set_state(state["random"])
 
     def __getstate__(self) -> dict[str, Any]:
