@@ -84,7 +84,8 @@ class ObservedEmbeddings:
 
     def age(self, ntype: str) -> Tensor:
         """Observations since each node was seen last, int64 [N]."""
-        return self.clock - self.seen[ntype].long()
+        age: Tensor = self.clock - self.seen[ntype].long()
+        return age
 
     def mean_age(self) -> float:
         """Mean age over all nodes of all node types."""
