@@ -588,7 +588,9 @@ class RefreshingSampler(TableSampler):
         """Refresh after every ``every``-th step of an optimizer, and once now.
 
         The refresh runs in the process and thread of the optimizer step, so loader workers and
-        prefetch threads never wait in it, and they read the new table from the next batch on.
+        prefetch threads never wait in it, and they read the new table from the next batch on. One
+        that fails, or is cut short by the error that torch raises anywhere when a worker has died,
+        is tried again after the next step.
 
         On several ranks, call it on each, after the model is wrapped in DistributedDataParallel. A
         refresh talks to no other rank, so it cannot hang; equal seeds and embeddings give equal
@@ -617,8 +619,9 @@ class RefreshingSampler(TableSampler):
             steps += 1
             assert self._steps is not None
             self._steps += 1
-            if steps % every == 0:
+            if steps >= every:
                 self.refresh()
+                steps = 0
             elif self._task is not None and self._task.done:
                 self._settle()
 
