@@ -41,11 +41,15 @@ def pictures_of(run: Run) -> list[Picture]:
     plt = pyplot()
     found = []
     for title, text, draw in _drawings(run):
-        figure, ax = plt.subplots(figsize=(6.6, 3.7), layout="constrained")
-        draw(ax=ax)
-        file = io.BytesIO()
-        figure.savefig(file, format="png", dpi=150)
-        plt.close(figure)
+        # Names come from the run's files: they are words, not formulas.
+        with plt.rc_context({"text.parse_math": False, "text.usetex": False}):
+            figure, ax = plt.subplots(figsize=(6.6, 3.7), layout="constrained")
+            try:
+                draw(ax=ax)
+                file = io.BytesIO()
+                figure.savefig(file, format="png", dpi=150)
+            finally:
+                plt.close(figure)
         found.append(Picture(title, text, file.getvalue()))
     return found
 
