@@ -13,6 +13,7 @@ Blocks of queries bound the working set (`chunk_bytes`); within a block, chunks 
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -55,11 +56,14 @@ class TableReport:
             reach of a pool).
         level_score: mean score ``s(v, u)`` of the chosen negatives per hardness level, and under
             the key ``"uniform"`` that of the uniform share.
+        unstable: number of queries whose level Gaussians could not be computed with; the generator
+            was taken as uniform for them, and a warning said so.
     """
 
     filtered: float
     fallback: int
     level_score: dict[str, float]
+    unstable: int = 0
 
 
 @dataclass(frozen=True)
@@ -214,7 +218,7 @@ def fill_table(
         queries = nodes.numel()
     known = snapshot.known
     statistics = _LevelScores(len(snapshot.model.levels) if snapshot.model is not None else 0)
-    filtered = fallback = seen = 0
+    filtered = fallback = seen = unstable = 0
     chunk = max(1, min(settings.queries_per_pool, queries))
     order = torch.randperm(queries, generator=generator, device=snapshot.h_query.device)
     if nodes is not None:
@@ -230,16 +234,21 @@ def fill_table(
             assert snapshot.z_query is not None
             latents = snapshot.model.latent_draws(snapshot.z_query[rows])
             share = settings.uniform_share
-            parts = [
-                nearest_group(rule, share, snapshot, rows, k, latents, chunk_bytes, generator)
-                for _ in range(groups)
-            ]
+            parts, wild = zip(
+                *(
+                    nearest_group(rule, share, snapshot, rows, k, latents, chunk_bytes, generator)
+                    for _ in range(groups)
+                )
+            )
             drawn = Candidates(*(torch.stack(field, dim=1) for field in zip(*parts)))
+            unstable += int(torch.stack(wild).any(dim=0)[: queries - start].sum())
         else:
             draw = PoolDraw(rule, settings, snapshot, rows, chunk, generator)
             drawn = draw.draw(k, groups)
             filtered += draw.filtered
             seen += draw.seen
+            if draw.unstable is not None:
+                unstable += int(draw.unstable.flatten()[: queries - start].sum())
         rows = rows[: queries - start]  # without those that only fill up the last chunk
         ids, ratios, levels = (field[: rows.numel()] for field in drawn)
         empty = ids < 0
@@ -253,7 +262,14 @@ def fill_table(
         if on_rows is not None:
             on_rows(rows.numel())
     table.publish()
-    return TableReport(filtered / max(1, seen), fallback, statistics.means())
+    if unstable:
+        warnings.warn(
+            f"the diffusion model has come apart for {unstable} of {queries} queries: they get "
+            "negatives without it, until a later fit holds; lower the sampler's learning_rate, or "
+            "look at the embeddings for rows of extreme size",
+            stacklevel=2,
+        )
+    return TableReport(filtered / max(1, seen), fallback, statistics.means(), unstable)
 
 
 def queries_at_a_time(

@@ -21,6 +21,7 @@ from __future__ import annotations
 import copy
 import math
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -105,12 +106,15 @@ class SoftmaxGenerator(nn.Module):
             batch: queries B in a step.
             generator: source of queries, candidates and picks.
 
+        A fit that meets NaN or infinity is taken back, with a warning.
+
         Returns:
             The report of this call; its losses are minus the mean reward of each step.
         """
         started = time.perf_counter()
         z = _standardise(h)
         losses: list[float] = []
+        before = copy.deepcopy(self.state_dict())
         for step in range(steps):
             at = step % _PARCEL
             if at == 0:  # few large draws cost much less than many small ones
@@ -139,7 +143,16 @@ class SoftmaxGenerator(nn.Module):
                 self.optimizer.step()
             self.baseline.lerp_(reward.mean(), 0.1)
             losses.append(-float(reward.mean()))
-        return FitReport(tuple(losses), steps * batch, time.perf_counter() - started)
+        finite = all(bool(p.isfinite().all()) for p in self.parameters())
+        diverged = not (finite and all(map(math.isfinite, losses)))
+        if diverged:
+            self.load_state_dict(before)
+            warnings.warn(
+                "the fit of the adversarial generator diverged and was taken back; lower the "
+                "sampler's learning_rate, or look at the embeddings for rows of extreme size",
+                stacklevel=2,
+            )
+        return FitReport(tuple(losses), steps * batch, time.perf_counter() - started, diverged)
 
     def get_extra_state(self) -> dict[str, Any]:
         """The optimizer's state, so that fitting resumes exactly."""
@@ -301,5 +314,8 @@ def _mean_score(relation: Relation, h: Tensor) -> float:
 
 def _standardise(h: Tensor) -> Tensor:
     """Columns [N, D] to mean 0 and deviation 1; constant columns to 0."""
+    # A power of two first, so that squares do not overflow; it rounds nothing.
+    exponent = torch.frexp(h.abs().amax(dim=0)).exponent.clamp_(0, 126)
+    h = torch.ldexp(h, -exponent)
     centred = h - h.mean(dim=0)
     return centred / centred.square().mean(dim=0).sqrt().clamp(min=1e-6)
