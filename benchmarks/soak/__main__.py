@@ -27,6 +27,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--nodes", type=int, default=default.nodes)
     parser.add_argument("--workers", type=int, default=default.workers)
     parser.add_argument("--batch-size", type=int, default=default.batch_size)
+    parser.add_argument("--background", action="store_true", help="refresh in a thread beside it")
     parser.add_argument("--pause", type=float, default=default.pause, metavar="SECONDS")
     parser.add_argument("--seed", type=int, default=default.seed)
     parser.add_argument("--out", type=Path, default=Path("results/soak"))
@@ -57,8 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             "",
             f"GraphSAGE on a generated graph of {setting.nodes} nodes, {setting.workers} loader "
             f"workers, one of them killed every {setting.kill_every:g} s, a refresh every "
-            f"{setting.refresh_every} steps. Where a loader ends, a new one goes on with the edges "
-            "that are left of the epoch. Memory is the proportional set size of the main process.",
+            f"{setting.refresh_every} steps{', in the background' * setting.background}. Where a "
+            "loader ends, a new one goes on with the edges that are left of the epoch. Memory is the proportional set size of the main process.",
             "",
             "; ".join(f"{name} {value}" for name, value in record.items()),
             "",

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from benchmarks.speed.problem import power_law_pairs
-from dgl_dmns import DMNSSampler
+from dgl_dmns import DMNSSampler, Resources
 from dgl_dmns.core import CandidateTable
 
 __all__ = ["Outcome", "Sample", "Setting", "soak", "table_of"]
@@ -47,6 +47,7 @@ class Setting:
         nodes: of the generated graph.
         workers: of the loader.
         batch_size: positive edges in a batch.
+        background: whether refreshes are done in a thread beside the training.
         pause: seconds of rest after each step, so that the machine has time for other work.
         seed: of everything.
     """
@@ -57,13 +58,19 @@ class Setting:
     nodes: int = 2000
     workers: int = 2
     batch_size: int = 128
+    background: bool = False
     pause: float = 0.1
     seed: int = 0
 
     @property
     def bound(self) -> int:
-        """The most steps that negatives may be older than their batch's step."""
-        return self.refresh_every + self.workers * _PREFETCHED
+        """The most steps that negatives may be older than their batch's step.
+
+        From one refresh to the next, and what loaders have drawn ahead; in the background, one
+        refresh more.
+        """
+        refreshes = 2 if self.background else 1
+        return refreshes * self.refresh_every + self.workers * _PREFETCHED
 
 
 @dataclass(frozen=True)
@@ -166,9 +173,16 @@ class _Soak:
         self.reverse = torch.where(ids < u.numel(), ids + u.numel(), ids - u.numel())
         self.encoder = _Encoder(32)
         self.optimizer = torch.optim.Adam(self.encoder.parameters(), lr=1e-3)
-        self.sampler = DMNSSampler(self.g, self.encoder, k=5, seed=setting.seed)
-        self.made_at: dict[int, int] = {}  # steps that were finished when a version was published
-        self.sampler.on_refresh(lambda report, _: self._published(report.version))
+        self.sampler = DMNSSampler(
+            self.g,
+            self.embed,
+            k=5,
+            seed=setting.seed,
+            resources=Resources(background=setting.background),
+        )
+        self.taken = 0  # steps that were finished when embeddings were taken last
+        self.taken_for: dict[int, int] = {}  # the same for the versions that training knows of
+        self.sampler.on_refresh(lambda report, _: self.known(report.version))
         self.outcome = Outcome(edges=self.g.num_edges())
         self.started = time.monotonic()
         self.next_sample = 0.0
@@ -176,8 +190,14 @@ class _Soak:
         self.sent = 0  # kills
         self.ended = threading.Event()
 
-    def _published(self, version: int) -> None:
-        self.made_at[version] = self.outcome.steps
+    def embed(self) -> Tensor:
+        """Embeddings of all nodes for a refresh."""
+        h: Tensor = self.encoder(self.g, self.g.ndata["feat"])
+        self.taken = self.outcome.steps
+        return h
+
+    def known(self, version: int) -> None:
+        self.taken_for[version] = self.taken
 
     @property
     def seconds(self) -> float:
@@ -208,6 +228,7 @@ class _Soak:
             self.epoch(progress)
         self.ended.set()
         killer.join()
+        self.sampler.wait()
         self.outcome.versions = self.sampler.version
         return self.outcome
 
@@ -258,7 +279,7 @@ class _Soak:
         if version is None:
             self.outcome.unknown += 1
         else:
-            age = self.outcome.steps - self.made_at[version]
+            age = self.outcome.steps - self.taken_for.get(version, self.taken)
             self.outcome.age[age] = self.outcome.age.get(age, 0) + 1
         h = self.encoder(blocks, blocks[0].srcdata["feat"])
         score = torch.cat(

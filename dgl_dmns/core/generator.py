@@ -180,9 +180,9 @@ class DiffusionGenerator(nn.Module):
     def stable(self, made: LevelGaussians, z: Tensor) -> Tensor:
         """Whether level Gaussians can be computed with.
 
-        Each reverse step scales the states by ``a_t`` (`dgl_dmns.core.diffusion`). Where a predictor
-        makes ``|a_t|`` large, their product over the steps leaves all bounds, and sooner or later
-        the range of numbers.
+        Each reverse step scales the states by ``a_t`` (`dgl_dmns.core.diffusion`). Where a
+        predictor makes ``|a_t|`` large, their product over the steps leaves all bounds, and in the
+        end the range of numbers.
 
         Args:
             made: the level Gaussians of queries.

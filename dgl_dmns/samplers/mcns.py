@@ -386,6 +386,12 @@ class MCNSSampler(RefreshingSampler):
     ) -> TableReport:
         h = h_query  # both ends have one type
         count, width = h.shape
+        longest = float(h.double().norm(dim=1).max())
+        if longest**2 > torch.finfo(torch.float32).max:
+            raise ValueError(
+                f"encoder: embeddings of length {longest:.3g} have inner products beyond the range "
+                "of numbers; normalise them (the last table stays in use)"
+            )
         everyone = torch.arange(count)
         if self._snapshot is None:
             self._snapshot = torch.zeros(2, count, width).share_memory_()
