@@ -59,7 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"GraphSAGE on a generated graph of {setting.nodes} nodes, {setting.workers} loader "
             f"workers, one of them killed every {setting.kill_every:g} s, a refresh every "
             f"{setting.refresh_every} steps{', in the background' * setting.background}. Where a "
-            "loader ends, a new one goes on with the edges that are left of the epoch. Memory is the proportional set size of the main process.",
+            "loader ends, a new one goes on with the edges that are left of the epoch. Memory is "
+            "the proportional set size of the main process.",
             "",
             "; ".join(f"{name} {value}" for name, value in record.items()),
             "",
