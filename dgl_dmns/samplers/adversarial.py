@@ -131,6 +131,9 @@ class SoftmaxGenerator(nn.Module):
                 # Row times matrix: torch is slow at the transposed form and its gradient.
                 left = (left @ self.candidate.weight).unsqueeze(1)
                 log_p = torch.bmm(left, right.transpose(1, 2)).squeeze(1).log_softmax(-1)
+                if not bool(log_p.isfinite().all()):
+                    losses.append(math.nan)
+                    break
                 pick = torch.multinomial(log_p.detach().exp(), 1, generator=generator)
                 chosen = pool.gather(1, pick).squeeze(1)
                 with torch.no_grad():
@@ -143,6 +146,8 @@ class SoftmaxGenerator(nn.Module):
                 self.optimizer.step()
             self.baseline.lerp_(reward.mean(), 0.1)
             losses.append(-float(reward.mean()))
+            if not math.isfinite(losses[-1]):
+                break
         finite = all(bool(p.isfinite().all()) for p in self.parameters())
         diverged = not (finite and all(map(math.isfinite, losses)))
         if diverged:
@@ -152,7 +157,9 @@ class SoftmaxGenerator(nn.Module):
                 "sampler's learning_rate, or look at the embeddings for rows of extreme size",
                 stacklevel=2,
             )
-        return FitReport(tuple(losses), steps * batch, time.perf_counter() - started, diverged)
+        return FitReport(
+            tuple(losses), len(losses) * batch, time.perf_counter() - started, diverged
+        )
 
     def get_extra_state(self) -> dict[str, Any]:
         """The optimizer's state, so that fitting resumes exactly."""
