@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         NegativeSampler,
         PopularitySampler,
         RefreshingSampler,
+        Resources,
         SelfAdversarialSampler,
         UniformSampler,
     )
@@ -37,6 +38,7 @@ __all__ = [
     "NegativeSampler",
     "PopularitySampler",
     "RefreshingSampler",
+    "Resources",
     "SelfAdversarialSampler",
     "UniformSampler",
     "__version__",

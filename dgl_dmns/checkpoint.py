@@ -20,11 +20,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dgl_dmns.archives import read_arrays
+
 __all__ = ["read_state", "write_state"]
 
 FORMAT = "dgl-dmns state 1"
 _VIEWS = {torch.bfloat16: torch.int16}
 """Types that NumPy lacks, and those of the same size that stand in for them."""
+_TYPES = {
+    str(dtype).removeprefix("torch."): dtype
+    for dtype in (
+        *(torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
+        *(torch.float16, torch.bfloat16, torch.float32, torch.float64),
+    )
+}
+"""The types that a file may hold, by name."""
 
 
 def write_state(path: str | os.PathLike[str], state: Mapping[Any, Any]) -> None:
@@ -67,8 +77,7 @@ def read_state(path: str | os.PathLike[str]) -> dict[Any, Any]:
     if not source.is_file():
         raise FileNotFoundError(f"path: there is no file {source}; check the name")
     try:
-        with np.load(source, allow_pickle=False) as archive:
-            found = {name: archive[name] for name in archive.files}
+        found = read_arrays(source, compressed=False)
         words = {name: str(found.pop(name)) for name in ("format", "nesting", "sha256")}
         if words["format"] != FORMAT:
             raise ValueError(f"its format is {words['format']!r}, expected {FORMAT!r}")
@@ -112,11 +121,10 @@ def _pack(value: Any, arrays: dict[str, np.ndarray[Any, Any]], place: str) -> An
 def _unpack(packed: Any, arrays: Mapping[str, np.ndarray[Any, Any]]) -> Any:
     """The value behind its JSON."""
     if "tensor" in packed:
-        dtype = getattr(torch, packed["dtype"])
-        if not isinstance(dtype, torch.dtype):
+        if packed["dtype"] not in _TYPES:
             raise ValueError(f"it has a tensor of type {packed['dtype']!r}")
         tensor = torch.from_numpy(np.array(arrays[packed["tensor"]]))
-        return tensor.view(dtype)
+        return tensor.view(_TYPES[packed["dtype"]])
     if "dict" in packed:
         return {_unpack(k, arrays): _unpack(v, arrays) for k, v in packed["dict"]}
     if "list" in packed:

@@ -24,7 +24,7 @@ from benchmarks.common import (
     run_missing,
 )
 from benchmarks.speed.config import ROWS, Cell, Setting
-from benchmarks.speed.measure import CALLS, REFRESHES, run_cell
+from benchmarks.speed.measure import CALLS, run_cell
 from benchmarks.speed.report import write_report
 
 __all__ = ["main"]
@@ -47,6 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--batch-size", type=int, default=Setting.batch_size)
     parser.add_argument("--batches", type=int, default=Setting.batches, help="of a timed pass")
     parser.add_argument("--rounds", type=int, default=Setting.rounds, help="passes of each kind")
+    parser.add_argument("--refreshes", type=int, default=Setting.refreshes, help="after the first")
     parser.add_argument("--int32", action="store_true", help="graphs with int32 ids")
     parser.add_argument("--seeds", type=int, default=1, help="seeds 0 to SEEDS - 1")
     add_run_options(parser, "results/speed")
@@ -80,6 +81,7 @@ def _cells(arguments: argparse.Namespace) -> list[Cell]:
                 batch_size=arguments.batch_size,
                 batches=arguments.batches,
                 rounds=arguments.rounds,
+                refreshes=arguments.refreshes,
                 int32=arguments.int32,
             ),
             known[name],
@@ -101,8 +103,9 @@ def _heading(command: str, arguments: argparse.Namespace, record: dict[str, str 
         "medians taken in turn with DGL's `Uniform` in the same process, on a machine that may "
         f"have run other work at the same time: {CALLS} calls, and {arguments.rounds} passes of "
         f"{arguments.batches} batches. An epoch is its batches at the median time of one, and one "
-        f"refresh (the faster of {REFRESHES} after the first). Peak memory is that of the main "
-        "process with graph and features; each line is a process of its own.",
+        f"refresh (the fastest of {arguments.refreshes} after the first; in the background, what "
+        "one adds to a pass). Peak memory is that of the main process with graph and features; "
+        "each line is a process of its own.",
         "",
         "; ".join(f"{name} {value}" for name, value in record.items()),
     ]

@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 
 __all__ = ["ROWS", "Cell", "Row", "Setting"]
 
-RESULT_VERSION = 1  # raise it when a change of the code changes results
+RESULT_VERSION = 2  # raise it when a change of the code changes results
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class Setting:
         fanout: neighbours drawn per node and layer.
         batches: batches of a timed pass; an epoch is that many times longer as it has batches.
         rounds: passes of each kind and source of negatives, in turn.
+        refreshes: timed refreshes after the first.
         int32: whether the graph has int32 ids.
 
     Raises:
@@ -44,6 +45,7 @@ class Setting:
     fanout: int = 10
     batches: int = 20
     rounds: int = 3
+    refreshes: int = 2
     int32: bool = False
 
     def __post_init__(self) -> None:
@@ -62,12 +64,16 @@ class Row:
         sampler: ``filtered`` (uniform without known edges), ``self-adversarial`` or ``dmns``.
         arguments: of its constructor, as (name, value) pairs.
         pools: fields of `dgl_dmns.core.PoolSettings` that the constructor does not offer.
+        resources: fields of `dgl_dmns.Resources`.
+        without: an optimisation that is taken out, a key of `benchmarks.speed.without.WITHOUT`.
     """
 
     title: str
     sampler: str
     arguments: tuple[tuple[str, int | float | str], ...] = ()
     pools: tuple[tuple[str, int], ...] = ()
+    resources: tuple[tuple[str, int | str], ...] = ()
+    without: str = ""
 
 
 @dataclass(frozen=True)
@@ -97,10 +103,18 @@ _OTHERS = (
     Row("self-adversarial", "self-adversarial"),
 )
 _ABLATIONS = (
+    Row("calls that read ratios and levels", "dmns", without="ids alone"),
+    Row("no parts for the cache", "dmns", without="cache parts"),
     Row("a pool for each group", "dmns", pools=(("groups_per_pool", 1),)),
     Row("a pool for each query", "dmns", pools=(("queries_per_pool", 1),)),
     Row("raw space", "dmns", (("space", "raw"),)),
     Row("pool of 32", "dmns", (("pool", 32),)),
+)
+_RESOURCES = (
+    Row("two groups", "dmns", (("groups", 2),)),
+    Row("working set of 16 MiB", "dmns", resources=(("chunk_bytes", 1 << 24),)),
+    Row("table in a file", "dmns", resources=(("table_folder", "."),)),
+    Row("in the background", "dmns", resources=(("background", True),)),
 )
 
 
@@ -112,5 +126,6 @@ ROWS = {
     "main": _named(_MAIN),
     "others": _named(_MAIN + _OTHERS),
     "ablations": _named(_MAIN + _ABLATIONS),
+    "resources": _named(_MAIN + _RESOURCES),
 }
 """Rows by group."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -21,10 +22,12 @@ from benchmarks.common import measured, peak_memory_mb, reset_peak_memory
 from benchmarks.dropin.model import Encoder
 from benchmarks.speed.config import Cell, Row, Setting
 from benchmarks.speed.problem import Problem, load_problem
+from benchmarks.speed.without import WITHOUT
 from dgl_dmns.losses import bce_loss
 from dgl_dmns.samplers import (
     DMNSSampler,
     RefreshingSampler,
+    Resources,
     SelfAdversarialSampler,
     UniformSampler,
 )
@@ -32,7 +35,6 @@ from dgl_dmns.samplers import (
 __all__ = ["make_sampler", "run_cell"]
 
 CALLS = 50  # timed calls of each source of negatives
-REFRESHES = 2  # timed refreshes after the first
 
 
 def run_cell(cell: Cell, context: Any = None, threads: int = 1) -> dict[str, Any]:
@@ -49,9 +51,11 @@ def run_cell(cell: Cell, context: Any = None, threads: int = 1) -> dict[str, Any
         ``later`` and its parts in seconds; ``epoch`` with seconds of both, refresh included,
         ``ratio`` and ``refresh share``; ``memory`` in MB; ``table MB``.
     """
-    return measured(
-        lambda: load_problem(cell.setting, cell.seed), lambda p: _measure(p, cell), threads
-    )
+    without = cell.row.without
+    with WITHOUT[without]() if without else nullcontext():
+        return measured(
+            lambda: load_problem(cell.setting, cell.seed), lambda p: _measure(p, cell), threads
+        )
 
 
 def make_sampler(row: Row, k: int, graph: Any, encoder: Callable[[], Any], seed: int) -> Any:
@@ -76,7 +80,9 @@ def make_sampler(row: Row, k: int, graph: Any, encoder: Callable[[], Any], seed:
         raise ValueError(
             f"sampler: expected 'filtered', 'self-adversarial' or 'dmns', got {row.sampler!r}"
         )
-    sampler = DMNSSampler(graph, encoder, k, seed=seed, **arguments)
+    options: dict[str, Any] = dict(row.resources)
+    resources = Resources(**options)
+    sampler = DMNSSampler(graph, encoder, k, seed=seed, resources=resources, **arguments)
     sampler.settings = replace(sampler.settings, **dict(row.pools))
     return sampler
 
@@ -141,6 +147,15 @@ class _Recipe:
         sampler(self.problem.graph, eids)
         return time.perf_counter() - started
 
+    def whole_pass(self, sampler: Any, refresh: bool) -> float:
+        """Seconds of a pass of training, with or without a refresh beside it from its start."""
+        started = time.perf_counter()
+        if refresh:
+            sampler.refresh()
+        self.passed(sampler, train=True)
+        sampler.wait()
+        return time.perf_counter() - started
+
     def passed(self, sampler: Any, train: bool) -> float:
         """Seconds per batch of a pass over the loader, its start-up left out."""
         batches = 0
@@ -178,7 +193,7 @@ def _measure(problem: Problem, cell: Cell) -> dict[str, Any]:
     own = make_sampler(cell.row, setting.k, problem.graph, recipe.embeddings, cell.seed)
     made = time.perf_counter() - started
     memory["made"] = peak_memory_mb()
-    refresh = _refreshes(own)
+    refresh = _refreshes(own, recipe)
     call = _in_turn(lambda: recipe.call(uniform), lambda: recipe.call(own), CALLS)
     passes = {
         name: _in_turn(
@@ -210,14 +225,24 @@ def _measure(problem: Problem, cell: Cell) -> dict[str, Any]:
     }
 
 
-def _refreshes(sampler: Any) -> dict[str, Any]:
-    """Seconds of the first refresh and of later ones, with the parts of those."""
+def _refreshes(sampler: Any, recipe: _Recipe) -> dict[str, Any]:
+    """Seconds of the first refresh and of later ones, with the parts of those.
+
+    A refresh in the background costs what it adds to a pass of training that it runs beside.
+    """
     if not isinstance(sampler, RefreshingSampler):
         return {"first": 0.0, "later": 0.0, "parts": {}}
     first = sampler.refresh().seconds
-    reports = [sampler.refresh() for _ in range(REFRESHES)]
-    best = min(reports, key=lambda report: report.seconds)
-    return {"first": first, "later": best.seconds, "parts": dict(best.seconds_by_part)}
+    count = recipe.setting.refreshes
+    if not sampler.resources.background:
+        best = min((sampler.refresh() for _ in range(count)), key=lambda report: report.seconds)
+        return {"first": first, "later": best.seconds, "parts": dict(best.seconds_by_part)}
+    added = []
+    for _ in range(count):
+        alone, beside = (recipe.whole_pass(sampler, refresh) for refresh in (False, True))
+        added.append(beside - alone)
+    report: Any = sampler.wait()
+    return {"first": first, "later": min(added), "parts": dict(report.seconds_by_part)}
 
 
 def _table_mb(sampler: Any) -> float:

@@ -4,11 +4,15 @@ An edge list has the columns ``src`` and ``dst``; others are ignored. Ids are in
 need not be consecutive: nodes are numbered in ascending order of their ids. Pandas reads a file in
 one go; only where that fails is a CSV file gone through again, line by line, for the place of the
 error.
+
+Nothing in a file is executed. Files of more than 2 GiB are refused, and integers that could not be
+told from their neighbours: beyond 64 bits, or from 2^53 on in a column that is read as fractions.
 """
 
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +22,14 @@ import pandas as pd
 import torch
 
 from dgl_dmns.data import GraphData, simple_undirected
+from dgl_dmns.parquet import read_parquet
 
 __all__ = ["FileError", "NamedGraph", "read_edges"]
 
 ENDS = ("src", "dst")
+LARGEST = 2 << 30
+"""Bytes of a CSV or NumPy file that is read."""
+_EXACT = 1 << 53  # fractions with 64 bits are exact integers below
 
 
 class FileError(ValueError):
@@ -58,7 +66,7 @@ def read_edges(edges: Path, features: Path | None = None) -> NamedGraph:
         FileError: if a file is missing, cannot be read, lacks a column or a value, or holds no edge
             between two nodes.
     """
-    ends = _table(edges, ENDS)
+    ends = _table(edges, ENDS, ENDS)
     columns = [_ids(edges, ends, name) for name in ENDS]
     if columns[0].dtype != columns[1].dtype:  # numbers at one end, words at the other
         columns = [column.astype(str) for column in columns]
@@ -92,13 +100,29 @@ def read_edges(edges: Path, features: Path | None = None) -> NamedGraph:
     return NamedGraph(data, ids)
 
 
-def _table(file: Path, needed: tuple[str, ...]) -> pd.DataFrame:
-    """The table in a CSV or Parquet file, which has the columns that are needed."""
+def _check_file(file: Path) -> None:
     if not file.is_file():
         raise FileError(f"{file}: there is no such file; check the name")
+    size = file.stat().st_size
+    if size > LARGEST and file.suffix != ".parquet":  # which has limits of its own
+        raise FileError(
+            f"{file}: expected at most {LARGEST} bytes, got {size}; write it as Parquet, or build "
+            "the graph in Python and train there (docs/get-started.md)"
+        )
+
+
+def _table(
+    file: Path, needed: tuple[str, ...], columns: tuple[str, ...] | None = None
+) -> pd.DataFrame:
+    """The table in a CSV or Parquet file, which has the columns that are needed.
+
+    Of a Parquet file only ``columns`` are read, where those are given.
+    """
+    _check_file(file)
     if file.suffix == ".csv":
         try:
-            table = pd.read_csv(file, skipinitialspace=True)
+            # In one piece: by pieces, a column could be read as numbers here and as words there.
+            table = pd.read_csv(file, skipinitialspace=True, low_memory=False)
         except UnicodeDecodeError as error:
             line = _line_not_in_utf8(file.read_bytes())
             raise FileError(
@@ -106,15 +130,18 @@ def _table(file: Path, needed: tuple[str, ...]) -> pd.DataFrame:
             ) from error
         except pd.errors.EmptyDataError as error:
             raise FileError(f"{file}: the file is empty") from error
-        except pd.errors.ParserError as error:
+        except Exception as error:  # pandas has many
             _find_in_lines(file, needed)
             raise FileError(f"{file}: not a CSV file ({error})") from error
         if not isinstance(table.index, pd.RangeIndex):  # more cells than names, and no error
             _find_in_lines(file, needed)
     elif file.suffix == ".parquet":
-        table = _parquet(file)
+        table = _parquet(file, columns)
     else:
         raise FileError(f"{file}: expected a name that ends in .csv or .parquet")
+    if not table.columns.is_unique:
+        twice = table.columns[table.columns.duplicated()][0]
+        raise FileError(f"{file}: expected columns with different names, got {twice!r} twice")
     absent = [name for name in needed if name not in table.columns]
     if absent:
         one = len(table.columns) == 1 and not str(table.columns[0]).isidentifier()
@@ -137,9 +164,9 @@ def _line_not_in_utf8(content: bytes) -> int:
     return content.count(b"\n") + 1
 
 
-def _parquet(file: Path) -> pd.DataFrame:
+def _parquet(file: Path, columns: tuple[str, ...] | None) -> pd.DataFrame:
     try:
-        return pd.read_parquet(file)
+        return read_parquet(file, columns)
     except ImportError as error:
         raise FileError(
             f"{file}: reading Parquet needs pyarrow (pip install 'dgl-dmns[parquet]'); or convert "
@@ -152,31 +179,34 @@ def _parquet(file: Path) -> pd.DataFrame:
 def _ids(file: Path, table: pd.DataFrame, name: str) -> np.ndarray[Any, Any]:
     """The ids of a column, int64 or words."""
     column = table[name]
-    if pd.api.types.is_integer_dtype(column) and not column.isna().any():
+    whole = pd.api.types.is_integer_dtype(column) and not column.isna().any()
+    if whole and not (column > np.iinfo(np.int64).max).any():
         return column.to_numpy(dtype=np.int64)
     if file.suffix == ".csv":
         _find_in_lines(file, (name,))
-    bad = column.isna()
-    if pd.api.types.is_float_dtype(column):
-        bad |= column != column.round()
+    numbers = pd.api.types.is_numeric_dtype(column)
+    if numbers and not pd.api.types.is_bool_dtype(column):
+        bad = column.isna() | (column != column.round()) | (column.abs() >= _EXACT)
+        wanted = "an integer that is exact in this column (below 2^63, with fractions below 2^53)"
+        values = column
+    else:
+        values = column.map(lambda v: str(v).strip() if isinstance(v, (str, int, bool)) else "")
+        bad, wanted = values == "", "an integer or a word"
     if bad.any():
         row = int(np.flatnonzero(bad)[0])
         raise FileError(
-            f"{file}, row {row + 1}, column {name}: expected an integer or a word, got "
-            f"{column.iloc[row]}"
+            f"{file}, {_line(file, row)}, column {name}: expected {wanted}, got {column.iloc[row]}"
         )
-    if pd.api.types.is_float_dtype(column):
-        return column.to_numpy(dtype=np.int64)
-    return column.astype(str).str.strip().to_numpy(dtype=str)
+    return values.to_numpy(dtype=np.int64 if values is column else str)
 
 
 def _find_in_lines(file: Path, needed: tuple[str, ...]) -> None:
     """Raise for the first line of a CSV file that has too few or many cells, or no proper id."""
-    with file.open(newline="", encoding="utf-8") as lines:
+    with file.open(newline="", encoding="utf-8-sig", errors="replace") as lines:
         reader = csv.reader(lines, skipinitialspace=True)
         header = next(reader, [])
         places = [(name, header.index(name)) for name in needed if name in header]
-        for cells in reader:
+        for cells in _lines(file, reader):
             where = f"{file}, line {reader.line_num}"
             if cells and len(cells) != len(header):
                 raise FileError(
@@ -196,6 +226,18 @@ def _find_in_lines(file: Path, needed: tuple[str, ...]) -> None:
                     )
 
 
+def _lines(file: Path, reader: Any) -> Iterator[list[str]]:
+    """The lines of a CSV reader, whose own errors have a place, too."""
+    while True:
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise FileError(f"{file}, line {reader.line_num}: not CSV ({error})") from error
+        yield cells
+
+
 def _is_fraction(cell: str) -> bool:
     try:
         return not float(cell).is_integer()
@@ -206,13 +248,13 @@ def _is_fraction(cell: str) -> bool:
 def _features(file: Path) -> tuple[np.ndarray[Any, Any], torch.Tensor]:
     """Ids [M] and features [M, F], float32."""
     if file.suffix == ".npy":
-        if not file.is_file():
-            raise FileError(f"{file}: there is no such file; check the name")
+        _check_file(file)
         try:
-            array = np.load(file, allow_pickle=False)
-        except ValueError as error:
+            # Mapped: a shape that the file does not hold is refused before it takes memory.
+            array = np.lib.format.open_memmap(file, mode="r")
+        except Exception as error:  # a damaged header fails in many ways
             raise FileError(f"{file}: not a NumPy file of numbers ({error})") from error
-        if array.ndim != 2 or not np.issubdtype(array.dtype, np.number):
+        if array.ndim != 2 or array.dtype.kind not in "iuf":
             raise FileError(
                 f"{file}: expected numbers of shape [N, F], got {array.dtype} "
                 f"{list(array.shape)}"
@@ -224,15 +266,18 @@ def _features(file: Path) -> tuple[np.ndarray[Any, Any], torch.Tensor]:
         ids = _ids(file, table, "id")
         values = table.drop(columns="id")
         for name in values.columns:
-            if not pd.api.types.is_numeric_dtype(values[name]):
-                number = pd.to_numeric(values[name], errors="coerce")
-                row = int(np.flatnonzero(number.isna())[0])
-                raise FileError(
-                    f"{file}, {_line(file, row)}, column {name}: expected a number, got "
-                    f"{values[name].iloc[row]!r}"
-                )
+            if values[name].dtype.kind not in "iufb":
+                bad = ~values[name].map(_is_number).astype(bool)
+                if bad.any():
+                    row = int(np.flatnonzero(bad)[0])
+                    raise FileError(
+                        f"{file}, {_line(file, row)}, column {name}: expected a number, got "
+                        f"{values[name].iloc[row]!r}"
+                    )
+                values[name] = values[name].map(float)  # integers of any length
         names = list(map(str, values.columns))
-        x = torch.from_numpy(values.to_numpy(dtype=np.float32, copy=True))  # writable
+        with np.errstate(over="ignore"):  # to infinity, which is refused below
+            x = torch.from_numpy(values.to_numpy(dtype=np.float32, copy=True))  # writable
     finite = torch.isfinite(x)
     if not bool(finite.all()):
         row, place = (int(i) for i in (~finite).nonzero()[0])
@@ -247,6 +292,14 @@ def _features(file: Path) -> tuple[np.ndarray[Any, Any], torch.Tensor]:
         row = int(np.flatnonzero(twice)[0])
         raise FileError(f"{file}, {_line(file, row)}, column id: {ids[row]} stands there twice")
     return ids, x
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        float(value)
+    except (TypeError, ValueError, OverflowError):
+        return False
+    return True
 
 
 def _line(file: Path, row: int) -> str:

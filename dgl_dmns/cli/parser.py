@@ -173,7 +173,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         resume = " --resume" if arguments.command == "train" and not arguments.resume else ""
         sys.stderr.write(f"\ninterrupted; to go on: {command}{resume}\n")
         return 130
-    except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
+    except (ValueError, TypeError, OSError, ImportError, RuntimeError, MemoryError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
 

@@ -35,7 +35,7 @@ def run_train(arguments: argparse.Namespace, command: str) -> int:
         OSError: for a data set that cannot be had, or a folder that cannot be written.
     """
     out: Path = arguments.out
-    checkpoint = out / "checkpoint.pt"
+    checkpoint = out / "checkpoint.npz"
     if checkpoint.exists() and not arguments.resume:
         raise ValueError(
             f"--out: {out} holds a run already; add --resume to go on with it, or name another "

@@ -7,11 +7,9 @@ a checkpoint, so that a run that was interrupted goes on as if it had not been.
 from __future__ import annotations
 
 import copy
-import os
 import sys
 import time
 import warnings
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from dgl_dmns._compat import require_dgl
+from dgl_dmns.checkpoint import read_state, write_state
 from dgl_dmns.cli.model import SAGE, edge_score
 from dgl_dmns.cli.samplers import make_sampler
 from dgl_dmns.data import EdgeSplit, GraphData, split_pairs
@@ -263,7 +262,7 @@ def train(
     Args:
         data: the graph; 5 % of its pairs are held out for validation, 10 % for the test.
         settings: what decides the run.
-        checkpoint: file that is written after every epoch, if any.
+        checkpoint: file that is written after every epoch, if any; see `dgl_dmns.checkpoint`.
         resume: go on from that file if it is there.
         quiet: no progress bar.
 
@@ -294,26 +293,18 @@ def train(
             mrr = trainer.validate(loss, seconds)
             bar.set_postfix(epoch=trainer.epoch, loss=f"{loss:.3f}", mrr=f"{mrr:.3f}")
             if checkpoint is not None:
-                _write_checkpoint(checkpoint, trainer.state())
+                write_state(checkpoint, trainer.state())
     trainer.model.load_state_dict(trainer.best_state)
     h = trainer.embed()
     measured = trainer.how_measured()
     return Outcome(h, trainer.test(h), measured, trainer.sampler, trainer.monitor, trainer.epoch)
 
 
-def _write_checkpoint(file: Path, state: dict[str, Any]) -> None:
-    unfinished = file.with_name(f"{file.name}.part")
-    torch.save(state, unfinished)
-    os.replace(unfinished, file)
-
-
 def _read_checkpoint(file: Path) -> dict[str, Any]:
-    load: Callable[..., Any] = torch.load
     try:
-        state: dict[str, Any] = load(file, weights_only=True)
-    except Exception as error:
+        return read_state(file)
+    except ValueError as error:
         raise ValueError(
             f"--resume: {file} is not a checkpoint of this version ({error}); remove it to start "
             "anew"
         ) from error
-    return state

@@ -6,12 +6,15 @@ The data flow of a refresh, for source nodes (queries) and destination nodes (ca
         -> log ratio of every pool member -> known edges filtered -> rule
         -> draw without replacement -> candidate table
 
-Blocks of queries bound the working set; within a block, chunks share pools (`dgl_dmns.core.pools`).
+Blocks of queries bound the working set (`chunk_bytes`); within a block, chunks share pools
+(`dgl_dmns.core.pools`). Beside it, filling a table takes 8 bytes a query for their order.
 """
 
 from __future__ import annotations
 
 import time
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -26,9 +29,21 @@ from dgl_dmns.core.rules import Nearest, Rule
 from dgl_dmns.core.snapshot import Scorer, Snapshot
 from dgl_dmns.core.table import UNIFORM_LEVEL, Candidates, CandidateTable
 
-__all__ = ["RefreshReport", "Stopwatch", "TableReport", "TypeReport", "build_table", "fill_table"]
+__all__ = [
+    "CHUNK_BYTES",
+    "RefreshReport",
+    "Stopwatch",
+    "TableReport",
+    "TypeReport",
+    "build_table",
+    "fill_table",
+    "queries_at_a_time",
+]
 
-_BLOCK = 4096  # queries whose Gaussians are held at a time: a bounded working set
+CHUNK_BYTES = 1 << 28
+"""Working set of filling a table where nothing else is asked for, in bytes (256 MiB)."""
+
+_BLOCK = 4096  # queries at a time at most: more would cost memory and save no time
 
 
 @dataclass(frozen=True)
@@ -41,11 +56,14 @@ class TableReport:
             reach of a pool).
         level_score: mean score ``s(v, u)`` of the chosen negatives per hardness level, and under
             the key ``"uniform"`` that of the uniform share.
+        unstable: number of queries whose level Gaussians could not be computed with; the generator
+            was taken as uniform for them, and a warning said so.
     """
 
     filtered: float
     fallback: int
     level_score: dict[str, float]
+    unstable: int = 0
 
 
 @dataclass(frozen=True)
@@ -167,9 +185,27 @@ def fill_table(
     settings: PoolSettings,
     snapshot: Snapshot,
     *,
+    nodes: Tensor | None = None,
+    chunk_bytes: int = CHUNK_BYTES,
+    on_rows: Callable[[int], object] | None = None,
     generator: torch.Generator | None = None,
 ) -> TableReport:
     """Fill and publish a table from a snapshot; see `build_table`.
+
+    Args:
+        table: the table to fill; its K and G are taken.
+        rule: the selection rule.
+        settings: pools and mixture.
+        snapshot: embeddings, generator, scorer and known edges.
+        nodes: distinct query ids, shape [B], int64, whose rows are drawn anew while the others stay
+            as they are; all where None.
+        chunk_bytes: bound of the working set, see `queries_at_a_time`.
+        on_rows: called with the number of rows written, block by block; an exception from it ends
+            the work, and what is live stays live.
+        generator: source of randomness.
+
+    Returns:
+        What it came to.
 
     Raises:
         ValueError: if the rule needs a generator and the snapshot has none.
@@ -177,14 +213,20 @@ def fill_table(
     if rule.uses_generator and snapshot.model is None:
         raise ValueError(f"rule: {type(rule).__name__} needs a generator, got none")
     queries, groups, k = table.shape
+    if nodes is not None:
+        table.keep()
+        queries = nodes.numel()
     known = snapshot.known
     statistics = _LevelScores(len(snapshot.model.levels) if snapshot.model is not None else 0)
-    filtered = fallback = seen = 0
-    chunk = min(settings.queries_per_pool, queries)
+    filtered = fallback = seen = unstable = 0
+    chunk = max(1, min(settings.queries_per_pool, queries))
     order = torch.randperm(queries, generator=generator, device=snapshot.h_query.device)
+    if nodes is not None:
+        order = nodes[order]
     # Whole chunks only: the last one is filled up with queries from the start of the order.
     order = torch.cat([order, order[: (-queries) % chunk]])
-    block = max(1, _BLOCK // chunk) * chunk
+    at_a_time = queries_at_a_time(settings, snapshot, k, chunk_bytes)
+    block = max(1, at_a_time // chunk) * chunk
     for start in range(0, order.numel(), block):
         rows = order[start : start + block]
         if isinstance(rule, Nearest):
@@ -192,16 +234,21 @@ def fill_table(
             assert snapshot.z_query is not None
             latents = snapshot.model.latent_draws(snapshot.z_query[rows])
             share = settings.uniform_share
-            parts = [
-                nearest_group(rule, share, snapshot, rows, k, latents, generator)
-                for _ in range(groups)
-            ]
+            parts, wild = zip(
+                *(
+                    nearest_group(rule, share, snapshot, rows, k, latents, chunk_bytes, generator)
+                    for _ in range(groups)
+                )
+            )
             drawn = Candidates(*(torch.stack(field, dim=1) for field in zip(*parts)))
+            unstable += int(torch.stack(wild).any(dim=0)[: queries - start].sum())
         else:
             draw = PoolDraw(rule, settings, snapshot, rows, chunk, generator)
             drawn = draw.draw(k, groups)
             filtered += draw.filtered
             seen += draw.seen
+            if draw.unstable is not None:
+                unstable += int(draw.unstable.flatten()[: queries - start].sum())
         rows = rows[: queries - start]  # without those that only fill up the last chunk
         ids, ratios, levels = (field[: rows.numel()] for field in drawn)
         empty = ids < 0
@@ -212,8 +259,47 @@ def fill_table(
         table.write(rows, Candidates(ids, ratios, levels))
         # One group stands for all in the statistics: they were drawn alike.
         statistics.add(levels[:, 0], snapshot.scores(rows.unsqueeze(1), ids[:, 0]).squeeze(1))
+        if on_rows is not None:
+            on_rows(rows.numel())
     table.publish()
-    return TableReport(filtered / max(1, seen), fallback, statistics.means())
+    if unstable:
+        warnings.warn(
+            f"the diffusion model has come apart for {unstable} of {queries} queries: they get "
+            "negatives without it, until a later fit holds; lower the sampler's learning_rate, or "
+            "look at the embeddings for rows of extreme size",
+            stacklevel=2,
+        )
+    return TableReport(filtered / max(1, seen), fallback, statistics.means(), unstable)
+
+
+def queries_at_a_time(
+    settings: PoolSettings, snapshot: Snapshot, k: int, chunk_bytes: int = CHUNK_BYTES
+) -> int:
+    """Queries whose candidates are drawn together, so that what is in between stays in bounds.
+
+    A query takes about ``4 M (L + 7) + 8 L W + G k (4 L + 64) + 80 d`` bytes: weights over a pool
+    of M, Gaussians of L levels of width W, its candidates, and its d known edges (the mean
+    counts). Where the pool is not small beside ``sqrt(N)`` (``M^2 >= N``), random keys of all N
+    nodes for each pool come to it.
+
+    Args:
+        settings: pools and mixture.
+        snapshot: embeddings, generator and known edges.
+        k: candidates in a group.
+        chunk_bytes: the bound; that of one chunk of queries that share a pool where it is less.
+
+    Returns:
+        A number of queries, 4096 at most.
+    """
+    known, model = snapshot.known, snapshot.model
+    levels, width = (0, 0) if model is None else (len(model.levels), model.space.width)
+    pool = min(settings.pool, known.num_dst)
+    each = 4 * pool * (levels + 7) + 8 * levels * width
+    each += settings.groups * k * (4 * levels + 64)
+    each += 80 * known.indices.numel() // max(1, known.num_src)
+    if settings.pool**2 >= known.num_dst:
+        each += 4 * known.num_dst // settings.queries_per_pool
+    return max(1, min(_BLOCK, chunk_bytes // each))
 
 
 class Stopwatch:

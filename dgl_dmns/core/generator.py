@@ -153,7 +153,7 @@ class DiffusionGenerator(nn.Module):
                 losses.append(float(loss.detach()))
                 if not math.isfinite(losses[-1]):
                     break
-        diverged = bool(losses) and self._has_diverged(losses[-1], h_query[:_SAMPLE])
+        diverged = bool(losses) and self._has_diverged(losses[-1], h_query)
         if diverged:
             self.predictor.load_state_dict(before[0])
             self.optimizer.load_state_dict(before[1])
@@ -174,9 +174,28 @@ class DiffusionGenerator(nn.Module):
             return True
         if not isinstance(self.predictor, AffineNoisePredictor):
             return False
-        made = self.gaussians(z)
-        bound = _LARGEST * max(1.0, float(z.abs().max()))
-        return not all(float(part.abs().max()) < bound for part in (made.mean, made.std))
+        z = z[:: max(1, z.shape[0] // _SAMPLE)]
+        return not bool(self.stable(self.gaussians(z), z).all())
+
+    def stable(self, made: LevelGaussians, z: Tensor) -> Tensor:
+        """Whether level Gaussians can be computed with.
+
+        Each reverse step scales the states by ``a_t`` (`dgl_dmns.core.diffusion`). Where a
+        predictor makes ``|a_t|`` large, their product over the steps leaves all bounds, and in the
+        end the range of numbers.
+
+        Args:
+            made: the level Gaussians of queries.
+            z: these queries in the generator's space, shape [B, W].
+
+        Returns:
+            Booleans, shape [B].
+        """
+        bound = _LARGEST * z.abs().amax(dim=1).clamp(min=1.0)
+        fine = torch.ones_like(bound, dtype=torch.bool)
+        for level in (*made.mean, *made.std):
+            fine &= level.abs().amax(dim=1) < bound  # NaN is not
+        return fine
 
     def conditions(self, z_query: Tensor, z_candidate: Tensor, edges: KnownEdges) -> Tensor:
         """What the negatives of each query are conditioned on: its own embedding (DMNS, 4.2).

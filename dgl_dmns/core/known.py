@@ -16,6 +16,8 @@ from dgl_dmns.core.bitmap import PairBitmap
 
 __all__ = ["KnownEdges"]
 
+_MOST = 2**31 - 1  # destination nodes: tables and known edges hold ids of 32 bits
+
 
 class KnownEdges(nn.Module):
     """The known destinations of every source node, sorted, without duplicates.
@@ -28,7 +30,8 @@ class KnownEdges(nn.Module):
         exclude_self: treat the source itself as known (one node type at both ends).
 
     Raises:
-        ValueError: if the shapes differ, or an id lies outside its range.
+        ValueError: if the shapes differ, an id lies outside its range, or there are more
+            destination nodes than 32 bits can number.
     """
 
     indptr: Tensor
@@ -49,6 +52,11 @@ class KnownEdges(nn.Module):
             raise ValueError(
                 f"src, dst: expected two tensors of one shape [E], got {tuple(src.shape)} and "
                 f"{tuple(dst.shape)}"
+            )
+        if num_dst > _MOST:
+            raise ValueError(
+                f"num_dst: expected at most {_MOST} nodes, whose ids fit 32 bits, got {num_dst}; "
+                "leave nodes out that are no candidates"
             )
         for name, ids, count in (("src", src, num_src), ("dst", dst, num_dst)):
             if ids.numel() and not (int(ids.min()) >= 0 and int(ids.max()) < count):

@@ -17,6 +17,7 @@ from dgl_dmns.core.table import UNIFORM_LEVEL, Candidates
 
 __all__ = ["nearest_group"]
 
+_LARGEST = 1e15  # coordinates of a latent beyond that have come apart; their squares are finite
 _SIMILARITIES = 20_000_000  # similarities held at a time: a bounded working set
 
 
@@ -27,8 +28,9 @@ def nearest_group(
     rows: Tensor,
     k: int,
     draw_latents: Callable[[torch.Generator | None], Tensor],
+    chunk_bytes: int,
     generator: torch.Generator | None,
-) -> Candidates:
+) -> tuple[Candidates, Tensor]:
     """One group of k candidates for every query: nearest nodes to latents, a share uniform.
 
     Args:
@@ -38,10 +40,12 @@ def nearest_group(
         rows: query ids, shape [B], int64.
         k: candidates per query.
         draw_latents: draws latents of these queries, shape [L, B, W].
+        chunk_bytes: bound of the similarities held at a time, in bytes.
         generator: source of randomness.
 
     Returns:
-        Candidates of shape [B, k]; -1 where no admissible node was found.
+        Candidates of shape [B, k], -1 where no admissible node was found; and whether a query had
+        a latent that could not be computed with (uniform nodes stand in), shape [B].
     """
     model, known = snapshot.model, snapshot.known
     assert model is not None
@@ -54,14 +58,18 @@ def nearest_group(
     component = component.view(count, k)
     uniform = component == len(model.levels)
     ids = torch.full((count, k), -1, dtype=torch.int64, device=device)
+    wild = torch.zeros(count, dtype=torch.bool, device=device)
     z_candidate = snapshot.z_candidate
     every = normalize(z_candidate, dim=1) if rule.pool is None else None
     searched = known.num_dst if rule.pool is None else rule.pool
-    step = max(1, _SIMILARITIES // max(1, searched))
+    step = max(1, min(_SIMILARITIES, chunk_bytes // 8) // max(1, searched))
     for slot in range(k):
         latents = draw_latents(generator)
         pick = component[:, slot].clamp(max=len(model.levels) - 1)
         latent = latents[pick, torch.arange(count, device=device)]
+        lost = ~(latent.abs().amax(dim=1) < _LARGEST) & ~uniform[:, slot]
+        wild |= lost
+        uniform[:, slot] |= lost
         pool, unit = None, every
         if rule.pool is not None:
             pool = torch.randint(0, known.num_dst, (rule.pool,), generator=generator, device=device)
@@ -74,7 +82,7 @@ def nearest_group(
             ids[part, slot] = nearest.masked_fill(uniform[part, slot], -1)
     ids = fill_open_slots(ids.unsqueeze(1), uniform.unsqueeze(1), known, rows, generator).squeeze(1)
     level = torch.where(uniform, UNIFORM_LEVEL, component).to(torch.uint8)
-    return Candidates(ids, torch.full(ids.shape, math.nan, device=device), level)
+    return Candidates(ids, torch.full(ids.shape, math.nan, device=device), level), wild
 
 
 def _best_admissible(

@@ -98,10 +98,15 @@ class PoolDraw:
         self.queries = rows.view(-1, chunk)
         self.generator = generator
         self.gaussians: LevelGaussians | None = None
+        self.unstable: Tensor | None = None  # queries without usable Gaussians, [C, Q, 1]
         if rule.uses_generator:
             assert snapshot.model is not None
             assert snapshot.z_query is not None
-            self.gaussians = snapshot.model.gaussians(snapshot.z_query[rows])
+            z = snapshot.z_query[rows]
+            self.gaussians = snapshot.model.gaussians(z)
+            stable = snapshot.model.stable(self.gaussians, z)
+            if not bool(stable.all()):
+                self.unstable = ~stable.view(-1, chunk, 1)
         self.barred_pairs = snapshot.known.barred_of(rows)
         self.filtered = 0
         self.seen = 0
@@ -179,7 +184,7 @@ class PoolDraw:
             assert others is not None
             mine = self.gaussians.log_prob(self.snapshot.z_candidate[nodes])
             density = torch.cat([others, mine.view(len(others), *own.shape)], dim=-1)
-        logits, _ = self._weigh(score, density, barred, size)
+        logits, _ = self._weigh(score, density, barred, size, slice(None))
         return (logits.log_softmax(-1) + size)[..., -1].flatten()
 
     def _pools(self) -> Tensor:
@@ -227,7 +232,7 @@ class PoolDraw:
             if self.rule.uses_scores:
                 score = self.snapshot.scores(self.queries[some], pool[some])
             density = self._densities(pool[some], slice(lo * per_chunk, (lo + step) * per_chunk))
-            weighed, mixed = self._weigh(score, density, barred[some], size[some])
+            weighed, mixed = self._weigh(score, density, barred[some], size[some], some)
             logits.append(weighed)
             parts.append(mixed)
         return torch.cat(logits), parts
@@ -244,22 +249,42 @@ class PoolDraw:
         return mine.pool_log_prob(rows_of(self.snapshot.z_candidate, pool))
 
     def _weigh(
-        self, score: Tensor | None, density: Tensor | None, barred: Tensor, size: Tensor
+        self,
+        score: Tensor | None,
+        density: Tensor | None,
+        barred: Tensor,
+        size: Tensor,
+        chunks: slice,
     ) -> tuple[Tensor, Tensor | None]:
         """The rule's weights in logs, [C, Q, M], and the parts of the mixture, [L + 1, C, Q, M].
 
-        Densities are written over.
+        Densities are written over. Queries whose Gaussians cannot be computed with have none of
+        the levels' parts: for them the generator is uniform.
+
+        Raises:
+            ValueError: for scores that are not finite.
         """
         parts = mixture = None
         if density is not None:
             assert self.snapshot.model is not None
             density = density.mul_(self.settings.lam).masked_fill_(barred, -math.inf)
             ratio = density.log_softmax(-1).nan_to_num_(nan=-math.inf).add_(size)
+            if self.unstable is not None:
+                ratio.masked_fill_(self.unstable[chunks], -math.inf)
             parts = _mixture_parts(ratio, self.snapshot.model, self.settings.uniform_share)
             mixture = torch.logsumexp(parts, dim=0)
+            if self.unstable is not None:
+                mixture.masked_fill_(self.unstable[chunks], 0.0)
         if score is not None:
             score = score.masked_fill(barred, -math.inf)  # it may be a view of something else
-        return self.rule.logits(score, mixture).masked_fill(barred, -math.inf), parts
+        logits = self.rule.logits(score, mixture).masked_fill(barred, -math.inf)
+        if not bool((logits.amax(-1) < math.inf).all()):  # nor NaN
+            raise ValueError(
+                "scorer: scores of some pairs are NaN or infinite; embeddings of extreme size do "
+                "that to inner products: normalise them, or give the sampler the scorer that your "
+                "loss uses (the last table stays in use)"
+            )
+        return logits, parts
 
 
 def _mixture_parts(ratio: Tensor, model: DiffusionGenerator, uniform_share: float) -> Tensor:

@@ -71,7 +71,8 @@ def carry_over(
         admissible nodes: such slots, and the rows of new queries, have uniform nodes.
     """
     old, groups, k = table.shape
-    new = CandidateTable(known.num_src, groups, k)
+    folder = None if table.path is None else table.path.parent
+    new = CandidateTable(known.num_src, groups, k, folder=folder)
     if not table.version:
         return new
     new.counter.copy_(table.counter)

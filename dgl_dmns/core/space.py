@@ -22,6 +22,9 @@ from torch.nn.functional import normalize
 
 __all__ = ["Space", "SpaceKind"]
 
+_FINITE = torch.finfo(torch.float32).max
+_ROWS = 1 << 16  # embeddings that are encoded at a time: what is in between stays small
+
 SpaceKind = Literal["raw", "compact"]
 
 
@@ -67,7 +70,7 @@ class Space(nn.Module):
         if self.kind == "raw":
             return
         h = h[:: max(1, -(-h.shape[0] // sample))].float()
-        self.norm.copy_(h.norm(dim=1).mean().clamp(min=1e-12))
+        self.norm.copy_(h.double().norm(dim=1).mean().clamp(min=1e-12, max=_FINITE))
         unit = _normalise(h)
         self.mean.copy_(unit.mean(dim=0))
         centred = (unit - self.mean).double()
@@ -85,7 +88,10 @@ class Space(nn.Module):
         """Embeddings [B, D] to the generator's space [B, W], float32."""
         if self.kind == "raw":
             return h.float()
-        return (_normalise(h.float()) - self.mean) @ self.basis * self.scale
+        z = torch.empty(h.shape[0], self.width, device=h.device)
+        for part, place in zip(h.split(_ROWS), z.split(_ROWS)):
+            place.copy_((_normalise(part.float()) - self.mean) @ self.basis * self.scale)
+        return z
 
     @torch.no_grad()
     def decode(self, z: Tensor) -> Tensor:
@@ -104,4 +110,9 @@ class Space(nn.Module):
 
 
 def _normalise(h: Tensor) -> Tensor:
-    return normalize(h, dim=1, eps=1e-12)
+    """Rows [N, D] of length 1; rows of zeros stay.
+
+    A power of two first, which rounds nothing, so that squares neither overflow nor vanish.
+    """
+    exponent = torch.frexp(h.abs().amax(dim=1, keepdim=True)).exponent.clamp_(-126, 126)
+    return normalize(torch.ldexp(h, -exponent), dim=1, eps=1e-12)

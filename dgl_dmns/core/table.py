@@ -7,17 +7,30 @@ the log ratio of the distribution it was drawn from and the hardness level it ca
 Readers may run in other threads and processes: all tensors live in shared memory, a table has two
 buffers, and the version (a counter) says which one is live: ``version % 2``. A writer fills the
 other buffer and then raises the version; a look-up during which the version has moved is repeated,
-so each one reads a single version.
+so each one reads a single version. Between the first row of a new version and its publication the
+hidden buffer is marked as unfinished, and nothing is read from it.
+
+A table takes ``14 * G * K`` bytes a query: two buffers of 4 (id), 2 (log ratio) and 1 (level).
+Where that is more than the memory, it may lie in a file that is mapped into memory, of which the
+system keeps those pages in memory that are in use.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import math
+import os
+import tempfile
+import weakref
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["UNIFORM_LEVEL", "CandidateTable", "Candidates"]
+__all__ = ["BYTES_PER_CANDIDATE", "UNIFORM_LEVEL", "CandidateTable", "Candidates"]
+
+BYTES_PER_CANDIDATE = 14
+"""Of a table: two buffers with an id (4), a log ratio (2) and a level (1)."""
 
 UNIFORM_LEVEL = 255
 """Level tag of a candidate that no hardness level claims: the uniform share."""
@@ -40,34 +53,85 @@ class Candidates(NamedTuple):
     level: Tensor
 
 
+_FIELDS = {"ids": torch.int32, "log_ratio": torch.float16, "level": torch.uint8}
+
+
+def _new_file(folder: Path, size: int) -> Path:
+    """A file of a size, all of it allocated, so that the disk cannot be full later."""
+    handle, name = tempfile.mkstemp(prefix="dgl-dmns-table-", dir=folder)
+    try:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(handle, 0, size)
+        else:
+            os.truncate(handle, size)
+    except OSError:
+        Path(name).unlink()
+        raise
+    finally:
+        os.close(handle)
+    return Path(name)
+
+
+def _remove(path: Path, owner: int) -> None:
+    if os.getpid() == owner:  # a forked worker has it, too, and leaves it alone
+        path.unlink(missing_ok=True)
+
+
+def _map(path: Path, shape: tuple[int, ...]) -> dict[str, Tensor]:
+    """The fields of a table [2, N, G, K] in a file, one after the other."""
+    count = math.prod(shape)
+    size = count * BYTES_PER_CANDIDATE // 2
+    content = torch.from_file(str(path), shared=True, size=size, dtype=torch.uint8)
+    fields, start = {}, 0
+    for name, dtype in _FIELDS.items():
+        end = start + count * torch.empty(0, dtype=dtype).element_size()
+        fields[name] = content[start:end].view(dtype).view(shape)
+        start = end
+    return fields
+
+
 class CandidateTable(nn.Module):
-    """A double-buffered table of candidates in shared memory.
+    """A double-buffered table of candidates in shared memory, or in a file mapped into memory.
 
     Args:
         queries: number of query nodes N.
         groups: groups G in a row.
         k: candidates K in a group.
+        folder: where not None, the table lies in a new file there, of ``14 * N * G * K`` bytes. It
+            is removed with the table, or when its process ends; a killed one leaves it.
 
     Raises:
         ValueError: if a size is below 1.
+        OSError: if the folder is missing, cannot be written, or has no room for the file.
     """
 
     ids: Tensor
     log_ratio: Tensor
     level: Tensor
     counter: Tensor
+    unfinished: Tensor
 
-    def __init__(self, queries: int, groups: int, k: int) -> None:
+    def __init__(
+        self, queries: int, groups: int, k: int, *, folder: str | os.PathLike[str] | None = None
+    ) -> None:
         super().__init__()
         if min(queries, groups, k) < 1:
             raise ValueError(
                 f"queries, groups, k: expected at least 1, got {queries}, {groups}, {k}"
             )
         shape = (2, queries, groups, k)
-        self.register_buffer("ids", torch.zeros(shape, dtype=torch.int32).share_memory_())
-        self.register_buffer("log_ratio", torch.zeros(shape, dtype=torch.float16).share_memory_())
-        self.register_buffer("level", torch.zeros(shape, dtype=torch.uint8).share_memory_())
-        self.register_buffer("counter", torch.zeros(1, dtype=torch.int64).share_memory_())
+        self.path: Path | None = None
+        if folder is None:
+            for name, dtype in _FIELDS.items():
+                self.register_buffer(name, torch.zeros(shape, dtype=dtype).share_memory_())
+        else:
+            self.path = _new_file(Path(folder), BYTES_PER_CANDIDATE * queries * groups * k)
+            weakref.finalize(self, _remove, self.path, os.getpid())
+            for name, field in _map(self.path, shape).items():
+                self.register_buffer(name, field)
+        words = torch.zeros(2, dtype=torch.int64).share_memory_()
+        self.register_buffer("counter", words[:1])
+        self.register_buffer("unfinished", words[1:], persistent=False)
 
     @property
     def version(self) -> int:
@@ -88,14 +152,24 @@ class CandidateTable(nn.Module):
             candidates: tensors of shape [B, G, K].
         """
         hidden = (self.version + 1) % 2
+        self.unfinished.fill_(1)
         self.ids[hidden, rows] = candidates.ids.to(torch.int32)
         # Beyond the range of half precision a ratio stays finite.
         self.log_ratio[hidden, rows] = candidates.log_ratio.clamp(-_HALF, _HALF).to(torch.float16)
         self.level[hidden, rows] = candidates.level.to(torch.uint8)
 
+    def keep(self) -> None:
+        """Copy the live buffer to the hidden one, for a version that differs in some rows only."""
+        live = self.version % 2
+        self.unfinished.fill_(1)
+        for name in _FIELDS:
+            field = getattr(self, name)
+            field[1 - live].copy_(field[live])
+
     def publish(self) -> None:
         """Make the hidden buffer the live one."""
         self.counter += 1
+        self.unfinished.fill_(0)
 
     def draw(self, rows: Tensor, *, generator: torch.Generator | None = None) -> Candidates:
         """One random group for every row, ids as int64.
@@ -152,8 +226,9 @@ class CandidateTable(nn.Module):
         """Log ratio of drawn pairs, from the live version, else from the one before.
 
         Loaders draw ahead, so a pair may stem from the version before the live one, whose buffer is
-        kept until the next refresh starts to write. Where a pair stands in several groups of a row,
-        the first one's ratio is returned: each group has estimated it over its own pool.
+        kept until the next refresh starts to write, and not read from then on. Where a pair stands
+        in several groups of a row, the first one's ratio is returned: each group has estimated it
+        over its own pool.
 
         Args:
             src: query ids, shape [P], int64.
@@ -162,15 +237,34 @@ class CandidateTable(nn.Module):
         Returns:
             Log ratios, shape [P], float32; 0 (uniform) for pairs that stand in neither version.
         """
-        live = self.version % 2
-        result = torch.zeros(src.shape, dtype=torch.float32, device=self.ids.device)
-        for buffer in (1 - live, live):
-            match = self.ids[buffer][src].flatten(1) == dst.unsqueeze(1)
-            hit = match.any(dim=1)
-            column = match.int().argmax(dim=1, keepdim=True)
-            value = self.log_ratio[buffer][src].flatten(1).gather(1, column).squeeze(1).float()
-            result = torch.where(hit, value, result)
-        return result
+        while True:
+            version, unfinished = self.version, bool(self.unfinished)
+            live = version % 2
+            result = torch.zeros(src.shape, dtype=torch.float32, device=self.ids.device)
+            for buffer in (live,) if unfinished else (1 - live, live):
+                match = self.ids[buffer][src].flatten(1) == dst.unsqueeze(1)
+                hit = match.any(dim=1)
+                column = match.int().argmax(dim=1, keepdim=True)
+                value = self.log_ratio[buffer][src].flatten(1).gather(1, column).squeeze(1).float()
+                result = torch.where(hit, value, result)
+            # A writer may have started on a buffer that was just read: look again.
+            if self.version == version and (unfinished or not bool(self.unfinished)):
+                return result
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What copies get: of a table in a file, its name."""
+        state: dict[str, Any] = self.__dict__.copy()
+        if self.path is not None:
+            buffers = {n: b for n, b in self._buffers.items() if n not in _FIELDS}
+            state = {**state, "_buffers": buffers, "_shape": tuple(self.ids.shape)}
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        shape = state.pop("_shape", None)
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        if shape is not None:
+            assert self.path is not None
+            self._buffers.update(_map(self.path, shape))
 
     def extra_repr(self) -> str:  # noqa: D102
         queries, groups, k = self.shape

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dgl_dmns.archives import read_arrays
 from dgl_dmns.core.diffusion import level_gaussians
 from dgl_dmns.core.known import KnownEdges
 from dgl_dmns.core.pairs import sample_neighbours
@@ -94,11 +95,11 @@ class Observation:
 
     @classmethod
     def load(cls, path: str | Path) -> Observation:
-        """Read what `save` wrote."""
-        with np.load(path, allow_pickle=False) as archive:
-            values: dict[str, Any] = {
-                name: value.item() if value.ndim == 0 else value for name, value in archive.items()
-            }
+        """Read what `save` wrote; nothing in the file is executed."""
+        values: dict[str, Any] = {
+            name: value.item() if value.ndim == 0 else value
+            for name, value in read_arrays(Path(path)).items()
+        }
         for name, value in values.items():
             if isinstance(value, np.ndarray):
                 names = value.dtype.kind == "U" or name in ("levels", "etype")

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from dgl_dmns.archives import read_arrays
+
 if TYPE_CHECKING:
     from dgl_dmns.samplers import DMNSSampler
     from dgl_dmns.samplers.base import EdgeName
@@ -51,9 +53,8 @@ class QueryView:
 
     @classmethod
     def load(cls, path: str | Path) -> QueryView:
-        """Read what `save` wrote."""
-        with np.load(path, allow_pickle=False) as archive:
-            values: dict[str, Any] = dict(archive)
+        """Read what `save` wrote; nothing in the file is executed."""
+        values: dict[str, Any] = dict(read_arrays(Path(path)))
         values["query"] = int(values["query"])
         values["levels"] = tuple(values["levels"].tolist())
         return cls(**values)

@@ -57,6 +57,8 @@ def negative_statistics(
     - ``density_auc``: probability that the level's density is larger at a positive than at a random
       node; 0.5 for a generator that has not learned its condition.
     - ``psi_share``: share of latents with Psi >= 0, see `dgl_dmns.core.positivity`.
+    - ``refreshes_behind``, ``steps_behind``, ``embedding_age``: how far the negatives lie behind
+      the training, alike in all rows, see `dgl_dmns.samplers.background.Staleness`.
 
     Args:
         sampler: a sampler of this package; one that follows an encoder has to be refreshed.
@@ -127,7 +129,14 @@ def summarise(
     )
     frame = pd.DataFrame(rows, columns=_COLUMNS)
     frame.insert(0, "etype", ":".join(seen.etype))
+    behind = getattr(sampler, "staleness", None)
+    for name, of in _BEHIND.items():
+        value = getattr(behind, of, None)
+        frame[name] = float("nan") if value is None else float(value)
     return frame
+
+
+_BEHIND = {"refreshes_behind": "refreshes", "steps_behind": "steps", "embedding_age": "age"}
 
 
 _COLUMNS = [

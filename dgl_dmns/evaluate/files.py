@@ -8,14 +8,15 @@ that are constant.
 from __future__ import annotations
 
 import os
-import zipfile
-import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable
 
 import numpy as np
 import pandas as pd
 import torch
+
+from dgl_dmns.archives import read_arrays
+from dgl_dmns.parquet import read_parquet
 
 if TYPE_CHECKING:
     from dgl_dmns.evaluate.fixed import FixedNegatives
@@ -65,8 +66,10 @@ def read(path: Path, make: Callable[..., FixedNegatives]) -> FixedNegatives:
     try:
         if path.suffix == ".npz":
             return make(**_read_archive(path))
-        return make(**from_frame(_with_engine(lambda: pd.read_parquet(path))))
-    except (OSError, EOFError, ValueError, KeyError, zlib.error, zipfile.BadZipFile) as error:
+        return make(**from_frame(_with_engine(lambda: read_parquet(path))))
+    except ImportError:
+        raise
+    except Exception as error:  # a damaged file fails in any part of zip, NumPy, Arrow or pandas
         raise ValueError(
             f"{path}: not a complete file of fixed negatives ({type(error).__name__}: {error}); "
             "get it again, or make it anew with fixed_negatives(...).save(...)"
@@ -137,14 +140,10 @@ def _arrays(fixed: FixedNegatives) -> dict[str, Any]:
 
 
 def _read_archive(path: Path) -> dict[str, Any]:
-    archive = np.load(path, allow_pickle=False)
-    if not isinstance(archive, np.lib.npyio.NpzFile):
-        raise ValueError("expected an archive of arrays, got a single array")
-    with archive:
-        missing = [name for name in _ARRAYS if name not in archive.files]
-        if missing:
-            raise ValueError(f"expected the arrays {list(_ARRAYS)}, got none of {missing}")
-        found = {name: archive[name] for name in _ARRAYS}
+    found = read_arrays(path)
+    missing = [name for name in _ARRAYS if name not in found]
+    if missing:
+        raise ValueError(f"expected the arrays {list(_ARRAYS)}, got none of {missing}")
     for name, (kind, dimensions) in _ARRAYS.items():
         array = found[name]
         if array.dtype.kind != kind or array.ndim != dimensions:

@@ -88,8 +88,16 @@ def write_report(folder: str | Path, out: str | Path | None = None) -> Path:
     """
     run = Run.load(folder)
     file = run.folder / "report.html" if out is None else Path(out)
+    try:
+        page = page_of(run)
+    except ImportError:
+        raise
+    except Exception as error:  # values of the run's files that do not fit together
+        raise ValueError(
+            f"{run.folder}: not a complete run ({type(error).__name__}: {error}); run it again"
+        ) from error
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(page_of(run), encoding="utf-8")
+    file.write_bytes(page.encode("utf-8", "replace"))
     return file
 
 

@@ -43,12 +43,16 @@ def pictures_of(run: Run) -> list[Picture]:
     plt = pyplot()
     found = []
     for title, text, draw in _drawings(run):
-        figure, ax = plt.subplots(figsize=(5.6, 4.4), layout="constrained")
-        draw(ax=ax)
-        _legend_below(figure, ax)
-        file = io.BytesIO()
-        figure.savefig(file, format="png", dpi=160)
-        plt.close(figure)
+        # Names come from the run's files: they are words, not formulas.
+        with plt.rc_context({"text.parse_math": False, "text.usetex": False}):
+            figure, ax = plt.subplots(figsize=(5.6, 4.4), layout="constrained")
+            try:
+                draw(ax=ax)
+                _legend_below(figure, ax)
+                file = io.BytesIO()
+                figure.savefig(file, format="png", dpi=160)
+            finally:
+                plt.close(figure)
         found.append(Picture(title, text, file.getvalue()))
     return found
 

@@ -21,6 +21,10 @@ from dgl_dmns.diagnostics import Monitor, Observation, QueryView, observe, view_
 
 __all__ = ["Run", "save_run"]
 
+_WORDS = ("title", "sampler", "command")
+_TABLES = ("data", "settings", "result", "versions")
+_LARGEST = 256 << 20  # bytes of a file that is read
+
 FORMAT = "dgl-dmns run 1"
 
 
@@ -79,6 +83,7 @@ class Run:
             record = json.loads(file.read_text(encoding="utf-8"))
             if not isinstance(record, dict) or record.pop("format", None) != FORMAT:
                 raise ValueError(f"expected the format {FORMAT!r}")
+            _check_record(record)
             return cls(
                 folder,
                 **record,
@@ -87,7 +92,7 @@ class Run:
                 seen=_read(folder / "scores.npz", Observation.load),
                 query=_read(folder / "query.npz", QueryView.load),
             )
-        except (ValueError, TypeError, KeyError, OSError) as error:
+        except (ValueError, TypeError, KeyError, OSError, RecursionError) as error:
             raise ValueError(
                 f"{folder}: not a complete run ({type(error).__name__}: {error}); run it again, or "
                 "remove the file that is named"
@@ -161,10 +166,29 @@ def _has_gaussians(sampler: Any) -> bool:
     )
 
 
+def _check_record(record: dict[str, Any]) -> None:
+    """Refuse values of another kind than `save_run` writes.
+
+    Raises:
+        ValueError: for one that is.
+    """
+    for names, kind in ((_WORDS, str), (_TABLES, dict)):
+        for name in names:
+            if not isinstance(record.get(name, kind()), kind):
+                raise ValueError(f"run.json, {name}: expected {kind.__name__}")
+    signs = record.get("signs", [])
+    if not isinstance(signs, list) or not all(
+        isinstance(sign, dict) and sign.keys() >= {"name", "refresh", "message"} for sign in signs
+    ):
+        raise ValueError("run.json, signs: expected name, refresh and message of each")
+
+
 def _read(file: Path, read: Any) -> Any:
     if not file.is_file():
         return None
     try:
+        if file.stat().st_size > _LARGEST:
+            raise ValueError(f"expected at most {_LARGEST} bytes")
         return read(file)
     except Exception as error:
         raise ValueError(f"{file.name}: {error}") from error

@@ -7,6 +7,7 @@ from dgl_dmns.samplers.dynamic import DynamicSampler, SelfAdversarialSampler
 from dgl_dmns.samplers.mcns import MCNSSampler
 from dgl_dmns.samplers.popularity import PopularitySampler
 from dgl_dmns.samplers.refreshing import RefreshingSampler
+from dgl_dmns.samplers.resources import Resources
 from dgl_dmns.samplers.shared import InBatchSampler
 from dgl_dmns.samplers.uniform import UniformSampler
 
@@ -19,6 +20,7 @@ __all__ = [
     "NegativeSampler",
     "PopularitySampler",
     "RefreshingSampler",
+    "Resources",
     "SelfAdversarialSampler",
     "UniformSampler",
 ]

@@ -21,6 +21,8 @@ from __future__ import annotations
 import copy
 import math
 import time
+import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -36,6 +38,7 @@ from dgl_dmns.core.rules import SelfAdversarial
 from dgl_dmns.core.snapshot import Scorer, Snapshot, dot_score
 from dgl_dmns.samplers.refreshing import Encoder, RefreshingSampler
 from dgl_dmns.samplers.relation import Relation
+from dgl_dmns.samplers.resources import Resources
 
 __all__ = ["AdversarialSampler", "SoftmaxGenerator"]
 
@@ -103,12 +106,15 @@ class SoftmaxGenerator(nn.Module):
             batch: queries B in a step.
             generator: source of queries, candidates and picks.
 
+        A fit that meets NaN or infinity is taken back, with a warning.
+
         Returns:
             The report of this call; its losses are minus the mean reward of each step.
         """
         started = time.perf_counter()
         z = _standardise(h)
         losses: list[float] = []
+        before = copy.deepcopy(self.state_dict())
         for step in range(steps):
             at = step % _PARCEL
             if at == 0:  # few large draws cost much less than many small ones
@@ -125,6 +131,9 @@ class SoftmaxGenerator(nn.Module):
                 # Row times matrix: torch is slow at the transposed form and its gradient.
                 left = (left @ self.candidate.weight).unsqueeze(1)
                 log_p = torch.bmm(left, right.transpose(1, 2)).squeeze(1).log_softmax(-1)
+                if not bool(log_p.isfinite().all()):
+                    losses.append(math.nan)
+                    break
                 pick = torch.multinomial(log_p.detach().exp(), 1, generator=generator)
                 chosen = pool.gather(1, pick).squeeze(1)
                 with torch.no_grad():
@@ -137,7 +146,20 @@ class SoftmaxGenerator(nn.Module):
                 self.optimizer.step()
             self.baseline.lerp_(reward.mean(), 0.1)
             losses.append(-float(reward.mean()))
-        return FitReport(tuple(losses), steps * batch, time.perf_counter() - started)
+            if not math.isfinite(losses[-1]):
+                break
+        finite = all(bool(p.isfinite().all()) for p in self.parameters())
+        diverged = not (finite and all(map(math.isfinite, losses)))
+        if diverged:
+            self.load_state_dict(before)
+            warnings.warn(
+                "the fit of the adversarial generator diverged and was taken back; lower the "
+                "sampler's learning_rate, or look at the embeddings for rows of extreme size",
+                stacklevel=2,
+            )
+        return FitReport(
+            tuple(losses), len(losses) * batch, time.perf_counter() - started, diverged
+        )
 
     def get_extra_state(self) -> dict[str, Any]:
         """The optimizer's state, so that fitting resumes exactly."""
@@ -173,6 +195,7 @@ class AdversarialSampler(RefreshingSampler):
         feat: name of the node features, for an ``nn.Module`` encoder.
         seed: seed of the generator's weights, of fitting and of table building.
         generator: source of the draws in the main process; torch's global one where not given.
+        resources: limits of memory, and refreshes in the background; see `Resources`.
 
     Raises:
         ValueError: for a value out of range, an unsuitable graph, or a missing feature.
@@ -198,6 +221,7 @@ class AdversarialSampler(RefreshingSampler):
         feat: str = "feat",
         seed: int = 0,
         generator: torch.Generator | None = None,
+        resources: Resources | None = None,
     ) -> None:
         if fit_steps < 0 or warmup_steps < 0 or batch_queries < 1 or hidden < 1:
             raise ValueError(
@@ -214,6 +238,7 @@ class AdversarialSampler(RefreshingSampler):
             scorer=scorer,
             seed=seed,
             generator=generator,
+            resources=resources,
         )
         self.fit_steps = fit_steps
         self.warmup_steps = warmup_steps
@@ -248,10 +273,18 @@ class AdversarialSampler(RefreshingSampler):
         )
 
     @torch.no_grad()
-    def _rebuild(self, relation: Relation, h_query: Tensor, h_candidate: Tensor) -> TableReport:
+    def _rebuild(
+        self,
+        relation: Relation,
+        h_query: Tensor,
+        h_candidate: Tensor,
+        nodes: Tensor | None,
+        on_rows: Callable[[int], object],
+    ) -> TableReport:
         # The generator's scores are inner products of its projections: the engine's default scorer.
         query, candidate = self._adversary_for(h_query.shape[1]).project(h_query)
-        done = self._fill(relation, Snapshot.take(query, candidate, relation.known, None, None))
+        snapshot = Snapshot.take(query, candidate, relation.known, None, None)
+        done = self._fill(relation, snapshot, nodes, on_rows)
         return replace(done, level_score={"uniform": _mean_score(relation, h_query)})
 
     def _own_state(self, relation: Relation) -> dict[str, Any]:
@@ -288,5 +321,8 @@ def _mean_score(relation: Relation, h: Tensor) -> float:
 
 def _standardise(h: Tensor) -> Tensor:
     """Columns [N, D] to mean 0 and deviation 1; constant columns to 0."""
+    # A power of two first, so that squares do not overflow; it rounds nothing.
+    exponent = torch.frexp(h.abs().amax(dim=0)).exponent.clamp_(0, 126)
+    h = torch.ldexp(h, -exponent)
     centred = h - h.mean(dim=0)
     return centred / centred.square().mean(dim=0).sqrt().clamp(min=1e-6)

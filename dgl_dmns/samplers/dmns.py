@@ -26,6 +26,7 @@ from dgl_dmns.samplers.base import EdgeName
 from dgl_dmns.samplers.encoder import Embeddings
 from dgl_dmns.samplers.refreshing import Encoder, RefreshingSampler, Source
 from dgl_dmns.samplers.relation import NegativesPerEdge, Relation, Scorers
+from dgl_dmns.samplers.resources import Resources
 
 __all__ = ["DMNSSampler"]
 
@@ -79,6 +80,7 @@ class DMNSSampler(RefreshingSampler):
             a copy each.
         seed: seed of the generator's weights, of fitting and of table building.
         generator: source of the draws in the main process; torch's global one where not given.
+        resources: limits of memory, and refreshes in the background; see `Resources`.
 
     Raises:
         ValueError: for a value out of range, an unsuitable graph, or a missing feature.
@@ -122,6 +124,7 @@ class DMNSSampler(RefreshingSampler):
         predictor: NoisePredictor | None = None,
         seed: int = 0,
         generator: torch.Generator | None = None,
+        resources: Resources | None = None,
     ) -> None:
         if fit_steps < 0 or warmup_steps < 0 or batch_pairs < 1:
             raise ValueError(
@@ -157,6 +160,7 @@ class DMNSSampler(RefreshingSampler):
             etypes=etypes,
             seed=seed,
             generator=generator,
+            resources=resources,
         )
         if levels is None:
             levels = Levels()

@@ -16,6 +16,7 @@ from dgl_dmns.core.rules import Hardest, SelfAdversarial
 from dgl_dmns.samplers.base import EdgeName
 from dgl_dmns.samplers.refreshing import Encoder, RefreshingSampler, Source
 from dgl_dmns.samplers.relation import NegativesPerEdge, Scorers
+from dgl_dmns.samplers.resources import Resources
 
 __all__ = ["DynamicSampler", "SelfAdversarialSampler"]
 
@@ -45,6 +46,7 @@ class DynamicSampler(RefreshingSampler):
         feat: name of the node features, for an ``nn.Module`` encoder.
         seed: seed of table building.
         generator: source of the draws in the main process; torch's global one where not given.
+        resources: limits of memory, and refreshes in the background; see `Resources`.
 
     Raises:
         ValueError: for a value out of range, an unsuitable graph, or a missing feature.
@@ -65,6 +67,7 @@ class DynamicSampler(RefreshingSampler):
         feat: str = "feat",
         seed: int = 0,
         generator: torch.Generator | None = None,
+        resources: Resources | None = None,
     ) -> None:
         super().__init__(
             g,
@@ -78,6 +81,7 @@ class DynamicSampler(RefreshingSampler):
             etypes=etypes,
             seed=seed,
             generator=generator,
+            resources=resources,
         )
 
 
@@ -105,6 +109,7 @@ class SelfAdversarialSampler(RefreshingSampler):
         feat: name of the node features, for an ``nn.Module`` encoder.
         seed: seed of table building.
         generator: source of the draws in the main process; torch's global one where not given.
+        resources: limits of memory, and refreshes in the background; see `Resources`.
 
     Raises:
         ValueError: for a value out of range, an unsuitable graph, or a missing feature.
@@ -126,6 +131,7 @@ class SelfAdversarialSampler(RefreshingSampler):
         feat: str = "feat",
         seed: int = 0,
         generator: torch.Generator | None = None,
+        resources: Resources | None = None,
     ) -> None:
         super().__init__(
             g,
@@ -139,4 +145,5 @@ class SelfAdversarialSampler(RefreshingSampler):
             etypes=etypes,
             seed=seed,
             generator=generator,
+            resources=resources,
         )

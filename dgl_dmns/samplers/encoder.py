@@ -13,6 +13,8 @@ from dgl_dmns._compat import is_distributed
 
 __all__ = ["Embeddings", "Encoder", "check_embeddings", "check_encoder", "embed", "is_homogeneous"]
 
+_ROWS = 1 << 16  # embeddings that are checked at a time: a bounded working set
+
 Embeddings = Union[Tensor, Mapping[str, Tensor]]
 """Embeddings [N, D] of the only node type, or by node type, all of one width D."""
 
@@ -144,9 +146,8 @@ def _check_rows(name: str, h: Any, count: int) -> Tensor:
         raise ValueError(f"{name}: expected shape [{count}, D], got {tuple(h.shape)}; {advice}")
     if not h.is_floating_point():
         raise ValueError(f"{name}: expected floating point embeddings, got {h.dtype}; {advice}")
-    finite = torch.isfinite(h)
-    if not bool(finite.all()):
-        bad = int((~finite).any(dim=1).sum())
+    bad = sum(int((~part.isfinite()).any(dim=1).sum()) for part in h.detach().split(_ROWS))
+    if bad:
         raise ValueError(
             f"{name}: NaN or infinity in {bad} of {count} rows; {advice}; lower the learning "
             "rate or clip gradients if training has diverged (the last table stays in use)"

@@ -32,6 +32,7 @@ from __future__ import annotations
 
 import random
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, cast
 
@@ -48,6 +49,7 @@ from dgl_dmns.core.table import UNIFORM_LEVEL, Candidates
 from dgl_dmns.samplers.base import EdgeName, check_k
 from dgl_dmns.samplers.refreshing import Encoder, RefreshingSampler
 from dgl_dmns.samplers.relation import Relation
+from dgl_dmns.samplers.resources import Resources
 
 __all__ = ["DepthFirstProposal", "MCNSSampler", "SelfContrast"]
 
@@ -241,6 +243,7 @@ class MCNSSampler(RefreshingSampler):
         feat: name of the node features, for an ``nn.Module`` encoder.
         seed: seed of the lists and of the first states.
         generator: source of the draws in the main process; torch's global one where not given.
+        resources: limits of memory, and refreshes in the background; see `Resources`.
 
     Raises:
         ValueError: for a value out of range, an unsuitable graph, or a missing feature.
@@ -248,6 +251,7 @@ class MCNSSampler(RefreshingSampler):
     """
 
     takes_several_types: ClassVar[bool] = False  # a walk has to stay among candidates
+    rebuilds_rows: ClassVar[bool] = False  # chains go on by themselves
 
     def __init__(
         self,
@@ -263,6 +267,7 @@ class MCNSSampler(RefreshingSampler):
         feat: str = "feat",
         seed: int = 0,
         generator: torch.Generator | None = None,
+        resources: Resources | None = None,
     ) -> None:
         if steps < 1:
             raise ValueError(f"steps: expected at least 1 step per draw, got {steps}")
@@ -277,6 +282,7 @@ class MCNSSampler(RefreshingSampler):
             feat=feat,
             seed=seed,
             generator=generator,
+            resources=resources,
         )
         self.target = target
         self.steps = steps
@@ -370,12 +376,25 @@ class MCNSSampler(RefreshingSampler):
         score = (h.index_select(0, query) * h.index_select(0, x)).sum(-1)
         return self.target.logits(score).exp_()
 
-    def _rebuild(self, relation: Relation, h_query: Tensor, h_candidate: Tensor) -> TableReport:
+    def _rebuild(
+        self,
+        relation: Relation,
+        h_query: Tensor,
+        h_candidate: Tensor,
+        nodes: Tensor | None,
+        on_rows: Callable[[int], object],
+    ) -> TableReport:
         h = h_query  # both ends have one type
-        nodes, width = h.shape
-        everyone = torch.arange(nodes)
+        count, width = h.shape
+        longest = float(h.double().norm(dim=1).max())
+        if longest**2 > torch.finfo(torch.float32).max:
+            raise ValueError(
+                f"encoder: embeddings of length {longest:.3g} have inner products beyond the range "
+                "of numbers; normalise them (the last table stays in use)"
+            )
+        everyone = torch.arange(count)
         if self._snapshot is None:
-            self._snapshot = torch.zeros(2, nodes, width).share_memory_()
+            self._snapshot = torch.zeros(2, count, width).share_memory_()
         elif self._snapshot.shape[2] != width:
             raise ValueError(
                 f"encoder: expected embeddings of width {self._snapshot.shape[2]}, as at the first "
@@ -384,7 +403,7 @@ class MCNSSampler(RefreshingSampler):
         _, groups, k = self.table.shape
         if self.version == 0:
             states = self.known.uniform(everyone, groups * k, generator=relation.random)
-            states = states.view(nodes, groups, k)
+            states = states.view(count, groups, k)
         else:
             states = self.table.current().ids.long()
         self._snapshot[(self.version + 1) % 2].copy_(h)

@@ -10,12 +10,14 @@ from __future__ import annotations
 import copy
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, get_args
 
 import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
+from tqdm import tqdm
 
 from dgl_dmns.checkpoint import read_state, write_state
 from dgl_dmns.core.distribution import NodeDistribution
@@ -24,6 +26,7 @@ from dgl_dmns.core.generator import FitReport
 from dgl_dmns.core.pools import PoolSettings
 from dgl_dmns.core.rules import Rule
 from dgl_dmns.core.snapshot import Snapshot
+from dgl_dmns.samplers.background import Staleness, Task
 from dgl_dmns.samplers.base import (
     EdgeName,
     EdgeType,
@@ -39,6 +42,7 @@ from dgl_dmns.samplers.encoder import (
 )
 from dgl_dmns.samplers.lookup import Source, TableSampler
 from dgl_dmns.samplers.negative_pairs import negative_pairs
+from dgl_dmns.samplers.observed import NodeIds, ObservedEmbeddings
 from dgl_dmns.samplers.relation import (
     NegativesPerEdge,
     Relation,
@@ -46,11 +50,14 @@ from dgl_dmns.samplers.relation import (
     held_edge_types,
     scorers_by_type,
 )
+from dgl_dmns.samplers.resources import Resources, affordable_groups, check_room
 
 __all__ = ["Encoder", "RefreshCallback", "RefreshingSampler", "Source"]
 
 RefreshCallback = Callable[[RefreshReport, dict[str, Tensor]], Any]
 """Takes the report of a refresh and the embeddings, float32 [N, D] by node type."""
+
+_PATIENCE = 10.0  # seconds after which a refresh shows its progress, on a terminal
 
 
 class RefreshingSampler(TableSampler):
@@ -88,14 +95,17 @@ class RefreshingSampler(TableSampler):
         etypes: edge types to hold; all that have edges where not given.
         seed: seed of fitting and table building.
         generator: source of the draws from the table, see `NegativeSampler`.
+        resources: limits of memory, and refreshes in the background; see `Resources`.
 
     Raises:
         ValueError: for a graph without edges, an unknown edge type, a missing feature, or a pool
             smaller than k; for a graph with several types if the class takes none.
         TypeError: for an encoder or scorer that cannot be called.
+        MemoryError: if there is no room for the tables; nothing is allocated then.
     """
 
     takes_several_types: ClassVar[bool] = True
+    rebuilds_rows: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -111,6 +121,7 @@ class RefreshingSampler(TableSampler):
         etypes: Sequence[EdgeName] | None = None,
         seed: int = 0,
         generator: torch.Generator | None = None,
+        resources: Resources | None = None,
     ) -> None:
         held = held_edge_types(g, k, etypes)
         super().__init__(max(held.values()), generator)
@@ -135,12 +146,24 @@ class RefreshingSampler(TableSampler):
         self._encoder = encoder
         self._feat = feat
         self.rule = rule
-        self.settings = settings
+        self.resources = resources = resources or Resources()
+        candidates = sum(int(g.num_nodes(etype[0])) * number for etype, number in held.items())
+        groups = affordable_groups(resources, settings.groups, candidates)
+        check_room(resources, groups, candidates)
+        self.settings = settings = replace(settings, groups=groups)
         # Seeds go by place in the graph: a type's negatives do not depend on what else is held.
         places = {etype: place for place, etype in enumerate(g.canonical_etypes)}
         with shared_memory_for(list(held)):
             self.relations = {
-                e: Relation(g, e, number, settings.groups, seed + places[e], scorer_of(e))
+                e: Relation(
+                    g,
+                    e,
+                    number,
+                    groups,
+                    seed + places[e],
+                    scorer_of(e),
+                    folder=resources.table_folder,
+                )
                 for e, number in held.items()
             }
         self.known_by_type = {etype: one.known for etype, one in self.relations.items()}
@@ -148,6 +171,12 @@ class RefreshingSampler(TableSampler):
         self.report: RefreshReport | None = None
         self._snapshots: dict[EdgeType, Snapshot] = {}
         self._on_refresh: OrderedDict[int, RefreshCallback] = OrderedDict()
+        self._task: Task[tuple[RefreshReport, dict[str, Tensor]]] | None = None
+        self._last: dict[str, Tensor] | None = None  # embeddings of the last refresh
+        self._observed: ObservedEmbeddings | None = None
+        self._steps: int | None = None  # of attached optimizers
+        self._begun = 0  # refreshes
+        self._in_use = (0, 0)  # the refresh whose table is live, and the step of its embeddings
 
     def distribution(self, etype: EdgeName | None = None) -> NodeDistribution:
         """The distribution that the last refresh drew from: it samples, and it has densities.
@@ -211,39 +240,236 @@ class RefreshingSampler(TableSampler):
 
     # ---- refresh ----------------------------------------------------------------------------
 
-    def refresh(self, embeddings: Embeddings | None = None) -> RefreshReport:
+    def refresh(
+        self,
+        embeddings: Embeddings | None = None,
+        *,
+        nodes: NodeIds | None = None,
+        observed: bool = True,
+    ) -> RefreshReport:
         """Recompute embeddings, fit the generators a little further, and rebuild the tables.
+
+        With ``Resources(background=True)`` a refresh after the first takes the embeddings, and
+        leaves the rest to a thread; the new table is used as soon as it is whole. If the refresh
+        before is still under way, it is waited for.
+
+        One that takes more than ten seconds shows its progress where the standard error is a
+        terminal.
 
         Args:
             embeddings: shape [N, D], floating point, to use instead of calling the encoder; a dict
                 of those by node type for a heterogeneous graph.
+            nodes: ids of source nodes, whose rows alone are drawn anew; a dict of those by source
+                node type where there are several, and edge types of other sources stay as they are.
+                The other rows keep their candidates and the log ratios that they were drawn with.
+                The generators are fitted all the same, on pairs of all nodes.
+            observed: whether the rows that `observe` was given stand in for the encoder, if there
+                are any; False calls it, and later observations start from what it returns.
 
         Returns:
-            The report of this refresh.
+            The report of this refresh; in the background, that of the refresh that is in use.
 
         Raises:
             ValueError: if embeddings are not [N, D] floating point and finite, or those of a node
-                type are missing; the last tables stay in use.
-            RuntimeError: if this is a copy, which has no encoder.
+                type are missing, or ``nodes`` are no source nodes, or the sampler has no rows to
+                draw anew; the last tables stay in use.
+            RuntimeError: if this is a copy, which has no encoder; for ``nodes`` before the first
+                refresh; or if the last refresh has failed in the background, whose error is the
+                cause. The last good tables stay in use, and the next call begins anew.
         """
         self._check_original("refresh")
+        rows = self._rows(nodes)
         watch = Stopwatch()
-        h = self._embeddings(embeddings)
+        background = self.resources.background and self.report is not None
+        if background:
+            self.wait()
+            watch.mark("wait")
+        h = self._embeddings(embeddings, observed)
+        if self._observed is not None and (embeddings is not None or not observed):
+            self._observed = ObservedEmbeddings(h)
+        elif background or self._observed is not None:
+            h = {ntype: part.clone() for ntype, part in h.items()}  # training writes on
         watch.mark("embed")
-        ends = [(r, h[etype[0]], h[etype[2]]) for etype, r in self.relations.items()]
-        fits = [self._fit(*end) for end in ends]
+        self._begun += 1
+        at = (self._begun, self._steps or 0)
+        if background:
+            apart = [relation.apart() for relation in self.relations.values()]
+            self._task = Task(lambda check: (self._build(apart, h, rows, at, watch, check), h))
+            assert self.report is not None
+            return self.report
+        total = sum(r.known.num_src if n is None else n.numel() for r, n in self._each(rows))
+        with tqdm(
+            total=total, desc="refresh", unit="row", delay=_PATIENCE, disable=None, leave=False
+        ) as bar:
+            report = self._build(list(self.relations.values()), h, rows, at, watch, bar.update)
+        return self._take(report, h)
+
+    def _build(
+        self,
+        relations: list[Relation],
+        h: dict[str, Tensor],
+        rows: dict[EdgeType, Tensor | None],
+        at: tuple[int, int],
+        watch: Stopwatch,
+        on_rows: Callable[[int], object],
+    ) -> RefreshReport:
+        """Fit and rebuild from embeddings; in the background, with relations that are `apart`."""
+        ends = [(r, h[r.etype[0]], h[r.etype[2]]) for r in relations]
+        wanted = [rows[relation.etype] for relation in relations]
+        fits = [
+            None if some is not None and not some.numel() else self._fit(*end)
+            for end, some in zip(ends, wanted)
+        ]
         watch.mark("fit")
-        tables = [self._rebuild(*end) for end in ends]
+        tables = []
+        for end, some in zip(ends, wanted):
+            tables.append(self._rebuild(*end, some, on_rows))
+            self.relations[end[0].etype].model = end[0].model
         watch.mark("table")
-        self.report = RefreshReport(
+        self._in_use = at
+        return RefreshReport(
             version=self.version,
             seconds=watch.total,
             seconds_by_part=watch.parts,
             by_type=dict(zip(self.relations, map(TypeReport, fits, tables))),
         )
+
+    def _take(self, report: RefreshReport, h: dict[str, Tensor]) -> RefreshReport:
+        """Make a refresh that has ended known, in the thread of the training."""
+        self.report, self._last = report, h
         for callback in list(self._on_refresh.values()):
-            callback(self.report, h)
+            callback(report, h)
+        return report
+
+    def wait(self) -> RefreshReport | None:
+        """Wait for a refresh in the background, if one is under way.
+
+        Returns:
+            The report of the refresh that is in use; None before the first.
+
+        Raises:
+            RuntimeError: if it has failed, or if this is a copy.
+        """
+        self._check_original("wait")
+        self._settle()
+        if self._task is not None:
+            error, self._task = self._task.error, None
+            raise RuntimeError(
+                f"refresh: the one in the background failed ({type(error).__name__}: {error}); "
+                f"negatives are those of version {self.version}, the last good one; refresh again, "
+                "or make a sampler without Resources(background=True)"
+            ) from error
         return self.report
+
+    def _settle(self) -> None:
+        """Wait for the background; keep its error, if any, for the next refresh."""
+        if self._task is not None and self._task.error is None:
+            task, self._task = self._task, None
+            self._take(*task.result)
+
+    def _rows(self, nodes: NodeIds | None) -> dict[EdgeType, Tensor | None]:
+        """The rows to draw anew by edge type, sorted and distinct; None for all."""
+        if nodes is None:
+            return dict.fromkeys(self.relations)
+        if not self.rebuilds_rows:
+            raise ValueError(
+                f"nodes: {type(self).__name__} keeps chains that go on by themselves, and no rows "
+                "that a refresh draws; call refresh() without nodes"
+            )
+        if not self.version:
+            raise RuntimeError("nodes: the first refresh fills the whole table; call refresh()")
+        sources = {etype[0]: r.known.num_src for etype, r in self.relations.items()}
+        if not isinstance(nodes, Mapping) and len(sources) == 1:
+            nodes = dict.fromkeys(sources, nodes)
+        if not isinstance(nodes, Mapping) or not nodes.keys() <= sources.keys():
+            given = list(nodes) if isinstance(nodes, Mapping) else type(nodes).__name__
+            raise ValueError(
+                f"nodes: expected a dict of ids by source node type, of {sorted(sources)}, got "
+                f"{given}"
+            )
+        found = {}
+        for ntype, ids in nodes.items():
+            if ids.dim() != 1 or ids.dtype not in (torch.int32, torch.int64):
+                raise ValueError(
+                    f"nodes: expected integer ids of shape [B], got {tuple(ids.shape)} of "
+                    f"{ids.dtype}; for a mask, pass mask.nonzero().squeeze(1)"
+                )
+            found[ntype] = torch.unique(ids.cpu().long())
+            ends = found[ntype][[0, -1]].tolist() if ids.numel() else [0, 0]
+            if ends[0] < 0 or ends[1] >= sources[ntype]:
+                raise ValueError(
+                    f"nodes: expected ids of type {ntype!r} in 0 .. {sources[ntype] - 1}, got "
+                    f"{ends[0]} .. {ends[1]}"
+                )
+        none = torch.empty(0, dtype=torch.int64)
+        return {etype: found.get(etype[0], none) for etype in self.relations}
+
+    def _each(self, rows: dict[EdgeType, Tensor | None]) -> list[tuple[Relation, Tensor | None]]:
+        return [(relation, rows[etype]) for etype, relation in self.relations.items()]
+
+    def observe(self, node_ids: NodeIds, embeddings: Embeddings) -> None:
+        """Keep embeddings that a minibatch has computed anyway, for the next refreshes.
+
+        Once called, refreshes read the last embedding seen of every node instead of calling the
+        encoder; a node that was not seen has that of the first refresh, or of the last one with
+        ``observed=False`` or with embeddings. In a loop of DGL's blocks::
+
+            h = model(blocks, x)
+            sampler.observe(blocks[-1].dstdata[dgl.NID], h)
+
+        It takes ``4 * D + 4`` bytes a node, and as much as the embeddings again in a refresh.
+
+        Args:
+            node_ids: ids in the whole graph, shape [B], integer; of a node that stands there twice
+                either row may be kept. A dict by node type for a heterogeneous graph.
+            embeddings: shape [B, D], floating point, with or without gradient; a dict likewise.
+
+        Raises:
+            RuntimeError: before the first refresh of this process, or if this is a copy.
+            ValueError: if they do not fit one another or the nodes. Rows that are not finite are
+                refused by the next refresh.
+        """
+        self._check_original("observe")
+        if self._observed is None:
+            if self._last is None:
+                raise RuntimeError(
+                    "observe: call refresh() or attach() first; nodes that are never seen keep the "
+                    "embeddings of that refresh"
+                )
+            self._observed = ObservedEmbeddings(self._last)
+        self._observed.observe(self._observed.checked_rows(node_ids, embeddings))
+
+    def embedding_age(self, ntype: str | None = None) -> Tensor:
+        """How many observations ago each node was seen last, for negatives from `observe`.
+
+        Args:
+            ntype: node type; may be left out where the sampler needs one.
+
+        Returns:
+            Shape [N], int64; nodes not seen yet count from the refresh that they started from.
+
+        Raises:
+            RuntimeError: if nothing was observed.
+            ValueError: if the node type has to be named.
+        """
+        if self._observed is None:
+            raise RuntimeError("embedding_age: nothing was observed; call observe() in the loop")
+        held = sorted(self._observed.h)
+        if ntype is None and len(held) == 1:
+            ntype = held[0]
+        if ntype not in held:
+            raise ValueError(f"ntype: expected one of {held}, got {ntype!r}")
+        return self._observed.age(ntype)
+
+    @property
+    def staleness(self) -> Staleness:
+        """How far the negatives that are drawn now lie behind the training."""
+        begun, step = self._in_use
+        return Staleness(
+            refreshes=self._begun - begun,
+            steps=None if self._steps is None else self._steps - step,
+            age=None if self._observed is None else self._observed.mean_age(),
+        )
 
     def on_refresh(self, callback: RefreshCallback) -> RemovableHandle:
         """Call a function after every refresh, with its report and the embeddings by node type.
@@ -264,28 +490,60 @@ class RefreshingSampler(TableSampler):
         """
         return None
 
-    def _rebuild(self, relation: Relation, h_query: Tensor, h_candidate: Tensor) -> TableReport:
+    def _rebuild(
+        self,
+        relation: Relation,
+        h_query: Tensor,
+        h_candidate: Tensor,
+        nodes: Tensor | None,
+        on_rows: Callable[[int], object],
+    ) -> TableReport:
         model = relation.model if self.rule.uses_generator else None
-        return self._fill(
-            relation,
-            Snapshot.take(h_query, h_candidate, relation.known, relation.scorer, model),
-        )
+        snapshot = Snapshot.take(h_query, h_candidate, relation.known, relation.scorer, model)
+        return self._fill(relation, snapshot, nodes, on_rows)
 
-    def _fill(self, relation: Relation, snapshot: Snapshot) -> TableReport:
+    def _fill(
+        self,
+        relation: Relation,
+        snapshot: Snapshot,
+        nodes: Tensor | None,
+        on_rows: Callable[[int], object],
+    ) -> TableReport:
         """Fill the table of an edge type, and keep what it was filled from."""
-        self._snapshots[relation.etype] = snapshot
-        return fill_table(
-            relation.table, self.rule, self.settings, snapshot, generator=relation.random
+        report = fill_table(
+            relation.table,
+            self.rule,
+            self.settings,
+            snapshot,
+            nodes=nodes,
+            chunk_bytes=self.resources.chunk_bytes,
+            on_rows=on_rows,
+            generator=relation.random,
         )
+        self._snapshots[relation.etype] = snapshot
+        return report
 
-    def _embeddings(self, given: Embeddings | None = None) -> dict[str, Tensor]:
-        """Checked embeddings by node type, of the encoder where none are given."""
-        output = embed(self._encoder, self._g, self._feat) if given is None else given
+    def _embeddings(
+        self, given: Embeddings | None = None, observed: bool = True
+    ) -> dict[str, Tensor]:
+        """Checked embeddings by node type.
+
+        Where none are given, those that were observed, and without such, those of the encoder.
+        """
+        if given is None and observed and self._observed is not None:
+            seen = self._observed.h
+            output: Any = next(iter(seen.values())) if self.homogeneous else seen
+        else:
+            output = embed(self._encoder, self._g, self._feat) if given is None else given
+        return check_embeddings(output, self._counts(), homogeneous=self.homogeneous)
+
+    def _counts(self) -> dict[str, int]:
+        """Number of nodes of every node type that is needed."""
         counts: dict[str, int] = {}
         for (source, _, destination), relation in self.relations.items():
             counts[source] = relation.known.num_src
             counts[destination] = relation.known.num_dst
-        return check_embeddings(output, counts, homogeneous=self.homogeneous)
+        return counts
 
     def update_graph(self, g: Any) -> None:
         """Go on with a graph that has grown: with new nodes, new edges, or without old ones.
@@ -309,6 +567,7 @@ class RefreshingSampler(TableSampler):
             RuntimeError: if this is a copy, which has no encoder.
         """
         self._check_original("update_graph")
+        self._settle()
         if is_homogeneous(g) != self.homogeneous:
             raise ValueError(
                 f"g: expected node and edge types as before, {list(self.relations)}, got "
@@ -322,13 +581,16 @@ class RefreshingSampler(TableSampler):
         self._g = g
         self.relations = relations
         self._snapshots = {}
+        self._last = self._observed = None  # new nodes have no embedding yet
         self.known_by_type = {etype: one.known for etype, one in relations.items()}
 
     def attach(self, optimizer: torch.optim.Optimizer, every: int = 100) -> Any:
         """Refresh after every ``every``-th step of an optimizer, and once now.
 
         The refresh runs in the process and thread of the optimizer step, so loader workers and
-        prefetch threads never wait in it, and they read the new table from the next batch on.
+        prefetch threads never wait in it, and they read the new table from the next batch on. One
+        that fails, or is cut short by the error that torch raises anywhere when a worker has died,
+        is tried again after the next step.
 
         On several ranks, call it on each, after the model is wrapped in DistributedDataParallel. A
         refresh talks to no other rank, so it cannot hang; equal seeds and embeddings give equal
@@ -350,12 +612,18 @@ class RefreshingSampler(TableSampler):
             raise ValueError(f"every: expected at least 1 optimizer step, got {every}")
         self.refresh()
         steps = 0
+        self._steps = self._steps or 0
 
         def hook(*_: Any) -> None:
             nonlocal steps
             steps += 1
-            if steps % every == 0:
+            assert self._steps is not None
+            self._steps += 1
+            if steps >= every:
                 self.refresh()
+                steps = 0
+            elif self._task is not None and self._task.done:
+                self._settle()
 
         return optimizer.register_step_post_hook(hook)
 
@@ -371,8 +639,11 @@ class RefreshingSampler(TableSampler):
             RuntimeError: if this is a copy, which has no generator.
         """
         self._check_original("state_dict")
+        self._settle()
         parts = {e: {**r.state(), **self._own_state(r)} for e, r in self.relations.items()}
         state = next(iter(parts.values())) if self.homogeneous else {"by_type": parts}
+        if self._observed is not None:
+            state = {**state, "observed": self._observed.state_dict()}
         return copy.deepcopy({"sampler": type(self).__name__, **state})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -399,9 +670,16 @@ class RefreshingSampler(TableSampler):
         own = [(relation, parts[etype]) for etype, relation in self.relations.items()]
         for relation, part in own:
             relation.check_state(part)
+        observed = state.get("observed")
+        if observed is not None:
+            observed = ObservedEmbeddings.restored(observed, self._counts())
+        self._settle()
         self._load_own_state(own)
         for relation, part in own:
             relation.load_state(part)
+        self._task = None  # what has failed before counts no more
+        self._observed = observed
+        self._in_use = (self._begun, self._steps or 0)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the state to a file, whole or not at all; see `dgl_dmns.checkpoint`.
@@ -446,8 +724,9 @@ class RefreshingSampler(TableSampler):
 
     def __getstate__(self) -> dict[str, Any]:
         """What workers and spawned processes get: look-up state, neither encoder nor graph."""
-        dropped: dict[str, Any] = {"_g": None, "_encoder": None, "_snapshots": {}}
-        return {**super().__getstate__(), **dropped, "_on_refresh": OrderedDict()}
+        dropped: dict[str, Any] = {"_g": None, "_encoder": None, "_snapshots": {}, "_task": None}
+        dropped.update(_last=None, _observed=None, _on_refresh=OrderedDict())
+        return {**super().__getstate__(), **dropped}
 
     def _check_original(self, call: str) -> None:
         if self._encoder is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Union
 
@@ -29,6 +31,8 @@ __all__ = [
     "scorers_by_type",
 ]
 
+_ROWS = 4096  # that are looked through at a time
+
 NegativesPerEdge = Union[int, Mapping[Any, int]]
 """Negatives per edge: one number, or one for each edge type (canonical, or the relation alone)."""
 
@@ -48,14 +52,23 @@ class Relation:
         groups: groups of k candidates kept per query.
         seed: seed of fitting and table building.
         scorer: scores of broadcastable embeddings, the inner product where None.
+        folder: where the table lies in a file, see `CandidateTable`; None: in shared memory.
     """
 
     def __init__(
-        self, g: Any, etype: EdgeType, k: int, groups: int, seed: int, scorer: Scorer | None
+        self,
+        g: Any,
+        etype: EdgeType,
+        k: int,
+        groups: int,
+        seed: int,
+        scorer: Scorer | None,
+        *,
+        folder: str | os.PathLike[str] | None = None,
     ) -> None:
         self.etype = etype
         self.known = known_edges(g, etype)
-        self.table = CandidateTable(self.known.num_src, groups, k)
+        self.table = CandidateTable(self.known.num_src, groups, k, folder=folder)
         self.model: DiffusionGenerator | None = None
         self.scorer = scorer
         self.seed = seed
@@ -67,6 +80,20 @@ class Relation:
         if self.known.exclude_self:
             return self.known.num_src
         return self.known.num_src, self.known.num_dst
+
+    def apart(self) -> Relation:
+        """The same with a model and a random state of its own, for a refresh in the background.
+
+        Known edges, table and scorer are shared.
+        """
+        seed = int(torch.randint(1 << 62, (), generator=self.random))
+        new = Relation.__new__(Relation)
+        vars(new).update(
+            vars(self),
+            model=copy.deepcopy(self.model),
+            random=torch.Generator().manual_seed(seed),
+        )
+        return new
 
     def on(self, g: Any) -> Relation:
         """The same for a graph that has changed; this one stays as it is, for who reads it.
@@ -139,7 +166,8 @@ class Relation:
         """Refuse a state that does not fit.
 
         Raises:
-            ValueError: if it is of another node count or table shape.
+            ValueError: if it is of another node count or table shape, or its table holds what may
+                not be a negative here.
         """
         if state["nodes"] != self.nodes:
             raise ValueError(
@@ -152,11 +180,40 @@ class Relation:
                 f"state: table of (nodes, groups, k) = {shape}, this sampler has "
                 f"{self.table.shape}; use the same k and groups (edge type {self.etype[1]!r})"
             )
+        self._check_table(state["table"])
+
+    def _check_table(self, table: dict[str, Tensor]) -> None:
+        own = self.table.state_dict()
+        if table.keys() != own.keys() or any(
+            table[name].dtype != field.dtype or table[name].shape != field.shape
+            for name, field in own.items()
+        ):
+            raise ValueError(
+                f"state: expected a table of {', '.join(own)} of the types and shapes of this "
+                f"sampler's (edge type {self.etype[1]!r}); load a state that a sampler has given"
+            )
+        version, known = int(table["counter"]), self.known
+        inside = (table["ids"] >= 0) & (table["ids"] < known.num_dst)
+        if version < 0 or not bool(inside.all()):
+            raise ValueError(
+                f"state: expected a version of at least 0 and ids in 0 .. {known.num_dst - 1}, got "
+                f"others (edge type {self.etype[1]!r}); load a state that a sampler has given"
+            )
+        rows = torch.arange(known.num_src) if version else torch.empty(0, dtype=torch.int64)
+        rows = rows[~torch.isin(rows, known.saturated())]  # others have true negatives
+        for part in rows.split(_ROWS):
+            if bool(known.contains(part.view(-1, 1, 1), table["ids"][version % 2][part]).any()):
+                raise ValueError(
+                    f"state: its negatives are edges of this graph (edge type {self.etype[1]!r}); "
+                    "load it into a sampler of the graph that it was made for, and call "
+                    "update_graph then"
+                )
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Restore what `state` gave, in place: workers see it."""
         for name, value in state["table"].items():
             getattr(self.table, name).copy_(value)
+        self.table.unfinished.fill_(0)
         self.random.set_state(state["random"])
 
     def __getstate__(self) -> dict[str, Any]:

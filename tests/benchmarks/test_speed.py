@@ -1,4 +1,5 @@
 import csv
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -9,6 +10,9 @@ from benchmarks.speed.config import ROWS, Cell, Row, Setting
 from benchmarks.speed.measure import make_sampler
 from benchmarks.speed.problem import load_problem, power_law_pairs
 from benchmarks.speed.report import scaling_exponent
+from benchmarks.speed.without import WITHOUT
+from dgl_dmns.core import diffusion, pools
+from dgl_dmns.samplers.lookup import TableSampler
 
 TINY = Setting(nodes=300, width=8, k=2, batch_size=256, batches=2, rounds=1)
 OPTIONS = ["--jobs", "0", "--quiet", "--widths", "8", "--k", "2", "--batch-size", "256"]
@@ -29,8 +33,8 @@ def test_two_sizes_give_files_ratios_and_an_exponent(tmp_path, capsys):
         assert share == pytest.approx(float(row["refresh later"]) / own)
         parts = sum(float(row[f"refresh {part}"]) for part in ("embed", "fit", "table"))
         assert parts == pytest.approx(float(row["refresh later"]), rel=0.2)
-        # ids, log ratios and levels of two buffers with 8 groups of 2, and the counter
-        table = 2 * 8 * 2 * (4 + 2 + 1) * int(row["nodes"]) + 8
+        # ids, log ratios and levels of two buffers with 8 groups of 2, and two counters
+        table = 2 * 8 * 2 * (4 + 2 + 1) * int(row["nodes"]) + 16
         assert float(row["table MB"]) == pytest.approx(table / 1e6)
     text = (tmp_path / "results.md").read_text(encoding="utf-8")
     assert "exponent in N of" in text
@@ -54,6 +58,9 @@ def test_every_row_makes_a_sampler(title):
     for name, value in row.arguments:
         settings = getattr(sampler, "_model_arguments", {})
         assert settings.get(name, getattr(sampler.settings, name, None)) == value
+    for name, value in row.resources:
+        assert getattr(sampler.resources, name) == value
+    assert not row.without or row.without in WITHOUT
 
 
 def test_graph_is_simple_has_hubs_and_reverses_are_right():
@@ -106,3 +113,26 @@ def test_settings_and_rows_are_checked(capsys):
 def test_what_changes_a_result_changes_the_hash():
     row = ROWS["main"]["dmns"]
     assert cell_hash(Cell(TINY, row)) != cell_hash(Cell(Setting(nodes=301, width=8, k=2), row))
+
+
+def test_what_is_taken_out_is_back_afterwards_and_changes_no_draw():
+    problem = load_problem(TINY, 0)
+    h = torch.randn(TINY.nodes, 8)
+    before = pools._CELLS, diffusion._BLOCK, TableSampler._draw_ids
+    drawn = []
+    for context in (nullcontext, *WITHOUT.values()):
+        with context():
+            sampler = make_sampler(ROWS["main"]["dmns"], TINY.k, problem.graph, lambda: h, 0)
+            sampler.refresh()
+            torch.manual_seed(0)
+            drawn.append(sampler(problem.graph, torch.arange(50))[1])
+    assert all(torch.equal(drawn[0], other) for other in drawn[1:])
+    assert before == (pools._CELLS, diffusion._BLOCK, TableSampler._draw_ids)
+
+
+def test_a_refresh_in_the_background_is_measured(tmp_path):
+    words = [*OPTIONS, "--group", "resources", "--rows", "in the background", "--nodes", "300"]
+    assert main([*words, "--out", str(tmp_path)]) == 0
+    with (tmp_path / "results.csv").open(encoding="utf-8") as file:
+        (row,) = csv.DictReader(file)
+    assert float(row["refresh table"]) > 0

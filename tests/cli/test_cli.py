@@ -39,7 +39,7 @@ def run(edges):
 def test_what_a_run_leaves_behind(run):
     found = {file.name for file in run.iterdir()}
     assert found == {
-        "checkpoint.pt",
+        "checkpoint.npz",
         "embeddings.npz",
         "metrics.csv",
         "metrics.json",
@@ -86,7 +86,7 @@ def test_a_run_that_was_interrupted_goes_on_as_if_it_had_not_been(run, edges, ca
     assert losses[0] == losses[1]
     scores = [pd.read_csv(folder / "negatives.csv")["score"].tolist() for folder in (run, out)]
     assert scores[0] == pytest.approx(scores[1], nan_ok=True, rel=1e-12)
-    (out / "checkpoint.pt").write_text("broken")
+    (out / "checkpoint.npz").write_text("broken")
     assert main([*words, "--resume"]) == 1
     assert "is not a checkpoint of this version" in capsys.readouterr().err
 

@@ -1,5 +1,7 @@
-import builtins
+import io
 import re
+import struct
+import sys
 
 import numpy as np
 import pandas as pd
@@ -58,15 +60,7 @@ def test_parquet(tmp_path):
 
 
 def test_parquet_without_pyarrow(tmp_path, monkeypatch):
-    def without(name, *arguments, _import=builtins.__import__):
-        if name.startswith("pyarrow"):
-            raise ImportError(name)
-        return _import(name, *arguments)
-
-    def no_engine(*_, **__):
-        raise ImportError("no engine")
-
-    monkeypatch.setattr(pd, "read_parquet", no_engine)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
     file = write(tmp_path, "e.parquet", "")
     with pytest.raises(FileError, match="reading Parquet needs pyarrow"):
         read_edges(file)
@@ -94,6 +88,10 @@ def test_parquet_without_pyarrow(tmp_path, monkeypatch):
         ("src;dst\n1;2\n", "got src;dst; name them in the first line, separated by commas"),
         ("src,dst\n1,1\n2,2\n", "expected edges between two nodes, got 2 self loops"),
         (b"src,dst\n1,2\n\xff\xfe,3\n", "line 3: not UTF-8 text"),
+        ("src,dst\n1,2\n18446744073709551615,3\n", "line 3, column src: expected an integer that"),
+        ("src,dst\n1.0,2\n9007199254740993,3\n", "line 3, column src: .* fractions below 2\\^53"),
+        ("src,dst\n1,2\n1e300,3\n", "line 3, column src: expected an integer that is exact"),
+        ('src,dst\na,b\n" ",b\n', "line 3, column src: expected a node's id, got an empty cell"),
     ],
 )
 def test_errors_name_the_place(tmp_path, text, message):
@@ -166,3 +164,74 @@ def test_errors_in_numpy_files(tmp_path):
         read_edges(edges, write(tmp_path, "g.npy", "text"))
     with pytest.raises(FileError, match="there is no such file"):
         read_edges(edges, tmp_path / "h.npy")
+
+
+def npy(shape, rows=b"", dtype="<f4"):
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        file, {"descr": dtype, "fortran_order": False, "shape": shape}
+    )
+    return file.getvalue() + rows
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        npy((1 << 40, 1 << 10), b"1234"),  # a shape that would take all memory
+        npy((-1, 2), struct.pack("<4f", 1, 2, 3, 4)),
+        npy((1, 1), b"x" * 16, "<c16"),
+        npy((1, 1), b"x" * 8, "|O"),
+    ],
+    ids=["empty", "huge", "negative", "complex", "objects"],
+)
+def test_numpy_files_made_to_harm(tmp_path, content):
+    edges = write(tmp_path, "e.csv", EDGES)
+    with pytest.raises(FileError, match="not a NumPy file of numbers|expected numbers of shape"):
+        read_edges(edges, write(tmp_path, "f.npy", content))
+
+
+def test_files_beyond_the_limit_are_refused(tmp_path, monkeypatch):
+    pytest.importorskip("pyarrow")
+    edges = write(tmp_path, "e.csv", EDGES)
+    frame = pd.DataFrame({"src": [5] * 99, "dst": range(99)})
+    frame.to_parquet(tmp_path / "e.parquet")
+    monkeypatch.setattr("dgl_dmns.cli.edges.LARGEST", 10)
+    with pytest.raises(FileError, match="expected at most 10 bytes, got 20; write it as Parquet"):
+        read_edges(edges)
+    read_edges(tmp_path / "e.parquet")
+    monkeypatch.setattr("dgl_dmns.parquet.MOST_CELLS", 197)
+    with pytest.raises(FileError, match="expected at most .* 197 cells, got .* 198"):
+        read_edges(tmp_path / "e.parquet")
+
+
+def test_a_column_is_read_in_one_piece(tmp_path):
+    # Pandas reads long files by pieces, of which one could be numbers and the next words: "01"
+    # would be node 1 in the first and node 01 in the second.
+    lines = ["01,02"] * 300_000 + ["01,a"]
+    file = write(tmp_path, "e.csv", "\n".join(["src,dst", *lines, ""]))
+    ids = read_edges(file).ids.tolist()
+    assert len(ids) == 3, ids
+
+
+def test_columns_of_one_name_are_refused(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    column = pa.array([1, 2])
+    table = pa.Table.from_arrays([column, column, column], names=["src", "dst", "src"])
+    parquet.write_table(table, tmp_path / "e.parquet")
+    with pytest.raises(FileError, match="'src' twice"):
+        read_edges(tmp_path / "e.parquet")
+
+
+def test_cells_that_are_no_words(tmp_path):
+    pytest.importorskip("pyarrow")
+    pd.DataFrame({"src": ["a", "b"], "dst": [[1], [2]]}).to_parquet(tmp_path / "e.parquet")
+    with pytest.raises(FileError, match="row 1, column dst: expected an integer or a word"):
+        read_edges(tmp_path / "e.parquet")
+    edges = write(tmp_path, "e.csv", EDGES)
+    big = "9" * 400
+    features = write(tmp_path, "f.csv", f"id,x\n10,1\n20,{big}\n30,3\n")
+    with pytest.raises(FileError, match="line 3, column x: expected a"):
+        read_edges(edges, features)

@@ -7,6 +7,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -188,6 +189,51 @@ def test_a_file_that_does_not_fit_leaves_the_sampler_as_it_was(tmp_path: Path) -
         if "table" in harm:
             harmful["random"] = torch.zeros(3)
         write_state(tmp_path / "harm", harmful)
-        with pytest.raises(ValueError, match="path: not the state of a DMNSSampler"):
+        with pytest.raises(ValueError, match="path: not the state of|state: expected a t"):
             sampler.load(tmp_path / "harm")
     assert same(sampler.state_dict(), before)
+
+
+@pytest.mark.parametrize("harm", ["out of range", "negative", "known edges", "wide ids", "version"])
+def test_a_table_made_to_look_right_is_refused(tmp_path: Path, harm: str) -> None:
+    sampler = make()
+    sampler.refresh()
+    before = sampler.state_dict()
+    state = sampler.state_dict()
+    table = state["table"]
+    live = table["ids"][1]
+    if harm == "out of range":
+        table["ids"][0, 3, 1, 2] = NODES
+    elif harm == "negative":
+        live[0, 0, 0] = -1
+    elif harm == "known edges":
+        src, dst = graph().edges()
+        live[src[0], 0, 0] = dst[0]
+    elif harm == "wide ids":
+        table["ids"] = table["ids"].long()
+    else:
+        table["counter"].fill_(-2)
+    write_state(tmp_path / "harm", state)
+    with pytest.raises(ValueError, match="^state: "):
+        sampler.load(tmp_path / "harm")
+    assert same(sampler.state_dict(), before)
+
+
+def test_a_file_that_unpacks_to_more_than_it_is_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    write_state(path, {"zeros": torch.zeros(1 << 20)})
+    with np.load(path) as archive:
+        np.savez_compressed(tmp_path / "bomb.npz", **archive)
+    with pytest.raises(ValueError, match="would take .* bytes, more than"):
+        read_state(tmp_path / "bomb.npz")
+
+
+def test_names_in_an_archive_lead_nowhere(tmp_path: Path) -> None:
+    inside = tmp_path / "inside"
+    inside.mkdir()
+    write_state(inside / "state", {"a": 1})
+    with zipfile.ZipFile(inside / "state", "a") as archive:
+        archive.writestr("../evil.npy", b"x")
+    with pytest.raises(ValueError, match="not a complete file of a state"):
+        read_state(inside / "state")
+    assert [p.name for p in tmp_path.rglob("*")] == ["inside", "state"]

@@ -12,7 +12,7 @@ import pickle
 import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable
@@ -675,6 +675,23 @@ def test_attached_to_an_optimizer(name: str) -> None:
     optimizer.step()
     optimizer.step()
     assert sampler.version == 3
+
+
+@pytest.mark.parametrize("name", FOLLOWING)
+def test_an_attached_refresh_that_fails_is_tried_again_after_the_next_step(name: str) -> None:
+    h = [embeddings(40)]
+    weight = torch.nn.Parameter(torch.ones(1))
+    sampler = ENTRIES[name].make(random_graph(), 3, encoder=lambda: h[0])
+    optimizer = torch.optim.SGD([weight], lr=0.1)
+    sampler.attach(optimizer, every=2)
+    versions = []
+    for step in range(6):
+        h[0] = embeddings(40) * (torch.nan if step in (1, 2) else 1.0)
+        weight.grad = torch.zeros(1)
+        with suppress(ValueError):
+            optimizer.step()
+        versions.append(sampler.version)
+    assert versions == [1, 1, 1, 2, 2, 3]
 
 
 @pytest.mark.parametrize("name", FOLLOWING)

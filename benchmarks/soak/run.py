@@ -1,0 +1,361 @@
+"""A training that loses its loader workers again and again, watched from inside.
+
+The loop is one that a user can write: each epoch has an order of its own of the edges, and where a
+loader ends because a worker died, a new one goes on with the edges that were not trained on yet.
+Torch tells of a dead worker by an error raised in the main process wherever that happens to be, in
+the middle of a step or of a refresh, too; the step that was cut short is done again.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import dgl
+import torch
+from dgl.dataloading import DataLoader, NeighborSampler, as_edge_prediction_sampler
+from dgl.nn import SAGEConv
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from benchmarks.speed.problem import power_law_pairs
+from dgl_dmns import DMNSSampler, Resources
+from dgl_dmns.core import CandidateTable
+
+__all__ = ["Outcome", "Sample", "Setting", "soak", "table_of"]
+
+_PREFETCHED = 2  # batches that torch's loader draws ahead in each worker
+_SAMPLES = 180  # over the whole run
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a soak does.
+
+    Args:
+        minutes: how long it trains.
+        kill_every: seconds between two SIGKILLs of a worker.
+        refresh_every: optimizer steps between two refreshes.
+        nodes: of the generated graph.
+        workers: of the loader.
+        batch_size: positive edges in a batch.
+        background: whether refreshes are done in a thread beside the training.
+        pause: seconds of rest after each step, so that the machine has time for other work.
+        seed: of everything.
+    """
+
+    minutes: float = 30.0
+    kill_every: float = 120.0
+    refresh_every: int = 100
+    nodes: int = 2000
+    workers: int = 2
+    batch_size: int = 128
+    background: bool = False
+    pause: float = 0.1
+    seed: int = 0
+
+    @property
+    def bound(self) -> int:
+        """The most steps that negatives may be older than their batch's step.
+
+        From one refresh to the next, and what loaders have drawn ahead; in the background, one
+        refresh more.
+        """
+        refreshes = 2 if self.background else 1
+        return refreshes * self.refresh_every + self.workers * _PREFETCHED
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What the processes held at one moment.
+
+    Args:
+        seconds: since the start.
+        step: optimizer steps so far.
+        main_mb: proportional set size of the main process, in MB of 10^6 bytes.
+        workers_mb: the same of all loader workers.
+        shared: names in ``/dev/shm`` that belong to this run.
+        files: open files of the main process.
+        children: child processes.
+        loss: of the last step.
+    """
+
+    seconds: float
+    step: int
+    main_mb: float
+    workers_mb: float
+    shared: int
+    files: int
+    children: int
+    loss: float
+
+
+@dataclass
+class Outcome:
+    """What a soak came to.
+
+    Attributes:
+        samples: of memory and files, in order.
+        kills: second and error of each loader that a kill ended.
+        steps: optimizer steps that were finished.
+        redone: steps that a kill cut short, which were done again.
+        epochs: finished epochs.
+        edges: edges of an epoch.
+        lost: edges of finished epochs that were not trained on.
+        repeated: edges of finished epochs that were trained on more than once.
+        versions: refreshes.
+        age: for each number of steps, how many batches had negatives of a table that old.
+        unknown: batches with negatives in neither the live table nor the one before.
+        left: names in shared memory and processes that were left after the end.
+    """
+
+    samples: list[Sample] = field(default_factory=list)
+    kills: list[tuple[float, str]] = field(default_factory=list)
+    steps: int = 0
+    redone: int = 0
+    epochs: int = 0
+    edges: int = 0
+    lost: int = 0
+    repeated: int = 0
+    versions: int = 0
+    age: dict[int, int] = field(default_factory=dict)
+    unknown: int = 0
+    left: list[str] = field(default_factory=list)
+
+
+class _Encoder(nn.Module):
+    """GraphSAGE with two layers, for blocks and for the whole graph."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(SAGEConv(width, width, "mean") for _ in range(2))
+
+    def forward(self, g: Any, x: Tensor) -> Tensor:
+        first, second = g if isinstance(g, list) else (g, g)
+        hidden: Tensor = self.layers[0](first, x).relu()
+        output: Tensor = self.layers[1](second, hidden)
+        return output
+
+
+def table_of(table: CandidateTable, src: Tensor, dst: Tensor) -> int | None:
+    """The version that drawn pairs stem from, the live one or the one before; None for neither.
+
+    Args:
+        table: the candidate table.
+        src: query ids of a batch, shape [P], int64.
+        dst: negatives, shape [P], int64.
+    """
+    version = table.version
+    for one in (version, version - 1):
+        if bool((table.ids[one % 2][src].flatten(1) == dst.unsqueeze(1)).any(1).all()):
+            return one
+    return None
+
+
+class _Soak:
+    def __init__(self, setting: Setting) -> None:
+        self.setting = setting
+        generator = torch.Generator().manual_seed(setting.seed)
+        torch.manual_seed(setting.seed)
+        self.random = random.Random(setting.seed)
+        u, v = power_law_pairs(setting.nodes, 10, generator)
+        self.g = dgl.graph((torch.cat([u, v]), torch.cat([v, u])), num_nodes=setting.nodes)
+        self.g.ndata["feat"] = torch.randn(setting.nodes, 32, generator=generator)
+        ids = torch.arange(2 * u.numel())
+        self.reverse = torch.where(ids < u.numel(), ids + u.numel(), ids - u.numel())
+        self.encoder = _Encoder(32)
+        self.optimizer = torch.optim.Adam(self.encoder.parameters(), lr=1e-3)
+        self.sampler = DMNSSampler(
+            self.g,
+            self.embed,
+            k=5,
+            seed=setting.seed,
+            resources=Resources(background=setting.background),
+        )
+        self.taken = 0  # steps that were finished when embeddings were taken last
+        self.taken_for: dict[int, int] = {}  # the same for the versions that training knows of
+        self.sampler.on_refresh(lambda report, _: self.known(report.version))
+        self.outcome = Outcome(edges=self.g.num_edges())
+        self.started = time.monotonic()
+        self.next_sample = 0.0
+        self.loss = float("nan")
+        self.sent = 0  # kills
+        self.ended = threading.Event()
+
+    def embed(self) -> Tensor:
+        """Embeddings of all nodes for a refresh."""
+        h: Tensor = self.encoder(self.g, self.g.ndata["feat"])
+        self.taken = self.outcome.steps
+        return h
+
+    def known(self, version: int) -> None:
+        self.taken_for[version] = self.taken
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.started
+
+    def over(self) -> bool:
+        return self.seconds >= 60 * self.setting.minutes
+
+    def loader(self, eids: Tensor) -> Any:
+        return DataLoader(
+            self.g,
+            eids,
+            as_edge_prediction_sampler(
+                NeighborSampler([5, 5], prefetch_node_feats=["feat"]),
+                exclude="reverse_id",
+                reverse_eids=self.reverse,
+                negative_sampler=self.sampler,
+            ),
+            batch_size=self.setting.batch_size,
+            num_workers=self.setting.workers,
+        )
+
+    def run(self, progress: Callable[[str], None]) -> Outcome:
+        self.sampler.attach(self.optimizer, every=self.setting.refresh_every)
+        killer = threading.Thread(target=self.kill_now_and_then, daemon=True)
+        killer.start()
+        while not self.over():
+            self.epoch(progress)
+        self.ended.set()
+        killer.join()
+        self.sampler.wait()
+        self.outcome.versions = self.sampler.version
+        return self.outcome
+
+    def kill_now_and_then(self) -> None:
+        """SIGKILL a worker at times that have nothing to do with what the main process does."""
+        while not self.ended.wait(self.setting.kill_every * self.random.uniform(0.8, 1.2)):
+            workers = _children(os.getpid())
+            if workers:
+                self.sent += 1
+                os.kill(self.random.choice(workers), signal.SIGKILL)
+
+    def epoch(self, progress: Callable[[str], None]) -> None:
+        """An epoch over all edges, by as many loaders as it takes."""
+        order = torch.randperm(self.g.num_edges())
+        seen = torch.zeros(self.g.num_edges(), dtype=torch.int64)
+        while not self.over():
+            left = order[seen[order] == 0]
+            if not len(left):
+                break
+            stepping = False
+            try:
+                for batch in self.loader(left):
+                    stepping = True
+                    self.step(batch)
+                    seen[batch[1].edata[dgl.EID]] += 1
+                    self.outcome.steps += 1
+                    stepping = False
+                    time.sleep(self.setting.pause)
+                    self.watch()
+                    if self.over():
+                        return
+                break  # the loader came to its end: what it left out is lost
+            except (RuntimeError, OSError, EOFError) as error:
+                if self.sent <= len(self.outcome.kills):
+                    raise  # nobody was killed
+                self.outcome.kills.append((self.seconds, f"{type(error).__name__}: {error}"))
+                self.outcome.redone += stepping
+                progress(f"{self.seconds:.0f} s: {error}")
+        self.outcome.epochs += 1
+        self.outcome.lost += int((seen == 0).sum())
+        self.outcome.repeated += int((seen > 1).sum())
+
+    def step(self, batch: Any) -> None:
+        """One optimizer step, and how old the table is that its negatives came from."""
+        _, positive, negative, blocks = batch
+        src, dst = (negative.ndata[dgl.NID][ends] for ends in negative.edges())
+        version = table_of(self.sampler.table, src, dst)
+        if version is None:
+            self.outcome.unknown += 1
+        else:
+            age = self.outcome.steps - self.taken_for.get(version, self.taken)
+            self.outcome.age[age] = self.outcome.age.get(age, 0) + 1
+        h = self.encoder(blocks, blocks[0].srcdata["feat"])
+        score = torch.cat(
+            [(h[ends[0]] * h[ends[1]]).sum(1) for ends in (positive.edges(), negative.edges())]
+        )
+        label = torch.zeros_like(score)
+        label[: positive.num_edges()] = 1
+        loss = binary_cross_entropy_with_logits(score, label)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        self.loss = float(loss.detach())
+
+    def watch(self) -> None:
+        """Take a sample where it is time."""
+        if self.seconds < self.next_sample:
+            return
+        self.next_sample = self.seconds + 60 * self.setting.minutes / _SAMPLES
+        workers = _children(os.getpid())
+        self.outcome.samples.append(
+            Sample(
+                self.seconds,
+                self.outcome.steps,
+                _memory_mb(os.getpid()),
+                sum(map(_memory_mb, workers)),
+                len(_shared_names([os.getpid(), *workers])),
+                len(os.listdir("/proc/self/fd")),
+                len(workers),
+                self.loss,
+            )
+        )
+
+
+def _children(pid: int) -> list[int]:
+    """Processes whose parent is ``pid``, without those that have ended."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
+        except OSError:
+            continue
+        if int(parent) == pid and state != "Z":
+            found.append(int(entry.name))
+    return sorted(found)
+
+
+def _memory_mb(pid: int) -> float:
+    """Proportional set size: shared pages count for each process by its part."""
+    try:
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return float(line.split()[1]) * 1024 / 1e6
+    except OSError:  # it has just ended
+        pass
+    return 0.0
+
+
+def _shared_names(pids: list[int]) -> list[str]:
+    """Names in shared memory that torch or DGL made for these processes."""
+    return [n for n in os.listdir("/dev/shm") if any(f"_{pid}_" in f"_{n}_" for pid in pids)]
+
+
+def soak(setting: Setting, progress: Callable[[str], None] = lambda _: None) -> Outcome:
+    """Run a soak; see `Setting` and `Outcome`."""
+    torch.set_num_threads(1)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Dataloader CPU affinity")
+        one = _Soak(setting)
+        outcome = one.run(progress)
+    del one
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        outcome.left = _shared_names([os.getpid()]) + [str(pid) for pid in _children(os.getpid())]
+        if not outcome.left:
+            break
+        time.sleep(0.2)
+    return outcome

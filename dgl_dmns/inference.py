@@ -1,0 +1,128 @@
+"""Embeddings of all nodes in bounded memory: layer by layer, with or without sampled neighbours.
+
+A pass of an encoder over the whole graph holds what all layers need at once. Layer by layer, a
+batch of nodes at a time, two embeddings a node are held: the layer's input and its output. With a
+fanout, hubs cost no more than other nodes, and embeddings become estimates.
+
+Symbols: N nodes, B nodes in a batch, D width of a layer's output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Union
+
+import torch
+from torch import Tensor, nn
+
+from dgl_dmns._compat import require_dgl
+
+_dgl: Any = require_dgl()
+
+__all__ = ["Layer", "layerwise_inference"]
+
+Layer = Callable[[Any, Any], Any]
+"""From a block and the input of its source nodes to the output of its destination nodes.
+
+``layer(block, h)`` with h [S, F] gives [B, D], as DGL's convolutions do; on a heterogeneous graph
+both are dicts by node type, as ``dgl.nn.HeteroGraphConv`` has them.
+"""
+
+Features = Union[Tensor, Mapping[str, Tensor]]
+
+
+@torch.no_grad()
+def layerwise_inference(
+    g: Any,
+    features: Features,
+    layers: Sequence[Layer],
+    *,
+    fanout: int | None = None,
+    batch_size: int = 4096,
+    model: nn.Module | None = None,
+) -> Any:
+    """Embeddings of all nodes, layer by layer.
+
+    As the encoder of a sampler, for a two-layer model::
+
+        def embed():
+            first = lambda block, h: model.conv1(block, h).relu()
+            return layerwise_inference(g, x, [first, model.conv2], model=model, fanout=10)
+
+
+        sampler = DMNSSampler(g, embed)
+
+    Args:
+        g: the graph, on the CPU.
+        features: input of the first layer, shape [N, F]; a dict by node type for a heterogeneous
+            graph.
+        layers: what each layer does, activation and normalisation included. Heads of an attention
+            have to be joined there: a layer returns [B, D].
+        fanout: neighbours drawn for each node (and edge type) in each layer, from DGL's random
+            generator; all of them where None, which gives the embeddings of the whole graph.
+        batch_size: nodes in a batch.
+        model: the module behind the layers; it is in eval mode meanwhile.
+
+    Returns:
+        Embeddings [N, D], without gradient; a dict by node type for a heterogeneous graph, of the
+        node types that the last layer returns.
+
+    Raises:
+        ValueError: if there is no layer, a number is below 1, features do not fit the nodes, or a
+            layer returns something else than a row for each node of a batch.
+    """
+    if not layers:
+        raise ValueError("layers: expected at least one layer, got none")
+    for name, value in (("fanout", fanout), ("batch_size", batch_size)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name}: expected at least 1, got {value}")
+    single = len(g.ntypes) == 1 and len(g.canonical_etypes) == 1
+    h = {g.ntypes[0]: features} if isinstance(features, Tensor) else dict(features)
+    for ntype, part in h.items():
+        if ntype not in g.ntypes or len(part) != g.num_nodes(ntype):
+            count = g.num_nodes(ntype) if ntype in g.ntypes else "no"
+            raise ValueError(
+                f"features: expected a row for each node, got {len(part)} for {count} nodes of "
+                f"type {ntype!r}; on a heterogeneous graph pass a dict by node type"
+            )
+    modes = [] if model is None else [(part, part.training) for part in model.modules()]
+    if model is not None:
+        model.eval()
+    try:
+        for layer in layers:
+            h = _one_layer(g, h, layer, fanout, batch_size, single)
+    finally:
+        for part, mode in modes:
+            part.training = mode
+    return next(iter(h.values())) if single else h
+
+
+def _one_layer(
+    g: Any,
+    h: Mapping[str, Tensor],
+    layer: Layer,
+    fanout: int | None,
+    batch_size: int,
+    single: bool,
+) -> dict[str, Tensor]:
+    """The output of a layer for all nodes, by node type."""
+    sampler = _dgl.dataloading.NeighborSampler([-1 if fanout is None else fanout])
+    out: dict[str, Tensor] = {}
+    for ntype in g.ntypes:
+        for seeds in torch.arange(g.num_nodes(ntype), dtype=g.idtype).split(batch_size):
+            _, _, (block,) = sampler.sample(g, {ntype: seeds})
+            ids = {n: block.srcnodes[n].data[_dgl.NID].long() for n in h}
+            given = {n: part.index_select(0, ids[n]) for n, part in h.items()}
+            made = layer(block, given[ntype] if single else given)
+            rows = made if single else made.get(ntype)
+            if rows is None:  # no edge leads to this node type
+                continue
+            if rows.dim() != 2 or len(rows) != len(seeds):
+                raise ValueError(
+                    f"layers: expected [{len(seeds)}, D] for the nodes of a batch, got "
+                    f"{tuple(rows.shape)}; flatten the heads of an attention in the layer"
+                )
+            if ntype not in out:
+                out[ntype] = rows.new_empty(g.num_nodes(ntype), rows.shape[1])
+            out[ntype][seeds.long()] = rows
+    return out

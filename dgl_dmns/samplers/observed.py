@@ -1,0 +1,125 @@
+"""Embeddings that minibatches have computed anyway, kept beside their age.
+
+Source: historical embeddings as in Fey et al., "GNNAutoScale", ICML 2021: a node's last embedding
+stands in for the current one, which nobody has computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Union
+
+import torch
+from torch import Tensor
+
+__all__ = ["NodeIds", "ObservedEmbeddings"]
+
+NodeIds = Union[Tensor, Mapping[str, Tensor]]
+"""Ids of nodes, shape [B], integer, of the only node type; or a dict of those by node type."""
+
+
+class ObservedEmbeddings:
+    """The last embedding that was seen of every node.
+
+    Args:
+        h: embeddings of all nodes to start from, float32 [N, D] by node type; they are copied.
+
+    Attributes:
+        h: float32 [N, D] by node type.
+        seen: int32 [N] by node type, the clock's reading when the row was written.
+        clock: how often `observe` was called.
+    """
+
+    def __init__(self, h: Mapping[str, Tensor]) -> None:
+        self.h = {ntype: part.clone() for ntype, part in h.items()}
+        self.seen = {n: torch.zeros(len(part), dtype=torch.int32) for n, part in h.items()}
+        self.clock = 0
+
+    def observe(self, rows: Mapping[str, tuple[Tensor, Tensor]]) -> None:
+        """Write rows that `checked_rows` let pass, and count one observation."""
+        self.clock += 1
+        for ntype, (ids, h) in rows.items():
+            self.h[ntype][ids] = h
+            self.seen[ntype][ids] = self.clock
+
+    def checked_rows(self, ids: Any, h: Any) -> dict[str, tuple[Tensor, Tensor]]:
+        """Node ids and embeddings of one observation by node type.
+
+        Args:
+            ids: shape [B], integer, or a dict of those by node type.
+            h: shape [B, D], floating point, or a dict of those with the same keys.
+
+        Returns:
+            Ids, int64, and embeddings, float32, on the CPU without gradient. Node types that no
+            table needs are left out.
+
+        Raises:
+            ValueError: if they do not fit one another or the nodes.
+        """
+        if not isinstance(ids, Mapping) and not isinstance(h, Mapping) and len(self.h) == 1:
+            (ntype,) = self.h
+            ids, h = {ntype: ids}, {ntype: h}
+        if not (isinstance(ids, Mapping) and isinstance(h, Mapping) and ids.keys() == h.keys()):
+            raise ValueError(
+                f"node_ids, embeddings: expected two dicts with the same node types among "
+                f"{sorted(self.h)}, got {_kind(ids)} and {_kind(h)}"
+            )
+        return {n: self._checked(n, ids[n], h[n]) for n in ids if n in self.h}
+
+    def _checked(self, ntype: str, ids: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        count, width = self.h[ntype].shape
+        if ids.dim() != 1 or ids.is_floating_point() or h.shape != (ids.numel(), width):
+            raise ValueError(
+                f"node_ids, embeddings: expected integers [B] and embeddings [B, {width}] of type "
+                f"{ntype!r}, got {tuple(ids.shape)} of {ids.dtype} and {tuple(h.shape)}"
+            )
+        ids = ids.cpu().long()
+        if ids.numel() and not (int(ids.min()) >= 0 and int(ids.max()) < count):
+            raise ValueError(
+                f"node_ids: expected ids of type {ntype!r} in 0 .. {count - 1}, got "
+                f"{int(ids.min())} .. {int(ids.max())}; pass those of the whole graph (dgl.NID), "
+                "not of the block"
+            )
+        return ids, h.detach().cpu().float()
+
+    def age(self, ntype: str) -> Tensor:
+        """Observations since each node was seen last, int64 [N]."""
+        age: Tensor = self.clock - self.seen[ntype].long()
+        return age
+
+    def mean_age(self) -> float:
+        """Mean age over all nodes of all node types."""
+        ages = [self.age(ntype) for ntype in self.h]
+        return float(torch.cat(ages).double().mean())
+
+    def state_dict(self) -> dict[str, Any]:
+        """The embeddings and their ages, by reference."""
+        return {"h": self.h, "seen": self.seen, "clock": self.clock}
+
+    @classmethod
+    def restored(cls, state: Mapping[str, Any], counts: Mapping[str, int]) -> ObservedEmbeddings:
+        """What `state_dict` gave, as a copy.
+
+        Args:
+            state: the state.
+            counts: number of nodes by node type.
+
+        Raises:
+            ValueError: if it is of other nodes.
+        """
+        found = {ntype: len(part) for ntype, part in state["h"].items()}
+        if found != dict(counts):
+            raise ValueError(
+                f"state: observed embeddings of {found} nodes, this sampler has {dict(counts)}; "
+                "load it into a sampler of the same graph"
+            )
+        made = cls(state["h"])
+        made.seen = {ntype: part.clone() for ntype, part in state["seen"].items()}
+        made.clock = int(state["clock"])
+        return made
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return f"a dict of {sorted(value)}"
+    return type(value).__name__

@@ -1,0 +1,135 @@
+"""What a sampler may take of the machine: working set, memory of its tables, and a thread."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from dgl_dmns.core.engine import CHUNK_BYTES
+from dgl_dmns.core.table import BYTES_PER_CANDIDATE
+
+__all__ = ["Resources", "affordable_groups", "check_room"]
+
+_SHARED = Path("/dev/shm")  # where Linux keeps shared memory
+
+
+@dataclass(frozen=True)
+class Resources:
+    """Limits of memory, and where and when the work of a refresh is done.
+
+    Args:
+        chunk_bytes: working set of filling a table, in bytes; it sets how many queries are handled
+            at a time, 4096 at most, and one chunk of 64 at least (see
+            `dgl_dmns.core.engine.queries_at_a_time`). What a refresh needs beside it is linear in
+            the number of nodes, see the page on scaling.
+        table_bytes: budget of the tables of all edge types together, in bytes: ``groups`` is
+            lowered until ``14 * groups * k`` bytes for each source node fit. Fewer groups mean that
+            the same negatives come back sooner. No budget where None.
+        table_folder: a folder for tables in files that are mapped into memory, for tables larger
+            than it; shared memory where None. The files are removed when the sampler is, or when
+            its process ends; a process that is killed leaves them (``dgl-dmns-table-*``).
+        background: refreshes after the first are done in a thread beside the training, from the
+            embeddings at the time of the call; the new table is used as soon as it is whole. At
+            most one is under way: the next refresh waits for it, so that negatives are at most one
+            refresh behind (see `RefreshingSampler.staleness`). When the table changes then depends
+            on time, and so do draws; each table by itself does not.
+
+    Raises:
+        ValueError: if a number of bytes is below 1, or the folder does not exist.
+    """
+
+    chunk_bytes: int = CHUNK_BYTES
+    table_bytes: int | None = None
+    table_folder: str | os.PathLike[str] | None = None
+    background: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("chunk_bytes", "table_bytes"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}: expected at least 1 byte, got {value}")
+        if self.table_folder is not None and not Path(self.table_folder).is_dir():
+            raise ValueError(f"table_folder: there is no folder {self.table_folder}; make it first")
+
+
+def affordable_groups(resources: Resources, groups: int, candidates: int) -> int:
+    """The groups of a table that fit the budget.
+
+    Args:
+        resources: with the budget.
+        groups: as many as are wanted.
+        candidates: k times the source nodes, the sum over edge types: a group of every row.
+
+    Returns:
+        At most ``groups``.
+
+    Raises:
+        ValueError: if not even one group fits.
+    """
+    if resources.table_bytes is None:
+        return groups
+    one = BYTES_PER_CANDIDATE * candidates
+    if one > resources.table_bytes:
+        raise ValueError(
+            f"table_bytes: a table of one group takes {_amount(one)} ({candidates} candidates of "
+            f"{BYTES_PER_CANDIDATE} bytes), got a budget of {_amount(resources.table_bytes)}; "
+            "raise it, lower k, or hold fewer edge types with etypes=..."
+        )
+    return min(groups, resources.table_bytes // one)
+
+
+def check_room(resources: Resources, groups: int, candidates: int) -> None:
+    """Refuse tables that the machine has no room for, before anything is allocated.
+
+    Args:
+        resources: says where the tables go.
+        groups: groups of the tables.
+        candidates: as in `affordable_groups`.
+
+    Raises:
+        MemoryError: if they do not fit.
+    """
+    needed = BYTES_PER_CANDIDATE * groups * candidates
+    if resources.table_folder is not None:
+        room, where = (
+            _disk(Path(resources.table_folder)),
+            f"on the disk of {resources.table_folder}",
+        )
+        instead = "name another table_folder"
+    else:
+        room, where = min(
+            (_disk(_SHARED), f"in shared memory ({_SHARED}; in a container, raise its --shm-size)"),
+            (_free_memory(), "of memory"),
+        )
+        instead = "keep it in a file with Resources(table_folder=...)"
+    if needed > room:
+        raise MemoryError(
+            f"a table of {groups} groups takes {_amount(needed)} ({BYTES_PER_CANDIDATE} * groups "
+            f"* k bytes for each source node), and there are {_amount(int(room))} free {where}; "
+            f"lower groups or k, set a budget with Resources(table_bytes=...), {instead}, or hold "
+            "fewer edge types with etypes=..."
+        )
+
+
+def _disk(folder: Path) -> float:
+    """Free bytes in a folder; infinite where the system does not say."""
+    if not (hasattr(os, "statvfs") and folder.is_dir()):
+        return float("inf")
+    state = os.statvfs(folder)
+    return float(state.f_bavail * state.f_frsize)
+
+
+def _free_memory() -> float:
+    """Bytes of memory that the system can give (Linux); infinite where it does not say."""
+    try:
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return float(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return float("inf")
+
+
+def _amount(count: int) -> str:
+    return f"{count / 1e9:.2f} GB" if count >= 1e7 else f"{count} bytes"

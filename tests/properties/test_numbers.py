@@ -1,0 +1,189 @@
+"""Embeddings and scores of every size: what can be computed with, and what is noticed."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import dgl
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import cosine_similarity
+
+from dgl_dmns import core, samplers
+
+NODES = 30
+SMALL: dict[str, Any] = {"warmup_steps": 5, "fit_steps": 3, "batch_pairs": 32}
+
+
+def graph() -> Any:
+    pairs = torch.randint(0, NODES, (2, 90), generator=torch.Generator().manual_seed(1))
+    return dgl.graph(tuple(pairs), num_nodes=NODES)
+
+
+def embeddings(width: int = 4) -> Tensor:
+    return torch.randn(NODES, width, generator=torch.Generator().manual_seed(2))
+
+
+def dmns(rule: Any) -> Callable[..., Any]:
+    return lambda g, h, **more: samplers.DMNSSampler(
+        g, h, 2, rule=rule, groups=2, **{**SMALL, **more}
+    )
+
+
+FOLLOWING: dict[str, Callable[..., Any]] = {
+    "dynamic": lambda g, h, **more: samplers.DynamicSampler(g, h, 2, groups=2, **more),
+    "self-adversarial": lambda g, h, **more: samplers.SelfAdversarialSampler(
+        g, h, 2, groups=2, **more
+    ),
+    "mcns": lambda g, h: samplers.MCNSSampler(g, h, 2, steps=2, width=8),
+    "adversarial": lambda g, h, **more: samplers.AdversarialSampler(
+        g, h, 2, groups=2, warmup_steps=5, fit_steps=3, batch_queries=8, **more
+    ),
+    **{
+        f"dmns, {type(rule).__name__}": dmns(rule)
+        for rule in (core.Density(), core.Gate(), core.Blend(), core.Nearest())
+    },
+}
+SIZES: dict[str, Callable[[], Tensor]] = {
+    "huge": lambda: embeddings() * 1e15,
+    "tiny": lambda: embeddings() * 1e-35,
+    "both": lambda: embeddings() * torch.logspace(-35, 14, NODES).unsqueeze(1),
+    "zero": lambda: embeddings() * 0,
+    "constant": lambda: torch.ones(NODES, 4),
+    "duplicates": lambda: embeddings()[torch.arange(NODES) // 10],
+    "bf16": lambda: embeddings().bfloat16(),
+    "fp16": lambda: embeddings().half() * 1e4,
+    "one dimension": lambda: embeddings(1),
+    "double": lambda: embeddings().double(),
+}
+
+
+def check_negatives(sampler: Any) -> None:
+    g = graph()
+    src, dst = sampler(g, torch.arange(g.num_edges()))
+    assert bool(((dst >= 0) & (dst < NODES)).all())
+    assert not bool(sampler.known.contains(src, dst).any())
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("name", FOLLOWING)
+def test_embeddings_of_any_size_give_negatives(name: str, size: str) -> None:
+    h = SIZES[size]()
+    sampler = FOLLOWING[name](graph(), lambda: h)
+    for version in (1, 2):  # warnings of the package are errors here
+        assert sampler.refresh().version == version
+        check_negatives(sampler)
+    ratio = sampler.table.current().log_ratio
+    assert bool(ratio.isfinite().all()) == sampler.rule.tractable
+
+
+@pytest.mark.parametrize("exponent", [-110, 100])
+def test_the_compact_space_does_not_depend_on_the_size(exponent: int) -> None:
+    h = embeddings()
+    first, second = core.Space(4), core.Space(4)
+    first.update(h)
+    second.update(h * 2.0**exponent)
+    assert torch.equal(first.encode(h), second.encode(h * 2.0**exponent))
+    assert bool(second.decode(second.encode(h * 2.0**exponent)).isfinite().all())
+
+
+SCORING = [n for n in FOLLOWING if n not in ("dmns, Density", "dmns, Nearest")]
+
+
+@pytest.mark.parametrize("name", SCORING)
+def test_scores_beyond_the_range_of_numbers_are_refused(name: str) -> None:
+    sampler = FOLLOWING[name](graph(), embeddings)
+    sampler.refresh()
+    before = sampler.table.current().ids.clone()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the adversary's fit is taken back, too
+        if name == "adversarial":
+            sampler.refresh(embeddings() * 1e30)  # its own scores are of its own projections
+            assert sampler.report.fit.diverged
+        else:
+            with pytest.raises(ValueError, match="the last table stays in use"):
+                sampler.refresh(embeddings() * 1e30)
+            assert sampler.version == 1
+            assert torch.equal(sampler.table.current().ids, before)
+    check_negatives(sampler)
+    assert sampler.refresh(embeddings()).version > 1
+
+
+@pytest.mark.parametrize("name", [n for n in SCORING if n not in ("mcns", "adversarial")])
+def test_a_scorer_that_gives_nan_is_refused(name: str) -> None:
+    spoilt = []
+
+    def scorer(a: Tensor, b: Tensor) -> Tensor:
+        score = (a * b).sum(-1)
+        return score * math.nan if spoilt else score
+
+    sampler = FOLLOWING[name](graph(), embeddings, scorer=scorer)
+    sampler.refresh()
+    before = sampler.table.current().ids.clone()
+    spoilt.append(True)
+    with pytest.raises(ValueError, match="^scorer: scores of some pairs are NaN or infinite"):
+        sampler.refresh()
+    assert sampler.version == 1
+    assert torch.equal(sampler.table.current().ids, before)
+
+
+def test_a_scorer_of_ones_own_takes_embeddings_of_any_size() -> None:
+    h = embeddings() * 1e15
+    sampler = dmns(core.Blend())(
+        graph(), lambda: h, scorer=lambda a, b: cosine_similarity(a, b, dim=-1)
+    )
+    sampler.refresh()
+    check_negatives(sampler)
+
+
+def spoil(model: Any, queries: str) -> None:
+    """Weights that make |a_t| large: for all queries, or for those in one half of the space."""
+    with torch.no_grad():
+        if queries == "all":
+            model.predictor.film.bias.add_(1e4)
+        else:
+            model.predictor.film.weight[:, 0] = 3e3
+
+
+@pytest.mark.parametrize("queries", ["all", "some"])
+@pytest.mark.parametrize("rule", [core.Density(), core.Gate(), core.Blend(), core.Nearest()])
+def test_a_closed_form_that_comes_apart_is_noticed(rule: Any, queries: str) -> None:
+    h = embeddings()
+    sampler = dmns(rule)(graph(), lambda: h, fit_steps=0, uniform_share=0.3)
+    sampler.refresh()
+    assert sampler.report.table.unstable == 0
+    spoil(sampler.model, queries)
+    with pytest.warns(UserWarning, match="has come apart for .* of 30 queries: .* learning_rate"):
+        report = sampler.refresh()
+    lost = report.table.unstable
+    assert lost == NODES if queries == "all" else 0 < lost <= NODES
+    check_negatives(sampler)
+    _, ratio, level = sampler.table.current()
+    if queries == "all":
+        assert bool((level == core.UNIFORM_LEVEL).all())
+    if isinstance(rule, core.Density) and queries == "all":  # uniform is what they are, and say
+        assert bool((ratio == 0).all())
+
+
+def test_a_fit_of_the_adversary_that_diverges_is_taken_back() -> None:
+    sampler = FOLLOWING["adversarial"](graph(), embeddings)
+    sampler.refresh()
+    before = {name: w.clone() for name, w in sampler.adversary.named_parameters()}
+    sampler.adversary.optimizer.param_groups[0]["lr"] = math.inf
+    with pytest.warns(UserWarning, match="adversarial generator diverged and was taken back"):
+        report = sampler.refresh()
+    assert report.fit.diverged
+    assert sampler.version == 2
+    for name, weight in sampler.adversary.named_parameters():
+        assert torch.equal(weight, before[name])
+    check_negatives(sampler)
+
+
+def test_too_many_nodes_for_a_table_are_refused() -> None:
+    one = torch.zeros(1, dtype=torch.int64)
+    with pytest.raises(ValueError, match="num_dst: expected at most 2147483647 nodes"):
+        core.KnownEdges(one, one, 1, 1 << 31, exclude_self=False)

@@ -1,0 +1,102 @@
+"""Embeddings layer by layer, against a pass over the whole graph."""
+
+import dgl
+import dgl.nn.pytorch as dglnn
+import pytest
+import torch
+from torch import nn
+
+from dgl_dmns import DMNSSampler
+from dgl_dmns.inference import layerwise_inference
+
+NODES = 60
+
+
+class Sage(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first = dglnn.SAGEConv(5, 8, "mean")
+        self.second = dglnn.SAGEConv(8, 4, "mean")
+        self.dropout = nn.Dropout(0.5)
+
+    def between(self, block, h):
+        return self.dropout(self.first(block, h).relu())
+
+    def forward(self, g, x):
+        return self.second(g, self.between(g, x))
+
+
+@pytest.fixture
+def made():
+    torch.manual_seed(0)
+    dgl.seed(0)
+    g = dgl.rand_graph(NODES, 300)
+    return g, torch.randn(NODES, 5), Sage()
+
+
+@pytest.mark.parametrize("idtype", [torch.int32, torch.int64])
+def test_all_neighbours_give_the_embeddings_of_the_whole_graph(made, idtype):
+    g, x, model = made
+    layers = [model.between, model.second]
+    h = layerwise_inference(g.astype(idtype), x, layers, batch_size=7, model=model)
+    assert all(part.training for part in model.modules())
+    assert not h.requires_grad
+    model.eval()
+    torch.testing.assert_close(h, model(g, x))
+
+
+def test_a_fanout_estimates_them_without_bias(made):
+    g, x, model = made
+    model.eval()
+    with torch.no_grad():
+        exact = model.first(g, x)
+    drawn = [layerwise_inference(g, x, [model.first], fanout=2) for _ in range(300)]
+    assert not torch.equal(drawn[0], drawn[1])
+    torch.testing.assert_close(torch.stack(drawn).mean(0), exact, atol=0.25, rtol=0)
+
+
+def test_node_types_of_a_heterogeneous_graph(made):
+    ends = torch.randint(0, 20, (2, 90))
+    g = dgl.heterograph({("u", "buys", "i"): tuple(ends), ("i", "sold", "u"): tuple(ends.flip(0))})
+    x = {ntype: torch.randn(g.num_nodes(ntype), 5) for ntype in g.ntypes}
+    layer = dglnn.HeteroGraphConv({e: dglnn.SAGEConv(5, 5, "mean") for e in g.etypes})
+    h = layerwise_inference(g, x, [layer, layer], batch_size=6)
+    with torch.no_grad():
+        whole = layer(g, layer(g, x))
+    assert h.keys() == whole.keys()
+    for ntype in h:
+        torch.testing.assert_close(h[ntype], whole[ntype])
+
+
+def test_node_types_without_incoming_edges_drop_out(made):
+    ends = torch.randint(0, 20, (2, 90))
+    g = dgl.heterograph({("u", "buys", "i"): tuple(ends)}, num_nodes_dict={"u": 20, "i": 20})
+    x = {ntype: torch.randn(20, 5) for ntype in g.ntypes}
+    layer = dglnn.HeteroGraphConv({"buys": dglnn.SAGEConv(5, 3, "mean")})
+    assert list(layerwise_inference(g, x, [layer])) == ["i"]
+
+
+def test_as_the_encoder_of_a_sampler(made):
+    g, x, model = made
+    sampler = DMNSSampler(
+        g,
+        lambda: layerwise_inference(g, x, [model.between, model.second], model=model, fanout=3),
+        k=2,
+        warmup_steps=3,
+    )
+    assert sampler.refresh().version == 1
+
+
+def test_bad_input_is_named(made):
+    g, x, model = made
+    for arguments, message in (
+        ((x, []), "layers: expected at least one"),
+        ((x[:3], [model.first]), "features: expected a row for each node, got 3 for 60 nodes"),
+        (({"other": x}, [model.first]), "got 60 for no nodes of type 'other'"),
+        ((x, [dglnn.GATConv(5, 4, 2, allow_zero_in_degree=True)]), r"got \(60, 2, 4\); flatten"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            layerwise_inference(g, *arguments)
+    for name in ("fanout", "batch_size"):
+        with pytest.raises(ValueError, match=f"{name}: expected at least 1, got 0"):
+            layerwise_inference(g, x, [model.first], **{name: 0})
