@@ -78,7 +78,7 @@ def run_bench(arguments: argparse.Namespace, command: str) -> int:
     _say(_table(_means(rows)))
     _say(
         f"Mean (and standard error) of {arguments.seeds} seed(s), {arguments.k} negatives an edge "
-        f"each. Every run: {arguments.out / 'bench.csv'}"
+        f"each. {outcome.measured} Every run: {arguments.out / 'bench.csv'}"
     )
     return 0
 
