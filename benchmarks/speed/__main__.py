@@ -23,11 +23,13 @@ from benchmarks.common import (
     report_failures,
     run_missing,
 )
-from benchmarks.speed.config import ROWS, Cell, Setting
+from benchmarks.speed.config import CLOCKS, ROWS, Cell, Setting
 from benchmarks.speed.measure import CALLS, run_cell
 from benchmarks.speed.report import write_report
 
 __all__ = ["main"]
+
+CLOCK_NAMES = {"wall": "that on the wall", "cpu": "that of the process on its core"}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -49,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, default=Setting.rounds, help="passes of each kind")
     parser.add_argument("--refreshes", type=int, default=Setting.refreshes, help="after the first")
     parser.add_argument("--int32", action="store_true", help="graphs with int32 ids")
+    parser.add_argument("--clock", choices=CLOCKS, default=Setting.clock, help="what is timed")
     parser.add_argument("--seeds", type=int, default=1, help="seeds 0 to SEEDS - 1")
     add_run_options(parser, "results/speed")
     return parser
@@ -83,6 +86,7 @@ def _cells(arguments: argparse.Namespace) -> list[Cell]:
                 rounds=arguments.rounds,
                 refreshes=arguments.refreshes,
                 int32=arguments.int32,
+                clock=arguments.clock,
             ),
             known[name],
             seed,
@@ -104,8 +108,8 @@ def _heading(command: str, arguments: argparse.Namespace, record: dict[str, str 
         f"have run other work at the same time: {CALLS} calls, and {arguments.rounds} passes of "
         f"{arguments.batches} batches. An epoch is its batches at the median time of one, and one "
         f"refresh (the fastest of {arguments.refreshes} after the first; in the background, what "
-        "one adds to a pass). Peak memory is that of the main process with graph and features; "
-        "each line is a process of its own.",
+        f"one adds to a pass). The clock is {CLOCK_NAMES[arguments.clock]}. Peak memory is that of "
+        "the main process with graph and features; each line is a process of its own.",
         "",
         "; ".join(f"{name} {value}" for name, value in record.items()),
     ]

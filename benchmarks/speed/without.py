@@ -12,13 +12,14 @@ from dgl_dmns.core import diffusion, pools
 from dgl_dmns.samplers.lookup import TableSampler
 from dgl_dmns.samplers.relation import Relation
 
-__all__ = ["WITHOUT"]
+__all__ = ["WITHOUT", "replaced"]
 
 _ALL = 1 << 40  # more cells and queries than there are
 
 
 @contextmanager
-def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """A context in which an attribute has another value."""
     before = getattr(owner, name)
     setattr(owner, name, value)
     try:
@@ -33,12 +34,12 @@ def _ids_of_all(self: TableSampler, relation: Relation, src: Tensor) -> Tensor:
 
 @contextmanager
 def _no_parts() -> Iterator[None]:
-    with _replaced(pools, "_CELLS", _ALL), _replaced(diffusion, "_BLOCK", _ALL):
+    with replaced(pools, "_CELLS", _ALL), replaced(diffusion, "_BLOCK", _ALL):
         yield
 
 
 WITHOUT: dict[str, Callable[[], AbstractContextManager[None]]] = {
-    "ids alone": lambda: _replaced(TableSampler, "_draw_ids", _ids_of_all),
+    "ids alone": lambda: replaced(TableSampler, "_draw_ids", _ids_of_all),
     "cache parts": _no_parts,
 }
 """By name: a context in which the optimisation is not there."""

@@ -297,6 +297,7 @@ class RefreshingSampler(TableSampler):
             self._task = Task(lambda check: (self._build(apart, h, rows, at, watch, check), h))
             assert self.report is not None
             return self.report
+        self._last, self._snapshots = h, {}  # those of the last refresh make room
         total = sum(r.known.num_src if n is None else n.numel() for r, n in self._each(rows))
         with tqdm(
             total=total, desc="refresh", unit="row", delay=_PATIENCE, disable=None, leave=False

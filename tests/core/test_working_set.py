@@ -1,0 +1,65 @@
+"""Filling a table: allocations counted by the profiler stay within `chunk_bytes`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from dgl_dmns.core import (
+    Blend,
+    CandidateTable,
+    Density,
+    DiffusionGenerator,
+    KnownEdges,
+    PoolSettings,
+    SelfAdversarial,
+    Snapshot,
+)
+from dgl_dmns.core.engine import fill_table, queries_at_a_time
+
+NODES = 1500
+
+
+def peak_bytes(work: Callable[[], Any]) -> int:
+    """The most that tensors took beside what was there before."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        work()
+    events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
+    now = most = 0
+    for event in sorted(events, key=lambda event: event.start_us()):
+        now += event.nbytes()
+        most = max(most, now)
+    return most
+
+
+@pytest.mark.parametrize(
+    ("rule", "settings", "chunk_bytes"),
+    [
+        (Blend(), PoolSettings(pool=32, groups_per_pool=8), 1 << 21),
+        (Density(), PoolSettings(pool=256, groups=2), 1 << 23),
+        (SelfAdversarial(), PoolSettings(pool=20, groups=32, groups_per_pool=8), 1 << 20),
+    ],
+)
+def test_it_is_bounded(rule: Any, settings: PoolSettings, chunk_bytes: int) -> None:
+    source = torch.Generator().manual_seed(0)
+    known = KnownEdges(*torch.randint(0, NODES, (2, 5 * NODES), generator=source), NODES)
+    h = torch.randn(NODES, 16, generator=source)
+    model = DiffusionGenerator(16, compact_width=8)
+    model.space.update(h)
+    snapshot = Snapshot.take(h, h, known, None, model if rule.uses_generator else None)
+    rows = queries_at_a_time(settings, snapshot, 5, chunk_bytes)
+    assert settings.queries_per_pool <= rows < NODES
+    table = CandidateTable(NODES, settings.groups, 5)
+    most = peak_bytes(lambda: fill_table(table, rule, settings, snapshot, chunk_bytes=chunk_bytes))
+    assert chunk_bytes / 8 < most <= chunk_bytes + 8 * NODES
+
+
+def test_a_chunk_is_the_least_and_4096_queries_are_the_most() -> None:
+    known = KnownEdges(torch.tensor([0]), torch.tensor([1]), NODES)
+    snapshot = Snapshot(torch.zeros(NODES, 2), torch.zeros(NODES, 2), known)
+    assert queries_at_a_time(PoolSettings(), snapshot, 1, chunk_bytes=1) == 1
+    assert queries_at_a_time(PoolSettings(), snapshot, 1, chunk_bytes=1 << 40) == 4096
