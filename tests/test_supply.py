@@ -73,6 +73,8 @@ spoken = []
 def hook(event, arguments):
     if event == "socket.connect" and isinstance(arguments[1], tuple):
         spoken.append((event, arguments[1]))
+    elif event == "socket.bind" and arguments[1] == ("::1", 0):
+        pass  # urllib3, which DGL imports, looks whether the machine has IPv6
     elif event in ("socket.getaddrinfo", "socket.bind", "urllib.Request"):
         spoken.append((event, arguments))
 
