@@ -307,7 +307,7 @@ def fuzz(kind: str, good: Path, work: Path, r: random.Random) -> tuple[str, str 
         content = damage((good / name).read_bytes(), r)
     (work / name).write_bytes(content)
     before = {file.name for file in work.parent.iterdir()}
-    started = time.perf_counter()
+    started = time.process_time()
     found: tuple[str, str | None]
     try:
         with warnings.catch_warnings():
@@ -322,8 +322,8 @@ def fuzz(kind: str, good: Path, work: Path, r: random.Random) -> tuple[str, str 
         found = ("finding", traceback.format_exc())
     if {file.name for file in work.parent.iterdir()} != before:
         found = ("finding", "a file appeared outside of the folder")
-    if time.perf_counter() - started > 30:
-        found = ("finding", f"took {time.perf_counter() - started:.0f} s")
+    if time.process_time() - started > 30:
+        found = ("finding", f"took {time.process_time() - started:.0f} s of the processor")
     return found
 
 

@@ -1,11 +1,16 @@
 import json
 import re
+import tempfile
 from html.parser import HTMLParser
+from pathlib import Path
 
 import dgl
+import pandas as pd
 import pytest
 import torch
 from browser import CHROMIUM, DRIVER, Browser
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from dgl_dmns import DMNSSampler, UniformSampler
 from dgl_dmns.diagnostics import Monitor, Sign
@@ -91,6 +96,97 @@ def test_all_text_is_escaped(folder):
     page = Page(text)
     assert "".join(page.text).count('<script>alert("x")</script>') >= 10
     assert "–" in "".join(page.text)  # the figure that is not a number
+
+
+HOSTILE = st.one_of(
+    st.text(alphabet=st.characters(blacklist_categories=["Cs"]), max_size=20),
+    st.sampled_from(
+        [
+            EVIL,
+            "</p><img src=x onerror=alert(1)>",
+            "' onmouseover='x",
+            '"><svg/onload=x>',
+            "</style><script>",
+            "<!--",
+            "&lt;b&gt;",
+            "]]>",
+            "javascript:x",
+            "$\\frac{$",
+        ]
+    ),
+)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_no_text_of_a_run_becomes_a_tag(data):
+    title, sampler, command, name, value, level, etype = (data.draw(HOSTILE) for _ in range(7))
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
+        patch.setattr("dgl_dmns.report.page.pictures_of", lambda _: [])
+        record = {
+            "format": "dgl-dmns run 1",
+            "title": title,
+            "sampler": sampler,
+            "command": command,
+            "data": {name: value},
+            "settings": {value: [name]},
+            "result": {name: value, "n": 0.5},
+            "versions": {name: value},
+            "signs": [{"name": name, "refresh": value, "message": level}],
+        }
+        Path(folder, "run.json").write_text(json.dumps(record))
+        rows = {"refresh": [1, 1], "etype": [etype, "other"], "level": [level, value]}
+        pd.DataFrame({**rows, "score": [0.5, 1.0]}).to_csv(Path(folder, "negatives.csv"))
+        text = write_report(folder).read_text(encoding="utf-8")
+    page = Page(text)
+    tags = {tag for tag, _ in page.tags}
+    assert tags <= ALLOWED
+    for _, attributes in page.tags:
+        assert set(attributes) <= {
+            "lang",
+            "charset",
+            "name",
+            "content",
+            "http-equiv",
+            "class",
+            "title",
+        }
+    # All of it is there, as text: HTML knows no difference between the kinds of line ends.
+    said = "".join(page.text).replace("\r\n", "\n").replace("\r", "\n").replace("\x00", "\ufffd")
+    for words in (title, sampler, name, value):
+        assert words.replace("\r\n", "\n").replace("\r", "\n").replace("\x00", "\ufffd") in said
+
+
+ALLOWED = {"html", "head", "meta", "title", "style", "body", "main", "h1", "h2", "p", "b", "pre"}
+ALLOWED |= {"dl", "dt", "dd", "div", "table", "thead", "tbody", "tr", "th", "td", "details"}
+ALLOWED |= {"summary"}
+
+
+def test_names_with_formulas_are_drawn_as_words(folder, tmp_path):
+    for file in folder.iterdir():
+        if file.suffix != ".html":
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    metrics = pd.read_csv(tmp_path / "metrics.csv").rename(columns={"loss": "$\\frac{$"})
+    metrics.to_csv(tmp_path / "metrics.csv", index=False)
+    assert "Training" in write_report(tmp_path).read_text()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"title": 5},
+        {"data": [1]},
+        {"signs": [{"name": "x"}]},
+        {"signs": "x"},
+        {"unknown": 1},
+        {"result": {"x": {"y": "\ud800"}}, "versions": None},
+    ],
+)
+def test_records_of_another_kind_are_refused(tmp_path, change):
+    record = {"format": "dgl-dmns run 1", "title": "bare", "sampler": "none", **change}
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    with pytest.raises(ValueError, match="not a complete run"):
+        write_report(tmp_path)
 
 
 def test_a_sampler_without_an_encoder(sampler, tmp_path):

@@ -228,6 +228,16 @@ def test_a_file_that_unpacks_to_more_than_it_is_is_refused(tmp_path: Path) -> No
         read_state(tmp_path / "bomb.npz")
 
 
+def test_a_file_packed_again_with_another_content_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    write_state(path, {"x": torch.zeros(5)})
+    with np.load(path) as archive:
+        arrays = {**archive, "t0": np.ones(5, dtype=np.float32)}
+    np.savez(tmp_path / "other.npz", **arrays)  # the archive's own checksums fit
+    with pytest.raises(ValueError, match="its checksum does not fit its content"):
+        read_state(tmp_path / "other.npz")
+
+
 def test_names_in_an_archive_lead_nowhere(tmp_path: Path) -> None:
     inside = tmp_path / "inside"
     inside.mkdir()

@@ -686,12 +686,12 @@ def test_an_attached_refresh_that_fails_is_tried_again_after_the_next_step(name:
     sampler.attach(optimizer, every=2)
     versions = []
     for step in range(6):
-        h[0] = embeddings(40) * (torch.nan if step in (1, 2) else 1.0)
+        h[0] = embeddings(40) * (torch.nan if step == 1 else 1.0)
         weight.grad = torch.zeros(1)
         with suppress(ValueError):
             optimizer.step()
         versions.append(sampler.version)
-    assert versions == [1, 1, 1, 2, 2, 3]
+    assert versions == [1, 1, 2, 2, 3, 3]
 
 
 @pytest.mark.parametrize("name", FOLLOWING)

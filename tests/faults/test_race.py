@@ -1,0 +1,89 @@
+"""Refreshes beside readers: every look-up belongs to exactly one version."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+import dgl
+import pytest
+import torch
+from torch import Tensor
+from torch import multiprocessing as mp
+
+from dgl_dmns import Resources
+from dgl_dmns.core import Hardest
+from dgl_dmns.samplers import DMNSSampler
+
+NODES = 400
+
+
+def ring() -> Any:
+    """Ends 200 to 399 are linked to nobody: each may be everybody's negative."""
+    nodes = torch.arange(200)
+    return dgl.graph((nodes, (nodes + 1) % 200), num_nodes=NODES)
+
+
+def star(version: int) -> Tensor:
+    """Embeddings of which one node's stands out, another one for each version."""
+    h = torch.ones(NODES, 1)
+    h[200 + version % 200] = 9
+    return h
+
+
+def read(sampler: Any, g: Any, stop: Any, wrong: Tensor) -> None:
+    """Ask for negatives without end: each answer holds one node only, never an earlier one."""
+    eids = torch.arange(200).repeat(3)
+    last = 1
+    while not stop():
+        found = sampler(g, eids)[1].unique().tolist()
+        version = found[0] - 200
+        wrong[0] += 1
+        wrong[1] += len(found) != 1 or version < last
+        last = version
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_readers_in_threads_and_processes_see_one_version_each_time(background: bool) -> None:
+    g = ring()
+    g.create_formats_()
+    sampler = DMNSSampler(
+        g,
+        lambda: star(1),
+        1,
+        rule=Hardest(),
+        pool=NODES,
+        groups=2,
+        warmup_steps=0,
+        fit_steps=0,
+        resources=Resources(background=background),
+    )
+    sampler.refresh()
+    flag = torch.zeros(1, dtype=torch.int64).share_memory_()
+    wrong = torch.zeros(4, 2, dtype=torch.int64).share_memory_()
+    readers: list[Any] = [
+        mp.get_context("fork").Process(
+            target=read, args=(sampler, g, lambda: bool(flag), wrong[i]), daemon=True
+        )
+        for i in range(2)
+    ]
+    readers += [
+        threading.Thread(target=read, args=(sampler, g, lambda: bool(flag), wrong[i]), daemon=True)
+        for i in (2, 3)
+    ]
+    for reader in readers:
+        reader.start()
+    version, deadline = 1, time.monotonic() + 60
+    while version < 190 and time.monotonic() < deadline:
+        version += 1
+        sampler.refresh(star(version))
+        if version > 25 and int(wrong[:, 0].min()) > 30:
+            break
+    sampler.wait()
+    flag.fill_(1)
+    for reader in readers:
+        reader.join(timeout=30)
+    assert int(wrong[:, 0].min()) > 30
+    assert wrong[:, 1].tolist() == [0, 0, 0, 0]
+    assert version > 25
