@@ -85,15 +85,15 @@ def layerwise_inference(
                 f"features: expected a row for each node, got {len(part)} for {count} nodes of "
                 f"type {ntype!r}; on a heterogeneous graph pass a dict by node type"
             )
-    modes = [] if model is None else [(part, part.training) for part in model.modules()]
+    modes = [] if model is None else [(module, module.training) for module in model.modules()]
     if model is not None:
         model.eval()
     try:
         for layer in layers:
             h = _one_layer(g, h, layer, fanout, batch_size, single)
     finally:
-        for part, mode in modes:
-            part.training = mode
+        for module, mode in modes:
+            module.training = mode
     return next(iter(h.values())) if single else h
 
 
