@@ -34,7 +34,7 @@ def _ids_of_all(self: TableSampler, relation: Relation, src: Tensor) -> Tensor:
 
 @contextmanager
 def _no_parts() -> Iterator[None]:
-    with replaced(pools, "_CELLS", _ALL), replaced(diffusion, "_BLOCK", _ALL):
+    with replaced(pools, "CELLS", _ALL), replaced(diffusion, "_BLOCK", _ALL):
         yield
 
 

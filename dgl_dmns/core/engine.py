@@ -24,7 +24,7 @@ from torch import Tensor
 from dgl_dmns.core.generator import DiffusionGenerator, FitReport
 from dgl_dmns.core.known import KnownEdges
 from dgl_dmns.core.nearest import nearest_group
-from dgl_dmns.core.pools import PoolDraw, PoolSettings
+from dgl_dmns.core.pools import CELLS, PoolDraw, PoolSettings
 from dgl_dmns.core.repair import fill_open_slots
 from dgl_dmns.core.rules import Nearest, Rule
 from dgl_dmns.core.snapshot import Scorer, Snapshot
@@ -281,7 +281,8 @@ def queries_at_a_time(
     A query takes about ``4 M (L + 7) + 8 L W + G k (4 L + 64) + 80 d`` bytes: weights over a pool
     of M, Gaussians of L levels of width W, its candidates, and its d known edges (the mean
     counts). Where the pool is not small beside ``sqrt(N)`` (``M^2 >= N``), random keys of all N
-    nodes for each pool come to it.
+    nodes for each pool come to it. The densities that are weighed at a time take ``12 (L + 1)``
+    bytes for each of 65,536 cells, 4 MB with four levels, whatever the number of queries.
 
     Args:
         settings: pools and mixture.
@@ -300,7 +301,8 @@ def queries_at_a_time(
     each += 80 * known.indices.numel() // max(1, known.num_src)
     if settings.pool**2 >= known.num_dst:
         each += 4 * known.num_dst // settings.queries_per_pool
-    return max(1, min(_BLOCK, chunk_bytes // each))
+    left = max(0, chunk_bytes - 12 * (levels + 1) * CELLS)
+    return max(1, min(_BLOCK, left // each))
 
 
 class Stopwatch:

@@ -33,9 +33,10 @@ from dgl_dmns.core.rules import Hardest, PoolRule
 from dgl_dmns.core.snapshot import Snapshot, rows_of
 from dgl_dmns.core.table import UNIFORM_LEVEL, Candidates
 
-__all__ = ["PoolDraw", "PoolSettings"]
+__all__ = ["CELLS", "PoolDraw", "PoolSettings"]
 
-_CELLS = 1 << 16  # (query, pool member) cells that are weighed at a time
+CELLS = 1 << 16
+"""(query, pool member) cells that are weighed at a time: what is in between fits a cache."""
 
 
 @dataclass(frozen=True)
@@ -224,7 +225,7 @@ class PoolDraw:
         A few chunks at a time: what is computed in between fits a processor's cache.
         """
         chunks, per_chunk, members = barred.shape
-        step = max(1, _CELLS // (per_chunk * members))
+        step = max(1, CELLS // (per_chunk * members))
         logits, parts = [], []
         for lo in range(0, chunks, step):
             some = slice(lo, lo + step)

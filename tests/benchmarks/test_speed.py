@@ -118,7 +118,7 @@ def test_what_changes_a_result_changes_the_hash():
 def test_what_is_taken_out_is_back_afterwards_and_changes_no_draw():
     problem = load_problem(TINY, 0)
     h = torch.randn(TINY.nodes, 8)
-    before = pools._CELLS, diffusion._BLOCK, TableSampler._draw_ids
+    before = pools.CELLS, diffusion._BLOCK, TableSampler._draw_ids
     drawn = []
     for context in (nullcontext, *WITHOUT.values()):
         with context():
@@ -127,7 +127,7 @@ def test_what_is_taken_out_is_back_afterwards_and_changes_no_draw():
             torch.manual_seed(0)
             drawn.append(sampler(problem.graph, torch.arange(50))[1])
     assert all(torch.equal(drawn[0], other) for other in drawn[1:])
-    assert before == (pools._CELLS, diffusion._BLOCK, TableSampler._draw_ids)
+    assert before == (pools.CELLS, diffusion._BLOCK, TableSampler._draw_ids)
 
 
 def test_a_refresh_in_the_background_is_measured(tmp_path):
