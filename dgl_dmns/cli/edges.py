@@ -251,7 +251,7 @@ def _features(file: Path) -> tuple[np.ndarray[Any, Any], torch.Tensor]:
         _check_file(file)
         try:
             # Mapped: a shape that the file does not hold is refused before it takes memory.
-            array = np.lib.format.open_memmap(file, mode="r")
+            array = np.lib.format.open_memmap(file, mode="r")  # type: ignore[no-untyped-call]
         except Exception as error:  # a damaged header fails in many ways
             raise FileError(f"{file}: not a NumPy file of numbers ({error})") from error
         if array.ndim != 2 or array.dtype.kind not in "iuf":
