@@ -19,7 +19,7 @@ def test_damaged_files_are_read_or_refused(kind, good, tmp_path):
     work.mkdir()
     r = random.Random(kind)
     counts = {"read": 0, "refused": 0}
-    for _ in range({"run": 2, "sampler": 10}.get(kind, 20)):
+    for _ in range({"run": 1, "sampler": 5}.get(kind, 10)):
         what, detail = fuzz(kind, good, work, r)
         assert detail is None, detail
         counts[what] += 1

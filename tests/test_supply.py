@@ -103,7 +103,7 @@ print(len(spoken), spoken)
 """
 
 
-@pytest.mark.parametrize("speak", [False, True])
+@pytest.mark.parametrize("speak", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_import_training_and_report_open_no_connection(speak: bool, tmp_path: Path) -> None:
     words = [sys.executable, "-W", "ignore", "-c", SILENT, str(tmp_path), *["speak"] * speak]
     done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 import torch
@@ -329,3 +330,31 @@ def test_sizes(sizes: tuple[int, int, int]) -> None:
     message = "queries, groups, k: expected at least 1, got {}, {}, {}".format(*sizes)
     with pytest.raises(ValueError, match=message):
         CandidateTable(*sizes)
+
+
+@pytest.mark.parametrize("call", ["draw", "draw_ids"])
+def test_a_look_up_that_two_refreshes_overtake_is_repeated(
+    call: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = CandidateTable(6, 1, 2)
+    rows = torch.arange(6)
+
+    def write(value: int, some: Tensor) -> None:
+        filled = torch.full((len(some), 1, 2), value)
+        table.write(some, Candidates(filled, filled, filled))
+
+    write(1, rows)
+    table.publish()
+    own, calls = CandidateTable._look_up, []
+
+    def overtaken(self: CandidateTable, *arguments: Any) -> Tensor:
+        calls.append(1)
+        if len(calls) == 1:  # between the look at the version and the one into its buffer
+            write(2, rows)
+            table.publish()
+            write(3, rows[:3])  # into the buffer that is about to be read
+        return own(self, *arguments)
+
+    monkeypatch.setattr(CandidateTable, "_look_up", overtaken)
+    found = getattr(table, call)(rows)
+    assert torch.equal(found.ids if call == "draw" else found, torch.full((6, 2), 2))

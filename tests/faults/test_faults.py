@@ -114,7 +114,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], Path]:
     "place",
     [
         "refresh",
-        "checkpoint",
+        pytest.param("checkpoint", marks=pytest.mark.slow),
         pytest.param("fit", marks=pytest.mark.slow),
         pytest.param("after a checkpoint", marks=pytest.mark.slow),
     ],
