@@ -112,6 +112,12 @@ REMOVALS = {
         "pass",
         f"{NUMBERS} -k taken_back",
     ),
+    "single precision": Removal(
+        "dgl_dmns/samplers/encoder.py",
+        "return h.detach().cpu().float()",
+        "return h.detach().cpu()",
+        f"{NUMBERS} -k any_size",
+    ),
     "NaN in embeddings": Removal(
         "dgl_dmns/samplers/encoder.py",
         "bad = sum(int((~part.isfinite()).any(dim=1).sum()) for part in h.detach().split(_ROWS))",
