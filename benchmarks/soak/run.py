@@ -224,6 +224,7 @@ class _Soak:
         self.sampler.attach(self.optimizer, every=self.setting.refresh_every)
         killer = threading.Thread(target=self.kill_now_and_then, daemon=True)
         killer.start()
+        self.watch()
         while not self.over():
             self.epoch(progress)
         self.ended.set()

@@ -11,18 +11,21 @@ from dgl_dmns.core import Candidates, CandidateTable
 SHORT = {"kill_every": 1.0, "refresh_every": 8, "nodes": 120, "batch_size": 32, "pause": 0.01}
 
 
-def test_a_few_seconds_with_killed_workers(tmp_path, capsys):
+@pytest.mark.parametrize("minutes", [0.03, pytest.param(1.0, marks=pytest.mark.slow)])
+def test_a_short_one_with_killed_workers(minutes, tmp_path, capsys):
     words = [f"--{name.replace('_', '-')}={value}" for name, value in SHORT.items()]
-    main([*words, "--minutes=0.06", "--out", str(tmp_path)])
+    main([*words, f"--minutes={minutes}", "--out", str(tmp_path)])
     with (tmp_path / "results.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert float(rows[-1]["main_mb"]) > 50
-    assert int(rows[-1]["step"]) > 8
     text = (tmp_path / "results.md").read_text(encoding="utf-8")
     for line in ("edges lost | 0 | 0 | yes", "edges trained on twice | 0 | 0 | yes"):
         assert line in text
     assert "left behind | nothing | nothing | yes" in text
-    assert "worker" in capsys.readouterr().out
+    if minutes == 1.0:  # however slow the machine is
+        assert int(rows[-1]["step"]) > 8
+        assert "loaders ended by a kill | 0" not in text
+    assert "results.csv" in capsys.readouterr().out
     assert str(tmp_path) not in text
 
 
