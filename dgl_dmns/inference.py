@@ -106,11 +106,10 @@ def _one_layer(
     single: bool,
 ) -> dict[str, Tensor]:
     """The output of a layer for all nodes, by node type."""
-    sampler = _dgl.dataloading.NeighborSampler([-1 if fanout is None else fanout])
     out: dict[str, Tensor] = {}
     for ntype in g.ntypes:
         for seeds in torch.arange(g.num_nodes(ntype), dtype=g.idtype).split(batch_size):
-            _, _, (block,) = sampler.sample(g, {ntype: seeds})
+            block = _block(g, {ntype: seeds}, fanout)
             ids = {n: block.srcnodes[n].data[_dgl.NID].long() for n in h}
             given = {n: part.index_select(0, ids[n]) for n, part in h.items()}
             made = layer(block, given[ntype] if single else given)
@@ -126,3 +125,11 @@ def _one_layer(
                 out[ntype] = rows.new_empty(g.num_nodes(ntype), rows.shape[1])
             out[ntype][seeds.long()] = rows
     return out
+
+
+def _block(g: Any, seeds: dict[str, Tensor], fanout: int | None) -> Any:
+    """The block of some nodes."""
+    # All neighbours without DGL's sampler: in DGL 1.1 it mixes up the ids of int32 graphs then.
+    if fanout is None:
+        return _dgl.to_block(_dgl.in_subgraph(g, seeds), seeds)
+    return _dgl.dataloading.NeighborSampler([fanout]).sample(g, seeds)[2][0]
