@@ -48,7 +48,7 @@ from dgl_dmns.cli.parser import main
 g = dgl.rand_graph(40, 160)
 h = torch.randn(40, 6)
 for name in samplers.__all__:
-    if name in ("NegativeSampler", "RefreshingSampler"):  # the bases
+    if not name.endswith("Sampler") or name in ("NegativeSampler", "RefreshingSampler"):
         continue
     cls = getattr(samplers, name)
     following = issubclass(cls, samplers.RefreshingSampler)
