@@ -223,9 +223,11 @@ def test_plateau_with_levels_out_of_order():
 
 
 def test_a_condition_that_is_not_learned():
-    (sign,) = refreshed(
+    torch.manual_seed(0)  # of the predictor's weights
+    found = refreshed(
         lambda: H, 4, predictor=FiLMPredictor(8, conditional=False), warmup_steps=20, fit_steps=1
     )
+    sign = found[0]  # a plateau may come of it
     assert sign.name == "not learned"
     assert "its hardest level (0.1T) prefers a positive" in sign.message
     assert "warmup_steps" in sign.message
