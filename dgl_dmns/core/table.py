@@ -129,9 +129,11 @@ class CandidateTable(nn.Module):
             weakref.finalize(self, _remove, self.path, os.getpid())
             for name, field in _map(self.path, shape).items():
                 self.register_buffer(name, field)
-        words = torch.zeros(2, dtype=torch.int64).share_memory_()
-        self.register_buffer("counter", words[:1])
-        self.register_buffer("unfinished", words[1:], persistent=False)
+        # Two tensors of their own: some torch versions do not send two views of one memory.
+        self.register_buffer("counter", torch.zeros(1, dtype=torch.int64).share_memory_())
+        self.register_buffer(
+            "unfinished", torch.zeros(1, dtype=torch.int64).share_memory_(), persistent=False
+        )
 
     @property
     def version(self) -> int:
