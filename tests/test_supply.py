@@ -146,7 +146,10 @@ def test_every_dependency_is_justified_with_its_licence() -> None:
         why, said = row.split(" | ")[:2]
         assert len(why) > 20
         try:
-            assert families(name) == {one for one in FAMILIES if one in said}, name
+            stated = {one for one in FAMILIES if one in said}
+            assert stated, name
+            # Newer metadata also names the licences of what a wheel carries along.
+            assert stated <= families(name), name
         except PackageNotFoundError:
             continue  # an extra that is not installed here
 

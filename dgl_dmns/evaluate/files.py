@@ -168,7 +168,7 @@ def _read_archive(path: Path) -> dict[str, Any]:
 
 
 def _tensor(array: Any) -> torch.Tensor:
-    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.int64))
+    return torch.from_numpy(np.array(array, dtype=np.int64, order="C"))  # pandas 3's is read-only
 
 
 def _check_suffix(path: Path) -> None:

@@ -28,8 +28,9 @@ def peak_bytes(work: Callable[[], Any]) -> int:
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         work()
     events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
+    clock = "start_ns" if events and hasattr(events[0], "start_ns") else "start_us"
     now = most = 0
-    for event in sorted(events, key=lambda event: event.start_us()):
+    for event in sorted(events, key=lambda event: getattr(event, clock)()):
         now += event.nbytes()
         most = max(most, now)
     return most
