@@ -224,11 +224,13 @@ class _Soak:
         self.sampler.attach(self.optimizer, every=self.setting.refresh_every)
         killer = threading.Thread(target=self.kill_now_and_then, daemon=True)
         killer.start()
-        self.watch()
-        while not self.over():
-            self.epoch(progress)
-        self.ended.set()
-        killer.join()
+        try:
+            self.watch()
+            while not self.over():
+                self.epoch(progress)
+        finally:  # it would go on to kill whatever children this process has later
+            self.ended.set()
+            killer.join()
         self.sampler.wait()
         self.outcome.versions = self.sampler.version
         return self.outcome

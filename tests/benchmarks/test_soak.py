@@ -1,4 +1,5 @@
 import csv
+import threading
 
 import pytest
 import torch
@@ -34,8 +35,11 @@ def test_without_a_kill_errors_are_not_swallowed(monkeypatch):
         raise RuntimeError("not the loader's")
 
     monkeypatch.setattr("benchmarks.soak.run._Soak.step", fails)
+    threads = threading.enumerate()
     with pytest.raises(RuntimeError, match="not the loader's"):
         soak(Setting(minutes=1, **{**SHORT, "kill_every": 60.0}))
+    # The one that kills is gone, too: it would take the children of later tests.
+    assert set(threading.enumerate()) <= set(threads)
 
 
 def test_the_age_of_negatives():
