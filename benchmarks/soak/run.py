@@ -222,7 +222,7 @@ class _Soak:
 
     def run(self, progress: Callable[[str], None]) -> Outcome:
         self.sampler.attach(self.optimizer, every=self.setting.refresh_every)
-        killer = threading.Thread(target=self.kill_now_and_then, daemon=True)
+        killer = threading.Thread(target=self.kill_now_and_then, name="killer", daemon=True)
         killer.start()
         try:
             self.watch()
