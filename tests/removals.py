@@ -199,8 +199,8 @@ REMOVALS = {
     ),
     "escaped text": Removal(
         "dgl_dmns/report/page.py",
-        'f"<dt>{escape(str(name))}</dt><dd>{escape(str(value))}</dd>"',
-        'f"<dt>{name}</dt><dd>{value}</dd>"',
+        "<dt>{escape(str(name))}</dt><dd>{_number(value)}</dd>",
+        "<dt>{name}</dt><dd>{_number(value)}</dd>",
         f"{REPORT} -k becomes_a_tag",
     ),
     "words that are no formulas": Removal(
