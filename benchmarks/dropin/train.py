@@ -7,8 +7,6 @@ import math
 import time
 from typing import Any
 
-import dgl
-import numpy as np
 import torch
 from dgl.dataloading import (
     DataLoader,
@@ -18,7 +16,7 @@ from dgl.dataloading import (
 )
 from torch import Tensor, nn
 
-from benchmarks.common import measured
+from benchmarks.common import measured, seed_all
 from benchmarks.dropin.config import Cell, Recipe
 from benchmarks.dropin.measure import false_negatives, mrr, ranking
 from benchmarks.dropin.model import DotScorer, Encoder, make_scorer
@@ -85,8 +83,7 @@ class _Run:
 
     def __init__(self, problem: Problem, cell: Cell) -> None:
         recipe = cell.recipe
-        for seed_one in (torch.manual_seed, np.random.seed, dgl.seed):  # DGL shuffles with NumPy
-            seed_one(cell.seed)
+        seed_all(cell.seed)
         self.problem, self.recipe = problem, recipe
         self.calibrated = calibration(cell.row.method)
         self.k = negatives_per_edge(cell.row.method, recipe.k)

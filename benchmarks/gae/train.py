@@ -8,12 +8,11 @@ import time
 from typing import Any
 
 import dgl
-import numpy as np
 import torch
 from dgl.dataloading import negative_sampler as dgl_negatives
 from torch import Tensor, nn
 
-from benchmarks.common import measured
+from benchmarks.common import measured, seed_all
 from benchmarks.gae.config import Cell, Negatives
 from benchmarks.gae.model import Decoder, Encoder
 from benchmarks.gae.problem import Problem, load_problem
@@ -66,8 +65,7 @@ class Run:
 
     def __init__(self, problem: Problem, cell: Cell) -> None:
         recipe = cell.recipe
-        for seed_one in (torch.manual_seed, np.random.seed, dgl.seed):
-            seed_one(cell.seed)
+        seed_all(cell.seed)
         self.problem, self.recipe, self.negatives = problem, recipe, cell.negatives
         features = problem.data.features
         self.encoder = Encoder(features.shape[1], recipe.hidden, recipe.steps, recipe.dropout)

@@ -298,7 +298,10 @@ class RefreshingSampler(TableSampler):
             assert self.report is not None
             return self.report
         self._last, self._snapshots = h, {}  # those of the last refresh make room
-        total = sum(r.known.num_src if n is None else n.numel() for r, n in self._each(rows))
+        total = sum(
+            self.relations[etype].known.num_src if some is None else some.numel()
+            for etype, some in rows.items()
+        )
         with tqdm(
             total=total, desc="refresh", unit="row", delay=_PATIENCE, disable=None, leave=False
         ) as bar:
@@ -404,9 +407,6 @@ class RefreshingSampler(TableSampler):
                 )
         none = torch.empty(0, dtype=torch.int64)
         return {etype: found.get(etype[0], none) for etype in self.relations}
-
-    def _each(self, rows: dict[EdgeType, Tensor | None]) -> list[tuple[Relation, Tensor | None]]:
-        return [(relation, rows[etype]) for etype, relation in self.relations.items()]
 
     def observe(self, node_ids: NodeIds, embeddings: Embeddings) -> None:
         """Keep embeddings that a minibatch has computed anyway, for the next refreshes.
