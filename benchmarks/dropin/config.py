@@ -49,6 +49,8 @@ class Recipe:
         batch_size: positives in a batch.
         fanout: neighbours drawn per node and layer; None for all.
         dropout: between the layers.
+        temperature: embeddings have norm one and inner products are divided by this positive
+            number; None: embeddings as they are.
         learning_rate: of Adam.
         weight_decay: of Adam.
         features: ``pca-unit`` (principal directions ``u * s``, then rows of norm one; the stored
@@ -66,8 +68,8 @@ class Recipe:
 
     Raises:
         ValueError: for ``full_softmax`` with another loss than cross-entropy, an odd or negative
-            ``heart``, a word that is none of a field's choices, or a number below 1 where at least
-            1 is needed.
+            ``heart``, a temperature that is not positive, a word that is none of a field's choices,
+            or a number below 1 where at least 1 is needed.
     """
 
     encoder: Literal["sage", "gcn", "gat"] = "sage"
@@ -80,6 +82,7 @@ class Recipe:
     batch_size: int = 2048
     fanout: Optional[int] = None  # noqa: UP007 - read at run time, in Python 3.9 too
     dropout: float = 0.0
+    temperature: Optional[float] = None  # noqa: UP007
     learning_rate: float = 3e-3
     weight_decay: float = 0.0
     features: Literal["pca-unit", "pca", "pca-scaled", "pca-white", "stored"] = "pca-unit"
@@ -99,6 +102,8 @@ class Recipe:
             counts = kind in (int, Optional[int]) and name != "heart"
             if counts and value is not None and value < 1:
                 raise ValueError(f"{name}: expected at least 1, got {value}")
+        if self.temperature is not None and not self.temperature > 0:
+            raise ValueError(f"temperature: expected a positive number, got {self.temperature}")
         if self.heart < 0 or self.heart % 2:
             raise ValueError(f"heart: expected an even number, got {self.heart}")
         if self.full_softmax and self.loss != "cross-entropy":

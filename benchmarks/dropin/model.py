@@ -10,6 +10,7 @@ from typing import Any
 import dgl.nn.pytorch as dglnn
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 from dgl_dmns.core import dot_score
 
@@ -30,13 +31,24 @@ class Encoder(nn.Module):
         hidden: width D of each layer.
         layers: number of layers.
         dropout: between the layers.
+        temperature: embeddings get the norm ``temperature ** -0.5``, so that their inner product
+            is the cosine over the temperature; None: any norm.
 
     Raises:
         ValueError: for an unknown kind.
     """
 
-    def __init__(self, kind: str, in_feats: int, hidden: int, layers: int, dropout: float) -> None:
+    def __init__(
+        self,
+        kind: str,
+        in_feats: int,
+        hidden: int,
+        layers: int,
+        dropout: float,
+        temperature: float | None = None,
+    ) -> None:
         super().__init__()
+        self.temperature = temperature
         widths = [in_feats] + [hidden] * (layers - 1)
         self.layers = nn.ModuleList(_convolution(kind, width, hidden) for width in widths)
         self.dropout = nn.Dropout(dropout)
@@ -56,6 +68,8 @@ class Encoder(nn.Module):
             x = layer(block, x).flatten(1)
             if layer is not self.layers[-1]:
                 x = self.dropout(torch.relu(x))
+        if self.temperature is not None:
+            x = normalize(x, dim=-1) * self.temperature**-0.5
         return x
 
 

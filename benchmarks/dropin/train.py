@@ -93,6 +93,7 @@ class _Run:
             recipe.hidden,
             recipe.layers,
             recipe.dropout,
+            recipe.temperature,
         )
         self.scorer = make_scorer(recipe.scorer, recipe.hidden)
         self.model = nn.ModuleList([self.encoder, self.scorer])

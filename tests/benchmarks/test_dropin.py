@@ -125,6 +125,16 @@ def test_blocks_and_whole_graph_agree(problem, kind):
     assert torch.allclose(encoder(blocks, problem.features[nodes]), whole[seeds], atol=1e-5)
 
 
+def test_temperature_divides_cosines(problem):
+    encoder = Encoder("sage", problem.features.shape[1], 8, 2, 0.0, temperature=0.25)
+    h = encoder(problem.graph, problem.features)
+    cosine = torch.nn.functional.cosine_similarity(h[0], h[1], dim=0)
+    assert float(DotScorer()(h[0], h[1])) == pytest.approx(float(cosine) / 0.25, abs=1e-5)
+    assert with_settings(Recipe(), ["temperature=0.1"]).temperature == 0.1
+    with pytest.raises(ValueError, match="temperature: expected a positive number, got 0"):
+        Recipe(temperature=0.0)
+
+
 def test_features():
     x = torch.rand(40, 12) @ torch.diag(torch.linspace(1, 3, 12))
     centred = x - x.mean(0)
