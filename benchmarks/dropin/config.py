@@ -166,8 +166,8 @@ class DMNS:
         calibrated: whose logits the loss subtracts the log ratio from: ``no``, ``negatives`` or
             ``both`` (positives too).
         source: ``diffusion``, or the centre of a `NoisedCentre` in its place.
-        uniform_share, lam, pool, groups, levels, fit_steps, warmup_steps, batch_pairs,
-            learning_rate, space, compact_width: as in `dgl_dmns.DMNSSampler`.
+        uniform_share, lam, effective_size, pool, groups, levels, fit_steps, warmup_steps,
+            batch_pairs, learning_rate, space, compact_width: as in `dgl_dmns.DMNSSampler`.
 
     Raises:
         ValueError: if ``nearest`` is to be calibrated; it has no log ratio.
@@ -178,6 +178,7 @@ class DMNS:
     source: Literal["diffusion", "query", "mean", "neighbour"] = "diffusion"
     uniform_share: float | None = None
     lam: float | None = None
+    effective_size: float | None = None
     pool: int | None = None
     groups: int | None = None
     levels: tuple[float, ...] | None = None

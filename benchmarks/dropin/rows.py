@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 from benchmarks.dropin.config import (
     DMNS,
@@ -87,10 +87,31 @@ def calibrated_rows(recipe: Recipe) -> dict[str, Row]:
     return {**rows, "score": Row("the score, calibrated", SelfAdversarial(calibrated="both"))}
 
 
+_SPACES: dict[str, tuple[str, dict[str, Any]]] = {
+    "compact": ("16 directions", {}),
+    "raw": ("all directions", {"space": "raw"}),
+    "sized": ("all directions, effective size 16", {"space": "raw", "effective_size": 16.0}),
+}
+
+
+def space_rows(recipe: Recipe) -> dict[str, Row]:
+    """The generator's space: compact, or all directions of the embeddings, whose densities peak."""
+    methods = {
+        "default": ("default", DMNS()),
+        "density": ("density, calibrated", DMNS(rule="density", calibrated="both")),
+    }
+    return {
+        f"{rule}-{space}": Row(f"{title}: {words}", replace(method, **changes))
+        for rule, (title, method) in methods.items()
+        for space, (words, changes) in _SPACES.items()
+    }
+
+
 GROUPS: dict[str, Callable[[Recipe], dict[str, Row]]] = {
     "main": main_rows,
     "gate": gate_rows,
     "blend": blend_rows,
     "calibrated": calibrated_rows,
+    "spaces": space_rows,
 }
 """Groups by their command-line names."""

@@ -268,7 +268,8 @@ class PoolDraw:
         parts = mixture = None
         if density is not None:
             assert self.snapshot.model is not None
-            density = density.mul_(self.settings.lam).masked_fill_(barred, -math.inf)
+            lam = self.settings.lam * self.snapshot.model.tempering
+            density = density.mul_(lam).masked_fill_(barred, -math.inf)
             ratio = density.log_softmax(-1).nan_to_num_(nan=-math.inf).add_(size)
             if self.unstable is not None:
                 ratio.masked_fill_(self.unstable[chunks], -math.inf)

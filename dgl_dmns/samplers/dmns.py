@@ -62,6 +62,10 @@ class DMNSSampler(RefreshingSampler):
         uniform_share: share of plain uniform negatives in the mixture of levels, in [0, 1].
         pool: uniform candidates in a pool, at least ``k``.
         lam: exponent on the generator's density.
+        effective_size: number of a pool's members that a level's density has to spread over at
+            least (effective sample size, mean over queries and levels), between 1 and ``pool``;
+            each refresh lowers ``lam`` as far as that takes. For wide spaces, whose densities are
+            peaked; ``lam`` stays as it is where not given.
         groups: groups of k candidates kept per query between refreshes.
         scorer: scores of broadcastable embeddings [.., D], the model's logit before any sigmoid, or
             a dict of such functions by edge type; the inner product where not given.
@@ -109,6 +113,7 @@ class DMNSSampler(RefreshingSampler):
         uniform_share: float = 0.9,
         pool: int = 128,
         lam: float = 1.0,
+        effective_size: float | None = None,
         groups: int = 8,
         scorer: Scorers | None = None,
         source: Source = "edge",
@@ -142,6 +147,17 @@ class DMNSSampler(RefreshingSampler):
                 f"predictor: rule={rule} needs densities, so an AffineNoisePredictor, got "
                 f"{type(predictor).__name__}; use rule=Nearest(), which only samples"
             )
+        if effective_size is not None:
+            if not rule.tractable:
+                raise ValueError(
+                    f"effective_size: rule={rule} draws no candidates by their densities; leave it "
+                    "out"
+                )
+            if not 1 < effective_size < pool:
+                raise ValueError(
+                    f"effective_size: expected more than 1 and less than pool = {pool} candidates, "
+                    f"got {effective_size}"
+                )
         super().__init__(
             g,
             encoder,
@@ -166,6 +182,7 @@ class DMNSSampler(RefreshingSampler):
             levels = Levels()
         self.levels = levels if isinstance(levels, Levels) else Levels(tuple(levels))
         self.curriculum = curriculum
+        self.effective_size = effective_size
         self.fit_steps = fit_steps
         self.warmup_steps = warmup_steps
         self._model_arguments: dict[str, Any] = {
@@ -205,7 +222,19 @@ class DMNSSampler(RefreshingSampler):
         if self.curriculum is not None:
             shares = tuple(self.curriculum(relation.table.version, len(self.levels)))
             model.levels = replace(self.levels, shares=shares)
-        return model.fit(z_query, z_candidate, relation.known, steps, generator=relation.random)
+        known, random = relation.known, relation.random
+        report = model.fit(z_query, z_candidate, known, steps, generator=random)
+        if self.effective_size is None:
+            return report
+        tempering = model.temper(
+            model.conditions(z_query, z_candidate, known),
+            z_candidate,
+            self.settings.lam,
+            self.effective_size,
+            self.settings.pool,
+            generator=random,
+        )
+        return replace(report, tempering=tempering)
 
     def generate(
         self,
@@ -288,7 +317,7 @@ class DMNSSampler(RefreshingSampler):
             relation.known if known is None else known,
             nodes.cpu().long(),
             n,
-            lam=self.settings.lam,
+            lam=self.settings.lam * model.tempering,
             generator=generator or relation.random,
         )
 

@@ -748,6 +748,69 @@ def test_positives_have_log_ratios_under_the_distribution_of_the_negatives() -> 
     torch.testing.assert_close(kept, again, rtol=0, atol=4e-3)
 
 
+def test_densities_spread_over_an_effective_size() -> None:
+    """A raw space of 64 directions peaks; the exponent falls as far as the size asks for."""
+    h = torch.randn(40, 64, generator=torch.Generator().manual_seed(5))
+    arguments: dict[str, Any] = {"space": "raw", "pool": 30, "uniform_share": 0.0, "k": 3}
+    arguments["rule"] = Density()
+    peaked = make(encoder=lambda: h, **arguments)
+    peaked.refresh()
+    sampler = make(encoder=lambda: h, effective_size=10, **arguments)
+    fit = sampler.refresh().fit
+    assert fit is not None
+    assert 0 < fit.tempering < 1
+
+    def size(made: DMNSSampler) -> float:
+        """Of the mixture of levels, whose parts spread over 10 of 30 members."""
+        src = torch.arange(40).repeat_interleave(40)
+        dst = torch.arange(40).repeat(40)
+        share = made.distribution().log_ratio(src, dst).exp().view(40, 40)
+        share /= share.sum(1, keepdim=True)
+        return float((1 / share.square().sum(1)).mean())
+
+    assert size(peaked) < 8 < 10 < size(sampler)
+    # The same exponent, given by hand, is the same distribution.
+    by_hand = make(encoder=lambda: h, **{**arguments, "lam": fit.tempering})
+    by_hand.refresh()
+    pairs = torch.arange(20), torch.arange(20, 40)
+    ratios = [
+        made.distribution().log_ratio(*pairs, generator=torch.Generator().manual_seed(1))
+        for made in (sampler, by_hand, peaked)
+    ]
+    assert torch.allclose(ratios[0], ratios[1], atol=1e-4)
+    assert not torch.allclose(ratios[0], ratios[2], atol=1e-1)
+    # It goes with the state.
+    other = make(encoder=lambda: h, effective_size=10, **arguments)
+    other.load_state_dict(sampler.state_dict())
+    assert other.model is not None
+    assert other.model.tempering == fit.tempering
+
+
+def test_an_effective_size_that_is_reached_changes_nothing() -> None:
+    plain, sized = make(rule=Density()), make(rule=Density(), effective_size=1.01)
+    fit = sized.refresh().fit
+    plain.refresh()
+    assert fit is not None
+    assert fit.tempering == 1
+    pairs = torch.arange(20), torch.arange(20, 40)
+    one, other = (
+        made.distribution().log_ratio(*pairs, generator=torch.Generator().manual_seed(1))
+        for made in (plain, sized)
+    )
+    assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("size", [1, 0.5, 16, math.nan])
+def test_an_effective_size_out_of_range(size: float) -> None:
+    with pytest.raises(ValueError, match=f"^effective_size: .* less than pool = 16 .*, got {size}"):
+        make(effective_size=size, pool=16)
+
+
+def test_an_effective_size_needs_densities() -> None:
+    with pytest.raises(ValueError, match=r"^effective_size: rule=Nearest.* draws no candidates"):
+        make(effective_size=4, rule=Nearest())
+
+
 def test_the_distribution_needs_a_refresh_in_this_process() -> None:
     sampler = make()
     with pytest.raises(RuntimeError, match="distribution: there was no refresh in this process"):
