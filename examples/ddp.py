@@ -110,6 +110,7 @@ def train(rank: int, args: argparse.Namespace, meeting: str) -> None:
         print(f"{data}; {args.processes} processes, {negatives}")
         print("".join(f"{name:>15}" for name in metrics))
         print("".join(f"{value:15.3f}" for value in metrics.values()))
+    distributed.barrier()  # leave together: a process that is gone may hold up one that is not
     distributed.destroy_process_group()
 
 

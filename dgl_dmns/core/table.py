@@ -156,8 +156,9 @@ class CandidateTable(nn.Module):
         hidden = (self.version + 1) % 2
         self.unfinished.fill_(1)
         self.ids[hidden, rows] = candidates.ids.to(torch.int32)
-        # Beyond the range of half precision a ratio stays finite.
-        self.log_ratio[hidden, rows] = candidates.log_ratio.clamp(-_HALF, _HALF).to(torch.float16)
+        # Beyond the range of half precision a ratio stays finite; torch 2.0 clamps no halves.
+        ratio = candidates.log_ratio.float().clamp(-_HALF, _HALF)
+        self.log_ratio[hidden, rows] = ratio.to(torch.float16)
         self.level[hidden, rows] = candidates.level.to(torch.uint8)
 
     def keep(self) -> None:
