@@ -63,13 +63,16 @@ class Recipe:
         val: share of the pairs for validation.
         test: share of the pairs for test.
         refresh_every: epochs between refreshes of the samplers that follow the encoder.
+        refresh_share: share of the nodes, drawn anew each time, whose rows such a refresh rebuilds.
+        observe: whether refreshes read the embeddings that the batches have computed, instead of
+            calling the encoder.
         heart: negatives of HeaRT (protocol C) that each test edge is ranked among besides, an even
             number; 0 for none. Training and its early stopping do not see them.
 
     Raises:
         ValueError: for ``full_softmax`` with another loss than cross-entropy, an odd or negative
-            ``heart``, a temperature that is not positive, a word that is none of a field's choices,
-            or a number below 1 where at least 1 is needed.
+            ``heart``, a temperature or a share of rows out of range, a word that is none of a
+            field's choices, or a number below 1 where at least 1 is needed.
     """
 
     encoder: Literal["sage", "gcn", "gat"] = "sage"
@@ -92,6 +95,8 @@ class Recipe:
     val: float = 0.05
     test: float = 0.1
     refresh_every: int = 1
+    refresh_share: float = 1.0
+    observe: bool = False
     heart: int = 0
 
     def __post_init__(self) -> None:
@@ -104,6 +109,8 @@ class Recipe:
                 raise ValueError(f"{name}: expected at least 1, got {value}")
         if self.temperature is not None and not self.temperature > 0:
             raise ValueError(f"temperature: expected a positive number, got {self.temperature}")
+        if not 0 < self.refresh_share <= 1:
+            raise ValueError(f"refresh_share: expected a share in (0, 1], got {self.refresh_share}")
         if self.heart < 0 or self.heart % 2:
             raise ValueError(f"heart: expected an even number, got {self.heart}")
         if self.full_softmax and self.loss != "cross-entropy":

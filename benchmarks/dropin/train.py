@@ -7,6 +7,7 @@ import math
 import time
 from typing import Any
 
+import dgl
 import torch
 from dgl.dataloading import (
     DataLoader,
@@ -126,11 +127,15 @@ class _Run:
             shuffle=True,
         )
         self.seconds = self.refresh_seconds = 0.0
-        self.batches = self.input_nodes = 0
+        self.epochs = self.batches = self.input_nodes = 0
+        self.random = torch.Generator().manual_seed(cell.seed)  # of the rows that are rebuilt
         self.mean_score: dict[str, float] = {}
         if isinstance(self.sampler, RefreshingSampler):
             started = time.perf_counter()
-            self.sampler.attach(self.optimizer, every=recipe.refresh_every * len(self.loader))
+            if recipe.refresh_share < 1:
+                self.sampler.refresh()
+            else:
+                self.sampler.attach(self.optimizer, every=recipe.refresh_every * len(self.loader))
             self.seconds += time.perf_counter() - started
             report = self._last_refresh()
             assert report is not None
@@ -162,6 +167,8 @@ class _Run:
         edges = 0
         for input_nodes, pos_graph, neg_graph, blocks in self.loader:
             h = self.encoder(blocks, self.problem.features[input_nodes])
+            if self.recipe.observe and isinstance(self.sampler, RefreshingSampler):
+                self.sampler.observe(blocks[-1].dstdata[dgl.NID], h)
             positive = self._scores(pos_graph, h)
             negative = self._scores(neg_graph, h).view(-1, self.k)
             ratio = of_positives = None
@@ -188,8 +195,19 @@ class _Run:
             self.input_nodes += len(input_nodes)
             edges += len(positive)
             total += torch.stack([positive.detach().sum(), negative.detach().mean(1).sum()])
+        self.epochs += 1
+        if self.recipe.refresh_share < 1 and self.epochs % self.recipe.refresh_every == 0:
+            self._refresh_part()
         self.seconds += time.perf_counter() - started
         self.mean_score = dict(zip(("positive score", "negative score"), (total / edges).tolist()))
+
+    def _refresh_part(self) -> None:
+        """Rebuild the recipe's share of the rows, if the sampler follows the encoder."""
+        if isinstance(self.sampler, RefreshingSampler):
+            nodes = self.problem.data.num_nodes
+            rows = torch.randperm(nodes, generator=self.random)
+            rows = rows[: math.ceil(self.recipe.refresh_share * nodes)]
+            self.refresh_seconds += self.sampler.refresh(nodes=rows).seconds
 
     def state(self) -> dict[str, Any]:
         """A copy of what the tests after training need."""

@@ -68,6 +68,36 @@ def test_recipes(changes):
     assert_sound(run_cell(cell, None))
 
 
+def test_partial_refreshes_and_observed_embeddings(problem, monkeypatch):
+    seen, rebuilt = [], []
+    observe, refresh = SelfAdversarialSampler.observe, SelfAdversarialSampler.refresh
+
+    def observing(self, nodes, h):
+        seen.append(len(nodes))
+        return observe(self, nodes, h)
+
+    def refreshing(self, *arguments, nodes=None, **named):
+        rebuilt.append(None if nodes is None else tuple(nodes.tolist()))
+        return refresh(self, *arguments, nodes=nodes, **named)
+
+    monkeypatch.setattr(SelfAdversarialSampler, "observe", observing)
+    monkeypatch.setattr(SelfAdversarialSampler, "refresh", refreshing)
+    recipe = replace(SHORT, refresh_share=0.25, observe=True)
+    cell = Cell("tiny", recipe, main_rows(recipe)["self-adversarial"], 0)
+    assert_sound(train(problem, cell))
+    assert len(seen) >= 2  # batches
+    with pytest.raises(ValueError, match=r"refresh_share: expected a share in \(0, 1\], got 0"):
+        replace(recipe, refresh_share=0.0)
+    first, second, third = rebuilt
+    quarter = math.ceil(problem.data.num_nodes / 4)
+    assert first is None
+    assert second != third
+    assert len(set(second)) == len(set(third)) == quarter
+    row = main_rows(recipe)["uniform"]
+    plain = train(problem, Cell("tiny", SHORT, row, 0))
+    assert train(problem, Cell("tiny", recipe, row, 0))["curve"] == plain["curve"]
+
+
 def test_hard_evaluation_stands_beside_the_usual_one(tmp_path):
     recipe = replace(SHORT, heart=20)
     cell = Cell("tiny", recipe, main_rows(recipe)["uniform"], 0)
