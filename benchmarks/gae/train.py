@@ -87,9 +87,14 @@ class Run:
         return h
 
     def epoch(self) -> None:
-        """One pass over the training pairs."""
+        """One pass over the training pairs, each in one direction or the other.
+
+        Negatives that keep the source of a pair are of both its ends, over the epochs.
+        """
         problem, recipe = self.problem, self.recipe
-        for eids in problem.forward[torch.randperm(len(problem.forward))].split(recipe.batch_size):
+        pairs = problem.forward[torch.randperm(len(problem.forward))]
+        pairs = torch.where(torch.rand(len(pairs)) < 0.5, pairs, problem.reverse[pairs])
+        for eids in pairs.split(recipe.batch_size):
             self.model.train()  # a refresh leaves the model in its evaluation mode
             rest = dgl.remove_edges(problem.graph, torch.cat([eids, problem.reverse[eids]]))
             h = self.encoder(rest, problem.data.features)

@@ -89,6 +89,23 @@ def test_model_is_the_published_form():
         assert decoder(h[:, None], h[None]).shape == (4, 4)
 
 
+def test_an_epoch_has_every_pair_once_from_either_end(problem):
+    run = Run(problem, Cell("tiny", SHORT, *ROWS["per-source"], 0))
+    sampler, seen = run.sampler, []
+
+    def seeing(graph, eids):
+        seen.append(eids)
+        return sampler(graph, eids)
+
+    run.sampler = seeing
+    run.epoch()
+    eids = torch.cat(seen)
+    as_is = torch.isin(eids, problem.forward)
+    pairs = torch.where(as_is, eids, problem.reverse[eids])
+    assert torch.equal(pairs.sort().values, problem.forward)
+    assert 0.3 < float(as_is.double().mean()) < 0.7
+
+
 def test_command(tmp_path, capsys):
     arguments = ["--datasets", "tiny", "--rows", "global", "density-calibrated", "--seeds", "2"]
     arguments += ["--hidden", "8", "--epochs", "1", "--jobs", "0", "--quiet"]
