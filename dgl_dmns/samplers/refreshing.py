@@ -32,6 +32,7 @@ from dgl_dmns.samplers.base import (
     EdgeType,
     shared_memory_for,
 )
+from dgl_dmns.samplers.cadence import Cadence
 from dgl_dmns.samplers.encoder import (
     Embeddings,
     Encoder,
@@ -585,8 +586,14 @@ class RefreshingSampler(TableSampler):
         self._last = self._observed = None  # new nodes have no embedding yet
         self.known_by_type = {etype: one.known for etype, one in relations.items()}
 
-    def attach(self, optimizer: torch.optim.Optimizer, every: int = 100) -> Any:
-        """Refresh after every ``every``-th step of an optimizer, and once now.
+    def attach(
+        self,
+        optimizer: torch.optim.Optimizer,
+        every: int | None = None,
+        *,
+        share: float | None = None,
+    ) -> Any:
+        """Refresh now, and after every ``every``-th step of an optimizer or as time allows.
 
         The refresh runs in the process and thread of the optimizer step, so loader workers and
         prefetch threads never wait in it, and they read the new table from the next batch on. One
@@ -601,28 +608,28 @@ class RefreshingSampler(TableSampler):
 
         Args:
             optimizer: the encoder's optimizer.
-            every: optimizer steps between refreshes; the batches of an epoch are a good choice.
+            every: optimizer steps between refreshes; the batches of an epoch are a good choice. 100
+                where neither it nor ``share`` is given.
+            share: share of the time that refreshes may take, between 0 and 1, in place of
+                ``every``: one follows a step as soon as the last one's seconds are at most this
+                share of those since it began. Runs then depend on the clock, and ranks refresh
+                after different steps.
 
         Returns:
             The hook's handle; its ``remove()`` ends the refreshes.
 
         Raises:
-            ValueError: if ``every`` is below 1.
+            ValueError: if ``every`` is below 1, ``share`` is out of range, or both are given.
         """
-        if every < 1:
-            raise ValueError(f"every: expected at least 1 optimizer step, got {every}")
-        self.refresh()
-        steps = 0
+        cadence = Cadence(every, share)
+        cadence.done(self.refresh().seconds)
         self._steps = self._steps or 0
 
         def hook(*_: Any) -> None:
-            nonlocal steps
-            steps += 1
             assert self._steps is not None
             self._steps += 1
-            if steps >= every:
-                self.refresh()
-                steps = 0
+            if cadence.due():
+                cadence.done(self.refresh().seconds)
             elif self._task is not None and self._task.done:
                 self._settle()
 

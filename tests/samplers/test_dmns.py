@@ -31,6 +31,7 @@ from dgl_dmns.core import (
     Nearest,
     NoiseSchedule,
 )
+from dgl_dmns.core.engine import Stopwatch
 from dgl_dmns.samplers import DMNSSampler
 
 NODES = 40
@@ -457,6 +458,38 @@ def test_every(every: int) -> None:
     ):
         sampler.attach(optimizer, every=every)
     assert sampler.version == 0
+
+
+def test_refreshes_within_a_share_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock that goes on in the encoder (3 seconds) and in each step (2 seconds)."""
+    now = 0.0
+    monkeypatch.setattr(Stopwatch, "clock", lambda: now)
+
+    def encode() -> Tensor:
+        nonlocal now
+        now += 3.0
+        return H
+
+    optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1)
+    sampler = make(encoder=encode)
+    sampler.attach(optimizer, share=0.25)
+    versions = []
+    for _ in range(16):
+        now += 2.0
+        optimizer.step()
+        versions.append(sampler.version)
+    # 3 seconds are a quarter of 12: 9 more have to pass, which are 5 steps.
+    assert versions == [1] * 4 + [2] * 5 + [3] * 5 + [4] * 2
+    assert 3 * 3.0 / now <= 0.25
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0, -0.1, math.nan])
+def test_a_share_out_of_range(share: float) -> None:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1)
+    with pytest.raises(ValueError, match=f"^share: expected a share .* got {share}"):
+        make().attach(optimizer, share=share)
+    with pytest.raises(ValueError, match=r"^every, share: expected one of them, got every=5 and"):
+        make().attach(optimizer, every=5, share=0.1)
 
 
 def test_warmup_is_for_the_first_refresh_only() -> None:
