@@ -126,8 +126,8 @@ REMOVALS = {
     ),
     "a failed refresh is tried again": Removal(
         "dgl_dmns/samplers/refreshing.py",
-        "if steps >= every:\n                self.refresh()\n                steps = 0",
-        "if steps % every == 0:\n                self.refresh()",
+        "cadence.done(self.refresh().seconds)\n            elif",
+        "cadence.done(0.0)\n                self.refresh()\n            elif",
         "tests/samplers/test_conformance.py -k 'tried_again and dmns'",
     ),
     "the random state in checkpoints": Removal(
