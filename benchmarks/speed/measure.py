@@ -12,12 +12,11 @@ from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
-import dgl
 import torch
 from dgl.dataloading import DataLoader, NeighborSampler, as_edge_prediction_sampler
 from dgl.dataloading.negative_sampler import Uniform
 
-from benchmarks.common import measured, peak_memory_mb, reset_peak_memory
+from benchmarks.common import measured, peak_memory_mb, reset_peak_memory, seed_all
 from benchmarks.dropin.model import Encoder
 from benchmarks.speed.config import CLOCKS, Cell, Row, Setting
 from benchmarks.speed.problem import Problem, load_problem
@@ -109,8 +108,7 @@ class _Recipe:
     """DGL's usual minibatch link prediction on one set of batches."""
 
     def __init__(self, problem: Problem, setting: Setting, seed: int) -> None:
-        torch.manual_seed(seed)
-        dgl.seed(seed)
+        seed_all(seed)
         self.problem, self.setting = problem, setting
         self.clock = CLOCKS[setting.clock]
         self.encoder = Encoder("sage", setting.features, setting.width, 2, 0.0)
