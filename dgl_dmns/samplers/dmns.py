@@ -317,7 +317,7 @@ class DMNSSampler(RefreshingSampler):
             relation.known if known is None else known,
             nodes.cpu().long(),
             n,
-            lam=self.settings.lam * model.tempering,
+            lam=self.settings.lam,
             generator=generator or relation.random,
         )
 

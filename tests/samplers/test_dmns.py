@@ -812,6 +812,12 @@ def test_densities_spread_over_an_effective_size() -> None:
     ]
     assert torch.allclose(ratios[0], ratios[1], atol=1e-4)
     assert not torch.allclose(ratios[0], ratios[2], atol=1e-1)
+    levels = [
+        made.negatives_by_level(pairs[0], 5, generator=torch.Generator().manual_seed(1))
+        for made in (sampler, by_hand, peaked)
+    ]
+    assert torch.equal(levels[0], levels[1])
+    assert not torch.equal(levels[0], levels[2])
     # It goes with the state.
     other = make(encoder=lambda: h, effective_size=10, **arguments)
     other.load_state_dict(sampler.state_dict())
