@@ -110,8 +110,14 @@ def train(rank: int, args: argparse.Namespace, meeting: str) -> None:
         print(f"{data}; {args.processes} processes, {negatives}")
         print("".join(f"{name:>15}" for name in metrics))
         print("".join(f"{value:15.3f}" for value in metrics.values()))
-    distributed.barrier()  # leave together: a process that is gone may hold up one that is not
+    # Destroying a group joins gloo's threads with the interpreter locked, and a thread that has yet
+    # to release a tensor waits for that lock: a deadlock, now and then.  The backend itself is
+    # joined with the lock released, so its own reference has to be the last.
+    group: Any = distributed.group.WORLD
+    backend = group._get_backend(torch.device("cpu"))
+    del group
     distributed.destroy_process_group()
+    del backend
 
 
 def check_alike(what: str, mine: Tensor) -> None:

@@ -75,7 +75,12 @@ def start(rank: int, ranks: int, folder: Path, work: Any) -> None:
     torch.manual_seed(0)  # alike on all ranks, as many scripts do
     dgl.seed(0)
     torch.save(work(rank, ranks), folder / f"{rank}.pt")
+    # Destroying a group joins gloo's threads with the interpreter locked, and a thread that has yet
+    # to release a tensor waits for that lock.  The backend itself is joined with the lock released,
+    # so let its own reference be the last.
+    backend = distributed.group.WORLD._get_backend(torch.device("cpu"))
     distributed.destroy_process_group()
+    del backend
 
 
 def on_ranks(work: Any, ranks: int, folder: Path) -> list[dict[str, Any]]:
