@@ -63,8 +63,9 @@ $(STAMP): requirements/reference.txt requirements/test.txt requirements/dev.txt 
 demo: $(STAMP)
 	$(BIN)/python examples/quickstart.py --out runs/demo
 
+# In two processes: many tests start programs and wait for them.
 test: lint types
-	$(BIN)/python -m pytest -m 'not slow' --doctest-modules dgl_dmns tests --cov --cov-config=pyproject.toml --cov-report=term
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not slow' --doctest-modules dgl_dmns tests --cov --cov-config=pyproject.toml --cov-report=term
 
 test-all: lint types
 	$(BIN)/python -m pytest --doctest-modules dgl_dmns tests
