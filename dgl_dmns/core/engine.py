@@ -176,7 +176,9 @@ def build_table(
     snapshot = Snapshot.take(
         h_query, h_candidate, known, scorer, model if rule.uses_generator else None
     )
-    return fill_table(table, rule, settings, snapshot, generator=generator)
+    report = fill_table(table, rule, settings, snapshot, generator=generator)
+    table.publish()
+    return report
 
 
 @torch.no_grad()
@@ -191,7 +193,7 @@ def fill_table(
     on_rows: Callable[[int], object] | None = None,
     generator: torch.Generator | None = None,
 ) -> TableReport:
-    """Fill and publish a table from a snapshot; see `build_table`.
+    """Fill the hidden buffer of a table from a snapshot; its `publish` is left to the caller.
 
     Args:
         table: the table to fill; its K and G are taken.
@@ -262,7 +264,6 @@ def fill_table(
         statistics.add(levels[:, 0], snapshot.scores(rows.unsqueeze(1), ids[:, 0]).squeeze(1))
         if on_rows is not None:
             on_rows(rows.numel())
-    table.publish()
     if unstable:
         warnings.warn(
             f"the diffusion model has come apart for {unstable} of {queries} queries: they get "

@@ -225,6 +225,11 @@ class CandidateTable(nn.Module):
         live = self.version % 2
         return Candidates(self.ids[live], self.log_ratio[live], self.level[live])
 
+    def hidden(self) -> Candidates:
+        """The buffers that `write` fills and `publish` makes live, shape [N, G, K]; views."""
+        hidden = (self.version + 1) % 2
+        return Candidates(self.ids[hidden], self.log_ratio[hidden], self.level[hidden])
+
     def find_log_ratio(self, src: Tensor, dst: Tensor) -> Tensor:
         """Log ratio of drawn pairs, from the live version, else from the one before.
 

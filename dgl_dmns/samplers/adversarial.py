@@ -312,9 +312,9 @@ class AdversarialSampler(RefreshingSampler):
 
 
 def _mean_score(relation: Relation, h: Tensor) -> float:
-    """The encoder's mean score of the first group of negatives."""
+    """The encoder's mean score of the first group of negatives just written."""
     score = relation.scorer or dot_score
-    ids = relation.table.current().ids[:, 0].long()
+    ids = relation.table.hidden().ids[:, 0].long()
     parts = [score(h, h[slot]).double().mean() for slot in ids.unbind(1)]
     return float(torch.stack(parts).mean())
 

@@ -409,7 +409,6 @@ class MCNSSampler(RefreshingSampler):
         self._snapshot[(self.version + 1) % 2].copy_(h)
         blank = torch.zeros(states.shape)
         self.table.write(everyone, Candidates(states, blank * torch.nan, blank + UNIFORM_LEVEL))
-        self.table.publish()
         # One group stands for all in the statistics: their chains are alike.
         score = torch.stack([(h * h[slot]).sum(-1).mean() for slot in states[:, 0].unbind(1)])
         return TableReport(

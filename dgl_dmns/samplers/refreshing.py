@@ -170,7 +170,8 @@ class RefreshingSampler(TableSampler):
         self.known_by_type = {etype: one.known for etype, one in self.relations.items()}
         self.seed = seed
         self.report: RefreshReport | None = None
-        self._snapshots: dict[EdgeType, Snapshot] = {}
+        self._snapshots: dict[EdgeType, Snapshot] = {}  # what the live tables were filled from
+        self._filled_from: dict[EdgeType, Snapshot] = {}  # likewise, those being filled
         self._on_refresh: OrderedDict[int, RefreshCallback] = OrderedDict()
         self._task: Task[tuple[RefreshReport, dict[str, Tensor]]] | None = None
         self._last: dict[str, Tensor] | None = None  # embeddings of the last refresh
@@ -318,7 +319,11 @@ class RefreshingSampler(TableSampler):
         watch: Stopwatch,
         on_rows: Callable[[int], object],
     ) -> RefreshReport:
-        """Fit and rebuild from embeddings; in the background, with relations that are `apart`."""
+        """Fit and rebuild from embeddings; in the background, with relations that are `apart`.
+
+        Tables are published together, when all are filled: a refresh that fails leaves all alone.
+        """
+        self._filled_from = {}
         ends = [(r, h[r.etype[0]], h[r.etype[2]]) for r in relations]
         wanted = [rows[relation.etype] for relation in relations]
         fits = [
@@ -329,7 +334,10 @@ class RefreshingSampler(TableSampler):
         tables = []
         for end, some in zip(ends, wanted):
             tables.append(self._rebuild(*end, some, on_rows))
-            self.relations[end[0].etype].model = end[0].model
+        for relation in relations:
+            relation.table.publish()
+            self.relations[relation.etype].model = relation.model
+        self._snapshots, self._filled_from = self._filled_from, {}
         watch.mark("table")
         self._in_use = at
         return RefreshReport(
@@ -511,7 +519,7 @@ class RefreshingSampler(TableSampler):
         nodes: Tensor | None,
         on_rows: Callable[[int], object],
     ) -> TableReport:
-        """Fill the table of an edge type, and keep what it was filled from."""
+        """Fill the hidden table of an edge type, and keep what it was filled from."""
         report = fill_table(
             relation.table,
             self.rule,
@@ -522,7 +530,7 @@ class RefreshingSampler(TableSampler):
             on_rows=on_rows,
             generator=relation.random,
         )
-        self._snapshots[relation.etype] = snapshot
+        self._filled_from[relation.etype] = snapshot
         return report
 
     def _embeddings(
@@ -732,8 +740,8 @@ class RefreshingSampler(TableSampler):
 
     def __getstate__(self) -> dict[str, Any]:
         """What workers and spawned processes get: look-up state, neither encoder nor graph."""
-        dropped: dict[str, Any] = {"_g": None, "_encoder": None, "_snapshots": {}, "_task": None}
-        dropped.update(_last=None, _observed=None, _on_refresh=OrderedDict())
+        dropped: dict[str, Any] = {"_g": None, "_encoder": None, "_task": None, "_last": None}
+        dropped.update(_snapshots={}, _filled_from={}, _observed=None, _on_refresh=OrderedDict())
         return {**super().__getstate__(), **dropped}
 
     def _check_original(self, call: str) -> None:

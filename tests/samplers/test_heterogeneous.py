@@ -25,6 +25,7 @@ from states import same
 from torch import Tensor, nn
 
 from dgl_dmns.core import Density, FiLMPredictor, Hardest, KnownEdges, NoiseSchedule
+from dgl_dmns.core.snapshot import dot_score
 from dgl_dmns.samplers import (
     DMNSSampler,
     DynamicSampler,
@@ -32,6 +33,7 @@ from dgl_dmns.samplers import (
     UniformSampler,
 )
 from dgl_dmns.samplers.negative_pairs import pairs_of
+from dgl_dmns.samplers.resources import Resources
 
 WIDTH = 6
 SMALL: dict[str, Any] = {"warmup_steps": 4, "fit_steps": 2, "batch_pairs": 64, "groups": 3}
@@ -199,6 +201,35 @@ def test_every_relation_heeds_its_own_scorer() -> None:
         best = score.masked_fill(~allowed(g, etype), -torch.inf).topk(4).indices
         chosen = sampler.for_queries(g, torch.arange(g.num_nodes(etype[0])), etype)
         assert torch.equal(chosen.sort(1).values, best.sort(1).values)
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_a_refresh_that_fails_in_one_relation_publishes_none(background: bool) -> None:
+    spoilt = False
+
+    def of_knows(query: Tensor, candidate: Tensor) -> Tensor:
+        return (query * candidate).sum(-1) * (torch.nan if spoilt else 1.0)
+
+    scorer = {"buys": dot_score, "bought by": dot_score, "knows": of_knows}
+    sampler = make(scorer=scorer, resources=Resources(background=background))
+    sampler.refresh()
+    before = {e: copy.deepcopy(r.table.state_dict()) for e, r in sampler.relations.items()}
+
+    def refresh() -> None:
+        sampler.refresh()
+        sampler.wait()
+
+    spoilt = True
+    with pytest.raises((ValueError, RuntimeError), match="NaN or infinite"):
+        refresh()
+    for etype, relation in sampler.relations.items():
+        live, old = relation.table.current(), before[etype]
+        assert relation.table.version == 1
+        assert torch.equal(live.ids, old["ids"][1])
+        assert torch.equal(live.log_ratio, old["log_ratio"][1])
+    spoilt = False
+    refresh()
+    assert [r.table.version for r in sampler.relations.values()] == [2, 2, 2]
 
 
 @pytest.mark.filterwarnings("ignore:Dataloader CPU affinity")
