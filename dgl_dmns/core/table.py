@@ -153,21 +153,19 @@ class CandidateTable(nn.Module):
             rows: query ids, shape [B], int64.
             candidates: tensors of shape [B, G, K].
         """
-        hidden = (self.version + 1) % 2
+        ids, log_ratio, level = self.hidden()
         self.unfinished.fill_(1)
-        self.ids[hidden, rows] = candidates.ids.to(torch.int32)
+        ids[rows] = candidates.ids.to(torch.int32)
         # Beyond the range of half precision a ratio stays finite; torch 2.0 clamps no halves.
         ratio = candidates.log_ratio.float().clamp(-_HALF, _HALF)
-        self.log_ratio[hidden, rows] = ratio.to(torch.float16)
-        self.level[hidden, rows] = candidates.level.to(torch.uint8)
+        log_ratio[rows] = ratio.to(torch.float16)
+        level[rows] = candidates.level.to(torch.uint8)
 
     def keep(self) -> None:
         """Copy the live buffer to the hidden one, for a version that differs in some rows only."""
-        live = self.version % 2
         self.unfinished.fill_(1)
-        for name in _FIELDS:
-            field = getattr(self, name)
-            field[1 - live].copy_(field[live])
+        for hidden, live in zip(self.hidden(), self.current()):
+            hidden.copy_(live)
 
     def publish(self) -> None:
         """Make the hidden buffer the live one."""

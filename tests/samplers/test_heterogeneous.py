@@ -208,7 +208,7 @@ def test_a_refresh_that_fails_in_one_relation_publishes_none(background: bool) -
     spoilt = False
 
     def of_knows(query: Tensor, candidate: Tensor) -> Tensor:
-        return (query * candidate).sum(-1) * (torch.nan if spoilt else 1.0)
+        return dot_score(query, candidate) * (torch.nan if spoilt else 1.0)
 
     scorer = {"buys": dot_score, "bought by": dot_score, "knows": of_knows}
     sampler = make(scorer=scorer, resources=Resources(background=background))
