@@ -47,7 +47,7 @@ class DMNSSampler(RefreshingSampler):
 
     Args:
         g: the training graph; its edges are the known positives. Several node and edge types:
-            see `RefreshingSampler`.
+            see `StatefulSampler`.
         encoder: an ``nn.Module`` called as ``encoder(g, g.ndata[feat])`` (heterogeneous graph: with
             a dict of features by node type), or a callable that returns embeddings [N, D]
             (heterogeneous graph: a dict of those).
@@ -70,7 +70,7 @@ class DMNSSampler(RefreshingSampler):
         scorer: scores of broadcastable embeddings [.., D], the model's logit before any sigmoid, or
             a dict of such functions by edge type; the inner product where not given.
         source: ``"edge"``, for a ranking per query, or ``"uniform"``, for one ranking of all pairs;
-            see `RefreshingSampler`.
+            see `StatefulSampler`.
         etypes: edge types to hold tables for; all that have edges where not given.
         feat: name of the node features, for an ``nn.Module`` encoder.
         fit_steps: fitting steps of the diffusion model in a refresh.

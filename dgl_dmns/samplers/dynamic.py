@@ -32,7 +32,7 @@ class DynamicSampler(RefreshingSampler):
 
     Args:
         g: the training graph; its edges are the known positives. Several node and edge types:
-            see `RefreshingSampler`.
+            see `StatefulSampler`.
         encoder: an ``nn.Module`` called as ``encoder(g, g.ndata[feat])`` (heterogeneous graph: with
             a dict of features by node type), or a callable that returns embeddings [N, D]
             (heterogeneous graph: a dict of those).
@@ -41,7 +41,7 @@ class DynamicSampler(RefreshingSampler):
         groups: groups of k candidates kept per query between refreshes.
         scorer: scores of broadcastable embeddings [.., D], or a dict of such functions by edge
             type; the inner product where not given.
-        source: ``"edge"`` or ``"uniform"``, see `RefreshingSampler`.
+        source: ``"edge"`` or ``"uniform"``, see `StatefulSampler`.
         etypes: edge types to hold tables for; all that have edges where not given.
         feat: name of the node features, for an ``nn.Module`` encoder.
         seed: seed of table building.
@@ -94,7 +94,7 @@ class SelfAdversarialSampler(RefreshingSampler):
 
     Args:
         g: the training graph; its edges are the known positives. Several node and edge types:
-            see `RefreshingSampler`.
+            see `StatefulSampler`.
         encoder: an ``nn.Module`` called as ``encoder(g, g.ndata[feat])`` (heterogeneous graph: with
             a dict of features by node type), or a callable that returns embeddings [N, D]
             (heterogeneous graph: a dict of those).
@@ -104,7 +104,7 @@ class SelfAdversarialSampler(RefreshingSampler):
         groups: groups of k candidates kept per query between refreshes.
         scorer: scores of broadcastable embeddings [.., D], or a dict of such functions by edge
             type; the inner product where not given.
-        source: ``"edge"`` or ``"uniform"``, see `RefreshingSampler`.
+        source: ``"edge"`` or ``"uniform"``, see `StatefulSampler`.
         etypes: edge types to hold tables for; all that have edges where not given.
         feat: name of the node features, for an ``nn.Module`` encoder.
         seed: seed of table building.

@@ -185,7 +185,7 @@ class MCNSSampler(RefreshingSampler):
         )
 
     def update_graph(self, g: Any) -> None:
-        """Go on with a graph that has grown, see `RefreshingSampler.update_graph`.
+        """Go on with a graph that has grown, see `StatefulSampler.update_graph`.
 
         The lists are built anew. Chains go on where they are; until the next refresh, new nodes
         have the score 0 with all nodes.

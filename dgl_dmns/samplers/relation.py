@@ -22,12 +22,14 @@ from dgl_dmns.samplers.base import (
     check_k,
     known_edges,
 )
+from dgl_dmns.samplers.observed import NodeIds
 
 __all__ = [
     "NegativesPerEdge",
     "Relation",
     "Scorers",
     "held_edge_types",
+    "rows_by_type",
     "scorers_by_type",
 ]
 
@@ -303,3 +305,45 @@ def _check_scorer(scorer: Any, name: str) -> None:
             f"{name}: expected a callable of two tensors of embeddings, or a dict of those by edge "
             f"type, got {type(scorer).__name__}"
         )
+
+
+def rows_by_type(
+    nodes: NodeIds, relations: Mapping[EdgeType, Relation]
+) -> dict[EdgeType, Tensor | None]:
+    """The rows of each edge type that are meant by ids of source nodes.
+
+    Args:
+        nodes: integer ids, shape [B], or a dict of those by source node type where there are
+            several.
+        relations: the edge types that are held.
+
+    Returns:
+        Sorted and distinct ids, int64, none for edge types of other sources.
+
+    Raises:
+        ValueError: if they are no source nodes.
+    """
+    sources = {etype[0]: relation.known.num_src for etype, relation in relations.items()}
+    if not isinstance(nodes, Mapping) and len(sources) == 1:
+        nodes = dict.fromkeys(sources, nodes)
+    if not isinstance(nodes, Mapping) or not nodes.keys() <= sources.keys():
+        given = list(nodes) if isinstance(nodes, Mapping) else type(nodes).__name__
+        raise ValueError(
+            f"nodes: expected a dict of ids by source node type, of {sorted(sources)}, got {given}"
+        )
+    found = {}
+    for ntype, ids in nodes.items():
+        if ids.dim() != 1 or ids.dtype not in (torch.int32, torch.int64):
+            raise ValueError(
+                f"nodes: expected integer ids of shape [B], got {tuple(ids.shape)} of "
+                f"{ids.dtype}; for a mask, pass mask.nonzero().squeeze(1)"
+            )
+        found[ntype] = torch.unique(ids.cpu().long())
+        ends = found[ntype][[0, -1]].tolist() if ids.numel() else [0, 0]
+        if ends[0] < 0 or ends[1] >= sources[ntype]:
+            raise ValueError(
+                f"nodes: expected ids of type {ntype!r} in 0 .. {sources[ntype] - 1}, got "
+                f"{ends[0]} .. {ends[1]}"
+            )
+    none = torch.empty(0, dtype=torch.int64)
+    return {etype: found.get(etype[0], none) for etype in relations}
