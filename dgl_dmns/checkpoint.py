@@ -3,15 +3,19 @@
 A state is what ``state_dict()`` gives: dicts, lists and tuples of tensors, numbers, words and None.
 A file is a NumPy archive: the tensors as plain arrays, the nesting around them as JSON, and a
 SHA-256 of both. Nothing is unpickled, so that a file can carry no code. It is written beside its
-place, flushed to the disk and moved there: a crash leaves the file before, or the new one.
+place, flushed to the disk and moved there: a crash leaves the file before, or the new one. What a
+killed process had written beside it is removed by a later `write_state`.
 """
 
 from __future__ import annotations
 
+import contextlib
+import glob
 import hashlib
 import json
 import os
 import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +29,7 @@ from dgl_dmns.archives import read_arrays
 __all__ = ["read_state", "write_state"]
 
 FORMAT = "dgl-dmns state 1"
+_ABANDONED = 3600.0  # seconds after which an unfinished file that nobody writes to is removed
 _VIEWS = {torch.bfloat16: torch.int16}
 """Types that NumPy lacks, and those of the same size that stand in for them."""
 _TYPES = {
@@ -40,6 +45,8 @@ _TYPES = {
 def write_state(path: str | os.PathLike[str], state: Mapping[Any, Any]) -> None:
     """Write a state to a file, or leave what was there.
 
+    Several processes may write to one path at a time: the last to end wins.
+
     Args:
         path: the file; its folder has to exist.
         state: nested dicts, lists and tuples of tensors, numbers, words, booleans and None; keys
@@ -53,6 +60,7 @@ def write_state(path: str | os.PathLike[str], state: Mapping[Any, Any]) -> None:
     arrays: dict[str, np.ndarray[Any, Any]] = {}
     nesting = json.dumps(_pack(state, arrays, "state"))
     digest = _digest(nesting, arrays)
+    _remove_abandoned(target)
     handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
     try:
         with os.fdopen(handle, "wb") as file:
@@ -142,6 +150,14 @@ def _digest(nesting: str, arrays: Mapping[str, np.ndarray[Any, Any]]) -> str:
         total.update(f"{name} {array.dtype.str} {array.shape}".encode())
         total.update(np.ascontiguousarray(array).data)
     return total.hexdigest()
+
+
+def _remove_abandoned(target: Path) -> None:
+    """Remove what processes that were killed while writing to this path have left beside it."""
+    for left in target.parent.glob(f".{glob.escape(target.name)}.*.part"):
+        with contextlib.suppress(OSError):  # another process was faster, or may not be disturbed
+            if time.time() - left.stat().st_mtime > _ABANDONED:
+                left.unlink()
 
 
 def _sync_folder(folder: Path) -> None:

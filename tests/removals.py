@@ -143,6 +143,12 @@ REMOVALS = {
         "name = str(target); handle = os.open(name, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)",
         f"{STATES} {FAULTS} -k 'killed_while or without_room'",
     ),
+    "what killed writers left": Removal(
+        "dgl_dmns/checkpoint.py",
+        "    _remove_abandoned(target)\n",
+        "",
+        f"{STATES} -k old",
+    ),
     "the checksum": Removal(
         "dgl_dmns/checkpoint.py",
         'if _digest(words["nesting"], found) != words["sha256"]:',

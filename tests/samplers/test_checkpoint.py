@@ -140,6 +140,24 @@ def test_killed_while_writing_leaves_a_whole_file(tmp_path: Path) -> None:
         assert bool((found["x"] == found["version"]).all())
 
 
+def test_what_a_killed_writer_left_is_removed_when_it_is_old(tmp_path: Path) -> None:
+    path = tmp_path / "state[1].ckpt"  # with a letter that has a meaning in patterns
+    killed = "import os, signal, sys\nfrom dgl_dmns.checkpoint import write_state\n"
+    killed += "os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)\n"
+    killed += "write_state(sys.argv[1], {})"
+    for place in (path, path, tmp_path / "state1.ckpt"):
+        done = subprocess.run([sys.executable, "-c", killed, str(place)], check=False)
+        assert done.returncode == -signal.SIGKILL
+    first, second = sorted(tmp_path.glob(".state[[]1].ckpt.*.part"))
+    (other,) = tmp_path.glob(".state1.ckpt.*.part")
+    hours_ago = first.stat().st_mtime - 7200
+    for old in (first, other):
+        os.utime(old, (hours_ago, hours_ago))
+    write_state(path, {"a": 1})
+    # The second may still be written to, and the other belongs to another path.
+    assert sorted(tmp_path.iterdir()) == sorted([path, second, other])
+
+
 def test_a_full_disk_leaves_the_file_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
