@@ -205,9 +205,10 @@ def _plot(sections: Sequence[Section], store: CellStore, path: Path) -> bool:
         for place, (row, runs) in enumerate(done):
             values = [run["test"]["MRR"] for run in runs.values()]
             color, y = f"C{place % 10}", len(done) - 1 - place
-            top.plot(values, [y] * len(values), ".", color=color, alpha=0.5)
+            marker, line = (".", "-") if place < 10 else ("x", "--")  # there are ten colours
+            top.plot(values, [y] * len(values), marker, color=color, alpha=0.5)
             top.plot([sum(values) / len(values)], [y], "|", color=color, markersize=14)
-            bottom.plot(runs[min(runs)]["curve"], color=color, label=row.title, alpha=0.8)
+            bottom.plot(runs[min(runs)]["curve"], line, color=color, label=row.title, alpha=0.8)
         top.set_yticks(range(len(done)), [row.title for row, _ in reversed(done)])
         top.set_ylim(-0.7, max(len(done), 1) - 0.3)
         top.set_xlabel("test MRR over all nodes")
