@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from benchmarks.paper.config import Latent
-from benchmarks.paper.negatives import Terms, levels_of, real_scores, schedule_of
 from benchmarks.paper.problem import Problem, seeded
+from benchmarks.paper.terms import Terms, levels_of, real_scores, schedule_of
 from dgl_dmns.core import (
     DiffusionGenerator,
     FiLMPredictor,

@@ -1,20 +1,19 @@
-"""Sources of negatives with one interface: embeddings of this epoch in, scores and weights out.
+"""Sources of negatives by method.
 
-Symbols: N nodes, E training edges, K negatives an edge, D width.  Sources of real nodes hold one of
-the package's samplers and ask it as any DGL loader does, ``sampler(g, eids)``; gradients then reach
-both ends of a negative.  Latent negatives are in `benchmarks.paper.latents`.
+Sources of real nodes hold one of the package's samplers and ask it as any DGL loader does,
+``sampler(g, eids)``; gradients then reach both ends of a negative. Latent negatives are in
+`benchmarks.paper.latents`.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from benchmarks.paper.config import (
     Adversarial,
-    Diffusion,
     Dynamic,
     FixedUniform,
     InBatch,
@@ -26,58 +25,13 @@ from benchmarks.paper.config import (
     SelfAdversarial,
     Uniform,
 )
+from benchmarks.paper.latents import LatentSource
 from benchmarks.paper.problem import Problem
+from benchmarks.paper.terms import Source, Terms, levels_of, real_scores, schedule_of
 from dgl_dmns import samplers
-from dgl_dmns.core import UNIFORM_LEVEL, Density, Gate, Levels, Nearest, NoiseSchedule, Rule
+from dgl_dmns.core import UNIFORM_LEVEL, Density, Gate, Nearest, Rule
 
-__all__ = ["Source", "Terms", "levels_of", "make_source", "schedule_of"]
-
-
-class Terms(NamedTuple):
-    """Negatives of all training edges.
-
-    Args:
-        score: inner products with the edge's query, shape [E, K].
-        weight: of each term, shape [E, K] or [K]; None: all 1.
-    """
-
-    score: Tensor
-    weight: Tensor | None
-
-
-class Source(Protocol):
-    """Anything that gives negatives for the training edges."""
-
-    def terms(self, h: Tensor, epoch: int) -> Terms:
-        """Negatives for embeddings [N, D], which carry gradients."""
-        ...
-
-    def statistics(self) -> dict[str, float]:
-        """What the source has to say about its last call."""
-        ...
-
-
-def levels_of(settings: Diffusion) -> Levels:
-    """The levels of diffusion settings."""
-    return Levels(settings.fractions, settings.weights)
-
-
-def schedule_of(settings: Diffusion) -> NoiseSchedule:
-    """The noise schedule of diffusion settings."""
-    if settings.schedule == "cosine":
-        return NoiseSchedule.cosine(settings.steps)
-    return NoiseSchedule.linear(settings.steps)
-
-
-def real_scores(h: Tensor, query: Tensor, negatives: Tensor) -> Tensor:
-    """Scores of real negatives [E, K] with their queries [E], differentiable at both ends.
-
-    Column by column with `index_select`: a third of the time, forward and backward, of indexing all
-    negatives at once.
-    """
-    h_query = h.index_select(0, query)
-    columns = [(h_query * h.index_select(0, column)).sum(-1) for column in negatives.unbind(1)]
-    return torch.stack(columns, dim=1)
+__all__ = ["RealNodesSource", "SampledSource", "make_source"]
 
 
 class SampledSource:
@@ -203,8 +157,6 @@ def make_source(problem: Problem, method: Method, seed: int) -> Source:
     g, encoder = problem.graph, _never_called
     sampler: Any
     if isinstance(method, Latent):
-        from benchmarks.paper.latents import LatentSource
-
         return LatentSource(problem, method, seed)
     if isinstance(method, RealNodes):
         return RealNodesSource(problem, method, seed)

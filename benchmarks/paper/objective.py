@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from benchmarks.paper.negatives import Terms
+from benchmarks.paper.terms import Terms
 
 __all__ = ["objective"]
 

@@ -12,10 +12,11 @@ from torch import Tensor
 from benchmarks.common import measured
 from benchmarks.paper.config import Cell
 from benchmarks.paper.encoders import Encoder
-from benchmarks.paper.negatives import make_source, real_scores
+from benchmarks.paper.negatives import make_source
 from benchmarks.paper.objective import objective
 from benchmarks.paper.probe import probe_accuracy
 from benchmarks.paper.problem import Folders, Problem, load_problem
+from benchmarks.paper.terms import real_scores
 
 __all__ = ["run_cell", "train"]
 

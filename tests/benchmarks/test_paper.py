@@ -9,11 +9,12 @@ from benchmarks.paper.__main__ import main
 from benchmarks.paper.ablations import ABLATIONS, ablation_rows
 from benchmarks.paper.config import PAPER_FRACTIONS, Cell, Latent, Row, Training
 from benchmarks.paper.latents import slot_levels
-from benchmarks.paper.negatives import Terms, make_source, real_scores
+from benchmarks.paper.negatives import make_source
 from benchmarks.paper.objective import objective
 from benchmarks.paper.problem import Folders, load_problem
 from benchmarks.paper.published import published
 from benchmarks.paper.rows import ROW_NAMES, main_rows
+from benchmarks.paper.terms import Terms, real_scores
 from benchmarks.paper.train import run_cell, train
 from dgl_dmns.core import LevelGaussians
 from dgl_dmns.core.positivity import psi_density, psi_distance
