@@ -107,11 +107,20 @@ def space_rows(recipe: Recipe) -> dict[str, Row]:
     }
 
 
+def fitting_rows(recipe: Recipe) -> dict[str, Row]:
+    """How far a refresh fits the diffusion model: steps after the first fit, which has 200."""
+    rows = {"default": Row("default", DMNS())}
+    for steps in (0, 5, 160):
+        rows[f"steps-{steps}"] = Row(f"{steps} fitting steps", DMNS(fit_steps=steps))
+    return rows
+
+
 GROUPS: dict[str, Callable[[Recipe], dict[str, Row]]] = {
     "main": main_rows,
     "gate": gate_rows,
     "blend": blend_rows,
     "calibrated": calibrated_rows,
     "spaces": space_rows,
+    "fitting": fitting_rows,
 }
 """Groups by their command-line names."""
