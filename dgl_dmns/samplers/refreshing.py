@@ -47,7 +47,7 @@ class RefreshingSampler(StatefulSampler):
 
     rebuilds_rows: ClassVar[bool] = True
 
-    def _begin(self) -> None:
+    def _set_up(self) -> None:
         self.report: RefreshReport | None = None
         self._snapshots: dict[EdgeType, Snapshot] = {}  # what the live tables were filled from
         self._filled_from: dict[EdgeType, Snapshot] = {}  # likewise, those being filled

@@ -151,9 +151,9 @@ class StatefulSampler(TableSampler):
         self.seed = seed
         self._last: dict[str, Tensor] | None = None  # embeddings of the last refresh
         self._observed: ObservedEmbeddings | None = None
-        self._begin()
+        self._set_up()
 
-    def _begin(self) -> None:
+    def _set_up(self) -> None:
         """Set up what a subclass keeps besides, as the end of the construction."""
 
     def _settle(self) -> None:
