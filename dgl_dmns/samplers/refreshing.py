@@ -22,7 +22,7 @@ from dgl_dmns.core.generator import FitReport
 from dgl_dmns.core.snapshot import Snapshot
 from dgl_dmns.samplers.background import Staleness, Task
 from dgl_dmns.samplers.base import EdgeName, EdgeType
-from dgl_dmns.samplers.cadence import Cadence
+from dgl_dmns.samplers.cadence import Cadence, steps_of_a_pass
 from dgl_dmns.samplers.encoder import Embeddings, Encoder
 from dgl_dmns.samplers.lookup import Source
 from dgl_dmns.samplers.negative_pairs import negative_pairs
@@ -354,8 +354,9 @@ class RefreshingSampler(StatefulSampler):
 
         Args:
             optimizer: the encoder's optimizer.
-            every: optimizer steps between refreshes; the batches of an epoch are a good choice. 100
-                where neither it nor ``share`` is given.
+            every: optimizer steps between refreshes; the batches of an epoch are a good choice.
+                Where neither it nor ``share`` is given, the steps that a pass over the known edges
+                takes in batches of 1024 (on several ranks, of 1024 on each).
             share: share of the time that refreshes may take, between 0 and 1, in place of
                 ``every``: one follows a step as soon as the last one's seconds are at most this
                 share of those since it began. Runs then depend on the clock, and ranks refresh
@@ -367,7 +368,8 @@ class RefreshingSampler(StatefulSampler):
         Raises:
             ValueError: if ``every`` is below 1, ``share`` is out of range, or both are given.
         """
-        cadence = Cadence(every, share)
+        edges = sum(relation.known.indices.numel() for relation in self.relations.values())
+        cadence = Cadence(every, share, steps_of_a_pass(edges))
         cadence.done(self.refresh().seconds)
         self._steps = self._steps or 0
 

@@ -32,7 +32,7 @@ from dgl_dmns.core import (
     NoiseSchedule,
 )
 from dgl_dmns.core.engine import Stopwatch
-from dgl_dmns.samplers import DMNSSampler
+from dgl_dmns.samplers import DMNSSampler, cadence
 
 NODES = 40
 EDGES = 120
@@ -432,6 +432,28 @@ def test_attach_refreshes_now_and_after_every_nth_step() -> None:
         optimizer.step()
     assert sampler.version == 3
     assert encoder.training
+
+
+@pytest.mark.parametrize("ranks", [1, 4])
+def test_attach_refreshes_once_a_pass_where_nothing_is_said(
+    ranks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1)
+    sampler = make()
+    edges = sampler.known.indices.numel()
+    monkeypatch.setattr(cadence, "_BATCH", edges / (2.5 * ranks))  # a pass ends in the third step
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: ranks > 1)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: ranks)
+    sampler.attach(optimizer)
+    versions = []
+    for _ in range(7):
+        optimizer.step()
+        versions.append(sampler.version)
+    assert versions == [1, 1, 2, 2, 2, 3, 3]
+
+
+def test_a_pass_in_batches_of_1024() -> None:
+    assert [cadence.steps_of_a_pass(n) for n in (1, 1024, 1025, 10_000)] == [1, 1, 2, 10]
 
 
 def test_an_attached_refresh_sees_the_weights_after_the_step() -> None:
