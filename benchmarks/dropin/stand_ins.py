@@ -12,6 +12,7 @@ A node without neighbours is its own centre.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -20,7 +21,6 @@ from torch import Tensor
 from dgl_dmns.core import DiffusionGenerator, FitReport, KnownEdges, LevelGaussians
 from dgl_dmns.core.pairs import sample_neighbours
 from dgl_dmns.samplers import DMNSSampler
-from dgl_dmns.samplers.relation import Relation
 
 __all__ = ["Centre", "NoisedCentre", "StandInSampler"]
 
@@ -30,7 +30,7 @@ Centre = Literal["query", "mean", "neighbour"]
 class NoisedCentre(DiffusionGenerator):
     """Level Gaussians around a centre; arguments as for `DiffusionGenerator`, and ``centre``."""
 
-    def __init__(self, width: int, centre: Centre, seed: int = 0, **arguments: Any) -> None:
+    def __init__(self, width: int, *, centre: Centre, seed: int = 0, **arguments: Any) -> None:
         super().__init__(width, seed=seed, **arguments)
         self.centre = centre
         self.random = torch.Generator().manual_seed(seed)
@@ -63,11 +63,4 @@ class StandInSampler(DMNSSampler):
 
     def __init__(self, *arguments: Any, centre: Centre, **named: Any) -> None:
         super().__init__(*arguments, **named)
-        self.centre: Centre = centre
-
-    def _model_for(self, relation: Relation, width: int) -> DiffusionGenerator:
-        if relation.model is None:
-            relation.model = NoisedCentre(
-                width, self.centre, relation.seed, **self._model_arguments
-            )
-        return relation.model
+        self._models.make = partial(NoisedCentre, centre=centre)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -24,6 +23,7 @@ from dgl_dmns.core.space import SpaceKind
 from dgl_dmns.core.table import CandidateTable
 from dgl_dmns.samplers.base import EdgeName
 from dgl_dmns.samplers.encoder import Embeddings
+from dgl_dmns.samplers.models import Models, check_queries
 from dgl_dmns.samplers.refreshing import Encoder, RefreshingSampler, Source
 from dgl_dmns.samplers.relation import NegativesPerEdge, Relation, Scorers
 from dgl_dmns.samplers.resources import Resources
@@ -136,11 +136,6 @@ class DMNSSampler(RefreshingSampler):
                 "fit_steps, warmup_steps, batch_pairs: expected at least 0, 0 and 1, got "
                 f"{fit_steps}, {warmup_steps} and {batch_pairs}"
             )
-        if not learning_rate > 0:
-            raise ValueError(
-                f"learning_rate: expected a positive rate of the diffusion model, got "
-                f"{learning_rate}; 0.01 and 0.003 are good starts"
-            )
         rule = rule or Blend()
         if rule.tractable and not isinstance(predictor, (AffineNoisePredictor, type(None))):
             raise TypeError(
@@ -185,34 +180,22 @@ class DMNSSampler(RefreshingSampler):
         self.effective_size = effective_size
         self.fit_steps = fit_steps
         self.warmup_steps = warmup_steps
-        self._model_arguments: dict[str, Any] = {
-            "levels": self.levels,
-            "schedule": schedule or NoiseSchedule.linear(),
-            "predictor": predictor,
-            "space": space,
-            "compact_width": compact_width,
-            "batch_pairs": batch_pairs,
-            "learning_rate": learning_rate,
-        }
-        self.levels.steps(self._model_arguments["schedule"].steps)
-
-    def _model_for(self, relation: Relation, width: int) -> DiffusionGenerator:
-        """The generator for embeddings of a width, made at the first refresh."""
-        if relation.model is None:
-            arguments = dict(self._model_arguments)
-            if len(self.relations) > 1:  # weights are not shared
-                arguments["predictor"] = copy.deepcopy(arguments["predictor"])
-            relation.model = DiffusionGenerator(width, seed=relation.seed, **arguments)
-        elif relation.model.space.embedding_width != width:
-            raise ValueError(
-                f"encoder: expected embeddings of width {relation.model.space.embedding_width}, as "
-                f"at the first refresh, got {width}; make a new sampler for another encoder"
-            )
-        return relation.model
+        schedule = schedule or NoiseSchedule.linear()
+        self.levels.steps(schedule.steps)
+        self._models = Models(
+            shared=len(self.relations) > 1,
+            levels=self.levels,
+            schedule=schedule,
+            predictor=predictor,
+            space=space,
+            compact_width=compact_width,
+            batch_pairs=batch_pairs,
+            learning_rate=learning_rate,
+        )
 
     def _fit(self, relation: Relation, h_query: Tensor, h_candidate: Tensor) -> FitReport:
         steps = self.warmup_steps if relation.model is None else self.fit_steps
-        model = self._model_for(relation, h_query.shape[1])
+        model = self._models.of(relation, h_query.shape[1])
         if h_candidate is h_query:
             model.space.update(h_query)
             z_query = z_candidate = model.space.encode(h_query)
@@ -260,7 +243,7 @@ class DMNSSampler(RefreshingSampler):
                 edge type has to be named.
         """
         relation, model = self._fitted("generate", etype)
-        _check_queries(h_query, model)
+        check_queries(h_query, model)
         latents = model.generate(
             h_query.detach().cpu().float(), generator=generator or relation.random
         )
@@ -353,7 +336,7 @@ class DMNSSampler(RefreshingSampler):
                 ``embeddings`` do not fit.
         """
         relation, model = self._fitted("for_embeddings", etype)
-        _check_queries(h_query, model)
+        check_queries(h_query, model)
         queries, nodes = h_query.shape[0], relation.known.num_dst
         if known is None:
             none = torch.empty(0, dtype=torch.int64)
@@ -392,16 +375,11 @@ class DMNSSampler(RefreshingSampler):
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
         state["curriculum"] = None  # any function: only a refresh needs it, too
-        state["_model_arguments"] = None  # may hold a predictor: only a refresh needs it
+        state["_models"] = None  # may hold a predictor: only a refresh needs it
         return state
 
     def _own_state(self, relation: Relation) -> dict[str, Any]:
-        if relation.model is None:
-            return {"model": None, "width": None}
-        return {
-            "model": relation.model.state_dict(),
-            "width": relation.model.space.embedding_width,
-        }
+        return self._models.state(relation)
 
     def _load_own_state(self, states: list[tuple[Relation, dict[str, Any]]]) -> None:
         width = states[0][1]["width"]  # all edge types have one, and are fitted together
@@ -419,29 +397,4 @@ class DMNSSampler(RefreshingSampler):
                 f"state: made for embeddings of width {width}, this sampler's encoder gives {own}; "
                 "load it beside the encoder it was trained with"
             )
-        models = [relation.model for relation, _ in states]
-        kept = [{} if model is None else copy.deepcopy(model.state_dict()) for model in models]
-        try:
-            for relation, state in states:
-                self._model_for(relation, width).load_state_dict(state["model"])
-        except RuntimeError as error:
-            # Torch has loaded the entries that fit: take them back.
-            for (relation, _), model, weights in zip(states, models, kept):
-                relation.model = model
-                if model is not None:
-                    model.load_state_dict(weights)
-            raise ValueError(
-                "state: made with another schedule, predictor or space; construct the sampler with "
-                f"the same arguments ({error})"
-            ) from error
-
-
-def _check_queries(h_query: Tensor, model: DiffusionGenerator) -> None:
-    width = model.space.embedding_width
-    if h_query.dim() != 2 or h_query.shape[1] != width:
-        raise ValueError(f"h_query: expected shape [B, {width}], got {tuple(h_query.shape)}")
-    if not (h_query.is_floating_point() and bool(h_query.isfinite().all())):
-        raise ValueError(
-            "h_query: expected floating point embeddings without NaN or infinity, as the encoder "
-            f"gives them, got {h_query.dtype}: {h_query}"
-        )
+        self._models.load(states, width)

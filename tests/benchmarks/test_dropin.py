@@ -191,7 +191,7 @@ def test_methods_leave_defaults_to_the_samplers(problem):
     assert plain.settings == default.settings
     assert plain.rule == default.rule
     assert plain.levels == default.levels
-    assert plain._model_arguments["learning_rate"] == default._model_arguments["learning_rate"]
+    assert plain._models.arguments["learning_rate"] == default._models.arguments["learning_rate"]
     rival = made(SelfAdversarial(pool=64))
     own = SelfAdversarialSampler(graph, lambda: h, k=5, pool=64)
     assert (rival.settings, rival.rule) == (own.settings, own.rule)

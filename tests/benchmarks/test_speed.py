@@ -56,7 +56,8 @@ def test_every_row_makes_a_sampler(title):
     for name, value in row.pools:
         assert getattr(sampler.settings, name) == value
     for name, value in row.arguments:
-        settings = getattr(sampler, "_model_arguments", {})
+        models = getattr(sampler, "_models", None)
+        settings = models.arguments if models else {}
         assert settings.get(name, getattr(sampler.settings, name, None)) == value
     for name, value in row.resources:
         assert getattr(sampler.resources, name) == value
