@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
+from collections.abc import Callable
 from typing import Any
 
 import dgl
@@ -27,7 +28,10 @@ from dgl_dmns.core import RefreshReport
 from dgl_dmns.losses import bce_loss, bpr_loss, softmax_loss
 from dgl_dmns.samplers import RefreshingSampler
 
-__all__ = ["objective", "run_cell", "train"]
+__all__ = ["Watch", "objective", "run_cell", "train"]
+
+Watch = Callable[[RefreshingSampler], object]
+"""What looks at a sampler's refreshes, such as one that makes a `Monitor`."""
 
 
 def run_cell(cell: Cell, folder: str | None, threads: int = 1) -> dict[str, Any]:
@@ -82,7 +86,7 @@ def objective(
 class _Run:
     """Model, sampler and loader of one cell, and what its epochs add up to."""
 
-    def __init__(self, problem: Problem, cell: Cell) -> None:
+    def __init__(self, problem: Problem, cell: Cell, watch: Watch | None = None) -> None:
         recipe = cell.recipe
         seed_all(cell.seed)
         self.problem, self.recipe = problem, recipe
@@ -131,6 +135,8 @@ class _Run:
         self.random = torch.Generator().manual_seed(cell.seed)  # of the rows that are rebuilt
         self.mean_score: dict[str, float] = {}
         if isinstance(self.sampler, RefreshingSampler):
+            if watch is not None:
+                watch(self.sampler)
             started = time.perf_counter()
             if recipe.refresh_share < 1:
                 self.sampler.refresh()
@@ -224,8 +230,14 @@ class _Run:
             self.sampler.load_state_dict(state["sampler"])
 
 
-def train(problem: Problem, cell: Cell) -> dict[str, Any]:
+def train(problem: Problem, cell: Cell, watch: Watch | None = None) -> dict[str, Any]:
     """Train on a problem that is already loaded; see `run_cell`.
+
+    Args:
+        problem: the data.
+        cell: what to train.
+        watch: called with the sampler before its first refresh, if it follows the encoder; what it
+            does then counts as time of the training.
 
     Returns:
         ``val`` and ``test`` (metrics at the best epoch), ``curve`` (validation MRR of each epoch),
@@ -234,7 +246,7 @@ def train(problem: Problem, cell: Cell) -> dict[str, Any]:
         a batch, on average), ``positive score`` and ``negative score`` (means over the last epoch)
         and ``negatives`` (see `false_negatives`, at the best epoch).
     """
-    run = _Run(problem, cell)
+    run = _Run(problem, cell, watch)
     curve: list[float] = []
     best, best_epoch, best_state = -math.inf, -1, run.state()
     for epoch in range(cell.recipe.epochs):
