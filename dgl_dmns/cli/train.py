@@ -144,6 +144,7 @@ def _write(
         settings={**asdict(settings), "epochs run": outcome.epochs},
         result=outcome.metrics,
         measured=outcome.measured,
+        history=outcome.history,
     )
     if util.find_spec("matplotlib") is None:
         _say(

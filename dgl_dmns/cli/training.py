@@ -26,6 +26,7 @@ from dgl_dmns.cli.samplers import make_sampler
 from dgl_dmns.data import EdgeSplit, GraphData, split_pairs
 from dgl_dmns.diagnostics import Monitor
 from dgl_dmns.evaluate import candidate_ranking, full_ranking, ranking_metrics
+from dgl_dmns.losses import bce_loss
 from dgl_dmns.samplers import RefreshingSampler
 
 __all__ = ["Outcome", "Settings", "train"]
@@ -62,6 +63,7 @@ class Outcome:
         sampler: the sampler after the last refresh.
         monitor: its records; None for a sampler that follows no encoder.
         epochs: number of epochs that were run.
+        history: loss, validation MRR and seconds of each of them.
     """
 
     h: Tensor
@@ -70,6 +72,7 @@ class Outcome:
     sampler: Any
     monitor: Monitor | None
     epochs: int
+    history: list[dict[str, float]]
 
 
 class _Trainer:
@@ -93,6 +96,7 @@ class _Trainer:
         self.reverse = torch.searchsorted(key, twin)  # edges are ordered by (src, dst)
         self.batches = -(-len(src) // settings.batch_size)
         self.epoch = 0
+        self.history: list[dict[str, float]] = []
         self.best = {"mrr": -1.0, "epoch": 0}
         self.best_state = copy.deepcopy(self.model.state_dict())
         self.monitor: Monitor | None = None
@@ -144,10 +148,8 @@ class _Trainer:
         self.seed(self.epoch + 1)
         for _, pos_graph, neg_graph, blocks in self._loader():
             h = self.model(blocks, blocks[0].srcdata["feat"])
-            score = torch.cat([edge_score(pos_graph, h), edge_score(neg_graph, h)])
-            label = torch.zeros_like(score)
-            label[: pos_graph.num_edges()] = 1.0
-            loss = nn.functional.binary_cross_entropy_with_logits(score, label)
+            positive, negative = edge_score(pos_graph, h), edge_score(neg_graph, h)
+            loss = bce_loss(positive, negative.view(len(positive), -1), balanced=True)
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()
@@ -165,8 +167,9 @@ class _Trainer:
     def validate(self, loss: float, seconds: float) -> float:
         """The validation MRR; kept, with the weights if it is the best."""
         mrr = self.rank(self.embed(), self.split.val)["MRR"]
+        self.history.append({"epoch": self.epoch, "loss": loss, "mrr": mrr, "seconds": seconds})
         if self.monitor is not None:
-            self.monitor.log(watch="mrr", epoch=self.epoch, loss=loss, mrr=mrr, seconds=seconds)
+            self.monitor.log(watch="mrr", **self.history[-1])
         if mrr > self.best["mrr"]:
             self.best = {"mrr": mrr, "epoch": self.epoch}
             self.best_state = copy.deepcopy(self.model.state_dict())
@@ -213,6 +216,7 @@ class _Trainer:
         return {
             "settings": asdict(self.settings),
             "epoch": self.epoch,
+            "history": self.history,
             "best": self.best,
             "best_state": self.best_state,
             "model": self.model.state_dict(),
@@ -241,7 +245,7 @@ class _Trainer:
                 "arguments, or another --out"
             )
         self.epoch, self.best = state["epoch"], state["best"]
-        self.best_state = state["best_state"]
+        self.history, self.best_state = state.get("history", []), state["best_state"]
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.monitor is not None:
@@ -296,8 +300,15 @@ def train(
                 write_state(checkpoint, trainer.state())
     trainer.model.load_state_dict(trainer.best_state)
     h = trainer.embed()
-    measured = trainer.how_measured()
-    return Outcome(h, trainer.test(h), measured, trainer.sampler, trainer.monitor, trainer.epoch)
+    return Outcome(
+        h,
+        trainer.test(h),
+        trainer.how_measured(),
+        trainer.sampler,
+        trainer.monitor,
+        trainer.epoch,
+        trainer.history,
+    )
 
 
 def _read_checkpoint(file: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ look at the negatives. All but ``run.json`` may be missing: the report leaves ou
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -111,6 +112,7 @@ def save_run(
     settings: dict[str, Any] | None = None,
     result: dict[str, float] | None = None,
     measured: str = "",
+    history: Sequence[Mapping[str, float]] | None = None,
 ) -> Path:
     """Write the folder of a run, for `write_report`.
 
@@ -125,6 +127,7 @@ def save_run(
         settings: settings by name.
         result: test metrics by name.
         measured: how they were measured, in words.
+        history: values of each epoch by name; what the monitor's `log` was given where not given.
 
     Returns:
         The folder.
@@ -135,8 +138,10 @@ def save_run(
         (folder / name).unlink(missing_ok=True)
     if monitor is not None:
         monitor.save(folder / "negatives.csv")
-        if len(monitor.metrics()):
-            monitor.metrics().to_csv(folder / "metrics.csv", index=False)
+    logged = pd.DataFrame() if monitor is None else monitor.metrics()
+    metrics = logged if history is None else pd.DataFrame(history)
+    if len(metrics):
+        metrics.to_csv(folder / "metrics.csv", index=False)
     if len(sampler.known_by_type) == 1:
         observe(sampler, embeddings=embeddings, queries=500).save(folder / "scores.npz")
         if _has_gaussians(sampler):

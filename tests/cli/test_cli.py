@@ -59,6 +59,19 @@ def test_what_a_run_leaves_behind(run):
     assert pd.read_csv(run / "negatives.csv")["refresh"].max() == 5
 
 
+def test_a_sampler_without_an_encoder_leaves_its_epochs_behind_too(edges, tmp_path):
+    words = ["train", "--edges", str(edges), "--sampler", "uniform", *SMALL, "--out"]
+    assert main([*words, str(tmp_path / "whole"), "--epochs", "4"]) == 0
+    assert main([*words, str(tmp_path / "parts"), "--epochs", "2"]) == 0
+    assert main([*words, str(tmp_path / "parts"), "--epochs", "4", "--resume"]) == 0
+    whole, parts = (pd.read_csv(tmp_path / name / "metrics.csv") for name in ("whole", "parts"))
+    assert whole["epoch"].tolist() == [1, 2, 3, 4]
+    assert whole["loss"].tolist() == parts["loss"].tolist()
+    assert whole["mrr"].tolist() == parts["mrr"].tolist()
+    assert not (tmp_path / "whole" / "negatives.csv").exists()
+    assert "Training" in (tmp_path / "whole" / "report.html").read_text()
+
+
 def test_the_metrics_are_those_of_the_embeddings(run, edges):
     from dgl_dmns.cli.edges import read_edges
     from dgl_dmns.data import split_pairs
