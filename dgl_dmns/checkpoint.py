@@ -14,7 +14,7 @@ import glob
 import hashlib
 import json
 import os
-import tempfile
+import secrets
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -61,9 +61,9 @@ def write_state(path: str | os.PathLike[str], state: Mapping[Any, Any]) -> None:
     nesting = json.dumps(_pack(state, arrays, "state"))
     digest = _digest(nesting, arrays)
     _remove_abandoned(target)
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
+    name = target.parent / f".{target.name}.{secrets.token_hex(8)}.part"
     try:
-        with os.fdopen(handle, "wb") as file:
+        with name.open("xb") as file:  # with the permissions of any new file, unlike mkstemp's
             words = {"format": FORMAT, "nesting": nesting, "sha256": digest}
             np.savez(file, **{key: np.array(word) for key, word in words.items()}, **arrays)
             file.flush()
@@ -71,7 +71,7 @@ def write_state(path: str | os.PathLike[str], state: Mapping[Any, Any]) -> None:
         os.replace(name, target)
         _sync_folder(target.parent)
     finally:
-        Path(name).unlink(missing_ok=True)
+        name.unlink(missing_ok=True)
 
 
 def read_state(path: str | os.PathLike[str]) -> dict[Any, Any]:

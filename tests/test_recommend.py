@@ -4,6 +4,7 @@ import importlib.util
 import sys
 from pathlib import Path
 
+import dgl
 import pytest
 import torch
 
@@ -25,8 +26,9 @@ SMALL = ["--users", "150", "--items", "80", "--seeds", "1", "--epochs", "15"]
 
 
 @pytest.mark.filterwarnings("ignore:Dataloader CPU affinity")
-def test_trains_with_both_samplers_and_prints_the_table(recommend, capsys):
-    assert recommend.main(SMALL) == 0
+@pytest.mark.parametrize("loss", ["bce", "cross-entropy"])
+def test_trains_with_both_samplers_and_prints_the_table(recommend, capsys, loss):
+    assert recommend.main([*SMALL, "--loss", loss]) == 0
     printed = capsys.readouterr().out.splitlines()
     assert printed[0].startswith("150 users, 80 items")
     header = next(line for line in printed if "Recall@20" in line)
@@ -45,6 +47,43 @@ def test_one_seed_gives_one_result(recommend):
         del result["seconds/epoch"]
         results.append(result)
     assert results[0] == results[1]
+
+
+def test_cross_entropy_is_calibrated_for_our_sampler_only(recommend):
+    shop = recommend.generate(50, 40)
+    h = {ntype: torch.randn(shop.g.num_nodes(ntype), 8) for ntype in ("user", "item")}
+    ours = recommend.DMNSSampler(shop.g, lambda: h, k=3, etypes=["buys"], pool=40)
+    ours.refresh()
+    eids = torch.arange(20)
+    user, item = shop.g.find_edges(eids, etype="buys")
+    source, drawn = ours(shop.g, {"buys": eids})[("user", "buys", "item")]
+
+    def graph(src, dst):
+        edges = {("user", "buys", "item"): (src, dst), ("item", "bought by", "user"): ([], [])}
+        return dgl.heterograph(edges, num_nodes_dict={"user": 50, "item": 40})
+
+    positive, negative = torch.randn(20), torch.randn(60)
+    graphs = graph(user, item), graph(source, drawn)
+    for g in graphs:
+        for ntype in g.ntypes:
+            g.nodes[ntype].data[dgl.NID] = torch.arange(g.num_nodes(ntype))
+    torch.manual_seed(0)
+    got = recommend.cross_entropy(ours, *graphs, positive, negative)
+    torch.manual_seed(0)
+    ratio = ours.log_ratio((source, drawn))
+    logit = torch.cat(
+        [
+            (positive - ours.positive_log_ratio((user, item))).unsqueeze(1),
+            (negative - ratio).view(20, 3),
+        ],
+        dim=1,
+    )
+    expected = torch.nn.functional.cross_entropy(logit, torch.zeros(20, dtype=torch.int64))
+    torch.testing.assert_close(got, expected)
+    plain = recommend.cross_entropy(None, *graphs, positive, negative)
+    logit = torch.cat([positive.unsqueeze(1), negative.view(20, 3)], dim=1)
+    expected = torch.nn.functional.cross_entropy(logit, torch.zeros(20, dtype=torch.int64))
+    torch.testing.assert_close(plain, expected)
 
 
 def test_parts_of_the_purchases(recommend):

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dgl_dmns.core.modes import in_float32
 from dgl_dmns.core.pools import PoolDraw, PoolSettings
 from dgl_dmns.core.rules import Nearest, Rule
 from dgl_dmns.core.snapshot import Snapshot
@@ -57,6 +58,7 @@ class NodeDistribution:
                 "Gate(), Blend() or SelfAdversarial()"
             )
 
+    @in_float32
     @torch.no_grad()
     def log_ratio(
         self, src: Tensor, dst: Tensor, *, generator: torch.Generator | None = None
@@ -110,6 +112,7 @@ class NodeDistribution:
         ratio = self.log_ratio(src, dst, generator=generator)
         return ratio - math.log(self.snapshot.known.num_dst)
 
+    @in_float32
     @torch.no_grad()
     def sample(
         self, src: Tensor, k: int, *, generator: torch.Generator | None = None

@@ -11,7 +11,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -22,6 +22,7 @@ from dgl_dmns.core.effective import exponent_for
 from dgl_dmns.core.gaussians import LevelGaussians
 from dgl_dmns.core.known import KnownEdges
 from dgl_dmns.core.levels import Levels
+from dgl_dmns.core.modes import in_float32
 from dgl_dmns.core.pairs import sample_pairs
 from dgl_dmns.core.predictor import AffineNoisePredictor, FiLMPredictor, NoisePredictor
 from dgl_dmns.core.schedule import NoiseSchedule
@@ -112,6 +113,7 @@ class DiffusionGenerator(nn.Module):
         self.batch_pairs = batch_pairs
         self.optimizer = torch.optim.Adam(self.predictor.parameters(), lr=learning_rate)
 
+    @in_float32
     def fit(
         self,
         h_query: Tensor,
@@ -314,9 +316,21 @@ class DiffusionGenerator(nn.Module):
 
     def get_extra_state(self) -> dict[str, Any]:
         """The optimizer's state, so that fitting resumes exactly, and what was measured."""
-        return {"optimizer": self.optimizer.state_dict(), "tempering": self.tempering}
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "tempering": self.tempering,
+            "levels": (self.levels.fractions, self.levels.shares),
+        }
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Restore the optimizer's state, as a copy: torch would go on in the tensors handed in."""
+        """Restore the optimizer's state, as a copy: torch would go on in the tensors handed in.
+
+        Raises:
+            ValueError: for a state of other levels.
+        """
+        fractions, shares = state["levels"]
+        if tuple(fractions) != self.levels.fractions:
+            raise ValueError(f"levels {tuple(fractions)}, not {self.levels.fractions}")
         self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
+        self.levels = replace(self.levels, shares=None if shares is None else tuple(shares))
         self.tempering = float(state["tempering"])

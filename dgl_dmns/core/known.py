@@ -175,7 +175,8 @@ class KnownEdges(nn.Module):
         src = src.to(torch.int64)
 
         def propose(number: int) -> Tensor:
-            return torch.randint(0, self.num_dst, (number,), generator=generator, device=src.device)
+            nodes = max(1, self.num_dst)  # without any, nothing is asked for
+            return torch.randint(0, nodes, (number,), generator=generator, device=src.device)
 
         def listed(node: int, number: int) -> Tensor:
             return self._fallback(node, number, generator)

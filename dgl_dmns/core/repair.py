@@ -57,27 +57,29 @@ def fill_open_slots(
 
 
 def carry_over(
-    table: CandidateTable, known: KnownEdges, generator: torch.Generator | None
+    table: CandidateTable, known: KnownEdges, groups: int, generator: torch.Generator | None
 ) -> CandidateTable:
     """A table for a graph that has changed, with the rows of another one.
 
     Args:
         table: the table so far, of the first queries of the new graph.
         known: the known edges of the new graph, which may have more queries.
+        groups: groups of the new table, the first ones of the other, at most as many as it has.
         generator: source of the uniform nodes.
 
     Returns:
         A table of the same version. What is live in it holds no known edge, as far as there are
         admissible nodes: such slots, and the rows of new queries, have uniform nodes.
     """
-    old, groups, k = table.shape
+    old, _, k = table.shape
     folder = None if table.path is None else table.path.parent
     new = CandidateTable(known.num_src, groups, k, folder=folder)
     if not table.version:
         return new
     new.counter.copy_(table.counter)
+    new.unfinished.copy_(table.unfinished)
     for name in ("ids", "log_ratio", "level"):
-        getattr(new, name)[:, :old] = getattr(table, name)
+        getattr(new, name)[:, :old] = getattr(table, name)[:, :, :groups]
     ids, log_ratio, level = new.current()
     for rows in torch.arange(known.num_src).split(_BLOCK):
         here = slice(int(rows[0]), int(rows[-1]) + 1)

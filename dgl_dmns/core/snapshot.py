@@ -10,7 +10,7 @@ from torch import Tensor
 from dgl_dmns.core.generator import DiffusionGenerator
 from dgl_dmns.core.known import KnownEdges
 
-__all__ = ["Scorer", "Snapshot", "dot_score", "rows_of"]
+__all__ = ["Scorer", "Snapshot", "checked_scores", "dot_score", "rows_of"]
 
 Scorer = Callable[[Tensor, Tensor], Tensor]
 """Scores of broadcastable embeddings: ([.., D], [.., D]) to [..]."""
@@ -24,6 +24,21 @@ def rows_of(h: Tensor, ids: Tensor) -> Tensor:
 def dot_score(h_query: Tensor, h_candidate: Tensor) -> Tensor:
     """Inner products of broadcastable embeddings, the default scorer."""
     return (h_query * h_candidate).sum(-1)
+
+
+def checked_scores(score: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """A scorer's scores, if there is one for each pair.
+
+    Raises:
+        ValueError: for another shape.
+    """
+    if score.shape != shape:
+        raise ValueError(
+            f"scorer: expected one score for each pair of embeddings, shape {tuple(shape)}, got "
+            f"{tuple(score.shape)}; it is called with broadcastable embeddings [.., D] and leaves "
+            "their last dimension out (after a linear layer, squeeze(-1))"
+        )
+    return score
 
 
 @dataclass(frozen=True)
@@ -79,4 +94,5 @@ class Snapshot:
         h_query, h_pool = rows_of(self.h_query, query), rows_of(self.h_candidate, candidate)
         if self.scorer is None or self.scorer is dot_score:
             return h_query @ h_pool.transpose(1, 2)
-        return self.scorer(h_query.unsqueeze(2), h_pool.unsqueeze(1)).float()
+        score = self.scorer(h_query.unsqueeze(2), h_pool.unsqueeze(1))
+        return checked_scores(score, (*query.shape, candidate.shape[1])).float()

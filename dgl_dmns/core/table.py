@@ -131,9 +131,7 @@ class CandidateTable(nn.Module):
                 self.register_buffer(name, field)
         # Two tensors of their own: some torch versions do not send two views of one memory.
         self.register_buffer("counter", torch.zeros(1, dtype=torch.int64).share_memory_())
-        self.register_buffer(
-            "unfinished", torch.zeros(1, dtype=torch.int64).share_memory_(), persistent=False
-        )
+        self.register_buffer("unfinished", torch.zeros(1, dtype=torch.int64).share_memory_())
 
     @property
     def version(self) -> int:

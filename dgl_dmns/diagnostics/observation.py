@@ -163,7 +163,7 @@ def observe(
         held_now = relation.table.current()
         negative = held_now.ids[query].flatten(1).long()
         level = held_now.level[query].flatten(1).clone()
-        scorer, model = relation.scorer, relation.model
+        scorer, model = relation.frozen().scorer, relation.model
     else:
         h = _given_embeddings(embeddings, canonical, known)
         negative = _draws(sampler, query, canonical, seed)

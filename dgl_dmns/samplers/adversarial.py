@@ -35,7 +35,7 @@ from dgl_dmns.core.generator import FitReport
 from dgl_dmns.core.known import KnownEdges
 from dgl_dmns.core.pools import PoolSettings
 from dgl_dmns.core.rules import SelfAdversarial
-from dgl_dmns.core.snapshot import Scorer, Snapshot, dot_score
+from dgl_dmns.core.snapshot import Scorer, Snapshot, checked_scores, dot_score
 from dgl_dmns.samplers.refreshing import Encoder, RefreshingSampler
 from dgl_dmns.samplers.relation import Relation
 from dgl_dmns.samplers.resources import Resources
@@ -137,7 +137,8 @@ class SoftmaxGenerator(nn.Module):
                 pick = torch.multinomial(log_p.detach().exp(), 1, generator=generator)
                 chosen = pool.gather(1, pick).squeeze(1)
                 with torch.no_grad():
-                    reward = logsigmoid(scorer(h[query], h[chosen]).float())
+                    score = checked_scores(scorer(h[query], h[chosen]), chosen.shape)
+                    reward = logsigmoid(score.float())
                     if bool(self.baseline.isnan()):
                         self.baseline.copy_(reward.mean())
                 loss = -((reward - self.baseline) * log_p.gather(1, pick).squeeze(1)).mean()
@@ -297,13 +298,18 @@ class AdversarialSampler(RefreshingSampler):
             self.adversary = None
             return
         width, weights = state["adversary"]
+        self._check_width(width)
+        new = SoftmaxGenerator(
+            width, hidden=self.hidden, learning_rate=self.learning_rate, seed=self.seed
+        )
         try:
-            self._adversary_for(width).load_state_dict(weights)
-        except RuntimeError as error:
+            new.load_state_dict(weights)
+        except (RuntimeError, ValueError) as error:
             raise ValueError(
                 "state: made with another hidden width; construct the sampler with the same "
                 f"arguments ({error})"
             ) from error
+        self.adversary = new
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
@@ -315,7 +321,9 @@ def _mean_score(relation: Relation, h: Tensor) -> float:
     """The encoder's mean score of the first group of negatives just written."""
     score = relation.scorer or dot_score
     ids = relation.table.hidden().ids[:, 0].long()
-    parts = [score(h, h[slot]).double().mean() for slot in ids.unbind(1)]
+    parts = [
+        checked_scores(score(h, h[slot]), slot.shape).double().mean() for slot in ids.unbind(1)
+    ]
     return float(torch.stack(parts).mean())
 
 

@@ -15,6 +15,7 @@ from dgl_dmns.core.engine import build_table
 from dgl_dmns.core.generator import DiffusionGenerator, FitReport
 from dgl_dmns.core.known import KnownEdges
 from dgl_dmns.core.levels import Levels
+from dgl_dmns.core.modes import in_float32
 from dgl_dmns.core.pools import PoolSettings
 from dgl_dmns.core.predictor import AffineNoisePredictor, NoisePredictor
 from dgl_dmns.core.rules import Blend, Rule
@@ -219,6 +220,7 @@ class DMNSSampler(RefreshingSampler):
         )
         return replace(report, tempering=tempering)
 
+    @in_float32
     def generate(
         self,
         h_query: Tensor,
@@ -249,6 +251,7 @@ class DMNSSampler(RefreshingSampler):
         )
         return latents.to(h_query.device, h_query.dtype)
 
+    @in_float32
     def negatives_by_level(
         self,
         nodes: Tensor,
@@ -304,6 +307,7 @@ class DMNSSampler(RefreshingSampler):
             generator=generator or relation.random,
         )
 
+    @in_float32
     def for_embeddings(
         self,
         h_query: Tensor,
@@ -359,7 +363,7 @@ class DMNSSampler(RefreshingSampler):
             h_query.detach().cpu().float(),
             h[relation.etype[2]],
             model=model,
-            scorer=relation.scorer,
+            scorer=relation.frozen().scorer,
             generator=generator or relation.random,
         )
         return table.current().ids.squeeze(1).to(h_query.device, torch.int64)
@@ -387,14 +391,5 @@ class DMNSSampler(RefreshingSampler):
             if self.version:
                 raise ValueError("state: made before the first refresh, this sampler is past it")
             return
-        first = states[0][0].model
-        if first is not None:
-            own = first.space.embedding_width
-        else:
-            own = next(iter(self._embeddings().values())).shape[1]
-        if own != width:
-            raise ValueError(
-                f"state: made for embeddings of width {width}, this sampler's encoder gives {own}; "
-                "load it beside the encoder it was trained with"
-            )
+        self._check_width(width)
         self._models.load(states, width)

@@ -89,7 +89,7 @@ def embed(encoder: Encoder, g: Any, feat: str) -> Any:
 
 
 def check_embeddings(
-    output: Any, counts: Mapping[str, int], *, homogeneous: bool
+    output: Any, counts: Mapping[str, int], *, homogeneous: bool, copy: bool = False
 ) -> dict[str, Tensor]:
     """Embeddings as float32 on the CPU, if they are what a refresh needs.
 
@@ -98,9 +98,12 @@ def check_embeddings(
             such tensors by node type. There, a tensor will do if one node type is needed.
         counts: number of nodes of the node types that are needed.
         homogeneous: whether the graph is.
+        copy: whether the embeddings are to be kept: an encoder may return its own weights, which
+            the training writes on.
 
     Returns:
-        Embeddings by node type, shape [N, D] with one D, float32, without gradient.
+        Embeddings by node type, shape [N, D] with one D, float32, without gradient; in memory of
+        their own where ``copy``.
 
     Raises:
         ValueError: if a node type is missing, embeddings are not [N, D], floating point and finite,
@@ -108,7 +111,7 @@ def check_embeddings(
     """
     if homogeneous or (isinstance(output, Tensor) and len(counts) == 1):
         (ntype,) = counts
-        return {ntype: _check_rows("encoder", output, counts[ntype])}
+        return {ntype: _check_rows("encoder", output, counts[ntype], copy)}
     if not isinstance(output, Mapping):
         raise ValueError(
             f"encoder: expected a dict of tensors [N, D] by node type, for {sorted(counts)}, got "
@@ -122,7 +125,7 @@ def check_embeddings(
             "to: add reverse edges), or leave their edge types out with etypes=..."
         )
     h = {
-        ntype: _check_rows(f"encoder: {ntype}", output[ntype], count)
+        ntype: _check_rows(f"encoder: {ntype}", output[ntype], count, copy)
         for ntype, count in counts.items()
     }
     widths = {ntype: part.shape[1] for ntype, part in h.items()}
@@ -133,7 +136,7 @@ def check_embeddings(
     return h
 
 
-def _check_rows(name: str, h: Any, count: int) -> Tensor:
+def _check_rows(name: str, h: Any, count: int, copy: bool) -> Tensor:
     advice = (
         "the encoder has to return one finite row per node of the sampler's graph (after the graph "
         "has grown, call update_graph(g))"
@@ -146,13 +149,15 @@ def _check_rows(name: str, h: Any, count: int) -> Tensor:
         raise ValueError(f"{name}: expected shape [{count}, D], got {tuple(h.shape)}; {advice}")
     if not h.is_floating_point():
         raise ValueError(f"{name}: expected floating point embeddings, got {h.dtype}; {advice}")
-    bad = sum(int((~part.isfinite()).any(dim=1).sum()) for part in h.detach().split(_ROWS))
+    # After the conversion: a double may lie beyond the range of a float.
+    h = h.detach().to("cpu", torch.float32, copy=copy)
+    bad = sum(int((~part.isfinite()).any(dim=1).sum()) for part in h.split(_ROWS))
     if bad:
         raise ValueError(
             f"{name}: NaN or infinity in {bad} of {count} rows; {advice}; lower the learning "
             "rate or clip gradients if training has diverged (the last table stays in use)"
         )
-    return h.detach().cpu().float()
+    return h
 
 
 def _takes_argument(function: Callable[..., Any]) -> bool:

@@ -115,7 +115,8 @@ class TableSampler(NegativeSampler):
         if self.source == "edge" or not src.numel():
             return super()._pairs_for_edges(g, src, dst, etype)
         count = src.numel() * self.relation(etype).table.shape[2]
-        nodes = self.relation(etype).known.num_src
+        # A loader of a graph that has grown since draws among the nodes that its graph has.
+        nodes = min(self.relation(etype).known.num_src, int(g.num_nodes(etype[0])))
         drawn = torch.randint(0, nodes, (count,), generator=self._call_generator())
         # Each negative has a source of its own; the first of a group has the exact distribution.
         return drawn, self.negatives(g, drawn, etype)[:, 0]

@@ -286,13 +286,9 @@ class MCNSSampler(RefreshingSampler):
         snapshot = states[0][1]["snapshot"]
         if snapshot is None:
             return
+        self._check_width(snapshot.shape[1])
         if self._snapshot is None:
             self._snapshot = torch.zeros(2, *snapshot.shape).share_memory_()
-        elif self._snapshot.shape[1:] != snapshot.shape:
-            raise ValueError(
-                f"state: made for embeddings of width {snapshot.shape[1]}, this sampler's encoder "
-                f"gives {self._snapshot.shape[2]}; load it beside the encoder it was made with"
-            )
         self._snapshot.copy_(snapshot.expand_as(self._snapshot))
 
     def __repr__(self) -> str:

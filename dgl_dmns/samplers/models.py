@@ -95,15 +95,15 @@ class Models:
         try:
             for relation, state in states:
                 self.of(relation, width).load_state_dict(state["model"])
-        except RuntimeError as error:
+        except (RuntimeError, ValueError) as error:
             # Torch has loaded the entries that fit: take them back.
             for (relation, _), model, weights in zip(states, before, kept):
                 relation.model = model
                 if model is not None:
                     model.load_state_dict(weights)
             raise ValueError(
-                "state: made with another schedule, predictor or space; construct the sampler with "
-                f"the same arguments ({error})"
+                "state: made with another schedule, predictor or space, or other levels; construct "
+                f"the sampler with the same arguments ({error})"
             ) from error
 
 

@@ -50,7 +50,8 @@ class PopularitySampler(FilteredSampler):
             destinations = edges_of(g, etype)[1]
             degree = torch.bincount(destinations, minlength=int(g.num_nodes(etype[2]))).double()
             # Degrees relative to the largest: no power of them overflows.
-            weight = (degree / degree.max().clamp(min=1)).pow(self.exponent)
+            largest = float(degree.max()) if degree.numel() else 1.0
+            weight = (degree / max(1.0, largest)).pow(self.exponent)
             weight[degree == 0] = 0.0
             self._cumulative[etype] = weight.cumsum(0).share_memory_()
 
@@ -58,7 +59,7 @@ class PopularitySampler(FilteredSampler):
         known = self.known_of(g, etype)
         cumulative = self._cumulative[etype]
         generator = self._call_generator()
-        if not float(cumulative[-1]):  # a type without edges, asked for query nodes
+        if not float(cumulative[-1:].sum()):  # a type without edges, asked for query nodes
             return known.uniform(src, self.k, generator=generator)
 
         def propose(count: int) -> Tensor:

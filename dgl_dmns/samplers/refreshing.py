@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, ClassVar
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from tqdm import tqdm
 from dgl_dmns.core.distribution import NodeDistribution
 from dgl_dmns.core.engine import RefreshReport, Stopwatch, TableReport, TypeReport, fill_table
 from dgl_dmns.core.generator import FitReport
+from dgl_dmns.core.modes import in_float32, outside_inference_mode
 from dgl_dmns.core.snapshot import Snapshot
 from dgl_dmns.samplers.background import Staleness, Task
 from dgl_dmns.samplers.base import EdgeName, EdgeType
@@ -54,6 +56,7 @@ class RefreshingSampler(StatefulSampler):
         self._on_refresh: OrderedDict[int, RefreshCallback] = OrderedDict()
         self._task: Task[tuple[RefreshReport, dict[str, Tensor]]] | None = None
         self._steps: int | None = None  # of attached optimizers
+        self._attached: WeakKeyDictionary[torch.optim.Optimizer, Any] = WeakKeyDictionary()
         self._begun = 0  # refreshes
         self._in_use = (0, 0)  # the refresh whose table is live, and the step of its embeddings
 
@@ -77,7 +80,8 @@ class RefreshingSampler(StatefulSampler):
         snapshot = self._snapshots.get(relation.etype)
         if snapshot is None:
             raise RuntimeError(
-                "distribution: there was no refresh in this process yet; call refresh() or attach()"
+                "distribution: there was no refresh in this process yet, or none since one that "
+                "failed, or since a state was loaded; call refresh() or attach()"
             )
         return NodeDistribution(self.rule, self.settings, snapshot)
 
@@ -119,6 +123,7 @@ class RefreshingSampler(StatefulSampler):
 
     # ---- refresh ----------------------------------------------------------------------------
 
+    @outside_inference_mode
     def refresh(
         self,
         embeddings: Embeddings | None = None,
@@ -163,20 +168,22 @@ class RefreshingSampler(StatefulSampler):
         if background:
             self.wait()
             watch.mark("wait")
-        h = self._embeddings(embeddings, observed)
+        h = self._embeddings(embeddings, observed, copy=True)  # training writes on
         if self._observed is not None and (embeddings is not None or not observed):
             self._observed = ObservedEmbeddings(h)
-        elif background or self._observed is not None:
-            h = {ntype: part.clone() for ntype, part in h.items()}  # training writes on
         watch.mark("embed")
         self._begun += 1
         at = (self._begun, self._steps or 0)
+        relations = [
+            # A refresh beside the training has random numbers of its own, and one in its place too.
+            relation.apart() if self.resources.background and self.version else relation.frozen()
+            for relation in self.relations.values()
+        ]
         if background:
-            apart = [relation.apart() for relation in self.relations.values()]
-            self._task = Task(lambda check: (self._build(apart, h, rows, at, watch, check), h))
+            self._task = Task(lambda check: (self._build(relations, h, rows, at, watch, check), h))
             assert self.report is not None
             return self.report
-        self._last, self._snapshots = h, {}  # those of the last refresh make room
+        self._last, self._snapshots = None, {}  # those of the last refresh make room
         total = sum(
             self.relations[etype].known.num_src if some is None else some.numel()
             for etype, some in rows.items()
@@ -184,7 +191,7 @@ class RefreshingSampler(StatefulSampler):
         with tqdm(
             total=total, desc="refresh", unit="row", delay=_PATIENCE, disable=None, leave=False
         ) as bar:
-            report = self._build(list(self.relations.values()), h, rows, at, watch, bar.update)
+            report = self._build(relations, h, rows, at, watch, bar.update)
         return self._take(report, h)
 
     def _rows(self, nodes: NodeIds | None) -> dict[EdgeType, Tensor | None]:
@@ -200,6 +207,7 @@ class RefreshingSampler(StatefulSampler):
             raise RuntimeError("nodes: the first refresh fills the whole table; call refresh()")
         return rows_by_type(nodes, self.relations)
 
+    @in_float32
     def _build(
         self,
         relations: list[Relation],
@@ -363,7 +371,8 @@ class RefreshingSampler(StatefulSampler):
                 after different steps.
 
         Returns:
-            The hook's handle; its ``remove()`` ends the refreshes.
+            The hook's handle; its ``remove()`` ends the refreshes. A second call for the same
+            optimizer takes the place of the first.
 
         Raises:
             ValueError: if ``every`` is below 1, ``share`` is out of range, or both are given.
@@ -371,17 +380,22 @@ class RefreshingSampler(StatefulSampler):
         edges = sum(relation.known.indices.numel() for relation in self.relations.values())
         cadence = Cadence(every, share, steps_of_a_pass(edges))
         cadence.done(self.refresh().seconds)
-        self._steps = self._steps or 0
+        self._steps = steps = self._steps or 0
+        if optimizer in self._attached:
+            self._attached[optimizer].remove()
 
         def hook(*_: Any) -> None:
-            assert self._steps is not None
-            self._steps += 1
+            nonlocal steps
+            steps += 1  # of this optimizer; the sampler counts those of the busiest
+            self._steps = max(self._steps or 0, steps)
             if cadence.due():
                 cadence.done(self.refresh().seconds)
             elif self._task is not None and self._task.done:
                 self._settle()
 
-        return optimizer.register_step_post_hook(hook)
+        handle = optimizer.register_step_post_hook(hook)
+        self._attached[optimizer] = handle
+        return handle
 
     # ---- state ------------------------------------------------------------------------------
 
@@ -392,8 +406,10 @@ class RefreshingSampler(StatefulSampler):
     def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: D102
         super().load_state_dict(state)
         self._task = None  # what has failed before counts no more
+        self._snapshots = {}  # nor what the table before was drawn from
         self._in_use = (self._begun, self._steps or 0)
 
     def __getstate__(self) -> dict[str, Any]:
         dropped: dict[str, Any] = {"_task": None, "_snapshots": {}, "_filled_from": {}}
+        dropped["_attached"] = None
         return {**super().__getstate__(), **dropped, "_on_refresh": OrderedDict()}

@@ -83,21 +83,32 @@ class Relation:
             return self.known.num_src
         return self.known.num_src, self.known.num_dst
 
+    def frozen(self) -> Relation:
+        """The same with the scorer as it is now: a module as a copy in eval mode.
+
+        All else is shared. Dropout or running statistics have no part in a refresh, and the weights
+        stay those of the refresh while the training goes on.
+        """
+        new = Relation.__new__(Relation)
+        vars(new).update(vars(self), scorer=_frozen(self.scorer))
+        return new
+
     def apart(self) -> Relation:
         """The same with a model and a random state of its own, for a refresh in the background.
 
-        Known edges, table and scorer are shared.
+        Known edges and table are shared; the scorer is `frozen`.
         """
         seed = int(torch.randint(1 << 62, (), generator=self.random))
         new = Relation.__new__(Relation)
         vars(new).update(
             vars(self),
             model=copy.deepcopy(self.model),
+            scorer=_frozen(self.scorer),
             random=torch.Generator().manual_seed(seed),
         )
         return new
 
-    def on(self, g: Any) -> Relation:
+    def on(self, g: Any, groups: int) -> Relation:
         """The same for a graph that has changed; this one stays as it is, for who reads it.
 
         Generator, scorer and random state are shared. The table is of the same version, see
@@ -105,9 +116,10 @@ class Relation:
 
         Args:
             g: the new graph, checked by `check_growth`.
+            groups: groups of its table, at most as many as now.
         """
         known = known_edges(g, self.etype)
-        table = carry_over(self.table, known, self.random)
+        table = carry_over(self.table, known, groups, self.random)
         new = Relation.__new__(Relation)
         vars(new).update(vars(self), known=known, table=table)
         return new
@@ -213,9 +225,9 @@ class Relation:
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Restore what `state` gave, in place: workers see it."""
-        for name, value in state["table"].items():
+        self.table.unfinished.fill_(1)
+        for name, value in state["table"].items():  # the mark of the hidden buffer comes last
             getattr(self.table, name).copy_(value)
-        self.table.unfinished.fill_(0)
         self.random.set_state(state["random"])
 
     def __getstate__(self) -> dict[str, Any]:
@@ -305,6 +317,15 @@ def _check_scorer(scorer: Any, name: str) -> None:
             f"{name}: expected a callable of two tensors of embeddings, or a dict of those by edge "
             f"type, got {type(scorer).__name__}"
         )
+
+
+def _frozen(scorer: Scorer | None) -> Scorer | None:
+    while isinstance(scorer, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
+        scorer = scorer.module
+    if not isinstance(scorer, nn.Module):
+        return scorer
+    copied: nn.Module = copy.deepcopy(scorer).eval()
+    return copied.requires_grad_(False)
 
 
 def rows_by_type(

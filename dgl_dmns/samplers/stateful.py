@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 import torch
 from torch import Tensor
@@ -38,6 +38,9 @@ from dgl_dmns.samplers.relation import (
     scorers_by_type,
 )
 from dgl_dmns.samplers.resources import Resources, affordable_groups, check_room
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["StatefulSampler"]
 
@@ -128,9 +131,7 @@ class StatefulSampler(TableSampler):
         self._feat = feat
         self.rule = rule
         self.resources = resources = resources or Resources()
-        candidates = sum(int(g.num_nodes(etype[0])) * number for etype, number in held.items())
-        groups = affordable_groups(resources, settings.groups, candidates)
-        check_room(resources, groups, candidates)
+        groups = self._groups_for(g, settings.groups, held)
         self.settings = settings = replace(settings, groups=groups)
         # Seeds go by place in the graph: a type's negatives do not depend on what else is held.
         places = {etype: place for place, etype in enumerate(g.canonical_etypes)}
@@ -152,6 +153,22 @@ class StatefulSampler(TableSampler):
         self._last: dict[str, Tensor] | None = None  # embeddings of the last refresh
         self._observed: ObservedEmbeddings | None = None
         self._set_up()
+
+    def _groups_for(self, g: Any, groups: int, numbers: Mapping[EdgeType, int]) -> int:
+        """Groups that the tables of a graph can have, at most ``groups``.
+
+        Raises:
+            ValueError, MemoryError: as `affordable_groups` and `check_room` say.
+        """
+        candidates = sum(int(g.num_nodes(etype[0])) * k for etype, k in numbers.items())
+        groups = affordable_groups(self.resources, groups, candidates)
+        check_room(self.resources, groups, candidates)
+        return groups
+
+    def stats(self, **arguments: Any) -> pd.DataFrame:  # noqa: D102
+        if arguments.get("embeddings") is None:
+            self._check_original("stats")
+        return super().stats(**arguments)
 
     def _set_up(self) -> None:
         """Set up what a subclass keeps besides, as the end of the construction."""
@@ -216,9 +233,9 @@ class StatefulSampler(TableSampler):
         return self._observed.age(ntype)
 
     def _embeddings(
-        self, given: Embeddings | None = None, observed: bool = True
+        self, given: Embeddings | None = None, observed: bool = True, *, copy: bool = False
     ) -> dict[str, Tensor]:
-        """Checked embeddings by node type.
+        """Checked embeddings by node type, in memory of their own where they are to be kept.
 
         Where none are given, those that were observed, and without such, those of the encoder.
         """
@@ -227,7 +244,7 @@ class StatefulSampler(TableSampler):
             output: Any = next(iter(seen.values())) if self.homogeneous else seen
         else:
             output = embed(self._encoder, self._g, self._feat) if given is None else given
-        return check_embeddings(output, self._counts(), homogeneous=self.homogeneous)
+        return check_embeddings(output, self._counts(), homogeneous=self.homogeneous, copy=copy)
 
     def _counts(self) -> dict[str, int]:
         """Number of nodes of every node type that is needed."""
@@ -255,7 +272,9 @@ class StatefulSampler(TableSampler):
 
         Raises:
             ValueError: if an edge type that is held has no edges in it, a node type has fewer nodes
-                than before, or the encoder's feature is missing; this sampler then stays as it was.
+                than before, the encoder's feature is missing, or the tables do not fit
+                ``Resources(table_bytes=...)``; this sampler then stays as it was.
+            MemoryError: if the machine has no room for the tables; likewise.
             RuntimeError: if this is a copy, which has no encoder.
         """
         self._check_original("update_graph")
@@ -268,9 +287,12 @@ class StatefulSampler(TableSampler):
         for relation in self.relations.values():
             relation.check_growth(g)
         check_encoder(self._encoder, g, self._feat)
+        numbers = {etype: one.table.shape[2] for etype, one in self.relations.items()}
+        groups = self._groups_for(g, self.settings.groups, numbers)
         with shared_memory_for(list(self.relations)):
-            relations = {etype: relation.on(g) for etype, relation in self.relations.items()}
+            relations = {etype: one.on(g, groups) for etype, one in self.relations.items()}
         self._g = g
+        self.settings = replace(self.settings, groups=groups)
         self.relations = relations
         self._last = self._observed = None  # new nodes have no embedding yet
         self.known_by_type = {etype: one.known for etype, one in relations.items()}
@@ -321,11 +343,22 @@ class StatefulSampler(TableSampler):
         observed = state.get("observed")
         if observed is not None:
             observed = ObservedEmbeddings.restored(observed, self._counts())
+            self._check_width(next(iter(observed.h.values())).shape[1])
         self._settle()
         self._load_own_state(own)
         for relation, part in own:
             relation.load_state(part)
         self._observed = observed
+        self._last = None  # of another training, if any
+
+    def _check_width(self, width: int) -> None:
+        """Refuse a state that was made for embeddings of another width than the encoder's."""
+        own = next(iter(self._embeddings(observed=False).values())).shape[1]
+        if own != width:
+            raise ValueError(
+                f"state: made for embeddings of width {width}, this sampler's encoder gives {own}; "
+                "load it beside the encoder it was trained with"
+            )
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the state to a file, whole or not at all; see `dgl_dmns.checkpoint`.

@@ -261,7 +261,7 @@ def test_a_rule_without_a_distribution_keeps_nan() -> None:
 
 def test_all_tensors_are_buffers_in_shared_memory() -> None:
     table = filled()
-    assert set(table.state_dict()) == {"ids", "log_ratio", "level", "counter"}
+    assert set(table.state_dict()) == {"ids", "log_ratio", "level", "counter", "unfinished"}
     assert all(buffer.is_shared() for buffer in table.buffers())
 
 

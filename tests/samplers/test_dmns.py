@@ -638,7 +638,8 @@ def test_a_state_of_another_table(arguments: dict[str, int]) -> None:
 )
 def test_a_state_of_another_generator(arguments: dict[str, Any]) -> None:
     with pytest.raises(
-        ValueError, match="^state: made with another schedule, predictor or space; construct the"
+        ValueError,
+        match="^state: made with another schedule, predictor or space, or other levels; construct",
     ):
         make(**arguments).load_state_dict(refreshed_state())
 
