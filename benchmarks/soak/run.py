@@ -247,7 +247,7 @@ class _Soak:
         """An epoch over all edges, by as many loaders as it takes."""
         order = torch.randperm(self.g.num_edges())
         seen = torch.zeros(self.g.num_edges(), dtype=torch.int64)
-        while not self.over():
+        while True:
             left = order[seen[order] == 0]
             if not len(left):
                 break
@@ -270,6 +270,8 @@ class _Soak:
                 self.outcome.kills.append((self.seconds, f"{type(error).__name__}: {error}"))
                 self.outcome.redone += stepping
                 progress(f"{self.seconds:.0f} s: {error}")
+                if self.over():
+                    return  # this epoch has not ended, so nothing of it is lost
         self.outcome.epochs += 1
         self.outcome.lost += int((seen == 0).sum())
         self.outcome.repeated += int((seen > 1).sum())

@@ -168,6 +168,8 @@ class RefreshingSampler(StatefulSampler):
         if background:
             self.wait()
             watch.mark("wait")
+        else:
+            self._last, self._snapshots = None, {}  # those of the last refresh make room
         h = self._embeddings(embeddings, observed, copy=True)  # training writes on
         if self._observed is not None and (embeddings is not None or not observed):
             self._observed = ObservedEmbeddings(h)
@@ -183,7 +185,6 @@ class RefreshingSampler(StatefulSampler):
             self._task = Task(lambda check: (self._build(relations, h, rows, at, watch, check), h))
             assert self.report is not None
             return self.report
-        self._last, self._snapshots = None, {}  # those of the last refresh make room
         total = sum(
             self.relations[etype].known.num_src if some is None else some.numel()
             for etype, some in rows.items()

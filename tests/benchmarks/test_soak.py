@@ -1,5 +1,6 @@
 import csv
 import threading
+from dataclasses import replace
 
 import pytest
 import torch
@@ -29,6 +30,17 @@ def test_a_short_one_with_killed_workers(minutes, tmp_path, capsys):
         assert "loaders ended by a kill | 0" not in text
     assert "results.csv" in capsys.readouterr().out
     assert str(tmp_path) not in text
+
+
+def test_an_epoch_that_the_end_cuts_short_loses_nothing(monkeypatch):
+    def ends(self, _):
+        self.sent, self.setting = 1, replace(self.setting, minutes=0.0)
+        raise RuntimeError("a worker is killed")
+
+    monkeypatch.setattr("benchmarks.soak.run._Soak.step", ends)
+    outcome = soak(Setting(minutes=1.0, **{**SHORT, "kill_every": 60.0}))
+    assert len(outcome.kills) == 1
+    assert (outcome.epochs, outcome.lost) == (0, 0)
 
 
 def test_without_a_kill_errors_are_not_swallowed(monkeypatch):

@@ -186,10 +186,6 @@ def test_a_failed_refresh_says_so(graph):
     h = torch.randn(N, WIDTH)
     sampler = SelfAdversarialSampler(graph, lambda: h, k=2)
     sampler.refresh()
-    h = h * torch.nan
-    with pytest.raises(ValueError, match="^encoder: NaN"):
-        sampler.refresh()
-    ratios(sampler, graph)  # what is not even begun costs nothing
     h = torch.full((N, WIDTH), 1e30)
     with pytest.raises(ValueError, match="^scorer: scores of some pairs are NaN or infinite"):
         sampler.refresh()
