@@ -151,7 +151,7 @@ REMOVALS = {
     ),
     "the budget of tables that grow": Removal(
         "dgl_dmns/samplers/stateful.py",
-        "groups = self._groups_for(g, self.settings.groups, numbers)",
+        "groups = groups_with_room(self.resources, self.settings.groups, g, numbers)",
         "groups = self.settings.groups",
         f"{FROZEN} -k budget",
     ),

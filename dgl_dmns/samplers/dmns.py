@@ -69,7 +69,8 @@ class DMNSSampler(RefreshingSampler):
             peaked; ``lam`` stays as it is where not given.
         groups: groups of k candidates kept per query between refreshes.
         scorer: scores of broadcastable embeddings [.., D], the model's logit before any sigmoid, or
-            a dict of such functions by edge type; the inner product where not given.
+            a dict of such functions by edge type; the inner product where not given. Of an
+            ``nn.Module`` each refresh takes a copy, in eval mode.
         source: ``"edge"``, for a ranking per query, or ``"uniform"``, for one ranking of all pairs;
             see `StatefulSampler`.
         etypes: edge types to hold tables for; all that have edges where not given.

@@ -70,8 +70,9 @@ class RefreshingSampler(StatefulSampler):
             The distribution, whose embeddings are those of the last refresh.
 
         Raises:
-            RuntimeError: before the first refresh of this process (a loaded state has a table, but
-                no embeddings), or if this is a copy.
+            RuntimeError: before the first refresh of this process, and after a state was loaded
+                (it has a table, but no embeddings) or a refresh has failed, until the next one; or
+                if this is a copy.
             ValueError: if the rule's distribution is not tractable, or the edge type has to be
                 named.
         """

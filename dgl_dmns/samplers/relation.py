@@ -84,7 +84,7 @@ class Relation:
         return self.known.num_src, self.known.num_dst
 
     def frozen(self) -> Relation:
-        """The same with the scorer as it is now: a module as a copy in eval mode.
+        """The same with the scorer as it is now: a module as a copy on the CPU, in eval mode.
 
         All else is shared. Dropout or running statistics have no part in a refresh, and the weights
         stay those of the refresh while the training goes on.
@@ -325,7 +325,7 @@ def _frozen(scorer: Scorer | None) -> Scorer | None:
     if not isinstance(scorer, nn.Module):
         return scorer
     copied: nn.Module = copy.deepcopy(scorer).eval()
-    return copied.requires_grad_(False)
+    return copied.cpu().requires_grad_(False)  # where the embeddings of a refresh are
 
 
 def rows_by_type(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from dgl_dmns.core.engine import CHUNK_BYTES
 from dgl_dmns.core.table import BYTES_PER_CANDIDATE
 
-__all__ = ["Resources", "affordable_groups", "check_room"]
+__all__ = ["Resources", "affordable_groups", "check_room", "groups_with_room"]
 
 _SHARED = Path("/dev/shm")  # where Linux keeps shared memory
 
@@ -51,6 +53,29 @@ class Resources:
                 raise ValueError(f"{name}: expected at least 1 byte, got {value}")
         if self.table_folder is not None and not Path(self.table_folder).is_dir():
             raise ValueError(f"table_folder: there is no folder {self.table_folder}; make it first")
+
+
+def groups_with_room(
+    resources: Resources, groups: int, g: Any, numbers: Mapping[tuple[str, str, str], int]
+) -> int:
+    """The groups that the tables of a graph can have, by the budget and by the machine.
+
+    Args:
+        resources: with the budget, and where the tables go.
+        groups: as many as are wanted.
+        g: the graph.
+        numbers: k of each edge type that has a table.
+
+    Returns:
+        At most ``groups``.
+
+    Raises:
+        ValueError, MemoryError: as `affordable_groups` and `check_room` say.
+    """
+    candidates = sum(int(g.num_nodes(etype[0])) * k for etype, k in numbers.items())
+    groups = affordable_groups(resources, groups, candidates)
+    check_room(resources, groups, candidates)
+    return groups
 
 
 def affordable_groups(resources: Resources, groups: int, candidates: int) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
@@ -37,7 +37,7 @@ from dgl_dmns.samplers.relation import (
     held_edge_types,
     scorers_by_type,
 )
-from dgl_dmns.samplers.resources import Resources, affordable_groups, check_room
+from dgl_dmns.samplers.resources import Resources, groups_with_room
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -131,7 +131,7 @@ class StatefulSampler(TableSampler):
         self._feat = feat
         self.rule = rule
         self.resources = resources = resources or Resources()
-        groups = self._groups_for(g, settings.groups, held)
+        groups = groups_with_room(resources, settings.groups, g, held)
         self.settings = settings = replace(settings, groups=groups)
         # Seeds go by place in the graph: a type's negatives do not depend on what else is held.
         places = {etype: place for place, etype in enumerate(g.canonical_etypes)}
@@ -153,17 +153,6 @@ class StatefulSampler(TableSampler):
         self._last: dict[str, Tensor] | None = None  # embeddings of the last refresh
         self._observed: ObservedEmbeddings | None = None
         self._set_up()
-
-    def _groups_for(self, g: Any, groups: int, numbers: Mapping[EdgeType, int]) -> int:
-        """Groups that the tables of a graph can have, at most ``groups``.
-
-        Raises:
-            ValueError, MemoryError: as `affordable_groups` and `check_room` say.
-        """
-        candidates = sum(int(g.num_nodes(etype[0])) * k for etype, k in numbers.items())
-        groups = affordable_groups(self.resources, groups, candidates)
-        check_room(self.resources, groups, candidates)
-        return groups
 
     def stats(self, **arguments: Any) -> pd.DataFrame:  # noqa: D102
         if arguments.get("embeddings") is None:
@@ -288,7 +277,7 @@ class StatefulSampler(TableSampler):
             relation.check_growth(g)
         check_encoder(self._encoder, g, self._feat)
         numbers = {etype: one.table.shape[2] for etype, one in self.relations.items()}
-        groups = self._groups_for(g, self.settings.groups, numbers)
+        groups = groups_with_room(self.resources, self.settings.groups, g, numbers)
         with shared_memory_for(list(self.relations)):
             relations = {etype: one.on(g, groups) for etype, one in self.relations.items()}
         self._g = g
