@@ -12,6 +12,7 @@ from benchmarks.common.jobs import run_cells
 from benchmarks.common.runner import (
     add_run_options,
     measured,
+    parse_run,
     record_run,
     report_failures,
     run_missing,
@@ -38,6 +39,7 @@ __all__ = [
     "interval",
     "markdown_table",
     "measured",
+    "parse_run",
     "peak_memory_mb",
     "public_command",
     "pyplot",

@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,7 +19,14 @@ from benchmarks.common.environment import environment_record, peak_memory_mb, re
 from benchmarks.common.jobs import RunCell, run_cells
 from benchmarks.common.tables import write_text
 
-__all__ = ["add_run_options", "measured", "record_run", "report_failures", "run_missing"]
+__all__ = [
+    "add_run_options",
+    "measured",
+    "parse_run",
+    "record_run",
+    "report_failures",
+    "run_missing",
+]
 
 Loaded = TypeVar("Loaded")
 
@@ -34,6 +42,33 @@ def add_run_options(parser: argparse.ArgumentParser, out: str) -> None:
     parser.add_argument("--threads", type=int, default=1, help="threads of each process")
     parser.add_argument("--out", type=Path, default=Path(out))
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def parse_run(
+    parser: argparse.ArgumentParser,
+    argv: Sequence[str] | None,
+    describe: Callable[[argparse.Namespace], Loaded],
+) -> tuple[argparse.Namespace, Loaded]:
+    """Read the words of a command, and bound the threads of what it starts.
+
+    Args:
+        parser: with ``--seeds`` and the options of `add_run_options`.
+        argv: the words; those of the process where None.
+        describe: makes what is to be run of the options; a `ValueError` from it is one of the
+            command line.
+
+    Returns:
+        The options, and what ``describe`` made of them.
+    """
+    arguments = parser.parse_args(argv)
+    if arguments.seeds < 1:
+        parser.error(f"--seeds: expected at least 1, got {arguments.seeds}")
+    try:
+        made = describe(arguments)
+    except ValueError as error:
+        parser.error(str(error))
+    os.environ.setdefault("OMP_NUM_THREADS", str(arguments.threads))
+    return arguments, made
 
 
 def run_missing(

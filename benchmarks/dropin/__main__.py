@@ -10,7 +10,6 @@ Cora, five seeds, the whole table; then three rows on two data sets with another
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -19,6 +18,7 @@ from typing import get_args, get_type_hints
 from benchmarks.common import (
     CellStore,
     add_run_options,
+    parse_run,
     public_command,
     record_run,
     report_failures,
@@ -107,6 +107,11 @@ def _sections(arguments: argparse.Namespace, recipe: Recipe) -> list[Section]:
     ]
 
 
+def _described(arguments: argparse.Namespace) -> tuple[Recipe, list[Section]]:
+    recipe = _recipe(arguments)
+    return recipe, _sections(arguments, recipe)
+
+
 def _heading(command: str, recipe: Recipe, record: dict[str, str | int]) -> str:
     lines = [
         "# What a DGL user runs, with every sampler in turn",
@@ -138,16 +143,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         0, or 1 if a cell failed.
     """
-    parser = _parser()
-    arguments = parser.parse_args(argv)
-    if arguments.seeds < 1:
-        parser.error(f"--seeds: expected at least 1, got {arguments.seeds}")
-    try:
-        recipe = _recipe(arguments)
-        sections = _sections(arguments, recipe)
-    except ValueError as error:
-        parser.error(str(error))
-    os.environ.setdefault("OMP_NUM_THREADS", str(arguments.threads))
+    arguments, (recipe, sections) = parse_run(_parser(), argv, _described)
     store = CellStore(arguments.out / "cells")
     cells = [cell for section in sections for _, group in section.cells for cell in group]
     failures = run_missing(cells, run_cell, store, arguments, arguments.data_dir)

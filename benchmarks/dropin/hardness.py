@@ -10,7 +10,6 @@ score alone, the gate alone, both in the default rule, and the density alone.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from benchmarks.common import (
     finished,
     markdown_table,
     measured,
+    parse_run,
     public_command,
     pyplot,
     record_run,
@@ -180,15 +180,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         0, or 1 if a cell failed.
     """
-    parser = _parser()
-    arguments = parser.parse_args(argv)
-    if arguments.seeds < 1:
-        parser.error(f"--seeds: expected at least 1, got {arguments.seeds}")
-    try:
-        recipe = Recipe(epochs=arguments.epochs, patience=arguments.patience)
-    except ValueError as error:
-        parser.error(str(error))
-    os.environ.setdefault("OMP_NUM_THREADS", str(arguments.threads))
+    arguments, recipe = parse_run(
+        _parser(), argv, lambda options: Recipe(epochs=options.epochs, patience=options.patience)
+    )
     rows = [main_rows(recipe)[name] for name in dict.fromkeys(arguments.rows)]
     store = CellStore(arguments.out / "cells")
     cells = {

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -18,6 +17,7 @@ from typing import Any
 from benchmarks.common import (
     CellStore,
     add_run_options,
+    parse_run,
     public_command,
     record_run,
     report_failures,
@@ -122,15 +122,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         0, or 1 if a cell failed.
     """
-    parser = _parser()
-    arguments = parser.parse_args(argv)
-    if arguments.seeds < 1:
-        parser.error(f"--seeds: expected at least 1, got {arguments.seeds}")
-    try:
-        cells = _cells(arguments)
-    except ValueError as error:
-        parser.error(str(error))
-    os.environ.setdefault("OMP_NUM_THREADS", str(arguments.threads))
+    arguments, cells = parse_run(_parser(), argv, _cells)
     store = CellStore(arguments.out / "cells")
     failures = run_missing(cells, run_cell, store, arguments, None)
     words = sys.argv[1:] if argv is None else argv
