@@ -145,7 +145,7 @@ REMOVALS = {
     ),
     "shares of a curriculum in states": Removal(
         "dgl_dmns/core/generator.py",
-        "self.levels = replace(self.levels, shares=None if shares is None else tuple(shares))",
+        "self.levels = replace(self.levels, shares=tuple(shares))",
         "pass",
         f"{FROZEN} -k curriculum",
     ),

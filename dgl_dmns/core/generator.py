@@ -332,5 +332,5 @@ class DiffusionGenerator(nn.Module):
         if tuple(fractions) != self.levels.fractions:
             raise ValueError(f"levels {tuple(fractions)}, not {self.levels.fractions}")
         self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
-        self.levels = replace(self.levels, shares=None if shares is None else tuple(shares))
+        self.levels = replace(self.levels, shares=tuple(shares))
         self.tempering = float(state["tempering"])

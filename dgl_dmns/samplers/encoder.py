@@ -67,14 +67,20 @@ def check_encoder(encoder: Any, g: Any, feat: str) -> None:
         )
 
 
+def unwrapped(function: Any) -> Any:
+    """What ``DistributedDataParallel`` or ``DataParallel`` wraps; anything else as it is."""
+    while isinstance(function, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
+        function = function.module
+    return function
+
+
 @torch.no_grad()
 def embed(encoder: Encoder, g: Any, feat: str) -> Any:
     """What the encoder returns, without gradient; a module is in eval mode meanwhile.
 
     A module inside ``DistributedDataParallel`` is called without it: that may wait for other ranks.
     """
-    while isinstance(encoder, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
-        encoder = encoder.module
+    encoder = unwrapped(encoder)
     if not isinstance(encoder, nn.Module):
         return encoder(*([g] if _takes_argument(encoder) else []))
     modes = [(module, module.training) for module in encoder.modules()]

@@ -23,9 +23,11 @@ class Models:
     Args:
         shared: whether more than one edge type makes its model here; each then has a copy of a
             predictor that was handed in.
-        make: what makes a model, called with the width, ``seed`` and the arguments.
         learning_rate: of the models' Adam, positive.
         **arguments: of all models alike, see `DiffusionGenerator`.
+
+    Attributes:
+        make: what makes a model, called with the width, ``seed`` and the arguments.
 
     Raises:
         ValueError: for a ``learning_rate`` that is not positive.
@@ -34,7 +36,6 @@ class Models:
     def __init__(
         self,
         shared: bool,
-        make: Callable[..., DiffusionGenerator] = DiffusionGenerator,
         *,
         learning_rate: float,
         **arguments: Any,
@@ -45,7 +46,7 @@ class Models:
                 f"{learning_rate}; 0.01 and 0.003 are good starts"
             )
         self.shared = shared
-        self.make = make
+        self.make: Callable[..., DiffusionGenerator] = DiffusionGenerator
         self.arguments = {"learning_rate": learning_rate, **arguments}
 
     def of(self, relation: Relation, width: int) -> DiffusionGenerator:

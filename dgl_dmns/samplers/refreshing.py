@@ -412,6 +412,10 @@ class RefreshingSampler(StatefulSampler):
         self._in_use = (self._begun, self._steps or 0)
 
     def __getstate__(self) -> dict[str, Any]:
-        dropped: dict[str, Any] = {"_task": None, "_snapshots": {}, "_filled_from": {}}
-        dropped["_attached"] = None
-        return {**super().__getstate__(), **dropped, "_on_refresh": OrderedDict()}
+        dropped = dict.fromkeys(("_task", "_attached"))
+        emptied: dict[str, Any] = {
+            "_snapshots": {},
+            "_filled_from": {},
+            "_on_refresh": OrderedDict(),
+        }
+        return {**super().__getstate__(), **dropped, **emptied}

@@ -22,6 +22,7 @@ from dgl_dmns.samplers.base import (
     check_k,
     known_edges,
 )
+from dgl_dmns.samplers.encoder import unwrapped
 from dgl_dmns.samplers.observed import NodeIds
 
 __all__ = [
@@ -89,9 +90,7 @@ class Relation:
         All else is shared. Dropout or running statistics have no part in a refresh, and the weights
         stay those of the refresh while the training goes on.
         """
-        new = Relation.__new__(Relation)
-        vars(new).update(vars(self), scorer=_frozen(self.scorer))
-        return new
+        return self._with(scorer=_frozen(self.scorer))
 
     def apart(self) -> Relation:
         """The same with a model and a random state of its own, for a refresh in the background.
@@ -99,14 +98,11 @@ class Relation:
         Known edges and table are shared; the scorer is `frozen`.
         """
         seed = int(torch.randint(1 << 62, (), generator=self.random))
-        new = Relation.__new__(Relation)
-        vars(new).update(
-            vars(self),
+        return self._with(
             model=copy.deepcopy(self.model),
             scorer=_frozen(self.scorer),
             random=torch.Generator().manual_seed(seed),
         )
-        return new
 
     def on(self, g: Any, groups: int) -> Relation:
         """The same for a graph that has changed; this one stays as it is, for who reads it.
@@ -120,8 +116,12 @@ class Relation:
         """
         known = known_edges(g, self.etype)
         table = carry_over(self.table, known, groups, self.random)
+        return self._with(known=known, table=table)
+
+    def _with(self, **changes: Any) -> Relation:
+        """The same with other parts in place of some."""
         new = Relation.__new__(Relation)
-        vars(new).update(vars(self), known=known, table=table)
+        vars(new).update(vars(self), **changes)
         return new
 
     def check_call(self, g: Any, src: Tensor) -> None:
@@ -320,8 +320,7 @@ def _check_scorer(scorer: Any, name: str) -> None:
 
 
 def _frozen(scorer: Scorer | None) -> Scorer | None:
-    while isinstance(scorer, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
-        scorer = scorer.module
+    scorer = unwrapped(scorer)
     if not isinstance(scorer, nn.Module):
         return scorer
     copied: nn.Module = copy.deepcopy(scorer).eval()

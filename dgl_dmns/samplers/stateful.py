@@ -342,7 +342,8 @@ class StatefulSampler(TableSampler):
 
     def _check_width(self, width: int) -> None:
         """Refuse a state that was made for embeddings of another width than the encoder's."""
-        own = next(iter(self._embeddings(observed=False).values())).shape[1]
+        h = self._last or self._embeddings(observed=False)
+        own = next(iter(h.values())).shape[1]
         if own != width:
             raise ValueError(
                 f"state: made for embeddings of width {width}, this sampler's encoder gives {own}; "
