@@ -28,7 +28,7 @@ __all__ = [
 
 Calibration = Literal["no", "negatives", "both"]
 
-RESULT_VERSION = 3  # raise it when a change of the code changes results
+RESULT_VERSION = 4  # raise it when a change of the code changes results
 
 
 @dataclass(frozen=True)
@@ -151,6 +151,7 @@ class SelfAdversarial:
     """Softmax of the current score over a uniform pool; ``calibrated`` as for `DMNS`."""
 
     temperature: float | None = None
+    edge_ratio: float | None = None
     pool: int | None = None
     groups: int | None = None
     calibrated: Calibration = "no"
@@ -172,6 +173,8 @@ class DMNS:
         rule: ``blend``, ``gate``, ``density`` or ``nearest``.
         calibrated: whose logits the loss subtracts the log ratio from: ``no``, ``negatives`` or
             ``both`` (positives too).
+        score_share: of ``blend``; its default where None.
+        sharpened: whether ``blend`` sharpens scores, as it does by default.
         source: ``diffusion``, or the centre of a `NoisedCentre` in its place.
         uniform_share, lam, effective_size, pool, groups, levels, fit_steps, warmup_steps,
             batch_pairs, learning_rate, space, compact_width: as in `dgl_dmns.DMNSSampler`.
@@ -182,6 +185,8 @@ class DMNS:
 
     rule: Literal["blend", "gate", "density", "nearest"] = "blend"
     calibrated: Calibration = "no"
+    score_share: float | None = None
+    sharpened: bool = True
     source: Literal["diffusion", "query", "mean", "neighbour"] = "diffusion"
     uniform_share: float | None = None
     lam: float | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 from dgl.dataloading import negative_sampler as dgl_negatives
@@ -28,12 +28,7 @@ __all__ = ["calibration", "make_sampler", "negatives_per_edge"]
 
 Scorer = Callable[[Tensor, Tensor], Tensor]
 
-_RULES: dict[str, Callable[[], Rule]] = {
-    "blend": Blend,
-    "gate": Gate,
-    "density": Density,
-    "nearest": Nearest,
-}
+_RULES: dict[str, Callable[[], Rule]] = {"gate": Gate, "density": Density, "nearest": Nearest}
 
 
 def negatives_per_edge(method: Method, k: int) -> int:
@@ -67,7 +62,7 @@ def make_sampler(
     """
     given = {field.name: getattr(method, field.name) for field in fields(method)}
     chosen = {name: value for name, value in given.items() if value is not None}
-    for name in ("k", "calibrated", "rule", "source"):
+    for name in ("k", "calibrated", "rule", "score_share", "sharpened", "source"):
         chosen.pop(name, None)
     if isinstance(method, Uniform):
         return dgl_negatives.PerSourceUniform(k)
@@ -82,7 +77,14 @@ def make_sampler(
         return samplers.DynamicSampler(graph, encoder, k, **follows)
     if isinstance(method, SelfAdversarial):
         return samplers.SelfAdversarialSampler(graph, encoder, k, **follows)
-    rule = _RULES[method.rule]()
+    rule = _blend(method) if method.rule == "blend" else _RULES[method.rule]()
     if method.source != "diffusion":
         return StandInSampler(graph, encoder, k, rule=rule, centre=method.source, **follows)
     return samplers.DMNSSampler(graph, encoder, k, rule=rule, **follows)
+
+
+def _blend(method: DMNS) -> Blend:
+    rule = Blend()
+    if method.score_share is not None:
+        rule = replace(rule, score_share=method.score_share)
+    return rule if method.sharpened else replace(rule, edge_ratio=None)

@@ -21,6 +21,7 @@ from benchmarks.dropin.config import (
     SelfAdversarial,
     Uniform,
 )
+from dgl_dmns.core import Blend
 
 __all__ = ["GROUPS", "main_rows"]
 
@@ -115,6 +116,19 @@ def fitting_rows(recipe: Recipe) -> dict[str, Row]:
     return rows
 
 
+def sharpness_rows(recipe: Recipe) -> dict[str, Row]:
+    """What the sharpness that is measured does, with the generator and without."""
+    ratio = Blend().edge_ratio
+    return {
+        "default": Row("default", DMNS()),
+        "as-they-are": Row("scores as they are", DMNS(sharpened=False)),
+        "half": Row("half of the draws by the score", DMNS(score_share=0.5)),
+        "half-as-they-are": Row("half, scores as they are", DMNS(score_share=0.5, sharpened=False)),
+        "score": Row("the score alone, sharpened", SelfAdversarial(edge_ratio=ratio)),
+        "score-as-it-is": Row("the score alone, as it is", SelfAdversarial()),
+    }
+
+
 GROUPS: dict[str, Callable[[Recipe], dict[str, Row]]] = {
     "main": main_rows,
     "gate": gate_rows,
@@ -122,5 +136,6 @@ GROUPS: dict[str, Callable[[Recipe], dict[str, Row]]] = {
     "calibrated": calibrated_rows,
     "spaces": space_rows,
     "fitting": fitting_rows,
+    "sharpness": sharpness_rows,
 }
 """Groups by their command-line names."""

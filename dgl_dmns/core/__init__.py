@@ -25,6 +25,7 @@ from dgl_dmns.core.predictor import (
 )
 from dgl_dmns.core.rules import Blend, Density, Gate, Hardest, Nearest, Rule, SelfAdversarial
 from dgl_dmns.core.schedule import NoiseSchedule
+from dgl_dmns.core.sharpness import sharpened
 from dgl_dmns.core.snapshot import Scorer, Snapshot, dot_score
 from dgl_dmns.core.space import Space
 from dgl_dmns.core.table import UNIFORM_LEVEL, Candidates, CandidateTable
@@ -71,4 +72,5 @@ __all__ = [
     "sample_chain",
     "sample_neighbours",
     "sample_pairs",
+    "sharpened",
 ]

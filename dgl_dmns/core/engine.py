@@ -15,7 +15,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -27,6 +27,7 @@ from dgl_dmns.core.nearest import nearest_group
 from dgl_dmns.core.pools import CELLS, PoolDraw, PoolSettings
 from dgl_dmns.core.repair import fill_open_slots
 from dgl_dmns.core.rules import Nearest, Rule
+from dgl_dmns.core.sharpness import sharpened
 from dgl_dmns.core.snapshot import Scorer, Snapshot
 from dgl_dmns.core.table import UNIFORM_LEVEL, Candidates, CandidateTable
 
@@ -59,12 +60,14 @@ class TableReport:
             the key ``"uniform"`` that of the uniform share.
         unstable: number of queries whose level Gaussians could not be computed with; the generator
             was taken as uniform for them, and a warning said so.
+        sharpness: factor on the scores in the rule's softmax, see `dgl_dmns.core.sharpness`.
     """
 
     filtered: float
     fallback: int
     level_score: dict[str, float]
     unstable: int = 0
+    sharpness: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -152,6 +155,7 @@ def build_table(
     *,
     model: DiffusionGenerator | None = None,
     scorer: Scorer | None = None,
+    sharpness: float | None = None,
     generator: torch.Generator | None = None,
 ) -> TableReport:
     """Fill and publish a table from embeddings.
@@ -165,6 +169,8 @@ def build_table(
         h_candidate: destination embeddings, shape [Nc, D].
         model: the generator, for rules that use it.
         scorer: scores of broadcastable embeddings, the inner product where None.
+        sharpness: factor on the scores in the rule's softmax; measured where None, if the rule has
+            an ``edge_ratio``.
         generator: source of randomness.
 
     Returns:
@@ -176,6 +182,10 @@ def build_table(
     snapshot = Snapshot.take(
         h_query, h_candidate, known, scorer, model if rule.uses_generator else None
     )
+    if sharpness is None:
+        snapshot = sharpened(snapshot, rule, generator=generator)
+    else:
+        snapshot = replace(snapshot, sharpness=sharpness)
     report = fill_table(table, rule, settings, snapshot, generator=generator)
     table.publish()
     return report
@@ -271,7 +281,9 @@ def fill_table(
             "look at the embeddings for rows of extreme size",
             stacklevel=2,
         )
-    return TableReport(filtered / max(1, seen), fallback, statistics.means(), unstable)
+    return TableReport(
+        filtered / max(1, seen), fallback, statistics.means(), unstable, snapshot.sharpness
+    )
 
 
 def queries_at_a_time(

@@ -279,7 +279,8 @@ class PoolDraw:
                 mixture.masked_fill_(self.unstable[chunks], 0.0)
         if score is not None:
             score = score.masked_fill(barred, -math.inf)  # it may be a view of something else
-        logits = self.rule.logits(score, mixture).masked_fill(barred, -math.inf)
+        logits = self.rule.logits(score, mixture, self.snapshot.sharpness)
+        logits = logits.masked_fill(barred, -math.inf)
         if not bool((logits.amax(-1) < math.inf).all()):  # nor NaN
             raise ValueError(
                 "scorer: scores of some pairs are NaN or infinite; embeddings of extreme size do "

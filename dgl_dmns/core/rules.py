@@ -15,6 +15,10 @@ weights, in logs; candidates are then drawn without replacement in proportion to
 - `SelfAdversarial`: weight ``e^(s / temperature)``, the scorer's own softmax, no generator.
 - `Hardest`: the best-scored members of the pool (dynamic negative sampling, DNS), no generator.
 
+How sharp a softmax of scores is depends on their size. `Blend` and `SelfAdversarial` can have it
+measured at each refresh (``edge_ratio``): scores are then multiplied by a **sharpness** of at least
+1, see `dgl_dmns.core.sharpness`.
+
 `Density`, `Gate`, `Blend` and `SelfAdversarial` have a tractable distribution, so their own log
 ratio is kept beside each candidate for a calibrated loss; `Nearest` and `Hardest` have none.
 """
@@ -23,7 +27,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Union
+from typing import ClassVar, Union
 
 import torch
 from torch import Tensor
@@ -39,8 +43,11 @@ class Density:
     uses_generator = True
     uses_scores = False
     tractable = True
+    edge_ratio: ClassVar[float | None] = None
 
-    def logits(self, score: Tensor | None, log_ratio: Tensor | None) -> Tensor:
+    def logits(
+        self, score: Tensor | None, log_ratio: Tensor | None, sharpness: float = 1.0
+    ) -> Tensor:
         """Pool weights in logs, of the shape of ``log_ratio``."""
         assert log_ratio is not None
         return log_ratio
@@ -53,8 +60,11 @@ class Gate:
     uses_generator = True
     uses_scores = True
     tractable = True
+    edge_ratio: ClassVar[float | None] = None
 
-    def logits(self, score: Tensor | None, log_ratio: Tensor | None) -> Tensor:
+    def logits(
+        self, score: Tensor | None, log_ratio: Tensor | None, sharpness: float = 1.0
+    ) -> Tensor:
         """Pool weights in logs: ``softplus(s) - softplus(s - w)``."""
         assert score is not None
         assert log_ratio is not None
@@ -71,12 +81,16 @@ class Blend:
     Args:
         score_share: share of draws by the score, strictly between 0 and 1; `Gate` and
             `SelfAdversarial` are the rules of the ends.
+        edge_ratio: how many times as often as a uniform node the softmax would draw a known edge,
+            on average, at least where scores can tell edges: they are sharpened as far as that
+            takes; more than 1. None: scores as they are.
 
     Raises:
-        ValueError: if ``score_share`` is out of range.
+        ValueError: if a value is out of range.
     """
 
-    score_share: float = 0.5
+    score_share: float = 0.8
+    edge_ratio: float | None = 8.0
 
     uses_generator = True
     uses_scores = True
@@ -88,8 +102,11 @@ class Blend:
                 f"score_share: expected a share between 0 and 1, got {self.score_share}; use "
                 "Gate() for 0 and SelfAdversarial() for 1"
             )
+        _check_edge_ratio(self.edge_ratio)
 
-    def logits(self, score: Tensor | None, log_ratio: Tensor | None) -> Tensor:
+    def logits(
+        self, score: Tensor | None, log_ratio: Tensor | None, sharpness: float = 1.0
+    ) -> Tensor:
         """Pool weights in logs, normalised over the last dimension.
 
         A score of minus infinity marks a candidate that may not be drawn.
@@ -98,7 +115,7 @@ class Blend:
         gate = Gate().logits(score, log_ratio).masked_fill(score == -math.inf, -math.inf)
         return torch.logaddexp(
             gate.log_softmax(-1) + math.log(1 - self.score_share),
-            score.log_softmax(-1) + math.log(self.score_share),
+            (score * sharpness).log_softmax(-1) + math.log(self.score_share),
         )
 
 
@@ -121,6 +138,7 @@ class Nearest:
     uses_generator = True
     uses_scores = False
     tractable = False
+    edge_ratio: ClassVar[float | None] = None
 
     def __post_init__(self) -> None:
         if self.pool is not None and self.pool < 1:
@@ -135,12 +153,14 @@ class SelfAdversarial:
 
     Args:
         temperature: positive; larger is nearer to uniform.
+        edge_ratio: as for `Blend`, in the place of a temperature; None leaves that alone.
 
     Raises:
-        ValueError: if ``temperature`` is not positive.
+        ValueError: if a value is out of range.
     """
 
     temperature: float = 1.0
+    edge_ratio: float | None = None
 
     uses_generator = False
     uses_scores = True
@@ -149,11 +169,19 @@ class SelfAdversarial:
     def __post_init__(self) -> None:
         if not self.temperature > 0:
             raise ValueError(f"temperature: expected a positive number, got {self.temperature}")
+        _check_edge_ratio(self.edge_ratio)
+        if self.edge_ratio is not None and self.temperature != 1.0:
+            raise ValueError(
+                f"temperature: edge_ratio takes its place, got {self.temperature} beside it; give "
+                "one of the two"
+            )
 
-    def logits(self, score: Tensor | None, log_ratio: Tensor | None) -> Tensor:
+    def logits(
+        self, score: Tensor | None, log_ratio: Tensor | None, sharpness: float = 1.0
+    ) -> Tensor:
         """Pool weights in logs: the scaled scores."""
         assert score is not None
-        return score / self.temperature
+        return score * (sharpness / self.temperature)
 
 
 @dataclass(frozen=True)
@@ -163,11 +191,21 @@ class Hardest:
     uses_generator = False
     uses_scores = True
     tractable = False
+    edge_ratio: ClassVar[float | None] = None
 
-    def logits(self, score: Tensor | None, log_ratio: Tensor | None) -> Tensor:
+    def logits(
+        self, score: Tensor | None, log_ratio: Tensor | None, sharpness: float = 1.0
+    ) -> Tensor:
         """The scores themselves; the largest are taken without noise."""
         assert score is not None
         return score
+
+
+def _check_edge_ratio(ratio: float | None) -> None:
+    if ratio is not None and not 1.0 < ratio < math.inf:
+        raise ValueError(
+            f"edge_ratio: expected more than 1, got {ratio}; None leaves the scores as they are"
+        )
 
 
 PoolRule = Union[Density, Gate, Blend, SelfAdversarial, Hardest]

@@ -365,6 +365,7 @@ class DMNSSampler(RefreshingSampler):
             h[relation.etype[2]],
             model=model,
             scorer=relation.frozen().scorer,
+            sharpness=relation.sharpness,
             generator=generator or relation.random,
         )
         return table.current().ids.squeeze(1).to(h_query.device, torch.int64)

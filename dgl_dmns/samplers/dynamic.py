@@ -100,6 +100,8 @@ class SelfAdversarialSampler(RefreshingSampler):
             (heterogeneous graph: a dict of those).
         k: negatives per edge; a dict by edge type where they differ.
         temperature: positive divisor of the scores; larger is nearer to uniform.
+        edge_ratio: measure the divisor instead, at each refresh, see
+            `dgl_dmns.core.SelfAdversarial`.
         pool: uniform candidates in a pool, at least ``k``.
         groups: groups of k candidates kept per query between refreshes.
         scorer: scores of broadcastable embeddings [.., D], or a dict of such functions by edge
@@ -123,6 +125,7 @@ class SelfAdversarialSampler(RefreshingSampler):
         k: NegativesPerEdge = 1,
         *,
         temperature: float = 1.0,
+        edge_ratio: float | None = None,
         pool: int = 32,
         groups: int = 8,
         scorer: Scorers | None = None,
@@ -137,7 +140,7 @@ class SelfAdversarialSampler(RefreshingSampler):
             g,
             encoder,
             k,
-            rule=SelfAdversarial(temperature),
+            rule=SelfAdversarial(temperature, edge_ratio),
             settings=PoolSettings(pool=pool, groups=groups),
             feat=feat,
             scorer=scorer,

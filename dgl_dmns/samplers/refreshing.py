@@ -21,6 +21,7 @@ from dgl_dmns.core.distribution import NodeDistribution
 from dgl_dmns.core.engine import RefreshReport, Stopwatch, TableReport, TypeReport, fill_table
 from dgl_dmns.core.generator import FitReport
 from dgl_dmns.core.modes import in_float32, outside_inference_mode
+from dgl_dmns.core.sharpness import sharpened
 from dgl_dmns.core.snapshot import Snapshot
 from dgl_dmns.samplers.background import Staleness, Task
 from dgl_dmns.samplers.base import EdgeName, EdgeType
@@ -236,7 +237,8 @@ class RefreshingSampler(StatefulSampler):
             tables.append(self._rebuild(*end, some, on_rows))
         for relation in relations:
             relation.table.publish()
-            self.relations[relation.etype].model = relation.model
+            held = self.relations[relation.etype]
+            held.model, held.sharpness = relation.model, relation.sharpness
         self._snapshots, self._filled_from = self._filled_from, {}
         watch.mark("table")
         self._in_use = at
@@ -319,6 +321,8 @@ class RefreshingSampler(StatefulSampler):
     ) -> TableReport:
         model = relation.model if self.rule.uses_generator else None
         snapshot = Snapshot.take(h_query, h_candidate, relation.known, relation.scorer, model)
+        snapshot = sharpened(snapshot, self.rule, generator=relation.random)
+        relation.sharpness = snapshot.sharpness
         return self._fill(relation, snapshot, nodes, on_rows)
 
     def _fill(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Union
@@ -73,6 +74,7 @@ class Relation:
         self.known = known_edges(g, etype)
         self.table = CandidateTable(self.known.num_src, groups, k, folder=folder)
         self.model: DiffusionGenerator | None = None
+        self.sharpness = 1.0  # that the table was drawn with
         self.scorer = scorer
         self.seed = seed
         self.random = torch.Generator().manual_seed(seed)
@@ -169,11 +171,12 @@ class Relation:
                 )
 
     def state(self) -> dict[str, Any]:
-        """The table and the random state, by reference."""
+        """The table, the random state and the sharpness, by reference."""
         return {
             "nodes": self.nodes,
             "table": self.table.state_dict(),
             "random": self.random.get_state(),
+            "sharpness": self.sharpness,
         }
 
     def check_state(self, state: dict[str, Any]) -> None:
@@ -193,6 +196,12 @@ class Relation:
             raise ValueError(
                 f"state: table of (nodes, groups, k) = {shape}, this sampler has "
                 f"{self.table.shape}; use the same k and groups (edge type {self.etype[1]!r})"
+            )
+        sharpness = state["sharpness"]
+        if not (isinstance(sharpness, float) and 1.0 <= sharpness < math.inf):
+            raise ValueError(
+                f"state: expected a sharpness of at least 1, got {sharpness!r} (edge type "
+                f"{self.etype[1]!r}); load a state that a sampler has given"
             )
         self._check_table(state["table"])
 
@@ -229,6 +238,7 @@ class Relation:
         for name, value in state["table"].items():  # the mark of the hidden buffer comes last
             getattr(self.table, name).copy_(value)
         self.random.set_state(state["random"])
+        self.sharpness = state["sharpness"]
 
     def __getstate__(self) -> dict[str, Any]:
         """What workers and spawned processes get: what a look-up needs."""

@@ -1,0 +1,121 @@
+r"""How sharp a softmax of scores has to be: a factor on them that is measured at each refresh.
+
+Scores of one size rank well in one model and say little in another. Under a binary loss those of a
+graph that is hard to predict stay near zero, and a softmax of them is next to uniform, however
+well they rank. What matters is what the softmax draws. Known edges tell: with the scores of a query
+times a factor ``b``, a node ``u`` is drawn ``e^(b s(v, u)) / mean e^(b s(v, .))`` times as often as
+a uniform one, the mean over admissible nodes. The factor sought is the least from 1 on with which
+known edges, had they stood in a pool, would be drawn ``ratio`` times as often on (geometric)
+average:
+
+    ``f(b) = E_edges [ b s(v, u+) - log mean_u e^(b s(v, u)) ] = log ratio``.
+
+``f`` is concave, and 0 at ``b = 0``. Where it never gets there, scores cannot tell edges, so that
+the hardest nodes are no likelier to be missing edges than others: the factor is then bounded by the
+spread alone, ``b <= 4 / (standard deviation of the scores of a query)``. Scores that are sharp
+enough stay as they are (``b = 1``), since a calibrated loss can use harder negatives than the ratio
+asks for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from dgl_dmns.core.choice import distinct_pools
+from dgl_dmns.core.rules import Rule
+from dgl_dmns.core.snapshot import Snapshot
+
+__all__ = ["sharpened", "sharpness_for"]
+
+_CHUNKS, _QUERIES, _POOL = 4, 64, 128  # known edges are weighed in chunks that share a pool
+_STEEPEST = 4.0  # standard deviations
+_HALVINGS = 12  # of the interval that holds the factor
+
+
+def sharpened(
+    snapshot: Snapshot, rule: Rule, *, generator: torch.Generator | None = None
+) -> Snapshot:
+    """A snapshot with the factor that a rule's ``edge_ratio`` asks for; as it is without one.
+
+    Args:
+        snapshot: embeddings, scorer and known edges.
+        rule: the selection rule.
+        generator: source of the edges and pools that are looked at.
+    """
+    if rule.edge_ratio is None:
+        return snapshot
+    return replace(
+        snapshot, sharpness=sharpness_for(snapshot, rule.edge_ratio, generator=generator)
+    )
+
+
+@torch.no_grad()
+def sharpness_for(
+    snapshot: Snapshot, ratio: float, *, generator: torch.Generator | None = None
+) -> float:
+    """The least factor from 1 on under which known edges are drawn ``ratio`` times as often.
+
+    Args:
+        snapshot: embeddings, scorer and known edges.
+        ratio: how many times as often as a uniform node, more than 1.
+        generator: source of the edges and pools that are looked at.
+
+    Returns:
+        A factor of at least 1; 1 where there is nothing to measure (no known edges, or scores that
+        are equal or not finite, which filling a table refuses).
+    """
+    known = snapshot.known
+    if not known.indices.numel():
+        return 1.0
+    device = known.indices.device
+    shape = (_CHUNKS, _QUERIES)
+    edge = torch.randint(known.indices.numel(), shape, generator=generator, device=device)
+    src = torch.searchsorted(known.indptr, edge, right=True) - 1
+    dst = known.indices[edge].long()
+    pool = distinct_pools(_CHUNKS, _POOL, known.num_dst, generator, device)
+    score = snapshot.scores(src, pool).flatten(0, 1)
+    edge_score = snapshot.scores(src.view(-1, 1), dst.view(-1, 1)).flatten()
+    usable = ~known.contains(src.unsqueeze(2), pool.unsqueeze(1)).flatten(0, 1)
+    some = usable.any(-1)
+    return max(1.0, _least_factor(edge_score[some], score[some], usable[some], ratio))
+
+
+def _least_factor(edge_score: Tensor, score: Tensor, usable: Tensor, ratio: float) -> float:
+    """The factor for scores [P] of edges and [P, M] of the usable members of their pools."""
+    count = usable.sum(-1)
+    mean = score.masked_fill(~usable, 0.0).sum(-1) / count
+    deviation = (score - mean.unsqueeze(1)).masked_fill(~usable, 0.0)
+    spread = float((deviation.square().sum(-1) / count).sqrt().mean())
+    if not 0.0 < spread < float("inf"):
+        return 1.0
+    # Only differences to the mean of a query matter, and the spread is the unit.
+    edge = (edge_score - mean) / spread
+    others = (deviation / spread).masked_fill(~usable, -torch.inf)
+    goal = torch.tensor(ratio).log()
+
+    def mean_log_ratio(factor: float) -> Tensor:
+        return (factor * edge - (factor * others).logsumexp(-1) + count.log()).mean()
+
+    def rises(factor: float) -> bool:
+        drawn = (factor * others).softmax(-1)
+        return bool(edge.mean() > (drawn * deviation).sum(-1).mean() / spread)
+
+    def reached(factor: float) -> bool:
+        return bool(mean_log_ratio(factor) >= goal)
+
+    # The mean is concave: first to its maximum, then to the goal on the way there.
+    low, high = 0.0, _STEEPEST
+    if not rises(high):
+        for _ in range(_HALVINGS):
+            middle = (low + high) / 2
+            low, high = (middle, high) if rises(middle) else (low, middle)
+    if not reached(high):
+        return _STEEPEST / spread
+    low = 0.0
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        low, high = (low, middle) if reached(middle) else (middle, high)
+    return high / spread
