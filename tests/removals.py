@@ -271,6 +271,24 @@ REMOVALS = {
         'socket.getaddrinfo("localhost", 80)\n',
         f"{SUPPLY} -k no_connection",
     ),
+    "sharpness in a state": Removal(
+        "dgl_dmns/samplers/relation.py",
+        'self.sharpness = state["sharpness"]',
+        "pass",
+        "tests/samplers/test_sharpness.py -k state_keeps",
+    ),
+    "sharpness that never flattens": Removal(
+        "dgl_dmns/core/sharpness.py",
+        "return max(1.0, _least",
+        "return max(1e-9, _least",
+        "tests/core/test_sharpness.py -k sharp_enough",
+    ),
+    "bound of the sharpness": Removal(
+        "dgl_dmns/core/sharpness.py",
+        "return _STEEPEST / spread",
+        "return 10 * _STEEPEST / spread",
+        "tests/core/test_sharpness.py -k spread_bounds",
+    ),
 }
 
 

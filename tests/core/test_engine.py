@@ -136,7 +136,7 @@ class Exact:
         weight = {
             "Density": w.exp(),
             "Gate": gate,
-            "Blend": 0.5 * gate / gate.sum() + 0.5 * s.softmax(-1),
+            "Blend": 0.2 * gate / gate.sum() + 0.8 * (SHARPNESS * s).softmax(-1),
             "SelfAdversarial": (s / getattr(rule, "temperature", 1.0)).exp(),
         }[type(rule).__name__]
         return weight / weight.sum()
@@ -167,6 +167,7 @@ CASES = [
     pytest.param(SelfAdversarial(0.7), 0.5, 1.0, distance_score, id="self-adversarial-scorer"),
 ]
 COUNT = 1500
+SHARPNESS = 1.7
 
 
 @pytest.mark.parametrize(("rule", "share", "lam", "scorer"), CASES)
@@ -174,7 +175,8 @@ def test_the_first_slot_follows_the_exact_distribution(
     model: DiffusionGenerator, rule: Rule, share: float, lam: float, scorer: Any
 ) -> None:
     pools = PoolSettings(pool=NODES, uniform_share=share, lam=lam, groups=1)
-    table = fill(rule, pools, 3, count=COUNT, model=model, scorer=scorer)
+    sharpness = None if rule.edge_ratio is None else SHARPNESS
+    table = fill(rule, pools, 3, count=COUNT, model=model, scorer=scorer, sharpness=sharpness)
     drawn = table.current()
     ids = drawn.ids.view(NODES, COUNT, 3).long()
     ratios = drawn.log_ratio.view(NODES, COUNT, 3).double()

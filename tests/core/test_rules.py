@@ -138,7 +138,7 @@ def test_rules_are_values() -> None:
     assert SelfAdversarial(2.0) != SelfAdversarial()
     assert len({Nearest(), Nearest(5), Nearest(5)}) == 2
     assert repr(Nearest(5)) == "Nearest(pool=5)"
-    assert repr(SelfAdversarial()) == "SelfAdversarial(temperature=1.0)"
+    assert repr(SelfAdversarial(2.0)) == "SelfAdversarial(temperature=2.0, edge_ratio=None)"
     with pytest.raises(AttributeError):
         SelfAdversarial().temperature = 3.0  # type: ignore[misc]
 

@@ -1086,7 +1086,9 @@ def test_the_report_of_a_refresh() -> None:
 
 
 def test_repr() -> None:
-    assert repr(make()) == "DMNSSampler(k=3, rule=Blend(score_share=0.8, edge_ratio=8.0), version=0)"
+    assert (
+        repr(make()) == "DMNSSampler(k=3, rule=Blend(score_share=0.8, edge_ratio=8.0), version=0)"
+    )
 
 
 def test_the_docstring_runs() -> None:

@@ -1,0 +1,116 @@
+"""Samplers measure at each refresh how sharp their scores have to be, and keep it."""
+
+import dgl
+import pytest
+import torch
+
+from dgl_dmns import DMNSSampler
+from dgl_dmns.core import Blend, KnownEdges
+from dgl_dmns.samplers import Resources, SelfAdversarialSampler
+
+N, BLOCK = 240, 24
+SMALL = {"warmup_steps": 5, "fit_steps": 3, "batch_pairs": 64, "groups": 4, "pool": 64}
+
+
+@pytest.fixture
+def graph():
+    """Edges within blocks of nodes only."""
+    torch.manual_seed(0)
+    src = torch.arange(N).repeat_interleave(6)
+    dst = src // BLOCK * BLOCK + torch.randint(0, BLOCK, src.shape)
+    return dgl.to_bidirected(dgl.graph((src, dst), num_nodes=N))
+
+
+def telling(scale):
+    """Embeddings whose inner products tell the blocks."""
+    return scale * torch.nn.functional.one_hot(torch.arange(N) // BLOCK).float()
+
+
+def mean_score(sampler, h):
+    ids = sampler.draw(torch.arange(N)).ids
+    return float((h.unsqueeze(1) * h[ids]).sum(-1).mean())
+
+
+def test_small_scores_make_negatives_as_hard_as_large_ones(graph):
+    hard = {}
+    for scale in (0.01, 0.1):
+        h = telling(scale)
+        sampler = DMNSSampler(graph, lambda h=h: h, k=3, **SMALL)
+        report = sampler.refresh()
+        flat = DMNSSampler(graph, lambda h=h: h, k=3, rule=Blend(edge_ratio=None), **SMALL)
+        assert flat.refresh().table.sharpness == 1
+        assert report.table.sharpness > 50
+        hard[scale] = mean_score(sampler, h) / scale**2
+        assert hard[scale] > 3 * mean_score(flat, h) / scale**2
+    assert hard[0.01] == pytest.approx(hard[0.1], rel=0.2)
+
+
+def test_each_refresh_measures_anew(graph):
+    scales = iter((0.1, 0.2, 10.0))
+    sampler = SelfAdversarialSampler(graph, lambda: telling(next(scales)), k=3, edge_ratio=4.0)
+    first, second, third = (sampler.refresh().table.sharpness for _ in range(3))
+    assert first == pytest.approx(4 * second, rel=0.1)
+    assert third == 1
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_a_state_keeps_it_for_queries_from_embeddings(graph, background):
+    h = telling(0.1)
+    resources = Resources(background=background)
+
+    def made():
+        return DMNSSampler(graph, lambda: h, k=3, resources=resources, **SMALL)
+
+    sampler, other = made(), made()
+    sampler.refresh()
+    sampler.refresh()
+    sampler.wait()
+    other.load_state_dict(sampler.state_dict())
+    own = [
+        one.for_embeddings(h[:40], generator=torch.Generator().manual_seed(1))
+        for one in (sampler, other)
+    ]
+    assert torch.equal(*own)
+    score = (h[:40].unsqueeze(1) * h[own[0]]).sum(-1)
+    assert score.mean() > 0.0025  # a quarter of the query's own block, where a tenth is by chance
+    none = torch.empty(0, dtype=torch.int64)
+    known = KnownEdges(none, none, 40, N, exclude_self=False)
+    same = sampler.for_embeddings(h[:40], known=known, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(same, own[0])
+
+
+@pytest.mark.parametrize("wrong", [0.5, 0.0, float("nan"), float("inf"), "sharp", None])
+def test_a_state_with_another_sharpness_is_refused(graph, wrong):
+    h = telling(0.1)
+    sampler = DMNSSampler(graph, lambda: h, k=3, **SMALL)
+    sampler.refresh()
+    state = sampler.state_dict()
+    state["sharpness"] = wrong
+    before = sampler.relation().sharpness
+    with pytest.raises(ValueError, match="sharpness"):
+        sampler.load_state_dict(state)
+    assert sampler.relation().sharpness == before
+
+
+def test_log_ratios_of_positives_are_those_of_the_sharpened_distribution(graph):
+    h = telling(0.1)
+    sampler = SelfAdversarialSampler(graph, lambda: h, k=3, edge_ratio=4.0)
+    sampler.refresh()
+    src, dst = graph.edges()
+    keep = src != dst
+    ratio = sampler.positive_log_ratio((src[keep], dst[keep]))
+    assert float(ratio.mean()) == pytest.approx(torch.tensor(4.0).log().item(), abs=0.15)
+
+
+def test_each_edge_type_has_its_own():
+    torch.manual_seed(0)
+    src = torch.arange(N).repeat_interleave(6)
+    near = src // BLOCK * BLOCK + torch.randint(0, BLOCK, src.shape)
+    far = torch.randint(0, N, src.shape)
+    g = dgl.heterograph({("n", "near", "n"): (src, near), ("n", "far", "n"): (src, far)})
+    h = telling(0.1) + 1e-3 * torch.randn(N, N // BLOCK)
+    sampler = DMNSSampler(g, lambda: {"n": h}, k=2, **SMALL)
+    report = sampler.refresh()
+    near, far = (report.by_type["n", name, "n"].table.sharpness for name in ("near", "far"))
+    assert far > 1.3 * near  # edges that scores cannot tell: as sharp as the spread allows
+    assert near > 10
