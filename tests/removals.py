@@ -275,7 +275,7 @@ REMOVALS = {
         "dgl_dmns/samplers/relation.py",
         'self.sharpness = state["sharpness"]',
         "pass",
-        "tests/samplers/test_sharpness.py -k state_keeps",
+        "tests/samplers/test_sharp_scores.py -k state_keeps",
     ),
     "sharpness that never flattens": Removal(
         "dgl_dmns/core/sharpness.py",

@@ -174,7 +174,7 @@ class DMNS:
         calibrated: whose logits the loss subtracts the log ratio from: ``no``, ``negatives`` or
             ``both`` (positives too).
         score_share: of ``blend``; its default where None.
-        sharpened: whether ``blend`` sharpens scores, as it does by default.
+        edge_ratio: of ``blend``, which sharpens its scores by it where it is not None.
         source: ``diffusion``, or the centre of a `NoisedCentre` in its place.
         uniform_share, lam, effective_size, pool, groups, levels, fit_steps, warmup_steps,
             batch_pairs, learning_rate, space, compact_width: as in `dgl_dmns.DMNSSampler`.
@@ -186,7 +186,7 @@ class DMNS:
     rule: Literal["blend", "gate", "density", "nearest"] = "blend"
     calibrated: Calibration = "no"
     score_share: float | None = None
-    sharpened: bool = True
+    edge_ratio: float | None = None
     source: Literal["diffusion", "query", "mean", "neighbour"] = "diffusion"
     uniform_share: float | None = None
     lam: float | None = None

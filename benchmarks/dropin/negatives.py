@@ -62,7 +62,7 @@ def make_sampler(
     """
     given = {field.name: getattr(method, field.name) for field in fields(method)}
     chosen = {name: value for name, value in given.items() if value is not None}
-    for name in ("k", "calibrated", "rule", "score_share", "sharpened", "source"):
+    for name in ("k", "calibrated", "rule", "score_share", "source"):
         chosen.pop(name, None)
     if isinstance(method, Uniform):
         return dgl_negatives.PerSourceUniform(k)
@@ -77,6 +77,7 @@ def make_sampler(
         return samplers.DynamicSampler(graph, encoder, k, **follows)
     if isinstance(method, SelfAdversarial):
         return samplers.SelfAdversarialSampler(graph, encoder, k, **follows)
+    follows.pop("edge_ratio", None)  # of the rule
     rule = _blend(method) if method.rule == "blend" else _RULES[method.rule]()
     if method.source != "diffusion":
         return StandInSampler(graph, encoder, k, rule=rule, centre=method.source, **follows)
@@ -84,7 +85,5 @@ def make_sampler(
 
 
 def _blend(method: DMNS) -> Blend:
-    rule = Blend()
-    if method.score_share is not None:
-        rule = replace(rule, score_share=method.score_share)
-    return rule if method.sharpened else replace(rule, edge_ratio=None)
+    rule = Blend(edge_ratio=method.edge_ratio)
+    return rule if method.score_share is None else replace(rule, score_share=method.score_share)

@@ -82,15 +82,15 @@ class Blend:
         score_share: share of draws by the score, strictly between 0 and 1; `Gate` and
             `SelfAdversarial` are the rules of the ends.
         edge_ratio: how many times as often as a uniform node the softmax would draw a known edge,
-            on average, at least where scores can tell edges: they are sharpened as far as that
-            takes; more than 1. None: scores as they are.
+            on average: scores are sharpened as far as that takes, and where they cannot tell edges,
+            as far as their spread allows; more than 1. None: scores as they are.
 
     Raises:
         ValueError: if a value is out of range.
     """
 
-    score_share: float = 0.8
-    edge_ratio: float | None = 8.0
+    score_share: float = 0.5
+    edge_ratio: float | None = None
 
     uses_generator = True
     uses_scores = True

@@ -56,10 +56,10 @@ class DMNSSampler(RefreshingSampler):
         levels: hardness levels, or their fractions alone; the paper's where not given.
         curriculum: shares of the levels in each refresh, for example ``EasyFirst(10)``; those of
             ``levels`` throughout where not given.
-        rule: `Blend` (default: a fifth of the draws through the gate, the others by the scorer's
-            softmax, sharpened where scores are small), `Gate` (hard for the scorer and likely for
-            the generator), `Density` (for the calibrated losses with `log_ratio`; uncalibrated it
-            is too hard at convergence), or `Nearest` (the nearest node to a drawn latent).
+        rule: `Blend` (default: half of the draws through the gate, half by the scorer's softmax;
+            for an unchanged loss), `Gate` (hard for the scorer and likely for the generator),
+            `Density` (for the calibrated losses with `log_ratio`; uncalibrated it is too
+            hard at convergence), or `Nearest` (the nearest node to a drawn latent).
         uniform_share: share of plain uniform negatives in the mixture of levels, in [0, 1].
         pool: uniform candidates in a pool, at least ``k``.
         lam: exponent on the generator's density.

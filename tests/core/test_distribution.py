@@ -103,7 +103,7 @@ def test_log_prob_is_the_ratio_over_the_number_of_nodes(model: DiffusionGenerato
 
 
 def test_table_and_distribution_agree(model: DiffusionGenerator) -> None:
-    made = distribution(Blend(edge_ratio=None), model, NODES)
+    made = distribution(Blend(), model, NODES)
     table = CandidateTable(NODES, 4, 3)
     build_table(table, made.rule, made.settings, KNOWN, H, H, model=model, generator=rng(6))
     ids, ratio, _ = table.current()

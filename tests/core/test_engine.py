@@ -133,10 +133,11 @@ class Exact:
     def chances(self, rule: Rule) -> Tensor:
         s, w = self.s, self.w
         gate = (s.exp() + 1) / ((s - w).exp() + 1)
+        factor = 1.0 if rule.edge_ratio is None else SHARPNESS
         weight = {
             "Density": w.exp(),
             "Gate": gate,
-            "Blend": 0.2 * gate / gate.sum() + 0.8 * (SHARPNESS * s).softmax(-1),
+            "Blend": 0.5 * gate / gate.sum() + 0.5 * (factor * s).softmax(-1),
             "SelfAdversarial": (s / getattr(rule, "temperature", 1.0)).exp(),
         }[type(rule).__name__]
         return weight / weight.sum()
@@ -162,6 +163,7 @@ CASES = [
     pytest.param(Gate(), 0.5, 0.3, None, id="gate-mixed"),
     pytest.param(Gate(), 0.2, 1.0, distance_score, id="gate-scorer"),
     pytest.param(Blend(), 0.5, 1.0, distance_score, id="blend"),
+    pytest.param(Blend(edge_ratio=8.0), 0.5, 1.0, distance_score, id="blend-sharpened"),
     pytest.param(SelfAdversarial(), 0.5, 1.0, None, id="self-adversarial"),
     pytest.param(SelfAdversarial(3.0), 0.5, 1.0, dot_score, id="self-adversarial-warm"),
     pytest.param(SelfAdversarial(0.7), 0.5, 1.0, distance_score, id="self-adversarial-scorer"),

@@ -1087,7 +1087,7 @@ def test_the_report_of_a_refresh() -> None:
 
 def test_repr() -> None:
     assert (
-        repr(make()) == "DMNSSampler(k=3, rule=Blend(score_share=0.8, edge_ratio=8.0), version=0)"
+        repr(make()) == "DMNSSampler(k=3, rule=Blend(score_share=0.5, edge_ratio=None), version=0)"
     )
 
 

@@ -9,6 +9,7 @@ from dgl_dmns.core import Blend, KnownEdges
 from dgl_dmns.samplers import Resources, SelfAdversarialSampler
 
 N, BLOCK = 240, 24
+SHARP = Blend(0.8, edge_ratio=8.0)
 SMALL = {"warmup_steps": 5, "fit_steps": 3, "batch_pairs": 64, "groups": 4, "pool": 64}
 
 
@@ -35,9 +36,9 @@ def test_small_scores_make_negatives_as_hard_as_large_ones(graph):
     hard = {}
     for scale in (0.01, 0.1):
         h = telling(scale)
-        sampler = DMNSSampler(graph, lambda h=h: h, k=3, **SMALL)
+        sampler = DMNSSampler(graph, lambda h=h: h, k=3, rule=SHARP, **SMALL)
         report = sampler.refresh()
-        flat = DMNSSampler(graph, lambda h=h: h, k=3, rule=Blend(edge_ratio=None), **SMALL)
+        flat = DMNSSampler(graph, lambda h=h: h, k=3, **SMALL)
         assert flat.refresh().table.sharpness == 1
         assert report.table.sharpness > 50
         hard[scale] = mean_score(sampler, h) / scale**2
@@ -59,7 +60,7 @@ def test_a_state_keeps_it_for_queries_from_embeddings(graph, background):
     resources = Resources(background=background)
 
     def made():
-        return DMNSSampler(graph, lambda: h, k=3, resources=resources, **SMALL)
+        return DMNSSampler(graph, lambda: h, k=3, rule=SHARP, resources=resources, **SMALL)
 
     sampler, other = made(), made()
     sampler.refresh()
@@ -82,7 +83,7 @@ def test_a_state_keeps_it_for_queries_from_embeddings(graph, background):
 @pytest.mark.parametrize("wrong", [0.5, 0.0, float("nan"), float("inf"), "sharp", None])
 def test_a_state_with_another_sharpness_is_refused(graph, wrong):
     h = telling(0.1)
-    sampler = DMNSSampler(graph, lambda: h, k=3, **SMALL)
+    sampler = DMNSSampler(graph, lambda: h, k=3, rule=SHARP, **SMALL)
     sampler.refresh()
     state = sampler.state_dict()
     state["sharpness"] = wrong
@@ -109,7 +110,7 @@ def test_each_edge_type_has_its_own():
     far = torch.randint(0, N, src.shape)
     g = dgl.heterograph({("n", "near", "n"): (src, near), ("n", "far", "n"): (src, far)})
     h = telling(0.1) + 1e-3 * torch.randn(N, N // BLOCK)
-    sampler = DMNSSampler(g, lambda: {"n": h}, k=2, **SMALL)
+    sampler = DMNSSampler(g, lambda: {"n": h}, k=2, rule=SHARP, **SMALL)
     report = sampler.refresh()
     near, far = (report.by_type["n", name, "n"].table.sharpness for name in ("near", "far"))
     assert far > 1.3 * near  # edges that scores cannot tell: as sharp as the spread allows
