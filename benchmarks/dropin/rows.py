@@ -24,11 +24,12 @@ from benchmarks.dropin.config import (
 
 __all__ = ["GROUPS", "main_rows"]
 
+_SHARPENED = DMNS(score_share=0.8, edge_ratio=8.0)
+
 
 def main_rows(recipe: Recipe) -> dict[str, Row]:
     """What a DGL user can choose from, by command-line names; defaults but for ``sharpened``."""
     k = recipe.k
-    sharp = DMNS(score_share=0.8, edge_ratio=8.0)
     return {
         "uniform": Row(f"uniform ({k})", Uniform()),
         "uniform-20": Row("uniform (20), more negatives", Uniform(20)),
@@ -42,9 +43,9 @@ def main_rows(recipe: Recipe) -> dict[str, Row]:
         ),
         "mcns": Row(f"MCNS ({k})", MarkovChain()),
         "dmns": Row(f"DMNS ({k})", DMNS()),
-        "sharpened": Row(f"DMNS, sharpened ({k})", sharp),
+        "sharpened": Row(f"DMNS, sharpened ({k})", _SHARPENED),
         "sharpened-calibrated": Row(
-            f"DMNS, sharpened, calibrated ({k})", replace(sharp, calibrated="both")
+            f"DMNS, sharpened, calibrated ({k})", replace(_SHARPENED, calibrated="both")
         ),
         "gate": Row(f"DMNS, gate ({k})", DMNS(rule="gate")),
         "calibrated": Row(f"DMNS, calibrated ({k})", DMNS(calibrated="both")),
@@ -122,12 +123,11 @@ def fitting_rows(recipe: Recipe) -> dict[str, Row]:
 
 def sharpness_rows(recipe: Recipe) -> dict[str, Row]:
     """Scores sharpened at each refresh, with the generator and without, beside scores as is."""
-    sharp = DMNS(score_share=0.8, edge_ratio=8.0)
     return {
         "default": Row("default", DMNS()),
         "half-sharpened": Row("default, sharpened", DMNS(edge_ratio=8.0)),
         "as-they-are": Row("four fifths by the score", DMNS(score_share=0.8)),
-        "sharpened": Row("four fifths by the score, sharpened", sharp),
+        "sharpened": Row("four fifths by the score, sharpened", _SHARPENED),
         "score": Row("the score alone, sharpened", SelfAdversarial(edge_ratio=8.0)),
         "score-as-it-is": Row("the score alone", SelfAdversarial()),
     }

@@ -17,6 +17,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from dgl_dmns.core.bisection import bisect
+
 __all__ = ["effective_size", "exponent_for"]
 
 _HALVINGS = 24  # of the interval that holds the exponent: to a relative 1e-7
@@ -55,8 +57,5 @@ def exponent_for(log_density: Tensor, shares: Tensor, lam: float, size: float) -
 
     if reached(lam):
         return lam
-    low, high = 0.0, lam
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2
-        low, high = (middle, high) if reached(middle) else (low, middle)
+    low, high = bisect(reached, 0.0, lam, _HALVINGS)
     return low or high

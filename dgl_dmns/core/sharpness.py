@@ -1,12 +1,11 @@
 r"""How sharp a softmax of scores has to be: a factor on them that is measured at each refresh.
 
-Scores of one size rank well in one model and say little in another. Under a binary loss those of a
-graph that is hard to predict stay near zero, and a softmax of them is next to uniform, however
-well they rank. What matters is what the softmax draws. Known edges tell: with the scores of a query
-times a factor ``b``, a node ``u`` is drawn ``e^(b s(v, u)) / mean e^(b s(v, .))`` times as often as
-a uniform one, the mean over admissible nodes. The factor sought is the least from 1 on with which
-known edges, had they stood in a pool, would be drawn ``ratio`` times as often on (geometric)
-average:
+Scores of one size tell edges well in one model and hardly at all in another, so their size does not
+say how hard a softmax of them is. What matters is what the softmax draws. Known edges tell: with
+the scores of a query times a factor ``b``, a node ``u`` is drawn
+``e^(b s(v, u)) / mean e^(b s(v, .))`` times as often as a uniform one, the mean over admissible
+nodes. The factor sought is the least from 1 on with which known edges, had they stood in a pool,
+would be drawn ``ratio`` times as often on (geometric) average:
 
     ``f(b) = E_edges [ b s(v, u+) - log mean_u e^(b s(v, u)) ] = log ratio``.
 
@@ -24,6 +23,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from dgl_dmns.core.bisection import bisect
 from dgl_dmns.core.choice import distinct_pools
 from dgl_dmns.core.rules import Rule
 from dgl_dmns.core.snapshot import Snapshot
@@ -103,19 +103,14 @@ def _least_factor(edge_score: Tensor, score: Tensor, usable: Tensor, ratio: floa
         drawn = (factor * others).softmax(-1)
         return bool(edge.mean() > (drawn * deviation).sum(-1).mean() / spread)
 
-    def reached(factor: float) -> bool:
-        return bool(mean_log_ratio(factor) >= goal)
+    def falls_short(factor: float) -> bool:
+        return not bool(mean_log_ratio(factor) >= goal)
 
     # The mean is concave: first to its maximum, then to the goal on the way there.
-    low, high = 0.0, _STEEPEST
-    if not rises(high):
-        for _ in range(_HALVINGS):
-            middle = (low + high) / 2
-            low, high = (middle, high) if rises(middle) else (low, middle)
-    if not reached(high):
+    most = _STEEPEST
+    if not rises(most):
+        _, most = bisect(rises, 0.0, most, _HALVINGS)
+    if falls_short(most):
         return _STEEPEST / spread
-    low = 0.0
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2
-        low, high = (low, middle) if reached(middle) else (middle, high)
-    return high / spread
+    _, least = bisect(falls_short, 0.0, most, _HALVINGS)
+    return least / spread
