@@ -14,10 +14,14 @@ the hardest nodes are no likelier to be missing edges than others: the factor is
 spread alone, ``b <= 4 / (standard deviation of the scores of a query)``. Scores that are sharp
 enough stay as they are (``b = 1``), since a calibrated loss can use harder negatives than the ratio
 asks for.
+
+Sharp negatives can make the scores themselves shrink, from refresh to refresh, where a loss has
+positives and their many negatives in one mean: `sharpened` warns when it looks like that.
 """
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 
 import torch
@@ -33,23 +37,36 @@ __all__ = ["sharpened", "sharpness_for"]
 _CHUNKS, _QUERIES, _POOL = 4, 64, 128  # known edges are weighed in chunks that share a pool
 _STEEPEST = 4.0  # standard deviations
 _HALVINGS = 12  # of the interval that holds the factor
+_LEARNED, _FLAT = 20, 1000.0  # refreshes by which scores should need no such factor
 
 
 def sharpened(
-    snapshot: Snapshot, rule: Rule, *, generator: torch.Generator | None = None
+    snapshot: Snapshot,
+    rule: Rule,
+    *,
+    refreshes: int = 0,
+    generator: torch.Generator | None = None,
 ) -> Snapshot:
     """A snapshot with the factor that a rule's ``edge_ratio`` asks for; as it is without one.
 
     Args:
         snapshot: embeddings, scorer and known edges.
         rule: the selection rule.
+        refreshes: how many there were before; from the twentieth on, scores of one query within
+            some thousandths of one another give a warning.
         generator: source of the edges and pools that are looked at.
     """
     if rule.edge_ratio is None:
         return snapshot
-    return replace(
-        snapshot, sharpness=sharpness_for(snapshot, rule.edge_ratio, generator=generator)
-    )
+    factor = sharpness_for(snapshot, rule.edge_ratio, generator=generator)
+    if refreshes >= _LEARNED and factor > _FLAT:
+        warnings.warn(
+            f"scores hardly differ after {refreshes} refreshes (sharpness {factor:.0f}): negatives "
+            "this hard seem to keep the model from learning; average positives and negatives apart "
+            "(dgl_dmns.losses.bce_loss with balanced=True), or leave edge_ratio out",
+            stacklevel=2,
+        )
+    return replace(snapshot, sharpness=factor)
 
 
 @torch.no_grad()

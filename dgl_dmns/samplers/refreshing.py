@@ -321,7 +321,7 @@ class RefreshingSampler(StatefulSampler):
     ) -> TableReport:
         model = relation.model if self.rule.uses_generator else None
         snapshot = Snapshot.take(h_query, h_candidate, relation.known, relation.scorer, model)
-        snapshot = sharpened(snapshot, self.rule, generator=relation.random)
+        snapshot = sharpened(snapshot, self.rule, refreshes=self.version, generator=relation.random)
         relation.sharpness = snapshot.sharpness
         return self._fill(relation, snapshot, nodes, on_rows)
 

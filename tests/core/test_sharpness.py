@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import pytest
 import torch
@@ -131,3 +132,15 @@ def test_a_ratio_has_to_be_above_one(ratio: float) -> None:
 def test_a_temperature_and_a_ratio_exclude_one_another() -> None:
     with pytest.raises(ValueError, match="temperature"):
         SelfAdversarial(0.5, edge_ratio=4.0)
+
+
+@pytest.mark.parametrize(
+    ("refreshes", "scale", "warned"), [(20, 1e-2, True), (19, 1e-2, False), (20, 0.1, False)]
+)
+def test_scores_that_stay_flat_give_a_warning(refreshes: int, scale: float, warned: bool) -> None:
+    h, known = unrelated(scale)
+    snapshot = Snapshot.take(h, h, known, None, None)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        sharpened(snapshot, Blend(0.8, edge_ratio=4.0), refreshes=refreshes, generator=rng(6))
+    assert ["hardly differ" in str(one.message) for one in caught] == [True] * warned

@@ -54,6 +54,14 @@ def test_each_refresh_measures_anew(graph):
     assert third == 1
 
 
+def test_a_model_that_has_not_learned_by_the_twentieth_refresh_gives_a_warning(graph):
+    sampler = SelfAdversarialSampler(graph, lambda: telling(0.01), k=3, edge_ratio=4.0)
+    for _ in range(20):
+        sampler.refresh()
+    with pytest.warns(UserWarning, match=r"after 20 refreshes .* or leave edge_ratio out"):
+        sampler.refresh()
+
+
 @pytest.mark.parametrize("background", [False, True])
 def test_a_state_keeps_it_for_queries_from_embeddings(graph, background):
     h = telling(0.1)
