@@ -127,6 +127,9 @@ def sharpness_rows(recipe: Recipe) -> dict[str, Row]:
         "default": Row("default", DMNS()),
         "half-sharpened": Row("default, sharpened", DMNS(edge_ratio=8.0)),
         "as-they-are": Row("four fifths by the score", DMNS(score_share=0.8)),
+        "as-they-are-calibrated": Row(
+            "four fifths by the score, calibrated", DMNS(score_share=0.8, calibrated="both")
+        ),
         "sharpened": Row("four fifths by the score, sharpened", _SHARPENED),
         "score": Row("the score alone, sharpened", SelfAdversarial(edge_ratio=8.0)),
         "score-as-it-is": Row("the score alone", SelfAdversarial()),
