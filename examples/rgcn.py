@@ -280,7 +280,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--works", type=int, default=300)
     parser.add_argument("--seeds", type=int, default=2, help="number of seeds")
     parser.add_argument("--epochs", type=int, default=300, help="at most this many")
-    parser.add_argument("--patience", type=int, default=20, help="epochs without improvement")
+    parser.add_argument("--patience", type=int, default=40, help="epochs without improvement")
     parser.add_argument("--k", type=int, default=5, help="negatives per triple, for both samplers")
     parser.add_argument("--fanout", type=int, default=5, help="neighbours per relation and layer")
     parser.add_argument("--batch-size", type=int, default=4096)
