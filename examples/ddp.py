@@ -9,6 +9,7 @@ generator and table: the script checks that at the end, and prints the test metr
 from __future__ import annotations
 
 import argparse
+import gc
 import tempfile
 import time
 from pathlib import Path
@@ -53,12 +54,27 @@ def logits(h: Tensor, graph: Any) -> Tensor:
 # 2. What every process does. ----------------------------------------------------------------------
 
 
-def train(rank: int, args: argparse.Namespace, meeting: str) -> None:
-    """Train on this process's share of the edges; process 0 prints."""
+def process(rank: int, args: argparse.Namespace, meeting: str) -> None:
+    """Meet the others, train, and take leave."""
     torch.set_num_threads(1)
     distributed.init_process_group(
         "gloo", init_method=f"file://{meeting}", rank=rank, world_size=args.processes
     )
+    train(rank, args)
+    # The end of a group joins gloo's threads with the interpreter locked, and a thread that has yet
+    # to release a tensor waits for that lock: a deadlock, now and then.  The backend itself is
+    # joined with the lock released, so its own reference has to be the last one: the model, which
+    # holds the group too, is gone with `train` and with what the collector finds.
+    gc.collect()
+    group: Any = distributed.group.WORLD
+    backend = group._get_backend(torch.device("cpu"))
+    del group
+    distributed.destroy_process_group()
+    del backend
+
+
+def train(rank: int, args: argparse.Namespace) -> None:
+    """Train on this process's share of the edges; process 0 prints."""
     torch.manual_seed(args.seed)
     data = embedded_graph(num_nodes=args.nodes)
     split = split_pairs(data, seed=args.seed)
@@ -110,14 +126,6 @@ def train(rank: int, args: argparse.Namespace, meeting: str) -> None:
         print(f"{data}; {args.processes} processes, {negatives}")
         print("".join(f"{name:>15}" for name in metrics))
         print("".join(f"{value:15.3f}" for value in metrics.values()))
-    # Destroying a group joins gloo's threads with the interpreter locked, and a thread that has yet
-    # to release a tensor waits for that lock: a deadlock, now and then.  The backend itself is
-    # joined with the lock released, so its own reference has to be the last.
-    group: Any = distributed.group.WORLD
-    backend = group._get_backend(torch.device("cpu"))
-    del group
-    distributed.destroy_process_group()
-    del backend
 
 
 def check_alike(what: str, mine: Tensor) -> None:
@@ -152,7 +160,7 @@ def main(argv: list[str] | None = None) -> int:
     """Start the processes and wait for them."""
     args = arguments(argv)
     with tempfile.TemporaryDirectory() as folder:
-        spawn(train, args=(args, str(Path(folder) / "meeting")), nprocs=args.processes)
+        spawn(process, args=(args, str(Path(folder) / "meeting")), nprocs=args.processes)
     return 0
 
 

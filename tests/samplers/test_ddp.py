@@ -6,6 +6,7 @@ the same embeddings, so these tests compare the ranks bit by bit.
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -75,9 +76,10 @@ def start(rank: int, ranks: int, folder: Path, work: Any) -> None:
     torch.manual_seed(0)  # alike on all ranks, as many scripts do
     dgl.seed(0)
     torch.save(work(rank, ranks), folder / f"{rank}.pt")
-    # Destroying a group joins gloo's threads with the interpreter locked, and a thread that has yet
+    # The end of a group joins gloo's threads with the interpreter locked, and a thread that has yet
     # to release a tensor waits for that lock.  The backend itself is joined with the lock released,
-    # so let its own reference be the last.
+    # so let its own reference be the last: models that hold the group are gone by now.
+    gc.collect()
     backend = distributed.group.WORLD._get_backend(torch.device("cpu"))
     distributed.destroy_process_group()
     del backend
