@@ -59,7 +59,14 @@ def _parser() -> argparse.ArgumentParser:
     losses = get_args(get_type_hints(Recipe)["loss"])
     parser.add_argument("--loss", default=Recipe.loss, choices=losses)
     parser.add_argument("--k", type=int, default=Recipe.k, help="negatives per edge")
-    parser.add_argument("--seeds", type=int, default=5, help="seeds 0 to SEEDS - 1")
+    parser.add_argument("--seeds", type=int, default=5, help="how many seeds")
+    parser.add_argument(
+        "--first-seed",
+        type=int,
+        default=0,
+        help="the first of them, so that several machines can share them out; a report takes in "
+        "the runs of its own seeds that lie in OUT",
+    )
     parser.add_argument("--epochs", type=int, default=Recipe.epochs)
     parser.add_argument("--patience", type=int, default=Recipe.patience)
     parser.add_argument(
@@ -96,7 +103,9 @@ def _sections(arguments: argparse.Namespace, recipe: Recipe) -> list[Section]:
         )
     rows = [known[name] for name in dict.fromkeys(names)]
     reference = next(iter(known.values()))
-    seeds = range(arguments.seeds)
+    if arguments.first_seed < 0:
+        raise ValueError(f"first seed: expected at least 0, got {arguments.first_seed}")
+    seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
     return [
         Section(
             dataset,

@@ -332,7 +332,28 @@ def test_command_resumes_and_reports_each_row(tmp_path, monkeypatch, capsys):
     assert "no luck" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("words", [["--rows", "nothing"], ["--seeds", "0"], ["--set", "k"]])
+def test_seeds_can_be_shared_out(tmp_path, monkeypatch):
+    ran = []
+
+    def stamped(cell, context, threads):
+        ran.append(cell.seed)
+        return finished(0.1 + 0.1 * cell.seed, 0.8)
+
+    monkeypatch.setattr("benchmarks.dropin.__main__.run_cell", stamped)
+    words = ["--datasets", "tiny", "--rows", "uniform", "--jobs", "0", "--quiet"]
+    words += ["--out", str(tmp_path)]
+    assert main([*words, "--first-seed", "1", "--seeds", "2"]) == 0
+    assert "| uniform (5) | 2 |" in (tmp_path / "results.md").read_text(encoding="utf-8")
+    assert ran == [1, 2]
+    assert main([*words, "--seeds", "3"]) == 0
+    assert "| uniform (5) | 3 |" in (tmp_path / "results.md").read_text(encoding="utf-8")
+    assert ran == [1, 2, 0]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--rows", "nothing"], ["--seeds", "0"], ["--first-seed", "-1"], ["--set", "k"]],
+)
 def test_command_refuses(words, capsys):
     with pytest.raises(SystemExit):
         main(["--datasets", "tiny", *words])
