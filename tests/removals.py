@@ -143,6 +143,18 @@ REMOVALS = {
         "return function",
         f"{FROZEN} -k autocast",
     ),
+    "the dtype of the predictor": Removal(
+        "dgl_dmns/core/generator.py",
+        "self.predictor = predictor.float()",
+        "self.predictor = predictor",
+        f"{NUMBERS} -k double_precision",
+    ),
+    "single precision of the space": Removal(
+        "dgl_dmns/core/space.py",
+        "torch.zeros(width, dtype=torch.float32)",
+        "torch.zeros(width)",
+        f"{NUMBERS} -k default_dtype",
+    ),
     "shares of a curriculum in states": Removal(
         "dgl_dmns/core/generator.py",
         "self.levels = replace(self.levels, shares=tuple(shares))",

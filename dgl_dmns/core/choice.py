@@ -31,7 +31,9 @@ def draw_distinct(weight: Tensor, groups: int, k: int, generator: torch.Generato
     """
     rows, size = weight.shape
     total = weight.cumsum(-1)
-    share = torch.rand(rows, groups * k, generator=generator, device=weight.device)
+    share = torch.rand(
+        rows, groups * k, generator=generator, dtype=torch.float32, device=weight.device
+    )
     place = torch.searchsorted(total, share.mul_(total[:, -1:]), right=True)
     # Rounding, or a row of zeros, may have led past the end.
     place = place.clamp_(max=size - 1).view(rows, groups, k)
@@ -46,7 +48,9 @@ def draw_distinct(weight: Tensor, groups: int, k: int, generator: torch.Generato
             if not left.numel():
                 break
             row = torch.div(left, groups, rounding_mode="floor")
-            share = torch.rand(len(row), generator=generator, device=weight.device)
+            share = torch.rand(
+                len(row), generator=generator, dtype=torch.float32, device=weight.device
+            )
             fresh = _first_above(total, row, share * total[row, -1])
             earlier = group_of.index_select(0, left)[:, :slot]
             group_of[left, slot] = fresh
@@ -97,7 +101,7 @@ def distinct_pools(
     small beside sqrt(N), the largest M of N random keys are taken.
     """
     if size * size >= nodes:
-        keys = torch.rand((chunks, nodes), generator=generator, device=device)
+        keys = torch.rand((chunks, nodes), generator=generator, dtype=torch.float32, device=device)
         return keys.topk(min(size, nodes), dim=1).indices
     pool = torch.randint(0, nodes, (chunks, size), generator=generator, device=device)
     while True:

@@ -80,7 +80,7 @@ class DepthFirstProposal:
         member = self.lists[state, place].long()
         parts = zip(state.split(_BLOCK), member.split(_BLOCK))
         ratio = torch.cat([self._ratio(*part) for part in parts])
-        self.ratios = torch.zeros(self.lists.shape)
+        self.ratios = torch.zeros(self.lists.shape, dtype=torch.float32)
         self.ratios[state, place] = ratio
         first, second = torch.minimum(state, member), torch.maximum(state, member)
         keys, order = (first * self.num_nodes + second).sort()

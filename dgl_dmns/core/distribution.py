@@ -89,7 +89,7 @@ class NodeDistribution:
                     f"{int(ids.max())}"
                 )
         if not src.numel():
-            return torch.zeros(0, device=src.device)
+            return torch.zeros(0, dtype=torch.float32, device=src.device)
         chunk = min(self.settings.queries_per_pool, src.numel())
         block = max(1, _PAIRS // chunk) * chunk
         parts = []

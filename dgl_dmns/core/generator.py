@@ -67,7 +67,8 @@ class DiffusionGenerator(nn.Module):
         width: embedding width D.
         levels: the hardness levels.
         schedule: noise schedule; linear with T = 50 where not given.
-        predictor: noise predictor of the space's width; the paper's FiLM layers where not given.
+        predictor: noise predictor of the space's width, turned to float32; the paper's FiLM layers
+            where not given.
         space: ``"compact"`` or ``"raw"``, see `Space`.
         compact_width: width of the compact space.
         loss: ``"l1"`` or ``"l2"``.
@@ -108,7 +109,7 @@ class DiffusionGenerator(nn.Module):
                 f"predictor: expected width {self.space.width}, the width of the generator's "
                 f"space, got {predictor.width}"
             )
-        self.predictor = predictor
+        self.predictor = predictor.float()
         self.loss: Literal["l1", "l2"] = loss
         self.batch_pairs = batch_pairs
         self.optimizer = torch.optim.Adam(self.predictor.parameters(), lr=learning_rate)
@@ -219,7 +220,7 @@ class DiffusionGenerator(nn.Module):
         density = density[:, self.stable(made, z)]
         self.tempering = 1.0
         if density.shape[1] and size < len(members):
-            shares = torch.tensor(self.levels.mixture_shares)
+            shares = torch.tensor(self.levels.mixture_shares, dtype=torch.float32)
             self.tempering = exponent_for(density, shares, lam, size) / lam
         return self.tempering
 

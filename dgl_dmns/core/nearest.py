@@ -50,16 +50,16 @@ def nearest_group(
     model, known = snapshot.model, snapshot.known
     assert model is not None
     assert snapshot.z_candidate is not None
+    z_candidate = snapshot.z_candidate
     device = rows.device
     count = rows.numel()
-    levels = torch.tensor(model.levels.mixture_shares, device=device) * (1 - uniform_share)
+    levels = z_candidate.new_tensor(model.levels.mixture_shares) * (1 - uniform_share)
     shares = torch.cat([levels, levels.new_tensor([uniform_share])])
     component = torch.multinomial(shares, count * k, replacement=True, generator=generator)
     component = component.view(count, k)
     uniform = component == len(model.levels)
     ids = torch.full((count, k), -1, dtype=torch.int64, device=device)
     wild = torch.zeros(count, dtype=torch.bool, device=device)
-    z_candidate = snapshot.z_candidate
     every = normalize(z_candidate, dim=1) if rule.pool is None else None
     searched = known.num_dst if rule.pool is None else rule.pool
     step = max(1, min(_SIMILARITIES, chunk_bytes // 8) // max(1, searched))
@@ -82,7 +82,7 @@ def nearest_group(
             ids[part, slot] = nearest.masked_fill(uniform[part, slot], -1)
     ids = fill_open_slots(ids.unsqueeze(1), uniform.unsqueeze(1), known, rows, generator).squeeze(1)
     level = torch.where(uniform, UNIFORM_LEVEL, component).to(torch.uint8)
-    return Candidates(ids, torch.full(ids.shape, math.nan, device=device), level), wild
+    return Candidates(ids, z_candidate.new_full(ids.shape, math.nan), level), wild
 
 
 def _best_admissible(

@@ -131,7 +131,7 @@ class PoolDraw:
         self.seen += self.queries.numel() * pool.shape[1]
         barred = self._barred(pool)
         self.filtered += int(barred.sum())
-        size = (~barred).sum(-1, keepdim=True).clamp(min=1).log()
+        size = (~barred).sum(-1, keepdim=True).clamp(min=1).float().log()
         logits, parts = self._weighed(pool, barred, size)
         members = min(k, pool.shape[1])
         if isinstance(self.rule, Hardest):
@@ -148,7 +148,7 @@ class PoolDraw:
             log_ratio = logits.log_softmax(-1).gather(2, place).add_(size)
             log_ratio = log_ratio.nan_to_num_(nan=0.0, neginf=0.0)
         else:
-            log_ratio = torch.full(chosen.shape, math.nan, device=pool.device)
+            log_ratio = torch.full(chosen.shape, math.nan, dtype=torch.float32, device=pool.device)
         level = _draw_levels(parts, place, self.generator)
         missing = k - members  # a graph with fewer nodes than k
         shape = (-1, groups, members)
@@ -174,7 +174,7 @@ class PoolDraw:
         if pool.shape[1] < self.snapshot.known.num_dst:
             barred[..., -1] |= ~same.any(-1)  # and makes M - 1 others of M
         barred = pad(barred, (0, 1), value=False)
-        size = (~barred).sum(-1, keepdim=True).log()
+        size = (~barred).sum(-1, keepdim=True).float().log()
         score = density = None
         if self.rule.uses_scores:
             mine = self.snapshot.scores(self.queries.view(-1, 1), own.view(-1, 1)).view_as(own)
@@ -292,7 +292,7 @@ class PoolDraw:
 
 def _mixture_parts(ratio: Tensor, model: DiffusionGenerator, uniform_share: float) -> Tensor:
     """Logits of each component's part of the mixture: L levels, then uniform; [L + 1, C, Q, M]."""
-    share = torch.tensor(model.levels.mixture_shares, device=ratio.device) * (1 - uniform_share)
+    share = ratio.new_tensor(model.levels.mixture_shares) * (1 - uniform_share)
     parts = ratio.new_empty(len(ratio) + 1, *ratio.shape[1:])
     torch.add(ratio, share.log().view(-1, 1, 1, 1), out=parts[:-1])
     parts[-1] = math.log(uniform_share) if uniform_share else -math.inf
@@ -313,7 +313,7 @@ def _draw_levels(
     if parts[0] is None:
         return level
     components = len(parts[0])
-    noise = torch.empty(components, *chosen.shape, device=chosen.device)
+    noise = torch.empty(components, *chosen.shape, dtype=torch.float32, device=chosen.device)
     noise.exponential_(generator=generator)
     start = 0
     for some in parts:
@@ -321,7 +321,7 @@ def _draw_levels(
         here = slice(start, start + some.shape[1])
         start += some.shape[1]
         # The largest of logit plus Gumbel noise; component by component reads memory in order.
-        best = torch.full(chosen[here].shape, -math.inf, device=chosen.device)
+        best = noise.new_full(chosen[here].shape, -math.inf)
         for component in range(components):
             value = some[component].gather(2, chosen[here]).sub_(noise[component, here].log_())
             name = UNIFORM_LEVEL if component == components - 1 else component

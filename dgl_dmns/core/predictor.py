@@ -58,6 +58,11 @@ class AffineNoisePredictor(NoisePredictor):
         return scale * x + shift
 
 
+def _linear(width: int, out: int) -> nn.Linear:
+    """A linear map in float32, whatever the default dtype of the process."""
+    return nn.Linear(width, out, dtype=torch.float32)
+
+
 class _TimeEmbedding(nn.Module):
     """``MLP(sinusoidal(t))``: linear, GELU, linear; shape [B] to [B, D]."""
 
@@ -68,7 +73,8 @@ class _TimeEmbedding(nn.Module):
         half = max(1, (width + 1) // 2)
         exponent = torch.arange(half, dtype=torch.float32) / max(1, half - 1)
         self.register_buffer("frequencies", torch.exp(-math.log(base) * exponent))
-        self.mlp = nn.Sequential(nn.Linear(2 * half, width), nn.GELU(), nn.Linear(width, width))
+        first, second = _linear(2 * half, width), _linear(width, width)
+        self.mlp = nn.Sequential(first, nn.GELU(), second)
 
     def forward(self, t: Tensor) -> Tensor:
         angle = t.to(self.frequencies.dtype).unsqueeze(-1) * self.frequencies
@@ -97,7 +103,7 @@ class FiLMPredictor(AffineNoisePredictor):
         self.conditional = conditional
         self.time = _TimeEmbedding(width)
         # One matrix for all layers: [gamma_1 | eta_1 | gamma_2 | eta_2 | ...].
-        self.film = nn.Linear(width, 2 * width * layers)
+        self.film = _linear(width, 2 * width * layers)
         self.layers = layers
 
     def coefficients(self, t: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
@@ -139,7 +145,8 @@ class MLPPredictor(NoisePredictor):
         hidden = hidden or 4 * width
         self.width = width
         self.film = FiLMPredictor(width, layers=1)
-        self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
+        first, second = _linear(width, hidden), _linear(hidden, width)
+        self.mlp = nn.Sequential(first, nn.GELU(), second)
 
     def forward(self, x: Tensor, t: Tensor, h: Tensor) -> Tensor:  # noqa: D102
         modulated = self.film(x, t, h)

@@ -111,10 +111,10 @@ def _least_factor(edge_score: Tensor, score: Tensor, usable: Tensor, ratio: floa
     # Only differences to the mean of a query matter, and the spread is the unit.
     edge = (edge_score - mean) / spread
     others = (deviation / spread).masked_fill(~usable, -torch.inf)
-    goal = torch.tensor(ratio).log()
+    goal = edge.new_tensor(ratio).log()
 
     def mean_log_ratio(factor: float) -> Tensor:
-        return (factor * edge - (factor * others).logsumexp(-1) + count.log()).mean()
+        return (factor * edge - (factor * others).logsumexp(-1) + count.float().log()).mean()
 
     def rises(factor: float) -> bool:
         drawn = (factor * others).softmax(-1)

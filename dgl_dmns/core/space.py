@@ -54,10 +54,10 @@ class Space(nn.Module):
         self.kind: SpaceKind = kind
         self.embedding_width = width
         self.width = width if kind == "raw" else min(width, compact_width)
-        self.register_buffer("mean", torch.zeros(width))
-        self.register_buffer("basis", torch.zeros(width, self.width))
-        self.register_buffer("scale", torch.ones(()))
-        self.register_buffer("norm", torch.ones(()))
+        self.register_buffer("mean", torch.zeros(width, dtype=torch.float32))
+        self.register_buffer("basis", torch.zeros(width, self.width, dtype=torch.float32))
+        self.register_buffer("scale", torch.ones((), dtype=torch.float32))
+        self.register_buffer("norm", torch.ones((), dtype=torch.float32))
 
     @torch.no_grad()
     def update(self, h: Tensor, *, sample: int = 20_000) -> None:
@@ -88,7 +88,7 @@ class Space(nn.Module):
         """Embeddings [B, D] to the generator's space [B, W], float32."""
         if self.kind == "raw":
             return h.float()
-        z = torch.empty(h.shape[0], self.width, device=h.device)
+        z = torch.empty(h.shape[0], self.width, dtype=torch.float32, device=h.device)
         for part, place in zip(h.split(_ROWS), z.split(_ROWS)):
             place.copy_((_normalise(part.float()) - self.mean) @ self.basis * self.scale)
         return z
@@ -115,4 +115,4 @@ def _normalise(h: Tensor) -> Tensor:
     A power of two first, which rounds nothing, so that squares neither overflow nor vanish.
     """
     exponent = torch.frexp(h.abs().amax(dim=1, keepdim=True)).exponent.clamp_(-126, 126)
-    return normalize(torch.ldexp(h, -exponent), dim=1, eps=1e-12)
+    return normalize(torch.ldexp(h, -exponent).to(h.dtype), dim=1, eps=1e-12)

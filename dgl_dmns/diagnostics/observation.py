@@ -233,7 +233,7 @@ def _closed_form(
     model = snapshot.model
     if model is None:
         return torch.empty(0), torch.empty(0), torch.empty(0), torch.empty(0)
-    nothing = torch.full((len(model.levels),), torch.nan)
+    nothing = torch.full((len(model.levels),), torch.nan, dtype=torch.float32)
     if not isinstance(model.predictor, AffineNoisePredictor):
         return nothing, nothing, nothing, torch.empty(0)
     assert snapshot.z_query is not None

@@ -72,11 +72,12 @@ class SoftmaxGenerator(nn.Module):
         self.width = width
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.query = nn.Linear(width, hidden)
-            self.candidate = nn.Linear(width, hidden, bias=False)  # it would cancel in p_G
+            self.query = nn.Linear(width, hidden, dtype=torch.float32)
+            # A bias of the candidates would cancel in p_G.
+            self.candidate = nn.Linear(width, hidden, bias=False, dtype=torch.float32)
         with torch.no_grad():
             self.candidate.weight.mul_(0.1)
-        self.register_buffer("baseline", torch.tensor(math.nan))
+        self.register_buffer("baseline", torch.tensor(math.nan, dtype=torch.float32))
         self.optimizer = torch.optim.Adam(self.parameters(), lr=learning_rate)
 
     def project(self, h: Tensor) -> tuple[Tensor, Tensor]:
@@ -331,6 +332,6 @@ def _standardise(h: Tensor) -> Tensor:
     """Columns [N, D] to mean 0 and deviation 1; constant columns to 0."""
     # A power of two first, so that squares do not overflow; it rounds nothing.
     exponent = torch.frexp(h.abs().amax(dim=0)).exponent.clamp_(0, 126)
-    h = torch.ldexp(h, -exponent)
+    h = torch.ldexp(h, -exponent).to(h.dtype)
     centred = h - h.mean(dim=0)
     return centred / centred.square().mean(dim=0).sqrt().clamp(min=1e-6)

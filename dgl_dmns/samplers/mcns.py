@@ -218,7 +218,7 @@ class MCNSSampler(RefreshingSampler):
         pi = self._pi(query, x, h)
         for _ in range(self.steps):
             y, ratio = self.proposal.propose(x, generator=generator)
-            dice = torch.rand(x.shape, generator=generator)
+            dice = torch.rand(x.shape, generator=generator, dtype=torch.float32)
             # Scores are needed only where a target twice that of the state would do.
             hope = (dice < 2 * ratio).nonzero().squeeze(1)
             mine, new = query.index_select(0, hope), y.index_select(0, hope)
@@ -254,7 +254,7 @@ class MCNSSampler(RefreshingSampler):
             )
         everyone = torch.arange(count)
         if self._snapshot is None:
-            self._snapshot = torch.zeros(2, count, width).share_memory_()
+            self._snapshot = torch.zeros(2, count, width, dtype=torch.float32).share_memory_()
         elif self._snapshot.shape[2] != width:
             raise ValueError(
                 f"encoder: expected embeddings of width {self._snapshot.shape[2]}, as at the first "
@@ -267,7 +267,7 @@ class MCNSSampler(RefreshingSampler):
         else:
             states = self.table.current().ids.long()
         self._snapshot[(self.version + 1) % 2].copy_(h)
-        blank = torch.zeros(states.shape)
+        blank = torch.zeros(states.shape, dtype=torch.float32)
         self.table.write(everyone, Candidates(states, blank * torch.nan, blank + UNIFORM_LEVEL))
         # One group stands for all in the statistics: their chains are alike.
         score = torch.stack([(h * h[slot]).sum(-1).mean() for slot in states[:, 0].unbind(1)])
@@ -288,7 +288,7 @@ class MCNSSampler(RefreshingSampler):
             return
         self._check_width(snapshot.shape[1])
         if self._snapshot is None:
-            self._snapshot = torch.zeros(2, *snapshot.shape).share_memory_()
+            self._snapshot = torch.zeros(2, *snapshot.shape, dtype=snapshot.dtype).share_memory_()
         self._snapshot.copy_(snapshot.expand_as(self._snapshot))
 
     def __repr__(self) -> str:

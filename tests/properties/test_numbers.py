@@ -81,6 +81,54 @@ def test_embeddings_of_any_size_give_negatives(name: str, size: str) -> None:
     assert bool(ratio.isfinite().all()) == sampler.rule.tractable
 
 
+def drawn_under(dtype: torch.dtype, name: str, tmp_path: Any) -> tuple[Any, ...]:
+    """What a sampler holds and draws where ``dtype`` is the default of the process."""
+    usual, h = torch.get_default_dtype(), embeddings()
+    try:
+        torch.set_default_dtype(dtype)
+        torch.manual_seed(3)
+        sampler = FOLLOWING[name](graph(), lambda: h)
+        sampler.refresh()
+        sampler.refresh()
+        sampler.save(tmp_path / "state")
+        other = FOLLOWING[name](graph(), lambda: h)
+        other.load(tmp_path / "state")
+        table, draws = other.table.current(), other(graph(), torch.arange(90))
+        ratio = other.log_ratio(draws) if other.rule.tractable else torch.empty(0)
+    finally:
+        torch.set_default_dtype(usual)
+    return table.ids, table.log_ratio.nan_to_num(), *draws, ratio.float()
+
+
+@pytest.mark.parametrize("name", [*FOLLOWING, "dmns, sharpened"])
+def test_the_default_dtype_changes_nothing(name: str, tmp_path: Any, monkeypatch: Any) -> None:
+    monkeypatch.setitem(FOLLOWING, "dmns, sharpened", dmns(core.Blend(0.8, edge_ratio=8)))
+    usual, double = (drawn_under(t, name, tmp_path) for t in (torch.float32, torch.float64))
+    for mine, other in zip(usual, double):
+        assert mine.dtype == other.dtype
+        assert torch.equal(mine, other)
+
+
+class Mixing(core.NoisePredictor):
+    """A predictor of a user's own, in double precision."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.width = 4
+        self.map = torch.nn.Linear(8, 4, dtype=torch.float64)
+
+    def forward(self, x: Tensor, t: Tensor, h: Tensor) -> Tensor:
+        output: Tensor = self.map(torch.cat([x, h], dim=-1))
+        return output
+
+
+def test_a_predictor_in_double_precision_is_taken_over() -> None:
+    h, rule = embeddings(), core.Nearest()
+    sampler = samplers.DMNSSampler(graph(), lambda: h, 2, predictor=Mixing(), rule=rule, **SMALL)
+    sampler.refresh()
+    check_negatives(sampler)
+
+
 @pytest.mark.parametrize("exponent", [-110, 100])
 def test_the_compact_space_does_not_depend_on_the_size(exponent: int) -> None:
     h = embeddings()
