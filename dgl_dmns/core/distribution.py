@@ -29,9 +29,18 @@ from dgl_dmns.core.rules import Nearest, Rule
 from dgl_dmns.core.snapshot import Snapshot
 from dgl_dmns.core.table import Candidates
 
-__all__ = ["NodeDistribution"]
+__all__ = ["NodeDistribution", "check_tractable"]
 
 _PAIRS = 4096  # pairs whose pools are weighed at a time: a bounded working set
+
+
+def check_tractable(rule: Rule) -> None:
+    """Refuse a rule (or a chain's target) whose draws have no known probability."""
+    if not rule.tractable:
+        raise ValueError(
+            f"rule: {type(rule).__name__} has no tractable distribution; use Density(), Gate(), "
+            "Blend() or SelfAdversarial()"
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,11 +61,7 @@ class NodeDistribution:
     snapshot: Snapshot
 
     def __post_init__(self) -> None:
-        if not self.rule.tractable:
-            raise ValueError(
-                f"rule: {type(self.rule).__name__} has no tractable distribution; use Density(), "
-                "Gate(), Blend() or SelfAdversarial()"
-            )
+        check_tractable(self.rule)
 
     @in_float32
     @torch.no_grad()

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 from tqdm import tqdm
 
-from dgl_dmns.core.distribution import NodeDistribution
+from dgl_dmns.core.distribution import NodeDistribution, check_tractable
 from dgl_dmns.core.engine import RefreshReport, Stopwatch, TableReport, TypeReport, fill_table
 from dgl_dmns.core.generator import FitReport
 from dgl_dmns.core.modes import in_float32, outside_inference_mode
@@ -78,6 +78,7 @@ class RefreshingSampler(StatefulSampler):
                 named.
         """
         self._check_original("distribution")
+        check_tractable(self.rule)
         relation = self.relation(etype)
         snapshot = self._snapshots.get(relation.etype)
         if snapshot is None:

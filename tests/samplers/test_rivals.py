@@ -405,12 +405,18 @@ def test_mcns_keeps_the_width_of_the_first_embeddings() -> None:
         other.load_state_dict(sampler.state_dict())
 
 
-def test_mcns_has_no_log_ratio() -> None:
+def test_mcns_has_no_log_ratio_and_no_distribution() -> None:
     g = random_graph(9, 20)
     sampler = MCNSSampler(g, lambda: embeddings(9))
     sampler.refresh()
-    with pytest.raises(ValueError, match="^rule: SelfContrast has no tractable distribution"):
-        sampler.log_ratio(sampler(g, torch.arange(5)))
+    pairs = sampler(g, torch.arange(5))
+    for asked in (
+        lambda: sampler.log_ratio(pairs),
+        lambda: sampler.positive_log_ratio(pairs),
+        sampler.distribution,
+    ):
+        with pytest.raises(ValueError, match="^rule: SelfContrast has no tractable distribution"):
+            asked()
 
 
 @pytest.mark.parametrize("cls", [MCNSSampler, AdversarialSampler, SelfAdversarialSampler])
