@@ -94,16 +94,17 @@ def drawn_under(dtype: torch.dtype, name: str, tmp_path: Any) -> tuple[Any, ...]
         other = FOLLOWING[name](graph(), lambda: h)
         other.load(tmp_path / "state")
         table, draws = other.table.current(), other(graph(), torch.arange(90))
-        ratio = other.log_ratio(draws) if other.rule.tractable else torch.empty(0)
+        ratios = [other.log_ratio(draws)] if other.rule.tractable else []
     finally:
         torch.set_default_dtype(usual)
-    return table.ids, table.log_ratio.nan_to_num(), *draws, ratio.float()
+    return table.ids, table.log_ratio.nan_to_num(), *draws, *ratios
 
 
 @pytest.mark.parametrize("name", [*FOLLOWING, "dmns, sharpened"])
 def test_the_default_dtype_changes_nothing(name: str, tmp_path: Any, monkeypatch: Any) -> None:
     monkeypatch.setitem(FOLLOWING, "dmns, sharpened", dmns(core.Blend(0.8, edge_ratio=8)))
     usual, double = (drawn_under(t, name, tmp_path) for t in (torch.float32, torch.float64))
+    assert len(usual) == len(double)
     for mine, other in zip(usual, double):
         assert mine.dtype == other.dtype
         assert torch.equal(mine, other)
