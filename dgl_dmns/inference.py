@@ -65,11 +65,14 @@ def layerwise_inference(
 
     Returns:
         Embeddings [N, D], without gradient; a dict by node type for a heterogeneous graph, of the
-        node types that the last layer returns.
+        node types that the last layer returns. Nodes that a layer returns nothing for in their
+        batch, as layers do that leave out relations without edges, have what it returns for them
+        beside a node with edges: as in one batch of all nodes.
 
     Raises:
         ValueError: if there is no layer, a number is below 1, features do not fit the nodes, or a
-            layer returns something else than a row for each node of a batch.
+            layer returns something else than a row for each node of a batch, no rows for some, or
+            rows of different widths or dtypes.
     """
     if not layers:
         raise ValueError("layers: expected at least one layer, got none")
@@ -108,23 +111,71 @@ def _one_layer(
     """The output of a layer for all nodes, by node type."""
     out: dict[str, Tensor] = {}
     for ntype in g.ntypes:
+        made: Tensor | None = None
+        without: list[Tensor] = []
         for seeds in torch.arange(g.num_nodes(ntype), dtype=g.idtype).split(batch_size):
-            block = _block(g, {ntype: seeds}, fanout)
-            ids = {n: block.srcnodes[n].data[_dgl.NID].long() for n in h}
-            given = {n: part.index_select(0, ids[n]) for n, part in h.items()}
-            made = layer(block, given[ntype] if single else given)
-            rows = made if single else made.get(ntype)
-            if rows is None:  # no edge leads to this node type
+            rows = _rows(g, h, layer, ntype, seeds, fanout, single)
+            if rows is None:
+                without.append(seeds)
                 continue
-            if rows.dim() != 2 or len(rows) != len(seeds):
+            if made is None:
+                made = rows.new_zeros(g.num_nodes(ntype), rows.shape[1])
+            _write(made, ntype, seeds, rows)
+        if made is None:  # no edge leads to this node type
+            continue
+        for seeds in without:  # beside a node that has edges, as in one batch of all nodes
+            degree = sum(g.in_degrees(etype=e) for e in g.canonical_etypes if e[2] == ntype)
+            other = torch.as_tensor(degree).argmax().view(1).to(seeds)
+            rows = _rows(g, h, layer, ntype, torch.cat([seeds, other]), fanout, single)
+            if rows is None:
+                ids = seeds[:5].tolist()
                 raise ValueError(
-                    f"layers: expected [{len(seeds)}, D] for the nodes of a batch, got "
-                    f"{tuple(rows.shape)}; flatten the heads of an attention in the layer"
+                    f"layers: a layer returned no rows for nodes {ids}{' ..' * (len(seeds) > 5)} "
+                    f"of type {ntype!r}, and rows for others of that type; return a row for each "
+                    "destination node of the block, zeros for nodes without edges"
                 )
-            if ntype not in out:
-                out[ntype] = rows.new_empty(g.num_nodes(ntype), rows.shape[1])
-            out[ntype][seeds.long()] = rows
+            _write(made, ntype, seeds, rows[:-1])
+        out[ntype] = made
+    if not out:
+        raise ValueError("layers: a layer returned no rows for any node; return those of the block")
     return out
+
+
+def _rows(
+    g: Any,
+    h: Mapping[str, Tensor],
+    layer: Layer,
+    ntype: str,
+    seeds: Tensor,
+    fanout: int | None,
+    single: bool,
+) -> Tensor | None:
+    """The output [B, D] of a layer for a batch of nodes; None where it returns none of the type."""
+    block = _block(g, {ntype: seeds}, fanout)
+    ids = {n: block.srcnodes[n].data[_dgl.NID].long() for n in h}
+    given = {n: part.index_select(0, ids[n]) for n, part in h.items()}
+    made = layer(block, given[ntype] if single else given)
+    if not (made is None or isinstance(made, Tensor if single else Mapping)):
+        wanted = "a tensor" if single else "a dict of tensors by node type"
+        raise ValueError(f"layers: expected {wanted} from each layer, got {type(made).__name__}")
+    rows = made if single or made is None else made.get(ntype)
+    if rows is not None and (rows.dim() != 2 or len(rows) != len(seeds)):
+        raise ValueError(
+            f"layers: expected [{len(seeds)}, D] for the nodes of a batch, got "
+            f"{tuple(rows.shape)}; flatten the heads of an attention in the layer"
+        )
+    return rows
+
+
+def _write(made: Tensor, ntype: str, seeds: Tensor, rows: Tensor) -> None:
+    """Put the rows of a batch into those of all nodes, which they have to be like."""
+    if rows.shape[1] != made.shape[1] or rows.dtype != made.dtype or rows.device != made.device:
+        raise ValueError(
+            f"layers: a layer returned [B, {rows.shape[1]}] of {rows.dtype} on {rows.device} for "
+            f"one batch of type {ntype!r}, [B, {made.shape[1]}] of {made.dtype} on {made.device} "
+            "for another; return the same kind of rows for each"
+        )
+    made[seeds.long()] = rows
 
 
 def _block(g: Any, seeds: dict[str, Tensor], fanout: int | None) -> Any:

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["distinct_pools", "draw_distinct"]
+__all__ = ["distinct_pools", "draw_distinct", "first_above"]
 
 _ATTEMPTS = 4  # new draws of a slot before its group is finished by Gumbel noise
 
@@ -51,7 +51,7 @@ def draw_distinct(weight: Tensor, groups: int, k: int, generator: torch.Generato
             share = torch.rand(
                 len(row), generator=generator, dtype=torch.float32, device=weight.device
             )
-            fresh = _first_above(total, row, share * total[row, -1])
+            fresh = first_above(total, row, share * total[row, -1])
             earlier = group_of.index_select(0, left)[:, :slot]
             group_of[left, slot] = fresh
             again[left] = (earlier == fresh.unsqueeze(1)).any(-1) | (weight[row, fresh] <= 0)
@@ -67,7 +67,7 @@ def draw_distinct(weight: Tensor, groups: int, k: int, generator: torch.Generato
     return place
 
 
-def _first_above(total: Tensor, row: Tensor, value: Tensor) -> Tensor:
+def first_above(total: Tensor, row: Tensor, value: Tensor) -> Tensor:
     """The first place of a row whose cumulative weight exceeds a value, else the last place.
 
     As `torch.searchsorted`, but for some rows only, none of which is copied.

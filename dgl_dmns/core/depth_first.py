@@ -196,10 +196,13 @@ def _depth_first_lists(edges: KnownEdges, width: int, seed: int) -> tuple[Tensor
 
 
 def _depth_first(adjacency: list[list[int]], root: int, width: int) -> list[int]:
+    scans = _SCAN * width
     near = {root, *adjacency[root]}
+    width = min(width, len(adjacency) - len(near))  # there are no more
+    if not width:
+        return []
     seen = {root}
     found: list[int] = []
-    scans = _SCAN * width
     stack = [iter(adjacency[root])]
     while stack:
         for node in stack[-1]:

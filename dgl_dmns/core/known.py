@@ -16,6 +16,7 @@ from dgl_dmns.core.bitmap import PairBitmap
 
 __all__ = ["KnownEdges"]
 
+_MANY = 64  # rejected draws whose share tells that proposals are no use
 _MOST = 2**31 - 1  # destination nodes: tables and known edges hold ids of 32 bits
 
 
@@ -74,7 +75,9 @@ class KnownEdges(nn.Module):
         self.num_src = num_src
         self.num_dst = num_dst
         self.exclude_self = exclude_self
-        self._rounds = int(self.degrees().max()).bit_length() if num_src else 0
+        largest = int(self.degrees().max()) if num_src else 0
+        self._rounds = largest.bit_length()
+        self.crowded = 4 * (largest + exclude_self) > 3 * num_dst  # some know three quarters
 
     def degrees(self) -> Tensor:
         """Number of distinct known destinations per source, shape [num_src], int64."""
@@ -102,24 +105,38 @@ class KnownEdges(nn.Module):
             found = self.bitmap.may_contain(src, dst)
             left = found.nonzero(as_tuple=True)
             src, dst = torch.broadcast_tensors(src, dst)
-            found[left] = self._search(src[left], dst[left])
+            found[left] = self.contains_edges(src[left], dst[left])
         else:
-            found = self._search(*torch.broadcast_tensors(src, dst))
+            found = self.contains_edges(*torch.broadcast_tensors(src, dst))
         return found | (src == dst) if self.exclude_self else found
 
-    def _search(self, src: Tensor, dst: Tensor) -> Tensor:
+    def contains_edges(self, src: Tensor, dst: Tensor) -> Tensor:
         """Whether pairs of one shape are stored edges, by a binary search in all rows at once."""
         if not self.indices.numel():
             return torch.zeros(src.shape, dtype=torch.bool, device=src.device)
-        low, end = self.indptr[src], self.indptr[src + 1]
-        high = end
+        place = self.places(src, lambda at: self.indices[at] < dst)
+        last = self.indices.numel() - 1
+        return (place < self.indptr[src + 1]) & (self.indices[place.clamp(max=last)] == dst)
+
+    def places(self, src: Tensor, before: Callable[[Tensor], Tensor]) -> Tensor:
+        """Where in the row of each source a property ends that holds for its first known edges.
+
+        Args:
+            src: source ids, any shape, int64.
+            before: whether places among all known edges, int64, have the property.
+
+        Returns:
+            Places, of the shape of what ``before`` returns; the end of the row where all have it.
+        """
+        low = self.indptr[src]
+        high = self.indptr[src + 1]
         last = self.indices.numel() - 1
         for _ in range(self._rounds):
             middle = torch.div(low + high, 2, rounding_mode="floor")
-            below = (self.indices[middle.clamp(max=last)] < dst) & (middle < high)
+            below = before(middle.clamp(max=last)) & (middle < high)
             low = torch.where(below, middle + 1, low)
             high = torch.where(below, high, middle)
-        return (low < end) & (self.indices[low.clamp(max=last)] == dst)
+        return low
 
     def barred_of(self, src: Tensor) -> tuple[Tensor, Tensor]:
         """All destinations that must not be negatives of some sources, as pairs.
@@ -141,16 +158,61 @@ class KnownEdges(nn.Module):
             return torch.cat([owner, here]), torch.cat([known, src])
         return owner, known
 
-    def admissible(self, node: int) -> Tensor:
-        """All destinations that are not known for one source (nor itself), ascending, int64.
+    def admissible_count(self, src: Tensor) -> Tensor:
+        """Destinations of each source that are neither known nor itself.
 
-        Costs one pass over the destinations; used only where random proposals keep failing.
+        Args:
+            src: source ids, any shape, int64.
+
+        Returns:
+            Numbers of that shape, int64; 0 for the `saturated`.
         """
-        allowed = torch.ones(self.num_dst, dtype=torch.bool, device=self.indices.device)
-        allowed[self.neighbours(node).long()] = False
+        count: Tensor = self.num_dst - (self.indptr[src + 1] - self.indptr[src])
+        return count - (~self.contains_edges(src, src)).long() if self.exclude_self else count
+
+    def admissible(self, node: int) -> Tensor:
+        """All destinations that are not known for one source (nor itself), ascending, int64."""
+        source = torch.tensor(node, device=self.indices.device)
+        count = int(self.admissible_count(source))
+        return self.nth_admissible(source, torch.arange(count, device=source.device))
+
+    def nth_admissible(self, src: Tensor, rank: Tensor) -> Tensor:
+        """The admissible destination of each source that has a rank among them; none is listed.
+
+        If ``x_0 < x_1 < ...`` are the known destinations, ``x_j - j`` nodes below ``x_j`` are not
+        known, so that a binary search finds how many known ones stand below the node of a rank.
+
+        Args:
+            src: source ids, int64.
+            rank: ranks from 0 to `admissible_count` - 1, int64, a shape that broadcasts.
+
+        Returns:
+            Destination ids of the broadcast shape, int64, ascending with the rank.
+        """
+        start = self.indptr[src]
         if self.exclude_self:
-            allowed[node] = False
-        return allowed.nonzero().squeeze(1)
+            rank = rank + (rank >= self._own_rank(src))
+        place = self.places(src, lambda at: self.indices[at] - (at - start) <= rank)
+        return rank + (place - start)
+
+    def admissible_rank(self, src: Tensor, dst: Tensor) -> Tensor:
+        """The rank of admissible destinations: what `nth_admissible` turns back.
+
+        Args:
+            src: source ids, int64.
+            dst: destination ids, int64, a shape that broadcasts; of one that is not admissible the
+                rank is that of the next one.
+
+        Returns:
+            Ranks of the broadcast shape, int64.
+        """
+        rank = dst - (self.places(src, lambda at: self.indices[at] < dst) - self.indptr[src])
+        return rank - (rank > self._own_rank(src)).long() if self.exclude_self else rank
+
+    def _own_rank(self, src: Tensor) -> Tensor:
+        """The rank of each source among the nodes it does not know; beyond all if it knows it."""
+        place = self.places(src, lambda at: self.indices[at] < src)
+        return (src - (place - self.indptr[src])).masked_fill(self.contains_edges(src, src), _MOST)
 
     def uniform(
         self, src: Tensor, count: int, *, generator: torch.Generator | None = None, rounds: int = 8
@@ -158,7 +220,8 @@ class KnownEdges(nn.Module):
         """Uniform admissible destinations for every source, with replacement.
 
         Proposals that hit a known edge are redrawn, for at most ``rounds`` rounds; what is left is
-        drawn from the listed admissible nodes, so the loop always ends. A source without any
+        drawn by its rank among the admissible nodes, as is everything for sources that know more
+        than three quarters of them. A source without any
         admissible destination (linked to all nodes) gets itself where self pairs are excluded as
         negatives otherwise, and any node where the two ends have different types: see
         `saturated`.
@@ -167,7 +230,7 @@ class KnownEdges(nn.Module):
             src: source ids, shape [B], integer.
             count: draws per source.
             generator: source of randomness.
-            rounds: rejection rounds before listing.
+            rounds: rejection rounds.
 
         Returns:
             Destination ids, shape [B, count], int64.
@@ -178,34 +241,72 @@ class KnownEdges(nn.Module):
             nodes = max(1, self.num_dst)  # without any, nothing is asked for
             return torch.randint(0, nodes, (number,), generator=generator, device=src.device)
 
-        def listed(node: int, number: int) -> Tensor:
-            return self._fallback(node, number, generator)
+        def by_rank(left: Tensor) -> Tensor:
+            return self.uniform_by_rank(left, generator=generator)
 
-        return self.draw(src, count, propose, listed, rounds=rounds)
+        return self.draw(src, count, propose, by_rank, rounds=rounds)
+
+    def uniform_by_rank(self, src: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+        """One uniform admissible destination for each source, without proposals.
+
+        Args:
+            src: source ids, any shape, int64, repeated as often as needed.
+            generator: source of randomness.
+
+        Returns:
+            Destination ids of that shape, int64; for `saturated` sources as `uniform` says.
+        """
+        count = self.admissible_count(src)
+        share = torch.rand(src.shape, generator=generator, dtype=torch.float64, device=src.device)
+        rank = (share * count).long().minimum(count - 1)
+        none = count <= 0
+        drawn = self.nth_admissible(src, rank.clamp(min=0))
+        instead = src if self.exclude_self else (share * self.num_dst).long()
+        return torch.where(none, instead, drawn)
 
     def draw(
         self,
         src: Tensor,
         count: int,
         propose: Callable[[int], Tensor],
-        listed: Callable[[int, int], Tensor],
+        exact: Callable[[Tensor], Tensor],
         *,
         rounds: int = 8,
     ) -> Tensor:
-        """Proposals with the known edges rejected: bounded redrawing, then a listing.
+        """Proposals with the known edges rejected: bounded redrawing, then an exact draw.
 
         Args:
             src: source ids, shape [B], int64.
             count: draws per source.
             propose: draws that many destination ids, int64, the same distribution for every source.
-            listed: destination ids, int64, for a source and a count; asked where ``rounds`` redraws
-                have all been rejected. It has to return that many, none of them known while an
-                admissible one exists.
-            rounds: redraws before listing.
+            exact: a destination id, int64, for each of some sources, shape [P], which repeat; asked
+                where redraws have all been rejected, and at once for sources that know more than
+                three quarters of the destinations. None of them may be known while an admissible
+                one exists.
+            rounds: redraws before that; fewer where three quarters of many are rejected.
 
         Returns:
             Destination ids, shape [B, count], int64.
         """
+        if self.crowded:
+            few = 4 * self.admissible_count(src) < self.num_dst
+            if bool(few.any()):
+                mixed = torch.zeros(src.shape[0], count, dtype=torch.int64, device=src.device)
+                mine = exact(src[few].repeat_interleave(count))
+                mixed[few] = mine.view(-1, count)
+                if not bool(few.all()):
+                    mixed[~few] = self._rejected(src[~few], count, propose, exact, rounds)
+                return mixed
+        return self._rejected(src, count, propose, exact, rounds)
+
+    def _rejected(
+        self,
+        src: Tensor,
+        count: int,
+        propose: Callable[[int], Tensor],
+        exact: Callable[[Tensor], Tensor],
+        rounds: int,
+    ) -> Tensor:
         rows = src.unsqueeze(1).expand(src.shape[0], count)
         drawn = propose(rows.numel()).view(rows.shape)
         bad = self.contains(rows, drawn).nonzero(as_tuple=True)
@@ -216,9 +317,11 @@ class KnownEdges(nn.Module):
             drawn[bad] = fresh
             still = self.contains(rows[bad], fresh)
             bad = (bad[0][still], bad[1][still])
-        for node in torch.unique(rows[bad]).tolist():
-            mine = rows[bad] == node
-            drawn[bad[0][mine], bad[1][mine]] = listed(node, int(mine.sum()))
+            left = bad[0].numel()
+            if left > _MANY and 4 * left > 3 * still.numel():
+                break
+        if bad[0].numel():
+            drawn[bad] = exact(rows[bad])
         return drawn
 
     def saturated(self) -> Tensor:
@@ -236,16 +339,6 @@ class KnownEdges(nn.Module):
         )
         own[rows[rows == self.indices]] = True
         return own
-
-    def _fallback(self, node: int, count: int, generator: torch.Generator | None) -> Tensor:
-        pool = self.admissible(node)
-        device = pool.device
-        if pool.numel():
-            pick = torch.randint(0, pool.numel(), (count,), generator=generator, device=device)
-            return pool[pick]
-        if self.exclude_self:
-            return torch.full((count,), node, dtype=torch.int64, device=device)
-        return torch.randint(0, self.num_dst, (count,), generator=generator, device=device)
 
     def extra_repr(self) -> str:  # noqa: D102
         return f"num_src={self.num_src}, num_dst={self.num_dst}, edges={self.indices.numel()}"

@@ -78,6 +78,8 @@ def nearest_group(
         for lo in range(0, count, step):
             part = slice(lo, lo + step)
             cosine = latent[part] @ unit.T
+            if pool is None and known.crowded:
+                cosine[known.barred_of(rows[part])] = -math.inf
             nearest = _best_admissible(cosine, rows[part], pool, known, ids[part, :slot])
             ids[part, slot] = nearest.masked_fill(uniform[part, slot], -1)
     ids = fill_open_slots(ids.unsqueeze(1), uniform.unsqueeze(1), known, rows, generator).squeeze(1)
@@ -90,8 +92,8 @@ def _best_admissible(
 ) -> Tensor:
     """The most similar candidate that is neither known nor taken; -1 where none is; [B]."""
     result = torch.full((rows.numel(),), -1, dtype=torch.int64, device=rows.device)
-    open_rows = torch.arange(rows.numel(), device=rows.device)
-    remaining = similarity
+    open_rows = (similarity > -math.inf).any(dim=1).nonzero().squeeze(1)
+    remaining = similarity[open_rows]
     # Mostly the best one will do, and a maximum is much cheaper than a few of the best.
     width = 1
     while open_rows.numel():

@@ -108,7 +108,11 @@ class PoolDraw:
             stable = snapshot.model.stable(self.gaussians, z)
             if not bool(stable.all()):
                 self.unstable = ~stable.view(-1, chunk, 1)
-        self.barred_pairs = snapshot.known.barred_of(rows)
+        known = snapshot.known
+        pairs = int((known.indptr[rows + 1] - known.indptr[rows]).sum())
+        # Queries that know more nodes than a pool has members: these are looked up instead.
+        few = pairs <= 4 * rows.numel() * min(settings.pool, known.num_dst)
+        self.barred_pairs = known.barred_of(rows) if few else None
         self.filtered = 0
         self.seen = 0
 
@@ -204,6 +208,8 @@ class PoolDraw:
         The few known edges of the block are looked up in its sorted pools, rather than all pairs of
         a query and a pool member among the known edges.
         """
+        if self.barred_pairs is None:
+            return self.snapshot.known.contains(self.queries.unsqueeze(2), pool.unsqueeze(1))
         chunks, size = pool.shape
         per_chunk = self.queries.shape[1]
         nodes = self.snapshot.known.num_dst

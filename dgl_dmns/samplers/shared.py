@@ -12,10 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dgl_dmns.core.choice import first_above
 from dgl_dmns.core.known import KnownEdges
 from dgl_dmns.samplers.base import EdgeType, FilteredSampler
 
 __all__ = ["InBatchSampler"]
+
+_CELLS = 1 << 20  # (source, destination) pairs that are looked up at a time
 
 
 class InBatchSampler(FilteredSampler):
@@ -62,11 +65,50 @@ class InBatchSampler(FilteredSampler):
                 return offered.new_empty(0)
             return offered[torch.randint(0, offered.numel(), (count,), generator=generator)]
 
-        def listed(node: int, count: int) -> Tensor:
-            source = torch.tensor([node])
-            pool = offered[~known.contains(source, offered)]
-            if not pool.numel():
-                return known.uniform(source, count, generator=generator).squeeze(0)
-            return pool[torch.randint(0, pool.numel(), (count,), generator=generator)]
+        def listed(left: Tensor) -> Tensor:
+            return _draw_offered(known, left, offered, generator)
 
         return known.draw(src, self.k, propose, listed)
+
+
+def _draw_offered(
+    known: KnownEdges, src: Tensor, offered: Tensor, generator: torch.Generator | None
+) -> Tensor:
+    """One of the admissible destinations on offer for each source; else a uniform one.
+
+    Args:
+        known: the known edges.
+        src: source ids, shape [P], int64, which repeat.
+        offered: destination ids, shape [B], int64; one that stands there twice counts twice.
+        generator: source of randomness.
+
+    Returns:
+        Destination ids, shape [P], int64.
+    """
+    times = torch.bincount(offered, minlength=known.num_dst)
+    pool = times.nonzero().squeeze(1)
+    drawn = torch.zeros_like(src)
+    ordered, where = src.sort()
+    step = max(1, _CELLS // pool.numel())
+    for some, place in zip(ordered.split(step), where.split(step)):
+        nodes, row = torch.unique_consecutive(some, return_inverse=True)
+        count = known.admissible_count(nodes)
+        rank = torch.arange(int(count.max()))
+        if 4 * rank.numel() < pool.numel():  # fewer admissible nodes than nodes on offer
+            last = (count - 1).clamp(min=0).unsqueeze(1)
+            chosen = known.nth_admissible(nodes.unsqueeze(1), rank.minimum(last))
+            chosen = chosen.clamp(max=known.num_dst - 1)  # of sources without any
+            weight = times[chosen].masked_fill(rank >= count.unsqueeze(1), 0)
+        else:
+            chosen = pool.expand(nodes.numel(), -1)
+            weight = times[chosen].masked_fill(known.contains(nodes.unsqueeze(1), chosen), 0)
+        drawn[place] = known.uniform_by_rank(some, generator=generator)
+        if not weight.shape[1]:  # no admissible node at all
+            continue
+        total = weight.cumsum(1)
+        most = total[row, -1]
+        share = torch.rand(some.shape, dtype=torch.float64, generator=generator)
+        point = (share * most).long().minimum(most - 1)
+        picked = chosen[row, first_above(total, row, point)]
+        drawn[place] = torch.where(most > 0, picked, drawn[place])
+    return drawn

@@ -1,14 +1,14 @@
 import torch
 from scipy.stats import chisquare
 
-from dgl_dmns.core.choice import _first_above, draw_distinct
+from dgl_dmns.core.choice import draw_distinct, first_above
 
 
 def rng(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def test_first_above_is_searchsorted_of_some_rows() -> None:
+def testfirst_above_is_searchsorted_of_some_rows() -> None:
     for size in (1, 2, 3, 8, 13, 128):
         weight = torch.rand(30, size, generator=rng(size))
         weight[torch.rand(30, size, generator=rng(size + 1)) < 0.4] = 0.0  # plateaus
@@ -17,7 +17,7 @@ def test_first_above_is_searchsorted_of_some_rows() -> None:
         value = torch.rand(400, generator=rng(3)) * total[row, -1]
         value[:40] = total[row[:40], size // 2]  # exactly on a step
         expected = torch.searchsorted(total[row], value.unsqueeze(1), right=True).squeeze(1)
-        assert torch.equal(_first_above(total, row, value), expected.clamp(max=size - 1))
+        assert torch.equal(first_above(total, row, value), expected.clamp(max=size - 1))
 
 
 def test_places_are_distinct_and_never_of_weight_zero_while_others_are_left() -> None:

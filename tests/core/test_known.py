@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,6 +12,8 @@ from scipy.stats import chisquare
 from torch import Tensor
 
 from dgl_dmns.core import KnownEdges
+from dgl_dmns.core.repair import fill_open_slots
+from dgl_dmns.core.weighted import WeightedFallback
 
 
 def brute(edges: KnownEdges, src: Tensor, dst: Tensor) -> Tensor:
@@ -247,3 +251,91 @@ def test_barred_pairs_are_all_that_contains_says(exclude_self: bool) -> None:
     listed = torch.zeros(25, 40, dtype=torch.bool)
     listed[owner, node] = True
     assert torch.equal(listed, known.contains(rows.unsqueeze(1), torch.arange(40).unsqueeze(0)))
+
+
+# Sources that know nearly all destinations.
+
+
+@pytest.mark.parametrize("exclude_self", [True, False])
+@pytest.mark.parametrize("name", GRAPHS)
+def test_ranks_and_admissible_nodes_are_each_others_inverse(name: str, exclude_self: bool) -> None:
+    nodes, count = GRAPHS[name]
+    src = torch.randint(0, nodes, (count,), generator=rng(1))
+    dst = torch.randint(0, nodes, (count,), generator=rng(2))
+    edges = KnownEdges(src, dst, nodes, exclude_self=exclude_self)
+    truth = brute(edges, src, dst)
+    everyone = torch.arange(nodes)
+    assert edges.admissible_count(everyone).tolist() == (~truth).sum(1).tolist()
+    query, free = (~truth).nonzero(as_tuple=True)
+    rank = (~truth).cumsum(1)[query, free] - 1
+    assert torch.equal(edges.nth_admissible(query, rank), free)
+    assert torch.equal(edges.admissible_rank(query, free), rank)
+
+
+def crowded(users: int, items: int, free: int) -> KnownEdges:
+    """Each user knows all items but a few."""
+    order = torch.rand(users, items, generator=rng(1)).argsort(1)[:, free:]
+    src = torch.arange(users).unsqueeze(1).expand_as(order)
+    return KnownEdges(src.flatten(), order.flatten(), users, items, exclude_self=False)
+
+
+@pytest.mark.parametrize("free", [0, 1, 3])
+def test_filling_takes_no_more_rounds_with_more_rows(free: int, monkeypatch: Any) -> None:
+    counted = []
+    inner = KnownEdges.contains_edges
+    monkeypatch.setattr(
+        KnownEdges, "contains_edges", lambda *a: counted.append(1) or inner(*a), raising=True
+    )
+    asked = []
+    for users in (20, 400):
+        known = crowded(users, 10, free)
+        counted.clear()
+        rows = torch.arange(users)
+        ids = torch.full((users, 4, 3), -1)
+        filled = fill_open_slots(ids, ids < 0, known, rows, rng(2))
+        known.uniform(rows, 5, generator=rng(3))
+        asked.append(len(counted))
+        if free:
+            assert not bool(known.contains(rows.view(-1, 1, 1), filled).any())
+            distinct = (filled.sort(-1).values.diff(dim=-1) != 0).sum(-1) + 1
+            assert bool((distinct == min(free, 3)).all())
+        else:
+            assert bool(((filled >= 0) & (filled < 10)).all())
+    assert max(asked) < 40  # once a row would be far more
+
+
+def test_open_slots_are_filled_uniformly_from_the_rest() -> None:
+    known = crowded(1, 10, 4)
+    free = known.admissible(0)
+    ids = free[0].repeat(6000, 1, 3)
+    hole = torch.tensor([False, True, True]).expand_as(ids)
+    rows = torch.zeros(6000, dtype=torch.int64)
+    filled = fill_open_slots(ids, hole, known, rows, rng(4)).squeeze(1)
+    assert bool((filled[:, 0] == free[0]).all())
+    for slot in (1, 2):
+        seen = torch.bincount(filled[:, slot], minlength=10)
+        assert int(seen.sum() - seen[free[1:]].sum()) == 0
+        assert chisquare(seen[free[1:]]).pvalue > 1e-4
+    assert bool((filled[:, 1] != filled[:, 2]).all())
+
+
+@pytest.mark.parametrize("exclude_self", [True, False])
+def test_weighted_draws_among_the_admissible_are_exact(exclude_self: bool) -> None:
+    nodes = 12
+    src = torch.randint(0, nodes, (90,), generator=rng(5))
+    dst = torch.randint(0, nodes, (90,), generator=rng(6))
+    edges = KnownEdges(src, dst, nodes, exclude_self=exclude_self)
+    weight = torch.arange(nodes).double() ** 3
+    weight[5] = 0.0
+    drawn = WeightedFallback(edges, weight.cumsum(0)).draw(
+        torch.arange(nodes).repeat_interleave(3000), generator=rng(7)
+    )
+    for node, mine in enumerate(drawn.view(nodes, -1)):
+        free = weight.clone()
+        free[~torch.isin(torch.arange(nodes), edges.admissible(node))] = 0.0
+        seen = torch.bincount(mine, minlength=nodes)
+        if not float(free.sum()):
+            continue
+        assert int(seen[free == 0].sum()) == 0
+        some = free > 0
+        assert chisquare(seen[some], 3000 * free[some] / free.sum()).pvalue > 1e-4
