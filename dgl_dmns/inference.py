@@ -126,7 +126,9 @@ def _one_layer(
         for seeds in without:  # beside a node that has edges, as in one batch of all nodes
             degree = sum(g.in_degrees(etype=e) for e in g.canonical_etypes if e[2] == ntype)
             other = torch.as_tensor(degree).argmax().view(1).to(seeds)
-            rows = _rows(g, h, layer, ntype, torch.cat([seeds, other]), fanout, single)
+            rows = None
+            if not bool((seeds == other).any()):
+                rows = _rows(g, h, layer, ntype, torch.cat([seeds, other]), fanout, single)
             if rows is None:
                 ids = seeds[:5].tolist()
                 raise ValueError(

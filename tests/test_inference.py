@@ -100,3 +100,67 @@ def test_bad_input_is_named(made):
     for name in ("fanout", "batch_size"):
         with pytest.raises(ValueError, match=f"{name}: expected at least 1, got 0"):
             layerwise_inference(g, x, [model.first], **{name: 0})
+
+
+def buys() -> tuple[Any, dict[str, Tensor]]:
+    user, item = torch.tensor([0, 1, 2, 3, 4, 5, 0, 2]), torch.tensor([0, 1, 2, 3, 4, 5, 1, 3])
+    g = dgl.heterograph(
+        {("user", "buys", "item"): (user, item), ("item", "bought-by", "user"): (item, user)},
+        num_nodes_dict={"user": 10, "item": 6},
+    )
+    source = torch.Generator().manual_seed(3)
+    return g, {t: torch.randn(g.num_nodes(t), 4, generator=source) for t in g.ntypes}
+
+
+def without_empty_relations(block: Any, h: dict[str, Tensor]) -> dict[str, Tensor]:
+    """As R-GCN layers that leave out relations without edges, with a bias on what is there."""
+    out = {}
+    for source, relation, destination in block.canonical_etypes:
+        part = block[source, relation, destination]
+        if part.num_edges():
+            with part.local_scope():
+                part.srcdata["h"] = h[source]
+                part.update_all(dgl.function.copy_u("h", "m"), dgl.function.mean("m", "o"))
+                out[destination] = part.dstdata["o"] + 3
+    return out
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 4])
+def test_nodes_left_out_by_a_layer_are_as_in_one_batch(batch_size: int) -> None:
+    g, x = buys()
+    layers = [without_empty_relations] * 2
+    whole = layerwise_inference(g, x, layers, batch_size=100)
+    parts = layerwise_inference(g, x, layers, batch_size=batch_size)
+    assert bool((whole["user"][6:] == 3).all())
+    assert whole.keys() == parts.keys()
+    for ntype in whole:
+        torch.testing.assert_close(parts[ntype], whole[ntype])
+
+
+def test_rows_that_differ_between_batches_are_refused() -> None:
+    g, x = buys()
+
+    def fickle(block: Any, h: dict[str, Tensor]) -> dict[str, Tensor]:
+        first = int(block.dstnodes["user"].data[dgl.NID][:1].sum()) == 0
+        rows = {"user": torch.zeros(block.num_dst_nodes("user"), 4)}
+        if how == "dtype":
+            rows["user"] = rows["user"].double() if first else rows["user"]
+        if how == "width":
+            rows["user"] = rows["user"][:, : 4 if first else 3]
+        return {} if how == "none" and block.num_edges("bought-by") == 0 else rows
+
+    def never_beside_others(block: Any, h: dict[str, Tensor]) -> dict[str, Tensor]:
+        ids = block.dstnodes["user"].data[dgl.NID]
+        return {} if bool((ids >= 6).any()) else {"user": torch.zeros(len(ids), 4)}
+
+    for how, message in (("dtype", "float32.*'user'.*float64"), ("width", r"\[B, 3\].*\[B, 4\]")):
+        with pytest.raises(ValueError, match=message):
+            layerwise_inference(g, x, [fickle], batch_size=2)
+    with pytest.raises(ValueError, match=r"nodes \[6, 7\] of type 'user'"):
+        layerwise_inference(g, x, [never_beside_others], batch_size=2)
+    with pytest.raises(ValueError, match="no rows for any node"):
+        layerwise_inference(g, x, [lambda block, h: {}])
+    with pytest.raises(
+        ValueError, match="a dict of tensors by node type from each layer, got Tens"
+    ):
+        layerwise_inference(g, x, [lambda block, h: h["user"]])
