@@ -113,7 +113,8 @@ def _one_layer(
     for ntype in g.ntypes:
         made: Tensor | None = None
         without: list[Tensor] = []
-        for seeds in torch.arange(g.num_nodes(ntype), dtype=g.idtype).split(batch_size):
+        everyone = torch.arange(g.num_nodes(ntype), dtype=g.idtype, device="cpu")
+        for seeds in everyone.split(batch_size):
             rows = _rows(g, h, layer, ntype, seeds, fanout, single)
             if rows is None:
                 without.append(seeds)

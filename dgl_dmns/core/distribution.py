@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dgl_dmns.core.modes import in_float32
+from dgl_dmns.core.modes import in_float32, on_cpu
 from dgl_dmns.core.pools import PoolDraw, PoolSettings
 from dgl_dmns.core.rules import Nearest, Rule
 from dgl_dmns.core.snapshot import Snapshot
@@ -65,6 +65,7 @@ class NodeDistribution:
 
     @in_float32
     @torch.no_grad()
+    @on_cpu
     def log_ratio(
         self, src: Tensor, dst: Tensor, *, generator: torch.Generator | None = None
     ) -> Tensor:
@@ -106,6 +107,7 @@ class NodeDistribution:
             parts.append(ratio[: rows.numel()])
         return torch.cat(parts)
 
+    @on_cpu
     def log_prob(
         self, src: Tensor, dst: Tensor, *, generator: torch.Generator | None = None
     ) -> Tensor:
@@ -119,6 +121,7 @@ class NodeDistribution:
 
     @in_float32
     @torch.no_grad()
+    @on_cpu
     def sample(
         self, src: Tensor, k: int, *, generator: torch.Generator | None = None
     ) -> Candidates:

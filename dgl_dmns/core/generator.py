@@ -102,7 +102,7 @@ class DiffusionGenerator(nn.Module):
         self.space = Space(width, space, compact_width)
         if predictor is None:
             with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed)
+                torch.default_generator.manual_seed(seed)
                 predictor = FiLMPredictor(self.space.width)
         if predictor.width != self.space.width:
             raise ValueError(

@@ -34,6 +34,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from dgl_dmns.core.modes import on_cpu
+
 __all__ = ["GraphData", "embedded_graph", "simple_undirected"]
 
 FloatArray = npt.NDArray[np.float64]
@@ -258,6 +260,7 @@ def _words(
     return occurs
 
 
+@on_cpu
 def embedded_graph(
     num_nodes: int = 2500,
     seed: int = 0,

@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dgl_dmns.core.modes import on_cpu
 from dgl_dmns.data.embedded import GraphData, simple_undirected
 
 __all__ = ["EdgeSplit", "RankingSplit", "official_split", "split_directed", "split_pairs"]
@@ -102,6 +103,7 @@ def _floor(share: float, count: int) -> int:
     return math.floor(share * count + 1e-6)
 
 
+@on_cpu
 def split_pairs(data: GraphData, val: float = 0.05, test: float = 0.1, seed: int = 0) -> EdgeSplit:
     """Split the undirected pairs of a graph (protocol B).
 
@@ -164,6 +166,7 @@ def _uniform_non_neighbours(
     return rank + below - start[query][:, None]
 
 
+@on_cpu
 def split_directed(
     data: GraphData, val: float = 0.05, test: float = 0.05, seed: int = 0
 ) -> RankingSplit:
@@ -214,6 +217,7 @@ def split_directed(
     )
 
 
+@on_cpu
 def official_split(path: str | os.PathLike[str], name: str) -> RankingSplit:
     """Load a split published with the paper's data (protocol A).
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from dgl_dmns.archives import read_arrays
 from dgl_dmns.core.diffusion import level_gaussians
 from dgl_dmns.core.known import KnownEdges
+from dgl_dmns.core.modes import on_cpu
 from dgl_dmns.core.pairs import sample_neighbours
 from dgl_dmns.core.positivity import psi_distance
 from dgl_dmns.core.predictor import AffineNoisePredictor
@@ -108,6 +109,7 @@ class Observation:
 
 
 @torch.no_grad()
+@on_cpu
 def observe(
     sampler: NegativeSampler,
     *,
@@ -222,7 +224,7 @@ def _draws(sampler: Any, query: Tensor, etype: EdgeType, seed: int) -> Tensor:
 
     graph = KnownGraph(sampler.known_by_type)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         return torch.cat([sampler.negatives(graph, query, etype) for _ in range(10)], dim=1)
 
 

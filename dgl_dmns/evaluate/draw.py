@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dgl_dmns.core.known import KnownEdges
+from dgl_dmns.core.modes import on_cpu
 from dgl_dmns.evaluate.checks import check_ids, check_shape
 from dgl_dmns.evaluate.fixed import FixedNegatives, graph_fingerprint
 
@@ -23,6 +24,7 @@ _ROUNDS = 8  # in which a sampler may replace known edges among its draws
 
 
 @torch.no_grad()
+@on_cpu
 def fixed_negatives(
     sampler: NegativeSampler,
     pairs: Tensor,
@@ -178,7 +180,7 @@ def _own_draws(
         return torch.cat(parts, dim=1)[:, :n]
 
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
+        torch.default_generator.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
         chosen = draw()
         for _ in range(_ROUNDS):
             bad = barred.contains(query.unsqueeze(1), chosen)

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from dgl_dmns.core.modes import on_cpu
 from dgl_dmns.evaluate.checks import Score, check_ids, check_known, check_shape, known_of
 from dgl_dmns.evaluate.ranking import candidate_ranking
 
@@ -32,6 +33,7 @@ _PUSHES = 60  # steps of PageRank: what is left moves by less than 0.85 ** 60, b
 
 
 @torch.no_grad()
+@on_cpu
 def heart_negatives(
     pairs: Tensor,
     observed: tuple[Tensor, Tensor],

@@ -71,7 +71,7 @@ class SoftmaxGenerator(nn.Module):
             raise ValueError(f"width, hidden: expected at least 1, got {width} and {hidden}")
         self.width = width
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)
             self.query = nn.Linear(width, hidden, dtype=torch.float32)
             # A bias of the candidates would cancel in p_G.
             self.candidate = nn.Linear(width, hidden, bias=False, dtype=torch.float32)

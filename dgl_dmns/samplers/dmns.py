@@ -15,7 +15,7 @@ from dgl_dmns.core.engine import build_table
 from dgl_dmns.core.generator import DiffusionGenerator, FitReport
 from dgl_dmns.core.known import KnownEdges
 from dgl_dmns.core.levels import Levels
-from dgl_dmns.core.modes import in_float32
+from dgl_dmns.core.modes import in_float32, on_cpu
 from dgl_dmns.core.pools import PoolSettings
 from dgl_dmns.core.predictor import AffineNoisePredictor, NoisePredictor
 from dgl_dmns.core.rules import Blend, Rule
@@ -103,6 +103,7 @@ class DMNSSampler(RefreshingSampler):
         [0, 0, 3, 3]
     """
 
+    @on_cpu
     def __init__(
         self,
         g: Any,
@@ -222,6 +223,7 @@ class DMNSSampler(RefreshingSampler):
         return replace(report, tempering=tempering)
 
     @in_float32
+    @on_cpu
     def generate(
         self,
         h_query: Tensor,
@@ -253,6 +255,7 @@ class DMNSSampler(RefreshingSampler):
         return latents.to(h_query.device, h_query.dtype)
 
     @in_float32
+    @on_cpu
     def negatives_by_level(
         self,
         nodes: Tensor,
@@ -309,6 +312,7 @@ class DMNSSampler(RefreshingSampler):
         )
 
     @in_float32
+    @on_cpu
     def for_embeddings(
         self,
         h_query: Tensor,

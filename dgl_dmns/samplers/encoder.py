@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dgl_dmns._compat import is_distributed
+from dgl_dmns.core.modes import callers_device
 
 __all__ = ["Embeddings", "Encoder", "check_embeddings", "check_encoder", "embed", "is_homogeneous"]
 
@@ -82,13 +83,15 @@ def embed(encoder: Encoder, g: Any, feat: str) -> Any:
     """
     encoder = unwrapped(encoder)
     if not isinstance(encoder, nn.Module):
-        return encoder(*([g] if _takes_argument(encoder) else []))
+        with callers_device():
+            return encoder(*([g] if _takes_argument(encoder) else []))
     modes = [(module, module.training) for module in encoder.modules()]
     encoder.eval()
     try:
-        if is_homogeneous(g):
-            return encoder(g, g.ndata[feat])
-        return encoder(g, {ntype: g.nodes[ntype].data[feat] for ntype in g.ntypes})
+        with callers_device():
+            if is_homogeneous(g):
+                return encoder(g, g.ndata[feat])
+            return encoder(g, {ntype: g.nodes[ntype].data[feat] for ntype in g.ntypes})
     finally:
         for module, mode in modes:
             module.training = mode

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from dgl_dmns.core.distribution import NodeDistribution, check_tractable
 from dgl_dmns.core.engine import RefreshReport, Stopwatch, TableReport, TypeReport, fill_table
 from dgl_dmns.core.generator import FitReport
-from dgl_dmns.core.modes import in_float32, outside_inference_mode
+from dgl_dmns.core.modes import callers_device, in_float32, on_cpu, outside_inference_mode
 from dgl_dmns.core.sharpness import sharpened
 from dgl_dmns.core.snapshot import Snapshot
 from dgl_dmns.samplers.background import Staleness, Task
@@ -88,6 +88,7 @@ class RefreshingSampler(StatefulSampler):
             )
         return NodeDistribution(self.rule, self.settings, snapshot)
 
+    @on_cpu
     def positive_log_ratio(self, positives: Any) -> Any:
         """Log ratio that positive edges have under the distribution of the negatives.
 
@@ -127,6 +128,7 @@ class RefreshingSampler(StatefulSampler):
     # ---- refresh ----------------------------------------------------------------------------
 
     @outside_inference_mode
+    @on_cpu
     def refresh(
         self,
         embeddings: Embeddings | None = None,
@@ -212,6 +214,7 @@ class RefreshingSampler(StatefulSampler):
         return rows_by_type(nodes, self.relations)
 
     @in_float32
+    @on_cpu
     def _build(
         self,
         relations: list[Relation],
@@ -254,7 +257,8 @@ class RefreshingSampler(StatefulSampler):
         """Make a refresh that has ended known, in the thread of the training."""
         self.report, self._last = report, h
         for callback in list(self._on_refresh.values()):
-            callback(report, h)
+            with callers_device():
+                callback(report, h)
         return report
 
     def wait(self) -> RefreshReport | None:

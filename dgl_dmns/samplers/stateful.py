@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from dgl_dmns.checkpoint import read_state, write_state
+from dgl_dmns.core.modes import on_cpu
 from dgl_dmns.core.pools import PoolSettings
 from dgl_dmns.core.rules import Rule
 from dgl_dmns.samplers.base import EdgeName, EdgeType, shared_memory_for
@@ -91,6 +92,7 @@ class StatefulSampler(TableSampler):
 
     takes_several_types: ClassVar[bool] = True
 
+    @on_cpu
     def __init__(
         self,
         g: Any,
@@ -167,6 +169,7 @@ class StatefulSampler(TableSampler):
 
     # ---- embeddings -------------------------------------------------------------------------
 
+    @on_cpu
     def observe(self, node_ids: NodeIds, embeddings: Embeddings) -> None:
         """Keep embeddings that a minibatch has computed anyway, for the next refreshes.
 
@@ -199,6 +202,7 @@ class StatefulSampler(TableSampler):
             self._observed = ObservedEmbeddings(self._last)
         self._observed.observe(self._observed.checked_rows(node_ids, embeddings))
 
+    @on_cpu
     def embedding_age(self, ntype: str | None = None) -> Tensor:
         """How many observations ago each node was seen last, for negatives from `observe`.
 
@@ -243,6 +247,7 @@ class StatefulSampler(TableSampler):
             counts[destination] = relation.known.num_dst
         return counts
 
+    @on_cpu
     def update_graph(self, g: Any) -> None:
         """Go on with a graph that has grown: with new nodes, new edges, or without old ones.
 
@@ -288,6 +293,7 @@ class StatefulSampler(TableSampler):
 
     # ---- state ------------------------------------------------------------------------------
 
+    @on_cpu
     def state_dict(self) -> dict[str, Any]:
         """All that is needed to go on as if nothing had happened.
 
@@ -305,6 +311,7 @@ class StatefulSampler(TableSampler):
             state = {**state, "observed": self._observed.state_dict()}
         return copy.deepcopy({"sampler": type(self).__name__, **state})
 
+    @on_cpu
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore a state made by `state_dict` of a sampler with the same arguments.
 
