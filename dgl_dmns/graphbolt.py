@@ -29,7 +29,7 @@ from torch import Tensor
 from torch.utils.data import functional_datapipe
 
 from dgl_dmns._compat import require_graphbolt
-from dgl_dmns.core.modes import on_cpu
+from dgl_dmns.core.modes import shielded
 from dgl_dmns.samplers.base import FilteredSampler, KnownGraph, NegativeSampler
 from dgl_dmns.samplers.dmns import DMNSSampler
 from dgl_dmns.samplers.negative_pairs import edge_type_of_key
@@ -89,7 +89,7 @@ class GraphBoltNegativeSampler(_Base):  # type: ignore[misc]
         labels[: len(pairs)] = 1
         return seeds, labels, torch.cat([positive, positive.repeat_interleave(ratio)])
 
-    @on_cpu
+    @shielded
     def _negatives(self, src: Tensor, dst: Tensor, key: str | None) -> Tensor:
         """Negatives [B, K] of positive edges, of the dtype and on the device of ``src``."""
         held = self._graph.canonical_etypes

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from dgl_dmns._compat import require_dgl
+from dgl_dmns.core.modes import callers_device, shielded
 
 _dgl: Any = require_dgl()
 
@@ -31,6 +32,7 @@ both are dicts by node type, as ``dgl.nn.HeteroGraphConv`` has them.
 Features = Union[Tensor, Mapping[str, Tensor]]
 
 
+@shielded
 @torch.no_grad()
 def layerwise_inference(
     g: Any,
@@ -113,7 +115,7 @@ def _one_layer(
     for ntype in g.ntypes:
         made: Tensor | None = None
         without: list[Tensor] = []
-        everyone = torch.arange(g.num_nodes(ntype), dtype=g.idtype, device="cpu")
+        everyone = torch.arange(g.num_nodes(ntype), dtype=g.idtype)
         for seeds in everyone.split(batch_size):
             rows = _rows(g, h, layer, ntype, seeds, fanout, single)
             if rows is None:
@@ -157,7 +159,8 @@ def _rows(
     block = _block(g, {ntype: seeds}, fanout)
     ids = {n: block.srcnodes[n].data[_dgl.NID].long() for n in h}
     given = {n: part.index_select(0, ids[n]) for n, part in h.items()}
-    made = layer(block, given[ntype] if single else given)
+    with callers_device():
+        made = layer(block, given[ntype] if single else given)
     if not (made is None or isinstance(made, Tensor if single else Mapping)):
         wanted = "a tensor" if single else "a dict of tensors by node type"
         raise ValueError(f"layers: expected {wanted} from each layer, got {type(made).__name__}")

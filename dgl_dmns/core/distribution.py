@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dgl_dmns.core.modes import in_float32, on_cpu
+from dgl_dmns.core.modes import in_float32, shielded
 from dgl_dmns.core.pools import PoolDraw, PoolSettings
 from dgl_dmns.core.rules import Nearest, Rule
 from dgl_dmns.core.snapshot import Snapshot
@@ -65,7 +65,7 @@ class NodeDistribution:
 
     @in_float32
     @torch.no_grad()
-    @on_cpu
+    @shielded
     def log_ratio(
         self, src: Tensor, dst: Tensor, *, generator: torch.Generator | None = None
     ) -> Tensor:
@@ -107,7 +107,7 @@ class NodeDistribution:
             parts.append(ratio[: rows.numel()])
         return torch.cat(parts)
 
-    @on_cpu
+    @shielded
     def log_prob(
         self, src: Tensor, dst: Tensor, *, generator: torch.Generator | None = None
     ) -> Tensor:
@@ -121,7 +121,7 @@ class NodeDistribution:
 
     @in_float32
     @torch.no_grad()
-    @on_cpu
+    @shielded
     def sample(
         self, src: Tensor, k: int, *, generator: torch.Generator | None = None
     ) -> Candidates:

@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 
-from dgl_dmns.core.modes import on_cpu
+from dgl_dmns.core.modes import shielded
 from dgl_dmns.data.embedded import GraphData, embedded_graph, simple_undirected
 
 __all__ = ["DATASET_NAMES", "load_dataset"]
@@ -140,7 +140,7 @@ def _check_files(name: str, source: _Source, cache: Path) -> None:
         )
 
 
-@on_cpu
+@shielded
 def load_dataset(name: str, data_dir: str | os.PathLike[str] | None = None) -> GraphData:
     """Load a data set by name.
 

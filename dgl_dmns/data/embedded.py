@@ -34,7 +34,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from dgl_dmns.core.modes import on_cpu
+from dgl_dmns.core.modes import shielded
 
 __all__ = ["GraphData", "embedded_graph", "simple_undirected"]
 
@@ -127,6 +127,7 @@ class GraphData:
             f"features={tuple(self.features.shape)})"
         )
 
+    @shielded
     def csr(self) -> tuple[Tensor, Tensor]:
         """The known edges in both directions as a CSR pair, the form the evaluation filters with.
 
@@ -139,6 +140,7 @@ class GraphData:
         return indptr, self.dst
 
 
+@shielded
 def simple_undirected(src: Tensor, dst: Tensor) -> tuple[Tensor, Tensor]:
     """The simple undirected graph of a list of edges, each pair in both directions.
 
@@ -260,7 +262,7 @@ def _words(
     return occurs
 
 
-@on_cpu
+@shielded
 def embedded_graph(
     num_nodes: int = 2500,
     seed: int = 0,

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dgl_dmns.core.modes import on_cpu
+from dgl_dmns.core.modes import shielded
 from dgl_dmns.data.embedded import GraphData, simple_undirected
 
 __all__ = ["EdgeSplit", "RankingSplit", "official_split", "split_directed", "split_pairs"]
@@ -48,6 +48,7 @@ class EdgeSplit:
     val: Tensor
     test: Tensor
 
+    @shielded
     def message_edges(self) -> tuple[Tensor, Tensor]:
         """The training graph in both directions: src, dst, int64 [2 E_tr], in (src, dst) order."""
         return simple_undirected(self.train[0], self.train[1])
@@ -71,6 +72,7 @@ class RankingSplit:
     test_query: Tensor
     test_candidates: Tensor
 
+    @shielded
     def message_edges(self) -> tuple[Tensor, Tensor]:
         """The training graph made undirected: src and dst, int64 [E'], in (src, dst) order."""
         return simple_undirected(self.train[0], self.train[1])
@@ -103,7 +105,7 @@ def _floor(share: float, count: int) -> int:
     return math.floor(share * count + 1e-6)
 
 
-@on_cpu
+@shielded
 def split_pairs(data: GraphData, val: float = 0.05, test: float = 0.1, seed: int = 0) -> EdgeSplit:
     """Split the undirected pairs of a graph (protocol B).
 
@@ -129,7 +131,7 @@ def split_pairs(data: GraphData, val: float = 0.05, test: float = 0.1, seed: int
     _check_parts(data, {"val": num_val, "test": num_test, "train": num_train})
     pairs = pairs[:, torch.randperm(count, generator=generator)]
     held = pairs[:, : num_val + num_test]
-    flip = torch.rand(held.shape[1], generator=generator) < 0.5
+    flip = torch.rand(held.shape[1], generator=generator, dtype=torch.float32) < 0.5
     held = torch.where(flip, held.flip(0), held)
     return EdgeSplit(
         train=pairs[:, num_val + num_test :].contiguous(),
@@ -166,7 +168,7 @@ def _uniform_non_neighbours(
     return rank + below - start[query][:, None]
 
 
-@on_cpu
+@shielded
 def split_directed(
     data: GraphData, val: float = 0.05, test: float = 0.05, seed: int = 0
 ) -> RankingSplit:
@@ -217,7 +219,7 @@ def split_directed(
     )
 
 
-@on_cpu
+@shielded
 def official_split(path: str | os.PathLike[str], name: str) -> RankingSplit:
     """Load a split published with the paper's data (protocol A).
 

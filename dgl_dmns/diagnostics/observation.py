@@ -20,7 +20,7 @@ from torch import Tensor
 from dgl_dmns.archives import read_arrays
 from dgl_dmns.core.diffusion import level_gaussians
 from dgl_dmns.core.known import KnownEdges
-from dgl_dmns.core.modes import on_cpu
+from dgl_dmns.core.modes import shielded
 from dgl_dmns.core.pairs import sample_neighbours
 from dgl_dmns.core.positivity import psi_distance
 from dgl_dmns.core.predictor import AffineNoisePredictor
@@ -109,7 +109,7 @@ class Observation:
 
 
 @torch.no_grad()
-@on_cpu
+@shielded
 def observe(
     sampler: NegativeSampler,
     *,

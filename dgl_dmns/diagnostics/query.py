@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from dgl_dmns.archives import read_arrays
-from dgl_dmns.core.modes import on_cpu
+from dgl_dmns.core.modes import shielded
 
 if TYPE_CHECKING:
     from dgl_dmns.samplers import DMNSSampler
@@ -62,7 +62,7 @@ class QueryView:
 
 
 @torch.no_grad()
-@on_cpu
+@shielded
 def view_query(
     sampler: DMNSSampler,
     node: int | None = None,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dgl_dmns.core.known import KnownEdges
-from dgl_dmns.core.modes import on_cpu
+from dgl_dmns.core.modes import shielded
 from dgl_dmns.core.table import UNIFORM_LEVEL
 from dgl_dmns.diagnostics.measures import entropy, gini, percentiles, top_share
 from dgl_dmns.diagnostics.observation import Observation, observe
@@ -26,7 +26,7 @@ HeldOut = Union[Tensor, Mapping[Any, Tensor]]
 """Held-out pairs, int64 [2, P] of (query, positive) columns, or a dict of those by edge type."""
 
 
-@on_cpu
+@shielded
 def negative_statistics(
     sampler: NegativeSampler,
     *,

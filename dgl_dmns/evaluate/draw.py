@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dgl_dmns.core.known import KnownEdges
-from dgl_dmns.core.modes import on_cpu
+from dgl_dmns.core.modes import shielded
 from dgl_dmns.evaluate.checks import check_ids, check_shape
 from dgl_dmns.evaluate.fixed import FixedNegatives, graph_fingerprint
 
@@ -24,7 +24,7 @@ _ROUNDS = 8  # in which a sampler may replace known edges among its draws
 
 
 @torch.no_grad()
-@on_cpu
+@shielded
 def fixed_negatives(
     sampler: NegativeSampler,
     pairs: Tensor,

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from dgl_dmns.core.modes import on_cpu
+from dgl_dmns.core.modes import shielded
 from dgl_dmns.evaluate.checks import Score, check_ids, check_known, check_shape, known_of
 from dgl_dmns.evaluate.ranking import candidate_ranking
 
@@ -33,7 +33,7 @@ _PUSHES = 60  # steps of PageRank: what is left moves by less than 0.85 ** 60, b
 
 
 @torch.no_grad()
-@on_cpu
+@shielded
 def heart_negatives(
     pairs: Tensor,
     observed: tuple[Tensor, Tensor],
@@ -147,9 +147,9 @@ def _best_ranks(
     unit = normalize(features.float(), dim=1)
     for part in nodes.split(max(1, _CELLS // count)):
         here = torch.arange(len(part))
-        start = torch.zeros(count, len(part))
+        start = torch.zeros(count, len(part), dtype=torch.float32)
         start[part, here] = 1
-        neighbours = torch.zeros(count, len(part))
+        neighbours = torch.zeros(count, len(part), dtype=torch.float32)
         owner = here.repeat_interleave(indptr[part + 1] - indptr[part])
         neighbours[known_of(indptr, indices, part)[1], owner] = 1
         rank = start

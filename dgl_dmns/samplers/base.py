@@ -20,7 +20,7 @@ from torch.utils.data import get_worker_info
 
 from dgl_dmns._compat import is_distributed, require_dgl
 from dgl_dmns.core.known import KnownEdges
-from dgl_dmns.core.modes import on_cpu
+from dgl_dmns.core.modes import shielded
 from dgl_dmns.samplers.streams import Stream
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ class NegativeSampler(_Base):  # type: ignore[misc]
         """
         return self.negatives(g, src, etype)
 
-    @on_cpu
+    @shielded
     def for_queries(self, g: Any, nodes: Tensor, etype: EdgeName | None = None) -> Tensor:
         """Negatives for query nodes.
 
@@ -180,7 +180,7 @@ class NegativeSampler(_Base):  # type: ignore[misc]
         chosen = self.negatives(g, nodes.to("cpu", torch.int64), canonical)
         return chosen.to(nodes.device, nodes.dtype)
 
-    @on_cpu
+    @shielded
     def stats(self, **arguments: Any) -> pd.DataFrame:
         """How hard, how varied and how false the negatives are that the sampler holds now.
 
@@ -201,7 +201,7 @@ class NegativeSampler(_Base):  # type: ignore[misc]
 
         return negative_statistics(self, **arguments)
 
-    @on_cpu
+    @shielded
     def _generate(self, g: Any, eids: Tensor, canonical_etype: EdgeType) -> tuple[Tensor, Tensor]:
         _check_ids("eids", eids, g.num_edges(canonical_etype), "edge", g)
         src, dst = g.find_edges(eids, etype=canonical_etype)
@@ -236,7 +236,7 @@ class FilteredSampler(NegativeSampler):
         TypeError: if ``k`` is not an integer.
     """
 
-    @on_cpu
+    @shielded
     def __init__(self, g: Any, k: int = 1) -> None:
         super().__init__(k)
         check_has_edges(g)

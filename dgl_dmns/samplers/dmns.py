@@ -15,7 +15,7 @@ from dgl_dmns.core.engine import build_table
 from dgl_dmns.core.generator import DiffusionGenerator, FitReport
 from dgl_dmns.core.known import KnownEdges
 from dgl_dmns.core.levels import Levels
-from dgl_dmns.core.modes import in_float32, on_cpu
+from dgl_dmns.core.modes import in_float32, shielded
 from dgl_dmns.core.pools import PoolSettings
 from dgl_dmns.core.predictor import AffineNoisePredictor, NoisePredictor
 from dgl_dmns.core.rules import Blend, Rule
@@ -103,7 +103,7 @@ class DMNSSampler(RefreshingSampler):
         [0, 0, 3, 3]
     """
 
-    @on_cpu
+    @shielded
     def __init__(
         self,
         g: Any,
@@ -223,7 +223,7 @@ class DMNSSampler(RefreshingSampler):
         return replace(report, tempering=tempering)
 
     @in_float32
-    @on_cpu
+    @shielded
     def generate(
         self,
         h_query: Tensor,
@@ -255,7 +255,7 @@ class DMNSSampler(RefreshingSampler):
         return latents.to(h_query.device, h_query.dtype)
 
     @in_float32
-    @on_cpu
+    @shielded
     def negatives_by_level(
         self,
         nodes: Tensor,
@@ -312,7 +312,7 @@ class DMNSSampler(RefreshingSampler):
         )
 
     @in_float32
-    @on_cpu
+    @shielded
     def for_embeddings(
         self,
         h_query: Tensor,

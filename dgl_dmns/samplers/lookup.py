@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dgl_dmns.core.generator import DiffusionGenerator
 from dgl_dmns.core.known import KnownEdges
-from dgl_dmns.core.modes import on_cpu
+from dgl_dmns.core.modes import shielded
 from dgl_dmns.core.rules import Rule
 from dgl_dmns.core.table import Candidates, CandidateTable
 from dgl_dmns.samplers.base import EdgeName, EdgeType, NegativeSampler, canonical_edge_type
@@ -78,7 +78,7 @@ class TableSampler(NegativeSampler):
         """How many refreshes the negatives that are drawn now have seen; readable in workers."""
         return min(relation.table.version for relation in self.relations.values())
 
-    @on_cpu
+    @shielded
     def draw(self, src: Tensor, etype: EdgeName | None = None) -> Candidates:
         """Negatives with their log ratios and levels for source nodes (after a refresh).
 
@@ -131,7 +131,7 @@ class TableSampler(NegativeSampler):
         self, negatives: Mapping[Any, tuple[Tensor, Tensor]]
     ) -> dict[EdgeType, Tensor]: ...
 
-    @on_cpu
+    @shielded
     def log_ratio(self, negatives: Any) -> Any:
         """Log ratio ``log q(u|v) - log uniform(u)`` of each negative edge.
 

@@ -35,7 +35,7 @@ from torch.nn.functional import logsigmoid
 
 from dgl_dmns.core.depth_first import DepthFirstProposal, ListWeights
 from dgl_dmns.core.engine import TableReport
-from dgl_dmns.core.modes import on_cpu
+from dgl_dmns.core.modes import shielded
 from dgl_dmns.core.pools import PoolSettings
 from dgl_dmns.core.rules import Rule
 from dgl_dmns.core.table import UNIFORM_LEVEL, Candidates
@@ -114,7 +114,7 @@ class MCNSSampler(RefreshingSampler):
     takes_several_types: ClassVar[bool] = False  # a walk has to stay among candidates
     rebuilds_rows: ClassVar[bool] = False  # chains go on by themselves
 
-    @on_cpu
+    @shielded
     def __init__(
         self,
         g: Any,
@@ -152,7 +152,7 @@ class MCNSSampler(RefreshingSampler):
         self.proposal = DepthFirstProposal(self.known, **self._lists)
         self._snapshot: Tensor | None = None
 
-    @on_cpu
+    @shielded
     def draw(self, src: Tensor, etype: EdgeName | None = None) -> Candidates:
         """Advance the chains of source nodes and return their states (after a refresh).
 
@@ -187,7 +187,7 @@ class MCNSSampler(RefreshingSampler):
             torch.full(ids.shape, UNIFORM_LEVEL, dtype=torch.uint8),
         )
 
-    @on_cpu
+    @shielded
     def update_graph(self, g: Any) -> None:
         """Go on with a graph that has grown, see `StatefulSampler.update_graph`.
 

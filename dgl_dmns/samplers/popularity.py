@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dgl_dmns.core.modes import on_cpu
+from dgl_dmns.core.modes import shielded
 from dgl_dmns.core.weighted import WeightedFallback
 from dgl_dmns.samplers.base import EdgeType, FilteredSampler, edges_of
 
@@ -39,7 +39,7 @@ class PopularitySampler(FilteredSampler):
         TypeError: if ``k`` is not an integer.
     """
 
-    @on_cpu
+    @shielded
     def __init__(self, g: Any, k: int = 1, exponent: float = 0.75) -> None:
         if not (math.isfinite(exponent) and exponent >= 0):
             raise ValueError(

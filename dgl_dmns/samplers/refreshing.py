@@ -20,7 +20,7 @@ from tqdm import tqdm
 from dgl_dmns.core.distribution import NodeDistribution, check_tractable
 from dgl_dmns.core.engine import RefreshReport, Stopwatch, TableReport, TypeReport, fill_table
 from dgl_dmns.core.generator import FitReport
-from dgl_dmns.core.modes import callers_device, in_float32, on_cpu, outside_inference_mode
+from dgl_dmns.core.modes import callers_device, in_float32, outside_inference_mode, shielded
 from dgl_dmns.core.sharpness import sharpened
 from dgl_dmns.core.snapshot import Snapshot
 from dgl_dmns.samplers.background import Staleness, Task
@@ -88,7 +88,7 @@ class RefreshingSampler(StatefulSampler):
             )
         return NodeDistribution(self.rule, self.settings, snapshot)
 
-    @on_cpu
+    @shielded
     def positive_log_ratio(self, positives: Any) -> Any:
         """Log ratio that positive edges have under the distribution of the negatives.
 
@@ -128,7 +128,7 @@ class RefreshingSampler(StatefulSampler):
     # ---- refresh ----------------------------------------------------------------------------
 
     @outside_inference_mode
-    @on_cpu
+    @shielded
     def refresh(
         self,
         embeddings: Embeddings | None = None,
@@ -214,7 +214,7 @@ class RefreshingSampler(StatefulSampler):
         return rows_by_type(nodes, self.relations)
 
     @in_float32
-    @on_cpu
+    @shielded
     def _build(
         self,
         relations: list[Relation],

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from dgl_dmns.checkpoint import read_state, write_state
-from dgl_dmns.core.modes import on_cpu
+from dgl_dmns.core.modes import shielded
 from dgl_dmns.core.pools import PoolSettings
 from dgl_dmns.core.rules import Rule
 from dgl_dmns.samplers.base import EdgeName, EdgeType, shared_memory_for
@@ -92,7 +92,7 @@ class StatefulSampler(TableSampler):
 
     takes_several_types: ClassVar[bool] = True
 
-    @on_cpu
+    @shielded
     def __init__(
         self,
         g: Any,
@@ -169,7 +169,7 @@ class StatefulSampler(TableSampler):
 
     # ---- embeddings -------------------------------------------------------------------------
 
-    @on_cpu
+    @shielded
     def observe(self, node_ids: NodeIds, embeddings: Embeddings) -> None:
         """Keep embeddings that a minibatch has computed anyway, for the next refreshes.
 
@@ -202,7 +202,7 @@ class StatefulSampler(TableSampler):
             self._observed = ObservedEmbeddings(self._last)
         self._observed.observe(self._observed.checked_rows(node_ids, embeddings))
 
-    @on_cpu
+    @shielded
     def embedding_age(self, ntype: str | None = None) -> Tensor:
         """How many observations ago each node was seen last, for negatives from `observe`.
 
@@ -247,7 +247,7 @@ class StatefulSampler(TableSampler):
             counts[destination] = relation.known.num_dst
         return counts
 
-    @on_cpu
+    @shielded
     def update_graph(self, g: Any) -> None:
         """Go on with a graph that has grown: with new nodes, new edges, or without old ones.
 
@@ -293,7 +293,7 @@ class StatefulSampler(TableSampler):
 
     # ---- state ------------------------------------------------------------------------------
 
-    @on_cpu
+    @shielded
     def state_dict(self) -> dict[str, Any]:
         """All that is needed to go on as if nothing had happened.
 
@@ -311,7 +311,7 @@ class StatefulSampler(TableSampler):
             state = {**state, "observed": self._observed.state_dict()}
         return copy.deepcopy({"sampler": type(self).__name__, **state})
 
-    @on_cpu
+    @shielded
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore a state made by `state_dict` of a sampler with the same arguments.
 
