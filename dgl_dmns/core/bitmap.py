@@ -7,7 +7,9 @@ bitmap replaces a binary search. What it does not rule out has to be looked up e
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from dgl_dmns.core.sharing import Shareable
 
 __all__ = ["PairBitmap"]
 
@@ -17,7 +19,7 @@ _FIRST, _SECOND = -0x61C8864680B583EB, -0x40A7B892E31B1A47
 _SLOTS = 1 << 24  # at most, one byte each
 
 
-class PairBitmap(nn.Module):
+class PairBitmap(Shareable):
     """A set of pairs of ids, hashed: no false negatives, 6 to 12 % false positives.
 
     It takes 8 to 16 bytes per pair, 16 MiB at most. With more than 2 million pairs, false positives

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from dgl_dmns.core.bitmap import PairBitmap
 from dgl_dmns.core.known import KnownEdges
+from dgl_dmns.core.sharing import Folder, Shareable
 
 __all__ = ["DepthFirstProposal", "ListWeights"]
 
@@ -30,7 +31,7 @@ _CELLS = 4096  # of the guide to list places
 _SCAN = 100  # neighbours looked at per list entry before a walk gives up
 
 
-class DepthFirstProposal:
+class DepthFirstProposal(Shareable):
     """The chain's proposal: half uniform, half from the depth-first list of the state.
 
     Lists follow edges in both directions, neighbours in an order shuffled once. They are built in
@@ -45,10 +46,23 @@ class DepthFirstProposal:
         weights: ``"gaussian"`` (over list positions, mean ``width / 2``, deviation ``width / 10``)
             or ``"uniform"``.
         seed: of the order of neighbours.
+        folder: where the lists lie in files if shared memory has no room for them.
 
     Raises:
         ValueError: if ``width`` is below 1 or ``weights`` is unknown.
+        MemoryError: if shared memory has no room, and there is no folder.
     """
+
+    lists: Tensor
+    lengths: Tensor
+    weight: Tensor
+    total: Tensor
+    list_total: Tensor
+    guide: Tensor
+    elsewhere: Tensor
+    ratios: Tensor
+    pair_keys: Tensor
+    pair_ratios: Tensor
 
     def __init__(
         self,
@@ -57,7 +71,9 @@ class DepthFirstProposal:
         width: int = 100,
         weights: ListWeights = "gaussian",
         seed: int = 0,
+        folder: Folder | None = None,
     ) -> None:
+        super().__init__()
         if width < 1:
             raise ValueError(f"width: expected a list of at least 1 node, got {width}")
         if weights not in ("gaussian", "uniform"):
@@ -87,9 +103,12 @@ class DepthFirstProposal:
         self.pair_keys = keys
         self.pair_ratios = torch.where(state < member, ratio, 1 / ratio)[order]
         self.pairs = PairBitmap(first, second)
-        for shared in (*vars(self).values(), self.pairs.taken):
-            if isinstance(shared, Tensor):
-                shared.share_memory_()
+        for name, field in list(vars(self).items()):
+            if isinstance(field, Tensor):
+                delattr(self, name)
+                self.register_buffer(name, field)
+        for part in (self, self.pairs):
+            part.share("depth-first lists take", folder)
 
     def propose(
         self, x: Tensor, *, generator: torch.Generator | None = None

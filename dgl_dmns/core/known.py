@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dgl_dmns.core.bitmap import PairBitmap
+from dgl_dmns.core.sharing import Folder, Shareable
 
 __all__ = ["KnownEdges"]
 
@@ -20,7 +21,7 @@ _MANY = 64  # rejected draws whose share tells that proposals are no use
 _MOST = 2**31 - 1  # destination nodes: tables and known edges hold ids of 32 bits
 
 
-class KnownEdges(nn.Module):
+class KnownEdges(Shareable):
     """The known destinations of every source node, sorted, without duplicates.
 
     Args:
@@ -78,6 +79,10 @@ class KnownEdges(nn.Module):
         largest = int(self.degrees().max()) if num_src else 0
         self._rounds = largest.bit_length()
         self.crowded = 4 * (largest + exclude_self) > 3 * num_dst  # some know three quarters
+
+    def share(self, what: str = "known edges take", folder: Folder | None = None) -> None:  # noqa: D102
+        super().share(what, folder)
+        self.bitmap.share(what, folder)
 
     def degrees(self) -> Tensor:
         """Number of distinct known destinations per source, shape [num_src], int64."""

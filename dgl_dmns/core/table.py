@@ -17,15 +17,12 @@ system keeps those pages in memory that are in use.
 
 from __future__ import annotations
 
-import math
-import os
-import tempfile
-import weakref
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from dgl_dmns.core.sharing import Folder, Shareable, check_shared_room, share
 
 __all__ = ["BYTES_PER_CANDIDATE", "UNIFORM_LEVEL", "CandidateTable", "Candidates"]
 
@@ -56,41 +53,7 @@ class Candidates(NamedTuple):
 _FIELDS = {"ids": torch.int32, "log_ratio": torch.float16, "level": torch.uint8}
 
 
-def _new_file(folder: Path, size: int) -> Path:
-    """A file of a size, all of it allocated, so that the disk cannot be full later."""
-    handle, name = tempfile.mkstemp(prefix="dgl-dmns-table-", dir=folder)
-    try:
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(handle, 0, size)
-        else:
-            os.truncate(handle, size)
-    except OSError:
-        Path(name).unlink()
-        raise
-    finally:
-        os.close(handle)
-    return Path(name)
-
-
-def _remove(path: Path, owner: int) -> None:
-    if os.getpid() == owner:  # a forked worker has it, too, and leaves it alone
-        path.unlink(missing_ok=True)
-
-
-def _map(path: Path, shape: tuple[int, ...]) -> dict[str, Tensor]:
-    """The fields of a table [2, N, G, K] in a file, one after the other."""
-    count = math.prod(shape)
-    size = count * BYTES_PER_CANDIDATE // 2
-    content = torch.from_file(str(path), shared=True, size=size, dtype=torch.uint8)
-    fields, start = {}, 0
-    for name, dtype in _FIELDS.items():
-        end = start + count * torch.empty(0, dtype=dtype).element_size()
-        fields[name] = content[start:end].view(dtype).view(shape)
-        start = end
-    return fields
-
-
-class CandidateTable(nn.Module):
+class CandidateTable(Shareable):
     """A double-buffered table of candidates in shared memory, or in a file mapped into memory.
 
     Args:
@@ -102,6 +65,7 @@ class CandidateTable(nn.Module):
 
     Raises:
         ValueError: if a size is below 1.
+        MemoryError: if shared memory has no room for the table.
         OSError: if the folder is missing, cannot be written, or has no room for the file.
     """
 
@@ -111,27 +75,29 @@ class CandidateTable(nn.Module):
     counter: Tensor
     unfinished: Tensor
 
-    def __init__(
-        self, queries: int, groups: int, k: int, *, folder: str | os.PathLike[str] | None = None
-    ) -> None:
+    def __init__(self, queries: int, groups: int, k: int, *, folder: Folder | None = None) -> None:
         super().__init__()
         if min(queries, groups, k) < 1:
             raise ValueError(
                 f"queries, groups, k: expected at least 1, got {queries}, {groups}, {k}"
             )
         shape = (2, queries, groups, k)
-        self.path: Path | None = None
         if folder is None:
+            check_shared_room(
+                BYTES_PER_CANDIDATE * queries * groups * k,
+                f"a table of {groups} groups takes",
+                "lower groups or k, set a budget with Resources(table_bytes=...), or keep the "
+                "table in a file with Resources(table_folder=...)",
+            )
             for name, dtype in _FIELDS.items():
                 self.register_buffer(name, torch.zeros(shape, dtype=dtype).share_memory_())
         else:
-            self.path = _new_file(Path(folder), BYTES_PER_CANDIDATE * queries * groups * k)
-            weakref.finalize(self, _remove, self.path, os.getpid())
-            for name, field in _map(self.path, shape).items():
-                self.register_buffer(name, field)
+            layout = {name: (dtype, shape) for name, dtype in _FIELDS.items()}
+            self._lie_in(folder, layout, "dgl-dmns-table-")
         # Two tensors of their own: some torch versions do not send two views of one memory.
-        self.register_buffer("counter", torch.zeros(1, dtype=torch.int64).share_memory_())
-        self.register_buffer("unfinished", torch.zeros(1, dtype=torch.int64).share_memory_())
+        for name in ("counter", "unfinished"):
+            counter = torch.zeros(1, dtype=torch.int64)
+            self.register_buffer(name, share(counter, "the version of a table takes"))
 
     @property
     def version(self) -> int:
@@ -254,21 +220,6 @@ class CandidateTable(nn.Module):
             # A writer may have started on a buffer that was just read: look again.
             if self.version == version and (unfinished or not bool(self.unfinished)):
                 return result
-
-    def __getstate__(self) -> dict[str, Any]:
-        """What copies get: of a table in a file, its name."""
-        state: dict[str, Any] = self.__dict__.copy()
-        if self.path is not None:
-            buffers = {n: b for n, b in self._buffers.items() if n not in _FIELDS}
-            state = {**state, "_buffers": buffers, "_shape": tuple(self.ids.shape)}
-        return state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        shape = state.pop("_shape", None)
-        super().__setstate__(state)  # type: ignore[no-untyped-call]
-        if shape is not None:
-            assert self.path is not None
-            self._buffers.update(_map(self.path, shape))
 
     def extra_repr(self) -> str:  # noqa: D102
         queries, groups, k = self.shape

@@ -21,6 +21,7 @@ from torch.utils.data import get_worker_info
 from dgl_dmns._compat import is_distributed, require_dgl
 from dgl_dmns.core.known import KnownEdges
 from dgl_dmns.core.modes import shielded
+from dgl_dmns.core.sharing import Folder
 from dgl_dmns.samplers.streams import Stream
 
 if TYPE_CHECKING:
@@ -332,10 +333,14 @@ def edges_of(g: Any, etype: EdgeType) -> tuple[Tensor, Tensor]:
     return src, dst
 
 
-def known_edges(g: Any, etype: EdgeType) -> KnownEdges:
+def known_edges(g: Any, etype: EdgeType, folder: Folder | None = None) -> KnownEdges:
     """The known edges of an edge type, on the CPU in shared memory, with a warning where needed.
 
-    Self pairs are barred where both ends have one type.
+    Self pairs are barred where both ends have one type. Where shared memory has no room they lie in
+    files of the folder, if one is given.
+
+    Raises:
+        MemoryError: if shared memory has no room, and there is no folder.
     """
     src, dst = edges_of(g, etype)
     source, _, destination = etype
@@ -346,9 +351,7 @@ def known_edges(g: Any, etype: EdgeType) -> KnownEdges:
         int(g.num_nodes(destination)),
         exclude_self=source == destination,
     )
-    known.indptr.share_memory_()
-    known.indices.share_memory_()
-    known.bitmap.taken.share_memory_()
+    known.share(folder=folder)
     _warn_saturated(known)
     return known
 

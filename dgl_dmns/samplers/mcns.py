@@ -38,6 +38,7 @@ from dgl_dmns.core.engine import TableReport
 from dgl_dmns.core.modes import shielded
 from dgl_dmns.core.pools import PoolSettings
 from dgl_dmns.core.rules import Rule
+from dgl_dmns.core.sharing import share
 from dgl_dmns.core.table import UNIFORM_LEVEL, Candidates
 from dgl_dmns.samplers.base import EdgeName, check_k
 from dgl_dmns.samplers.refreshing import Encoder, RefreshingSampler
@@ -46,6 +47,7 @@ from dgl_dmns.samplers.resources import Resources
 
 __all__ = ["MCNSSampler", "SelfContrast"]
 
+_HELD = "embeddings beside the chains take"
 _BLOCK = 16384  # chains that walk together: their working set stays in the cache
 
 
@@ -148,7 +150,12 @@ class MCNSSampler(RefreshingSampler):
         )
         self.target = target
         self.steps = steps
-        self._lists: dict[str, Any] = {"width": width, "weights": weights, "seed": seed}
+        self._lists: dict[str, Any] = {
+            "width": width,
+            "weights": weights,
+            "seed": seed,
+            "folder": self.resources.table_folder,
+        }
         self.proposal = DepthFirstProposal(self.known, **self._lists)
         self._snapshot: Tensor | None = None
 
@@ -199,7 +206,7 @@ class MCNSSampler(RefreshingSampler):
         if self._snapshot is not None:
             before = self._snapshot
             self._snapshot = before.new_zeros(2, self.known.num_src, before.shape[2])
-            self._snapshot.share_memory_()[:, : before.shape[1]] = before
+            share(self._snapshot, _HELD)[:, : before.shape[1]] = before
 
     def _draw_ids(self, relation: Relation, src: Tensor) -> Tensor:
         return self.draw(src).ids
@@ -258,7 +265,7 @@ class MCNSSampler(RefreshingSampler):
             )
         everyone = torch.arange(count)
         if self._snapshot is None:
-            self._snapshot = torch.zeros(2, count, width, dtype=torch.float32).share_memory_()
+            self._snapshot = share(torch.zeros(2, count, width, dtype=torch.float32), _HELD)
         elif self._snapshot.shape[2] != width:
             raise ValueError(
                 f"encoder: expected embeddings of width {self._snapshot.shape[2]}, as at the first "
@@ -292,7 +299,7 @@ class MCNSSampler(RefreshingSampler):
             return
         self._check_width(snapshot.shape[1])
         if self._snapshot is None:
-            self._snapshot = torch.zeros(2, *snapshot.shape, dtype=snapshot.dtype).share_memory_()
+            self._snapshot = share(torch.zeros(2, *snapshot.shape, dtype=snapshot.dtype), _HELD)
         self._snapshot.copy_(snapshot.expand_as(self._snapshot))
 
     def __repr__(self) -> str:

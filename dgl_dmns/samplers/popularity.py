@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from dgl_dmns.core.modes import shielded
+from dgl_dmns.core.sharing import share
 from dgl_dmns.core.weighted import WeightedFallback
 from dgl_dmns.samplers.base import EdgeType, FilteredSampler, edges_of
 
@@ -57,7 +58,7 @@ class PopularitySampler(FilteredSampler):
             largest = float(degree.max()) if degree.numel() else 1.0
             weight = (degree / max(1.0, largest)).pow(self.exponent)
             weight[degree == 0] = 0.0
-            self._cumulative[etype] = weight.cumsum(0).share_memory_()
+            self._cumulative[etype] = share(weight.cumsum(0), "weights of nodes take")
 
     def negatives(self, g: Any, src: Tensor, etype: EdgeType) -> Tensor:  # noqa: D102
         known = self.known_of(g, etype)

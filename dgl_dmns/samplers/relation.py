@@ -56,7 +56,8 @@ class Relation:
         groups: groups of k candidates kept per query.
         seed: seed of fitting and table building.
         scorer: scores of broadcastable embeddings, the inner product where None.
-        folder: where the table lies in a file, see `CandidateTable`; None: in shared memory.
+        folder: where the table lies in a file, see `CandidateTable`, and known edges for which
+            shared memory has no room; None: in shared memory.
     """
 
     def __init__(
@@ -71,7 +72,8 @@ class Relation:
         folder: str | os.PathLike[str] | None = None,
     ) -> None:
         self.etype = etype
-        self.known = known_edges(g, etype)
+        self.folder = folder
+        self.known = known_edges(g, etype, folder)
         self.table = CandidateTable(self.known.num_src, groups, k, folder=folder)
         self.model: DiffusionGenerator | None = None
         self.sharpness = 1.0  # that the table was drawn with
@@ -116,7 +118,7 @@ class Relation:
             g: the new graph, checked by `check_growth`.
             groups: groups of its table, at most as many as now.
         """
-        known = known_edges(g, self.etype)
+        known = known_edges(g, self.etype, self.folder)
         table = carry_over(self.table, known, groups, self.random)
         return self._with(known=known, table=table)
 

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from dgl_dmns.core.engine import CHUNK_BYTES
+from dgl_dmns.core.sharing import SHARED as _SHARED
+from dgl_dmns.core.sharing import amount as _amount
+from dgl_dmns.core.sharing import free_in as _disk
+from dgl_dmns.core.sharing import free_memory as _free_memory
 from dgl_dmns.core.table import BYTES_PER_CANDIDATE
 
 __all__ = ["Resources", "affordable_groups", "check_room", "groups_with_room"]
-
-_SHARED = Path("/dev/shm")  # where Linux keeps shared memory
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,8 @@ class Resources:
             the same negatives come back sooner. No budget where None.
         table_folder: a folder for tables in files that are mapped into memory, for tables larger
             than it; shared memory where None. The files are removed when the sampler is, or when
-            its process ends; a process that is killed leaves them (``dgl-dmns-table-*``).
+            its process ends; a process that is killed leaves them (``dgl-dmns-*``). Known edges and
+            lists for which shared memory has no room lie there, too.
         background: refreshes after the first are done in a thread beside the training, from the
             embeddings at the time of the call; the new table is used as soon as it is whole. At
             most one is under way: the next refresh waits for it, so that negatives are at most one
@@ -135,26 +138,3 @@ def check_room(resources: Resources, groups: int, candidates: int) -> None:
             f"lower groups or k, set a budget with Resources(table_bytes=...), {instead}, or hold "
             "fewer edge types with etypes=..."
         )
-
-
-def _disk(folder: Path) -> float:
-    """Free bytes in a folder; infinite where the system does not say."""
-    if not (hasattr(os, "statvfs") and folder.is_dir()):
-        return float("inf")
-    state = os.statvfs(folder)
-    return float(state.f_bavail * state.f_frsize)
-
-
-def _free_memory() -> float:
-    """Bytes of memory that the system can give (Linux); infinite where it does not say."""
-    try:
-        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                return float(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return float("inf")
-
-
-def _amount(count: int) -> str:
-    return f"{count / 1e9:.2f} GB" if count >= 1e7 else f"{count} bytes"

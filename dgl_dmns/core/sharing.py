@@ -1,0 +1,187 @@
+"""Memory that processes share: looked at before it is taken, or lying in a mapped file instead.
+
+Linux gives out shared memory without a look at whether there is any; a process that writes on pages
+that do not exist ends by SIGBUS, without a word. Containers often have no more than 64 MB.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+import weakref
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Union
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Folder", "Shareable", "amount", "free_in", "free_memory", "share"]
+
+_PAGES = 1 << 14  # what a few tensors take beyond their bytes, to the end of a page each
+SHARED = Path("/dev/shm")  # where Linux keeps shared memory
+
+Folder = Union[str, "os.PathLike[str]"]
+Layout = Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
+
+
+def free_in(folder: Path) -> float:
+    """Free bytes in a folder; infinite where the system does not say."""
+    if not (hasattr(os, "statvfs") and folder.is_dir()):
+        return float("inf")
+    state = os.statvfs(folder)
+    return float(state.f_bavail * state.f_frsize)
+
+
+def free_memory() -> float:
+    """Bytes of memory that the system can give (Linux); infinite where it does not say."""
+    try:
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return float(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return float("inf")
+
+
+def amount(count: int) -> str:
+    """A number of bytes in words."""
+    return f"{count / 1e9:.2f} GB" if count >= 1e7 else f"{count} bytes"
+
+
+def check_shared_room(needed: int, what: str, advice: str) -> None:
+    """Refuse what shared memory has no room for.
+
+    Args:
+        needed: bytes, of all that is going to be shared together.
+        what: what takes them, with its verb.
+        advice: what else would help, besides more shared memory.
+
+    Raises:
+        MemoryError: if there are fewer bytes free.
+    """
+    room = min(free_in(SHARED), free_memory())
+    if needed + _PAGES > room:
+        raise MemoryError(
+            f"{what} {amount(needed)} of shared memory, and there are {amount(int(room))} free "
+            f"({SHARED}); raise --shm-size of a container (or remount {SHARED} with a larger size, "
+            f"or end what else uses it), {advice}"
+        )
+
+
+def share(tensor: Tensor, what: str, advice: str = "or pass a smaller graph") -> Tensor:
+    """The tensor, moved to shared memory if that has room.
+
+    Raises:
+        MemoryError: if it has none.
+    """
+    check_shared_room(tensor.numel() * tensor.element_size(), what, advice)
+    tensor.share_memory_()
+    return tensor
+
+
+class Shareable(nn.Module):
+    """A module whose buffers can be shared with other processes, or lie in a file that is mapped.
+
+    Copies of one in a file, and processes that it is sent to, map the same file. It is removed with
+    the module that made it, or when its process ends; a killed one leaves it.
+    """
+
+    path: Path | None = None
+    _layout: Layout | None = None
+
+    def share(self, what: str, folder: Folder | None = None) -> None:
+        """Move the buffers to shared memory; to a file where that has no room.
+
+        Args:
+            what: what they are, with a verb, for an error.
+            folder: where the file goes; there is none where None.
+
+        Raises:
+            MemoryError: if there is no room, and no folder.
+            OSError: if the folder cannot be written, or has no room either.
+        """
+        own = {name: buffer for name, buffer in self._buffers.items() if buffer is not None}
+        needed = sum(buffer.numel() * buffer.element_size() for buffer in own.values())
+        try:
+            check_shared_room(
+                needed,
+                what,
+                "pass a graph with fewer edges, or keep it in a file with "
+                "Resources(table_folder=...) where a sampler takes resources",
+            )
+        except MemoryError:
+            if folder is None:
+                raise
+        else:
+            for buffer in own.values():
+                buffer.share_memory_()
+            return
+        # Long numbers first: each field begins at a multiple of its numbers' size.
+        order = sorted(own, key=lambda name: -own[name].element_size())
+        layout = {name: (own[name].dtype, tuple(own[name].shape)) for name in order}
+        self._lie_in(folder, layout, "dgl-dmns-edges-")
+        for name, buffer in own.items():
+            getattr(self, name).copy_(buffer)
+
+    def _lie_in(self, folder: Folder, layout: Layout, prefix: str) -> None:
+        """Put buffers of some types and shapes, all zero, into a new file in a folder."""
+        size = sum(math.prod(shape) * _size(dtype) for dtype, shape in layout.values())
+        self.path, self._layout = _new_file(Path(folder), max(1, size), prefix), layout
+        weakref.finalize(self, _remove, self.path, os.getpid())
+        for name, field in _map(self.path, layout).items():
+            if name not in self._buffers:
+                self.register_buffer(name, None)
+            self._buffers[name] = field
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What copies get: of buffers in a file, its name."""
+        state: dict[str, Any] = self.__dict__.copy()
+        if self._layout is not None:
+            inside = self._layout
+            state["_buffers"] = {n: b for n, b in self._buffers.items() if n not in inside}
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        if self._layout is not None:
+            assert self.path is not None
+            self._buffers.update(_map(self.path, self._layout))
+
+
+def _size(dtype: torch.dtype) -> int:
+    return torch.zeros(0, dtype=dtype).element_size()
+
+
+def _new_file(folder: Path, size: int, prefix: str) -> Path:
+    """A file of a size, all of it allocated, so that the disk cannot be full later."""
+    handle, name = tempfile.mkstemp(prefix=prefix, dir=folder)
+    try:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(handle, 0, size)
+        else:
+            os.truncate(handle, size)
+    except OSError:
+        Path(name).unlink()
+        raise
+    finally:
+        os.close(handle)
+    return Path(name)
+
+
+def _remove(path: Path, owner: int) -> None:
+    if os.getpid() == owner:  # a forked worker has it, too, and leaves it alone
+        path.unlink(missing_ok=True)
+
+
+def _map(path: Path, layout: Layout) -> dict[str, Tensor]:
+    """The fields in a file, one after the other."""
+    size = sum(math.prod(shape) * _size(dtype) for dtype, shape in layout.values())
+    content = torch.from_file(str(path), shared=True, size=max(1, size), dtype=torch.uint8)
+    fields, start = {}, 0
+    for name, (dtype, shape) in layout.items():
+        end = start + math.prod(shape) * _size(dtype)
+        fields[name] = content[start:end].view(dtype).view(shape)
+        start = end
+    return fields
