@@ -7,6 +7,7 @@ them stands a bitmap of the edges, which spares most pairs the search.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 
 import torch
@@ -16,6 +17,7 @@ from dgl_dmns.core.bitmap import PairBitmap
 
 __all__ = ["KnownEdges"]
 
+_HASHED = 1 << 20  # numbers that are hashed at a time: a bounded working set
 _MOST = 2**31 - 1  # destination nodes: tables and known edges hold ids of 32 bits
 
 
@@ -75,10 +77,25 @@ class KnownEdges(nn.Module):
         self.num_dst = num_dst
         self.exclude_self = exclude_self
         self._rounds = int(self.degrees().max()).bit_length() if num_src else 0
+        self._fingerprint = ""
 
     def degrees(self) -> Tensor:
         """Number of distinct known destinations per source, shape [num_src], int64."""
         return self.indptr[1:] - self.indptr[:-1]
+
+    def fingerprint(self) -> str:
+        """A short name of the edges: equal for equal ones, in whatever order they came.
+
+        Returns:
+            16 hexadecimal digits of a SHA-256 of the node counts and the edges as CSR arrays.
+        """
+        if not self._fingerprint:  # the edges never change
+            digest = hashlib.sha256(f"{self.num_src},{self.num_dst}".encode())
+            for array in (self.indptr, self.indices):
+                for part in array.split(_HASHED):
+                    digest.update(part.cpu().numpy().astype("<i8").tobytes())
+            self._fingerprint = digest.hexdigest()[:16]
+        return self._fingerprint
 
     def neighbours(self, node: int) -> Tensor:
         """Sorted known destinations of one source, int32."""

@@ -22,7 +22,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from dgl_dmns.evaluate.checks import Score, check_ids, check_known, check_shape, known_of
+from dgl_dmns.checks import as_integer, as_number
+from dgl_dmns.evaluate.checks import (
+    Score,
+    check_ids,
+    check_known,
+    check_shape,
+    check_tensors,
+    known_of,
+)
 from dgl_dmns.evaluate.ranking import candidate_ranking
 
 __all__ = ["heart_negatives", "heart_ranking"]
@@ -61,6 +69,8 @@ def heart_negatives(
             is out of range, or a node has fewer than n / 2 admissible nodes.
         TypeError: ids are not integers.
     """
+    check_tensors(pairs=pairs, features=features)
+    n, alpha = as_integer("n", n), as_number("alpha", alpha)
     num_nodes = len(features)
     check_shape("pairs", pairs, "[2, B]", pairs.dim() == 2 and pairs.shape[0] == 2)
     check_shape("features", features, "[N, F]", features.dim() == 2)
@@ -107,6 +117,7 @@ def heart_ranking(
         ValueError: a shape does not fit, an id is out of range, or a score is NaN.
         TypeError: ids are not integers.
     """
+    check_tensors(h=h, pairs=pairs, negatives=negatives)
     check_shape("pairs", pairs, "[2, B]", pairs.dim() == 2 and pairs.shape[0] == 2)
     check_shape(
         "negatives",
