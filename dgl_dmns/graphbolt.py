@@ -29,9 +29,11 @@ from torch import Tensor
 from torch.utils.data import functional_datapipe
 
 from dgl_dmns._compat import require_graphbolt
+from dgl_dmns.checks import as_integer, check_ids
 from dgl_dmns.core.modes import shielded
-from dgl_dmns.samplers.base import FilteredSampler, KnownGraph, NegativeSampler
+from dgl_dmns.samplers.base import FilteredSampler, NegativeSampler
 from dgl_dmns.samplers.dmns import DMNSSampler
+from dgl_dmns.samplers.graphs import KnownGraph
 from dgl_dmns.samplers.negative_pairs import edge_type_of_key
 from dgl_dmns.samplers.refreshing import RefreshingSampler
 
@@ -103,16 +105,16 @@ class GraphBoltNegativeSampler(_Base):  # type: ignore[misc]
                 'item set by edge type, with keys such as "source:relation:destination"'
             )
         for ids, ntype in ((src, etype[0]), (dst, etype[2])):
-            count = self._graph.num_nodes(ntype)
-            if ids.numel() and not (int(ids.min()) >= 0 and int(ids.max()) < count):
-                raise ValueError(
-                    f"seeds: expected ids of nodes of type {ntype!r} in 0 .. {count - 1}, got "
-                    f"{int(ids.min())} .. {int(ids.max())}; make the sampler on the graph that the "
-                    "item set was made from"
-                )
-        chosen = self.sampler.negatives_for_edges(
-            self._graph, src.to("cpu", torch.int64), dst.to("cpu", torch.int64), etype
-        )
+            check_ids(
+                "seeds",
+                ids,
+                self._graph.num_nodes(ntype),
+                f"ids of nodes of type {ntype!r}",
+                advice="make the sampler on the graph that the item set was made from",
+            )
+        ends = src.to("cpu", torch.int64), dst.to("cpu", torch.int64)
+        self.sampler.check_pairs(*ends, etype)
+        chosen = self.sampler.negatives_for_edges(self._graph, *ends, etype)
         return chosen.to(src.device, src.dtype)
 
 
@@ -162,7 +164,7 @@ def _check_ratio(sampler: Any, negative_ratio: int | None) -> int:
             f"sampler: GraphBolt takes one number of negatives per edge for all edge types, got k "
             f"of {sorted(numbers)}; make the sampler with one k"
         )
-    if negative_ratio is not None and {negative_ratio} != numbers:
+    if negative_ratio is not None and {as_integer("negative_ratio", negative_ratio)} != numbers:
         raise ValueError(
             f"negative_ratio: expected the sampler's k = {sampler.k}, got {negative_ratio}; leave "
             "it out, or make the sampler with that k"

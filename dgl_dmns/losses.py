@@ -26,6 +26,11 @@ to ``s = log p - log uniform + const(v)``. There are three ways to use it:
 - `softmax_loss` with ``log_ratio`` and ``num_nodes``, where the positive needs no ratio: with many
   negatives this is the full softmax over all nodes.
 
+One side alone, other than in the last of these ways, leaves a shift, which the losses say once. Not
+under `softmax_loss`: the log ratio of self-adversarial negatives. It is their logit up to a constant
+of the query, so that nothing is left to push down, and training diverges; calibrate them under
+`bce_loss`, or not at all.
+
 `multilevel_loss` is the paper's own loss for latent negatives (DMNS, equations 10 and 11). Log
 ratios are constants: no gradient flows through them. Everything here is plain torch.
 """
@@ -40,14 +45,19 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, logsigmoid
 
+from dgl_dmns.checks import as_integer, check_tensor
+from dgl_dmns.messages import warn
+
 __all__ = ["bce_loss", "bpr_loss", "multilevel_loss", "softmax_loss"]
+
+_SAID: set[tuple[str, str]] = set()  # warnings that were given, in this process
 
 
 def bce_loss(
     pos: Tensor,
     neg: Tensor,
-    log_ratio: Tensor | None = None,
     *,
+    log_ratio: Tensor | None = None,
     pos_log_ratio: Tensor | None = None,
     balanced: bool = False,
 ) -> Tensor:
@@ -79,7 +89,7 @@ def bce_loss(
     >>> round(bce_loss(torch.zeros(1), neg, ratio).item(), 4) == round(math.log(2), 4)
     True
     """
-    pos, neg = _calibrated(pos, neg, log_ratio, pos_log_ratio)
+    pos, neg = _calibrated("bce_loss", pos, neg, log_ratio, pos_log_ratio)
     of_pos, of_neg = logsigmoid(pos), logsigmoid(-neg).flatten()
     if balanced:
         return -(of_pos.mean() + of_neg.mean()) / 2
@@ -89,9 +99,9 @@ def bce_loss(
 def softmax_loss(
     pos: Tensor,
     neg: Tensor,
+    *,
     log_ratio: Tensor | None = None,
     num_nodes: int | None = None,
-    *,
     pos_log_ratio: Tensor | None = None,
 ) -> Tensor:
     """Cross-entropy of the positive against its own K negatives (sampled softmax, InfoNCE).
@@ -119,8 +129,10 @@ def softmax_loss(
             ``num_nodes < 1``, or ``num_nodes`` comes with ``pos_log_ratio`` (the full softmax has
             the positive as it is).
     """
-    pos, neg = _calibrated(pos, neg, log_ratio, pos_log_ratio)
+    whole = num_nodes is not None
+    pos, neg = _calibrated("softmax_loss", pos, neg, log_ratio, pos_log_ratio, whole=whole)
     if num_nodes is not None:
+        num_nodes = as_integer("num_nodes", num_nodes)
         if num_nodes < 1:
             raise ValueError(f"num_nodes: expected at least 1, got {num_nodes}")
         if pos_log_ratio is not None:
@@ -136,8 +148,8 @@ def softmax_loss(
 def bpr_loss(
     pos: Tensor,
     neg: Tensor,
-    log_ratio: Tensor | None = None,
     *,
+    log_ratio: Tensor | None = None,
     pos_log_ratio: Tensor | None = None,
 ) -> Tensor:
     """Bayesian personalised ranking: the mean of ``softplus(neg - pos)`` over all B * K pairs.
@@ -158,13 +170,14 @@ def bpr_loss(
         TypeError: if a tensor is not floating point.
         ValueError: if shapes disagree, a batch is empty, or a log ratio is not finite.
     """
-    pos, neg = _calibrated(pos, neg, log_ratio, pos_log_ratio)
+    pos, neg = _calibrated("bpr_loss", pos, neg, log_ratio, pos_log_ratio)
     return -logsigmoid(pos.unsqueeze(1) - neg).mean()
 
 
 def multilevel_loss(
     pos: Tensor,
     latent: Tensor,
+    *,
     real: Tensor | None = None,
     weights: Sequence[float] = (1.0, 0.9, 0.8, 0.7),
     form: Literal["log_sigmoid", "sigmoid"] = "log_sigmoid",
@@ -228,9 +241,28 @@ def _push(logit: Tensor, form: str) -> Tensor:
 
 
 def _calibrated(
-    pos: Tensor, neg: Tensor, log_ratio: Tensor | None, pos_log_ratio: Tensor | None
+    name: str,
+    pos: Tensor,
+    neg: Tensor,
+    log_ratio: Tensor | None,
+    pos_log_ratio: Tensor | None,
+    *,
+    whole: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Checked logits with their log ratios subtracted: [B] and [B, K]."""
+    """Checked logits with their log ratios subtracted: [B] and [B, K].
+
+    One side without the other is said once, unless the negatives stand for the ``whole``.
+    """
+    if (log_ratio is None) != (pos_log_ratio is None) and not whole:
+        given, lacks = ("log_ratio", "pos_log_ratio")[:: 1 if pos_log_ratio is None else -1]
+        if (name, given) not in _SAID:
+            _SAID.add((name, given))
+            warn(
+                f"{name}: {given} without {lacks} corrects one side only, so that the optimum is "
+                "still shifted where negatives are likely; pass "
+                "log_ratio=sampler.log_ratio(neg_graph) and "
+                "pos_log_ratio=sampler.positive_log_ratio(pos_graph), in the shapes of the logits"
+            )
     pos = _column("pos", pos)
     _check_float("neg", neg)
     batch = pos.shape[0]
@@ -241,6 +273,7 @@ def _calibrated(
             f".view({batch}, -1)"
         )
     if log_ratio is not None:
+        _check_float("log_ratio", log_ratio)
         if log_ratio.shape != neg.shape:
             raise ValueError(
                 f"log_ratio: expected the shape of neg, {tuple(neg.shape)}, got "
@@ -273,6 +306,7 @@ def _column(name: str, value: Tensor) -> Tensor:
 
 
 def _check_float(name: str, value: Tensor) -> None:
+    check_tensor(name, value, "floating-point numbers")
     if not value.is_floating_point():
         raise TypeError(f"{name}: expected a floating-point tensor, got {value.dtype}")
 

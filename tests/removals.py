@@ -38,6 +38,8 @@ FAULTS, RACE = "tests/faults/test_faults.py", "tests/faults/test_race.py"
 ANY, NUMBERS = "tests/properties/test_any_graph.py", "tests/properties/test_numbers.py"
 STATES, EDGES = "tests/samplers/test_checkpoint.py", "tests/cli/test_edges.py"
 FROZEN = "tests/samplers/test_frozen.py"
+IDENTITY, MISUSE = "tests/samplers/test_identity.py", "tests/samplers/test_misuse.py"
+CHECKS = "tests/test_checks.py"
 REPORT, SUPPLY = "tests/report/test_report.py", "tests/test_supply.py"
 
 REMOVALS = {
@@ -118,6 +120,120 @@ REMOVALS = {
         "instead = src if self.exclude_self else (share * self.num_dst).long()",
         "instead = torch.zeros_like(src)",
         "tests/samplers/test_conformance.py -k 'exactly_k and uniform-complete'",
+    ),
+    "graphs of another numbering": Removal(
+        "dgl_dmns/samplers/base.py",
+        "self._identity.check(known, g, etype, pairs)",
+        "pass",
+        f"{IDENTITY} -k 'other_ids or another_number'",
+    ),
+    "pairs of another numbering": Removal(
+        "dgl_dmns/graphbolt.py",
+        "self.sampler.check_pairs(*ends, etype)",
+        "pass",
+        "tests/samplers/test_graphbolt.py -k another_numbering",
+    ),
+    "edges in states": Removal(
+        "dgl_dmns/samplers/relation.py",
+        'if state.get("edges") != self.known.fingerprint():',
+        "if False:",
+        f"{IDENTITY} -k state_of_another",
+    ),
+    "masks are no ids": Removal(
+        "dgl_dmns/checks.py",
+        "if ids.dtype == torch.bool:",
+        "if False:",
+        f"{CHECKS} -k no_ids",
+    ),
+    "fractions are no ids": Removal(
+        "dgl_dmns/checks.py",
+        "if ids.dtype not in (torch.int64, torch.int32):",
+        "if False:",
+        f"{CHECKS} -k no_ids",
+    ),
+    "truth values are no numbers": Removal(
+        "dgl_dmns/checks.py",
+        "if isinstance(value, bool) or kind in",
+        "if False and kind in",
+        f"{CHECKS} -k no_integer",
+    ),
+    "rules are objects": Removal(
+        "dgl_dmns/core/rules.py",
+        'check_object("rule", rule,',
+        'check_object("rule", Gate(),',
+        f"{CHECKS} -k classes_and_names",
+    ),
+    "graphs are graphs": Removal(
+        "dgl_dmns/samplers/graphs.py",
+        "if isinstance(g, type) or not all(hasattr(g, name) for name in _ASKED):",
+        "if False:",
+        f"{CHECKS} -k no_graph",
+    ),
+    "optimizers with hooks": Removal(
+        "dgl_dmns/samplers/refreshing.py",
+        "check_optimizer(optimizer)\n",
+        "pass\n",
+        f"{CHECKS} -k hooks",
+    ),
+    "the user's line in warnings": Removal(
+        "dgl_dmns/messages.py",
+        "warnings.warn(message, category, stacklevel=_level())",
+        "warnings.warn(message, category, stacklevel=2)",
+        f"{CHECKS} -k users_line",
+    ),
+    "a word about no refresh": Removal(
+        "dgl_dmns/samplers/lookup.py",
+        "self.asked.before_a_refresh(type(self).__name__, src.numel())",
+        "pass",
+        f"{MISUSE} -k some_hundred",
+    ),
+    "signatures of encoders": Removal(
+        "dgl_dmns/samplers/encoder.py",
+        "_check_signature(encoder)\n    if",
+        "if",
+        f"{MISUSE} -k signatures",
+    ),
+    "how an encoder was called": Removal(
+        "dgl_dmns/samplers/encoder.py",
+        "if not first:",
+        "if True:",
+        f"{MISUSE} -k how_they_were_called",
+    ),
+    "eval mode behind callables": Removal(
+        "dgl_dmns/samplers/encoder.py",
+        "with eval_mode(modules_behind(encoder)):",
+        "with eval_mode([]):",
+        f"{MISUSE} -k behind",
+    ),
+    "eval mode behind scorers": Removal(
+        "dgl_dmns/samplers/relation.py",
+        "_in_eval_mode(_frozen(self.scorer))",
+        "_frozen(self.scorer)",
+        f"{MISUSE} -k scorer",
+    ),
+    "log ratios of positives": Removal(
+        "dgl_dmns/samplers/asked.py",
+        "if 2 * edges > total:",
+        "if False:",
+        f"{MISUSE} -k ratios_of_positives",
+    ),
+    "log ratios of strangers": Removal(
+        "dgl_dmns/samplers/asked.py",
+        "if self._unfound > 2 * int(self.calls[0]):",
+        "if False:",
+        f"{MISUSE} -k 'another_samplers or outdated'",
+    ),
+    "negatives as positives": Removal(
+        "dgl_dmns/samplers/asked.py",
+        "if 2 * strange > pairs[0].numel():",
+        "if False:",
+        f"{MISUSE} -k as_positives",
+    ),
+    "one side of a loss": Removal(
+        "dgl_dmns/losses.py",
+        "if (log_ratio is None) != (pos_log_ratio is None) and not whole:",
+        "if False:",
+        "tests/test_losses.py -k one_side",
     ),
     "order of the negatives": Removal(
         "dgl_dmns/samplers/base.py",

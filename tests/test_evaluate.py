@@ -285,7 +285,7 @@ ZERO = torch.tensor([0])
         (ranking_metrics, (H[0], (0,)), ValueError, r"hits: .* at least 1, got 0"),
         (full_ranking, (H[0], PAIRS, KNOWN), ValueError, r"h: expected shape \[N, D\]"),
         (full_ranking, (H, PAIRS.t()[0], KNOWN), ValueError, r"pairs: expected shape \[2, B\]"),
-        (full_ranking, (H, PAIRS + 3, KNOWN), ValueError, r"pairs: .* 0 \.\. 3 .*got 3 \.\. 4"),
+        (full_ranking, (H, PAIRS + 3, KNOWN), ValueError, r"pairs: .* 0 \.\. 3, got 3 \.\. 4"),
         (full_ranking, (H, PAIRS.float(), KNOWN), TypeError, r"pairs: .*got torch.float32"),
         (full_ranking, (H, PAIRS * 0, KNOWN), ValueError, r"pairs: .*self loops"),
         (full_ranking, (H[:3], PAIRS, KNOWN), ValueError, r"known: .*indptr \[4\].*GraphData.csr"),

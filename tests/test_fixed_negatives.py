@@ -228,7 +228,7 @@ def test_messages_of_the_levels(setting: Any) -> None:
     fitted = dmns(g, h)
     with pytest.raises(ValueError, match=r"nodes: expected ids .* in 0 \.\. 399, got 400 \.\. 400"):
         fitted.negatives_by_level(torch.tensor([400]), 2)
-    with pytest.raises(ValueError, match="n: expected at least 1 node per query and level, got 0"):
+    with pytest.raises(ValueError, match="n: expected at least 1 nodes per query and level, got 0"):
         fitted.negatives_by_level(torch.tensor([0]), 0)
     chain = dmns(g, h, rule=Nearest(), predictor=MLPPredictor(8), warmup_steps=1)
     with pytest.raises(TypeError, match="densities of real nodes need an AffineNoisePredictor"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -81,28 +82,28 @@ def test_bpr_by_hand() -> None:
 def test_bpr_with_one_negative_is_the_softmax() -> None:
     pos, neg, ratio, pos_ratio = batch(k=1)
     torch.testing.assert_close(
-        bpr_loss(pos, neg, ratio, pos_log_ratio=pos_ratio),
-        softmax_loss(pos, neg, ratio, pos_log_ratio=pos_ratio),
+        bpr_loss(pos, neg, log_ratio=ratio, pos_log_ratio=pos_ratio),
+        softmax_loss(pos, neg, log_ratio=ratio, pos_log_ratio=pos_ratio),
     )
 
 
 @pytest.mark.parametrize("loss", SAMPLED)
 def test_ratios_are_subtracted_from_their_logits(loss: Callable[..., Tensor]) -> None:
     pos, neg, ratio, pos_ratio = batch()
-    torch.testing.assert_close(loss(pos, neg, ratio), loss(pos, neg - ratio))
+    torch.testing.assert_close(loss(pos, neg, log_ratio=ratio), loss(pos, neg - ratio))
     torch.testing.assert_close(
-        loss(pos, neg, ratio, pos_log_ratio=pos_ratio), loss(pos - pos_ratio, neg - ratio)
+        loss(pos, neg, log_ratio=ratio, pos_log_ratio=pos_ratio), loss(pos - pos_ratio, neg - ratio)
     )
-    assert not torch.allclose(loss(pos, neg, ratio), loss(pos, neg))
+    assert not torch.allclose(loss(pos, neg, log_ratio=ratio), loss(pos, neg))
     zero = torch.zeros_like(neg)
-    assert torch.equal(loss(pos, neg, zero), loss(pos, neg))
+    assert torch.equal(loss(pos, neg, log_ratio=zero), loss(pos, neg))
 
 
 @pytest.mark.parametrize("loss", SAMPLED)
 def test_columns_of_positives(loss: Callable[..., Tensor]) -> None:
     pos, neg, ratio, pos_ratio = batch(rows=3, k=3)
-    flat = loss(pos, neg, ratio, pos_log_ratio=pos_ratio)
-    column = loss(pos.view(3, 1), neg, ratio, pos_log_ratio=pos_ratio.view(3, 1))
+    flat = loss(pos, neg, log_ratio=ratio, pos_log_ratio=pos_ratio)
+    column = loss(pos.view(3, 1), neg, log_ratio=ratio, pos_log_ratio=pos_ratio.view(3, 1))
     assert flat.shape == ()
     assert torch.equal(flat, column)
 
@@ -114,9 +115,9 @@ def test_multilevel_by_hand() -> None:
     positive = (softplus(-1) + softplus(-3)) / 2
     levels = (softplus(0.5) + softplus(1)) / 2 + 0.5 * (softplus(-2) + softplus(0)) / 2
     uniform = (softplus(0) + softplus(-1)) / 2
-    got = multilevel_loss(pos, latent, real, (1.0, 0.5))
+    got = multilevel_loss(pos, latent, real=real, weights=(1.0, 0.5))
     assert float(got) == pytest.approx((positive + (levels + uniform) / 3) / 2, rel=1e-6)
-    got = multilevel_loss(pos, latent, None, (1.0, 0.5))
+    got = multilevel_loss(pos, latent, weights=(1.0, 0.5))
     assert float(got) == pytest.approx((positive + levels / 2) / 2, rel=1e-6)
 
 
@@ -128,9 +129,11 @@ def test_multilevel_by_hand_in_the_form_of_the_code() -> None:
     latent = torch.tensor([[0.8], [0.6], [0.4], [0.2]])
     negative = -sigmoid(-0.8) - 0.9 * sigmoid(-0.6) - 0.8 * sigmoid(-0.4) - 0.7 * sigmoid(-0.2)
     expected = (-sigmoid(0.9) + (negative - sigmoid(0.1)) / 5) / 2
-    got = multilevel_loss(pos, latent, real, form="sigmoid")
+    got = multilevel_loss(pos, latent, real=real, form="sigmoid")
     assert float(got) == pytest.approx(expected, rel=1e-6)
-    explicit = multilevel_loss(pos, latent, real, Levels().loss_weights, "sigmoid")
+    explicit = multilevel_loss(
+        pos, latent, real=real, weights=Levels().loss_weights, form="sigmoid"
+    )
     torch.testing.assert_close(got, explicit)
 
 
@@ -138,10 +141,10 @@ def test_multilevel_by_hand_in_the_form_of_the_code() -> None:
 def test_multilevel_counts_all_real_negatives_as_one_term(form: Any) -> None:
     pos, real, _, _ = batch(rows=5, k=3)
     latent = torch.randn(4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    single = [multilevel_loss(pos, latent, real[:, i], form=form) for i in range(3)]
-    together = multilevel_loss(pos, latent, real, form=form)
+    single = [multilevel_loss(pos, latent, real=real[:, i], form=form) for i in range(3)]
+    together = multilevel_loss(pos, latent, real=real, form=form)
     torch.testing.assert_close(together, torch.stack(single).mean())
-    column = multilevel_loss(pos.view(5, 1), latent, real[:, :1], form=form)
+    column = multilevel_loss(pos.view(5, 1), latent, real=real[:, :1], form=form)
     torch.testing.assert_close(column, single[0])
 
 
@@ -152,8 +155,8 @@ def test_multilevel_counts_all_real_negatives_as_one_term(form: Any) -> None:
 def test_gradients(loss: Callable[..., Tensor]) -> None:
     pos, neg, ratio, _ = batch(rows=3, k=2)
     pos, neg = pos.requires_grad_(), neg.requires_grad_()
-    assert gradcheck(lambda p, n: loss(p, n, ratio), (pos, neg))
-    loss(pos, neg, ratio).backward()
+    assert gradcheck(lambda p, n: loss(p, n, log_ratio=ratio), (pos, neg))
+    loss(pos, neg, log_ratio=ratio).backward()
     assert pos.grad is not None
     assert neg.grad is not None
     assert bool((pos.grad < 0).all())  # descent raises positives
@@ -163,7 +166,7 @@ def test_gradients(loss: Callable[..., Tensor]) -> None:
 def test_gradient_on_a_negative_is_the_documented_push() -> None:
     pos, neg, ratio, _ = batch(rows=2, k=3)
     neg = neg.requires_grad_()
-    bce_loss(pos, neg, ratio).backward()
+    bce_loss(pos, neg, log_ratio=ratio).backward()
     # For candidates drawn from q = e^w / N: q sigmoid(s - w) = (1 / N) / (e^-w + e^-s).
     assert neg.grad is not None
     push = 1 / ((-ratio).exp() + (-neg.detach()).exp())
@@ -178,7 +181,7 @@ def test_multilevel_gradients(form: Any) -> None:
         x.requires_grad_()
 
     def loss(p: Tensor, n: Tensor, r: Tensor) -> Tensor:
-        return multilevel_loss(p, n, r, form=form)
+        return multilevel_loss(p, n, real=r, form=form)
 
     assert gradcheck(loss, (pos, latent, real))
     loss(pos, latent, real).backward()
@@ -193,7 +196,7 @@ def test_multilevel_gradients(form: Any) -> None:
 def test_no_gradient_through_the_ratios(loss: Callable[..., Tensor]) -> None:
     pos, neg, ratio, pos_ratio = batch()
     pos, ratio, pos_ratio = (x.requires_grad_() for x in (pos, ratio, pos_ratio))
-    loss(pos, neg, ratio, pos_log_ratio=pos_ratio).backward()
+    loss(pos, neg, log_ratio=ratio, pos_log_ratio=pos_ratio).backward()
     assert pos.grad is not None
     assert ratio.grad is None
     assert pos_ratio.grad is None
@@ -208,8 +211,8 @@ def test_no_gradient_through_the_ratios(loss: Callable[..., Tensor]) -> None:
         softmax_loss,
         bpr_loss,
         lambda p, n: softmax_loss(p, n, num_nodes=10**9),
-        lambda p, n: multilevel_loss(p, n.T, n[:, 0], (1.0, 0.9)),
-        lambda p, n: multilevel_loss(p, n.T, n, (1.0, 0.9), "sigmoid"),
+        lambda p, n: multilevel_loss(p, n.T, real=n[:, 0], weights=(1.0, 0.9)),
+        lambda p, n: multilevel_loss(p, n.T, real=n, weights=(1.0, 0.9), form="sigmoid"),
     ],
 )
 def test_large_logits_stay_finite(loss: Callable[..., Tensor], sign: float, size: float) -> None:
@@ -260,7 +263,7 @@ def test_ratios_that_do_not_fit(loss: Callable[..., Tensor]) -> None:
     pos, neg = torch.zeros(2), torch.zeros(2, 3)
     message = r"log_ratio: expected the shape of neg, \(2, 3\), got \(6,\); reshape"
     with pytest.raises(ValueError, match=f"^{message}"):
-        loss(pos, neg, torch.zeros(6))
+        loss(pos, neg, log_ratio=torch.zeros(6))
     message = "pos_log_ratio: expected one for each of the 2 positives, got 3"
     with pytest.raises(ValueError, match=message):
         loss(pos, neg, pos_log_ratio=torch.zeros(3))
@@ -268,7 +271,7 @@ def test_ratios_that_do_not_fit(loss: Callable[..., Tensor]) -> None:
         loss(pos, neg, pos_log_ratio=torch.zeros(2, 3))
     for bad in (math.nan, math.inf):
         with pytest.raises(ValueError, match=r"^log_ratio: expected finite numbers.*\(Nearest, Ha"):
-            loss(pos, neg, torch.full((2, 3), bad))
+            loss(pos, neg, log_ratio=torch.full((2, 3), bad))
         with pytest.raises(ValueError, match="^pos_log_ratio: expected finite numbers"):
             loss(pos, neg, pos_log_ratio=torch.full((2,), bad))
 
@@ -282,17 +285,56 @@ def test_integer_tensors(loss: Callable[..., Tensor]) -> None:
     with pytest.raises(TypeError, match=f"^neg: {whole}"):
         loss(pos, neg.long())
     with pytest.raises(TypeError, match=f"^log_ratio: {whole}"):
-        loss(pos, neg, neg.long())
+        loss(pos, neg, log_ratio=neg.long())
     with pytest.raises(TypeError, match=f"^pos_log_ratio: {whole}"):
         loss(pos, neg, pos_log_ratio=pos.long())
 
 
+@pytest.mark.parametrize("loss", [*SAMPLED, multilevel_loss])
+def test_only_the_logits_are_positional(loss: Callable[..., Tensor]) -> None:
+    """Of two ratios in a row the second was taken for a number of nodes."""
+    neg = torch.zeros(2, 2)
+    with pytest.raises(TypeError, match="positional"):
+        loss(torch.zeros(2), neg, neg)
+    with pytest.raises(
+        TypeError, match=r"^pos: expected a tensor .* got list; write torch\.tensor"
+    ):
+        loss([0.0, 0.0], neg)
+
+
+@pytest.mark.parametrize("loss", SAMPLED)
+def test_one_side_alone_is_said_once(
+    loss: Callable[..., Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dgl_dmns.losses._SAID", set())
+    pos, neg = torch.zeros(2), torch.zeros(2, 3)
+    for sides in ({"log_ratio": neg}, {"pos_log_ratio": pos}):
+        with pytest.warns(UserWarning, match=f"{loss.__name__}: .*without (pos_)?log_ratio") as got:
+            for _ in range(2):
+                loss(pos, neg, **sides)
+        assert len(got) == 1
+        assert got[0].filename == __file__
+
+
+def test_both_sides_or_all_nodes_give_no_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dgl_dmns.losses._SAID", set())
+    pos, neg = torch.zeros(2), torch.zeros(2, 3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        bce_loss(pos, neg)
+        bce_loss(pos, neg, log_ratio=neg, pos_log_ratio=pos)
+        softmax_loss(pos, neg, log_ratio=neg, num_nodes=9)
+
+
 def test_softmax_arguments() -> None:
+    pos, neg = torch.zeros(2), torch.zeros(2, 3)
+    with pytest.raises(TypeError, match=r"^num_nodes: expected an integer, got 9\.5"):
+        softmax_loss(pos, neg, num_nodes=9.5)  # type: ignore[arg-type]
     pos, neg = torch.zeros(2), torch.zeros(2, 3)
     with pytest.raises(ValueError, match="num_nodes: expected at least 1, got 0"):
         softmax_loss(pos, neg, num_nodes=0)
     with pytest.raises(ValueError, match="pos_log_ratio: does not go with num_nodes"):
-        softmax_loss(pos, neg, neg, num_nodes=9, pos_log_ratio=pos)
+        softmax_loss(pos, neg, log_ratio=neg, num_nodes=9, pos_log_ratio=pos)
 
 
 @pytest.mark.parametrize(
@@ -400,7 +442,9 @@ def test_balanced_bce_optimum_does_not_depend_on_k(k: int) -> None:
 @pytest.mark.parametrize("k", [1, 2])
 def test_bce_optimum_calibrated_on_both_sides_is_exact(k: int) -> None:
     u, negatives = tuples(k)
-    got = optimum(lambda s: bce_loss(s[u], s[negatives], RATIO[negatives], pos_log_ratio=RATIO[u]))
+    got = optimum(
+        lambda s: bce_loss(s[u], s[negatives], log_ratio=RATIO[negatives], pos_log_ratio=RATIO[u])
+    )
     assert_near(got, LOG_P + math.log(N) - math.log(k))
     # The same as with negatives that are uniform in fact.
     uniform = torch.arange(N).view(1, N).expand(int(P.sum()), N)
@@ -412,7 +456,7 @@ def test_bce_optimum_calibrated_on_both_sides_is_exact(k: int) -> None:
 @pytest.mark.parametrize("k", [1, 2])
 def test_bce_optimum_with_the_negatives_ratio_alone(k: int) -> None:
     u, negatives = tuples(k)
-    got = optimum(lambda s: bce_loss(s[u], s[negatives], RATIO[negatives])).exp()
+    got = optimum(lambda s: bce_loss(s[u], s[negatives], log_ratio=RATIO[negatives])).exp()
     # The documented root, strictly between the uncalibrated and the calibrated optimum.
     r = LOG_P.exp() / (k * LOG_Q.exp())
     full = r * RATIO.exp()
@@ -429,7 +473,7 @@ def test_negatives_ratio_alone_comes_near_where_positives_are_rare() -> None:
     negatives = pool_of(Q).repeat(k // 10).expand(u.numel(), k)
     target = LOG_P + math.log(N) - math.log(k)
     plain = optimum(lambda s: bce_loss(s[u], s[negatives])) - target
-    partly = optimum(lambda s: bce_loss(s[u], s[negatives], RATIO[negatives])) - target
+    partly = optimum(lambda s: bce_loss(s[u], s[negatives], log_ratio=RATIO[negatives])) - target
     assert_near(plain, -RATIO)
     assert bool((partly.abs() < 0.02 * RATIO.abs()).all())
 
@@ -439,8 +483,10 @@ def test_negatives_ratio_alone_comes_near_where_positives_are_rare() -> None:
 def test_ranking_optima(loss: Callable[..., Tensor], k: int) -> None:
     u, negatives = tuples(k)
     plain = optimum(lambda s: loss(s[u], s[negatives]))
-    both = optimum(lambda s: loss(s[u], s[negatives], RATIO[negatives], pos_log_ratio=RATIO[u]))
-    alone = optimum(lambda s: loss(s[u], s[negatives], RATIO[negatives]))
+    both = optimum(
+        lambda s: loss(s[u], s[negatives], log_ratio=RATIO[negatives], pos_log_ratio=RATIO[u])
+    )
+    alone = optimum(lambda s: loss(s[u], s[negatives], log_ratio=RATIO[negatives]))
     assert_near(centred(plain), centred(LOG_P - LOG_Q))
     assert_near(centred(plain), centred(both - RATIO))
     assert_near(centred(both), centred(LOG_P))
@@ -466,7 +512,7 @@ def test_calibrated_softmax_is_the_full_softmax() -> None:
     ratio = torch.stack([drawn[i][1] for i in u.tolist()])
 
     def calibrated(s: Tensor) -> Tensor:
-        return softmax_loss(s[u], s[negatives], ratio, num_nodes=N - 1)
+        return softmax_loss(s[u], s[negatives], log_ratio=ratio, num_nodes=N - 1)
 
     s = torch.randn(N, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
     torch.testing.assert_close(calibrated(s), cross_entropy(s.expand(u.numel(), N), u))
@@ -484,6 +530,6 @@ def test_calibrated_negatives_stand_for_all_nodes() -> None:
     # Negatives from q over all nodes, in exact proportion: e^pos + sum over N of e^s.
     s = torch.randn(N, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
     negatives = pool_of(Q).view(1, -1)
-    got = softmax_loss(s[:1], s[negatives], RATIO[negatives], num_nodes=N)
+    got = softmax_loss(s[:1], s[negatives], log_ratio=RATIO[negatives], num_nodes=N)
     expected = (s[0].exp() + s.exp().sum()).log() - s[0]
     torch.testing.assert_close(got, expected)

@@ -12,10 +12,21 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-__all__ = ["Curriculum", "EasyFirst", "HardFirst"]
+from dgl_dmns.checks import as_integer, check_object
+
+__all__ = ["Curriculum", "EasyFirst", "HardFirst", "check_curriculum"]
 
 Curriculum = Callable[[int, int], Sequence[float]]
 """From the number of a refresh and the number of levels L to L mixture shares, hardest first."""
+
+
+def check_curriculum(curriculum: object) -> None:
+    """Refuse a class or anything that cannot be called in place of a curriculum.
+
+    Raises:
+        TypeError: if it is none.
+    """
+    check_object("curriculum", curriculum, ("__call__",), "EasyFirst(10)")
 
 
 @dataclass(frozen=True)
@@ -23,7 +34,7 @@ class _Staged:
     stage: int
 
     def __post_init__(self) -> None:
-        if self.stage < 1:
+        if as_integer("stage", self.stage) < 1:
             raise ValueError(f"stage: expected at least 1 refresh for each level, got {self.stage}")
 
 

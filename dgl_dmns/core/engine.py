@@ -13,7 +13,6 @@ Blocks of queries bound the working set (`chunk_bytes`); within a block, chunks 
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -30,6 +29,7 @@ from dgl_dmns.core.rules import Nearest, Rule
 from dgl_dmns.core.sharpness import sharpened
 from dgl_dmns.core.snapshot import Scorer, Snapshot
 from dgl_dmns.core.table import UNIFORM_LEVEL, Candidates, CandidateTable
+from dgl_dmns.messages import warn
 
 __all__ = [
     "CHUNK_BYTES",
@@ -275,11 +275,10 @@ def fill_table(
         if on_rows is not None:
             on_rows(rows.numel())
     if unstable:
-        warnings.warn(
+        warn(
             f"the diffusion model has come apart for {unstable} of {queries} queries: they get "
             "negatives without it, until a later fit holds; lower the sampler's learning_rate, or "
             "look at the embeddings for rows of extreme size",
-            stacklevel=2,
         )
     return TableReport(
         filtered / max(1, seen), fallback, statistics.means(), unstable, snapshot.sharpness

@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import math
 import time
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -27,6 +26,7 @@ from dgl_dmns.core.pairs import sample_pairs
 from dgl_dmns.core.predictor import AffineNoisePredictor, FiLMPredictor, NoisePredictor
 from dgl_dmns.core.schedule import NoiseSchedule
 from dgl_dmns.core.space import Space, SpaceKind
+from dgl_dmns.messages import warn
 
 __all__ = ["DiffusionGenerator", "FitReport"]
 
@@ -165,11 +165,10 @@ class DiffusionGenerator(nn.Module):
         if diverged:
             self.predictor.load_state_dict(before[0])
             self.optimizer.load_state_dict(before[1])
-            warnings.warn(
+            warn(
                 f"the fit of the diffusion model diverged (loss {losses[-1]:.3g} in step "
                 f"{len(losses)}) and was taken back; lower the sampler's learning_rate, or look at "
                 "the embeddings for rows of extreme size",
-                stacklevel=2,
             )
         pairs = len(losses) * self.batch_pairs
         return FitReport(tuple(losses), pairs, time.perf_counter() - started, diverged)

@@ -7,6 +7,7 @@ them stands a bitmap of the edges, which spares most pairs the search.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 
 import torch
@@ -18,6 +19,7 @@ from dgl_dmns.core.sharing import Folder, Shareable
 __all__ = ["KnownEdges"]
 
 _MANY = 64  # rejected draws whose share tells that proposals are no use
+_HASHED = 1 << 20  # numbers that are hashed at a time: a bounded working set
 _MOST = 2**31 - 1  # destination nodes: tables and known edges hold ids of 32 bits
 
 
@@ -79,6 +81,7 @@ class KnownEdges(Shareable):
         largest = int(self.degrees().max()) if num_src else 0
         self._rounds = largest.bit_length()
         self.crowded = 4 * (largest + exclude_self) > 3 * num_dst  # some know three quarters
+        self._fingerprint = ""
 
     def share(self, what: str = "known edges take", folder: Folder | None = None) -> None:  # noqa: D102
         super().share(what, folder)
@@ -87,6 +90,20 @@ class KnownEdges(Shareable):
     def degrees(self) -> Tensor:
         """Number of distinct known destinations per source, shape [num_src], int64."""
         return self.indptr[1:] - self.indptr[:-1]
+
+    def fingerprint(self) -> str:
+        """A short name of the edges: equal for equal ones, in whatever order they came.
+
+        Returns:
+            16 hexadecimal digits of a SHA-256 of the node counts and the edges as CSR arrays.
+        """
+        if not self._fingerprint:  # the edges never change
+            digest = hashlib.sha256(f"{self.num_src},{self.num_dst}".encode())
+            for array in (self.indptr, self.indices):
+                for part in array.split(_HASHED):
+                    digest.update(part.cpu().numpy().astype("<i8").tobytes())
+            self._fingerprint = digest.hexdigest()[:16]
+        return self._fingerprint
 
     def neighbours(self, node: int) -> Tensor:
         """Sorted known destinations of one source, int32."""

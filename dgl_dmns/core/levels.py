@@ -9,7 +9,10 @@ multi-level loss; shares are the proportions in which levels enter a mixture of 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+
+from dgl_dmns.checks import as_number, check_object
 
 __all__ = ["Levels"]
 
@@ -62,6 +65,22 @@ class Levels:
         object.__setattr__(self, "fractions", fractions)
         object.__setattr__(self, "weights", tuple(float(w) for w in weights))
         object.__setattr__(self, "shares", tuple(float(s) / total for s in shares))
+
+    @classmethod
+    def of(cls, levels: Levels | Iterable[float] | None) -> Levels:
+        """Levels, their fractions alone, or the paper's where None.
+
+        Raises:
+            TypeError: for anything else, such as the class or a name.
+        """
+        if levels is None:
+            return cls()
+        if isinstance(levels, cls):
+            return levels
+        if isinstance(levels, Iterable) and not isinstance(levels, (type, str)):
+            return cls(tuple(as_number("levels", one) for one in levels))
+        check_object("levels", levels, cls, "Levels((0.1, 0.25, 0.5))")
+        raise AssertionError  # the check has raised
 
     def __len__(self) -> int:
         return len(self.fractions)

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from dgl_dmns.checks import as_integer, as_number
 from dgl_dmns.core.choice import distinct_pools, draw_distinct
 from dgl_dmns.core.gaussians import LevelGaussians
 from dgl_dmns.core.generator import DiffusionGenerator
@@ -53,6 +54,7 @@ class PoolSettings:
 
     Raises:
         ValueError: for a value out of range.
+        TypeError: for what is no number.
     """
 
     pool: int = 32
@@ -64,11 +66,10 @@ class PoolSettings:
 
     def __post_init__(self) -> None:
         for name in ("pool", "queries_per_pool", "groups", "groups_per_pool"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
-        if not 0.0 <= self.uniform_share <= 1.0:
+            object.__setattr__(self, name, as_integer(name, getattr(self, name), 1))
+        if not 0.0 <= as_number("uniform_share", self.uniform_share) <= 1.0:
             raise ValueError(f"uniform_share: expected a value in [0, 1], got {self.uniform_share}")
-        if not self.lam > 0.0:
+        if not as_number("lam", self.lam) > 0.0:
             raise ValueError(f"lam: expected a positive exponent, got {self.lam}")
 
 

@@ -33,7 +33,19 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-__all__ = ["Blend", "Density", "Gate", "Hardest", "Nearest", "PoolRule", "Rule", "SelfAdversarial"]
+from dgl_dmns.checks import as_integer, as_number, check_object
+
+__all__ = [
+    "Blend",
+    "Density",
+    "Gate",
+    "Hardest",
+    "Nearest",
+    "PoolRule",
+    "Rule",
+    "SelfAdversarial",
+    "check_rule",
+]
 
 
 @dataclass(frozen=True)
@@ -97,7 +109,7 @@ class Blend:
     tractable = True
 
     def __post_init__(self) -> None:
-        if not 0.0 < self.score_share < 1.0:
+        if not 0.0 < as_number("score_share", self.score_share) < 1.0:
             raise ValueError(
                 f"score_share: expected a share between 0 and 1, got {self.score_share}; use "
                 "Gate() for 0 and SelfAdversarial() for 1"
@@ -141,8 +153,8 @@ class Nearest:
     edge_ratio: ClassVar[float | None] = None
 
     def __post_init__(self) -> None:
-        if self.pool is not None and self.pool < 1:
-            raise ValueError(f"pool: expected at least 1 candidate or None, got {self.pool}")
+        if self.pool is not None:
+            object.__setattr__(self, "pool", as_integer("pool", self.pool, 1, "candidates"))
 
 
 @dataclass(frozen=True)
@@ -167,7 +179,7 @@ class SelfAdversarial:
     tractable = True
 
     def __post_init__(self) -> None:
-        if not self.temperature > 0:
+        if not as_number("temperature", self.temperature) > 0:
             raise ValueError(f"temperature: expected a positive number, got {self.temperature}")
         _check_edge_ratio(self.edge_ratio)
         if self.edge_ratio is not None and self.temperature != 1.0:
@@ -202,7 +214,7 @@ class Hardest:
 
 
 def _check_edge_ratio(ratio: float | None) -> None:
-    if ratio is not None and not 1.0 < ratio < math.inf:
+    if ratio is not None and not 1.0 < as_number("edge_ratio", ratio) < math.inf:
         raise ValueError(
             f"edge_ratio: expected more than 1, got {ratio}; None leaves the scores as they are"
         )
@@ -212,3 +224,12 @@ PoolRule = Union[Density, Gate, Blend, SelfAdversarial, Hardest]
 """Rules that weigh the members of a pool."""
 
 Rule = Union[PoolRule, Nearest]
+
+
+def check_rule(rule: object) -> None:
+    """Refuse a class or a name in place of a selection rule.
+
+    Raises:
+        TypeError: if it is no rule.
+    """
+    check_object("rule", rule, ("tractable", "uses_generator", "uses_scores"), "Gate()")

@@ -21,7 +21,6 @@ positives and their many negatives in one mean: `sharpened` warns when it looks 
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import replace
 
 import torch
@@ -31,6 +30,7 @@ from dgl_dmns.core.bisection import bisect
 from dgl_dmns.core.choice import distinct_pools
 from dgl_dmns.core.rules import Rule
 from dgl_dmns.core.snapshot import Snapshot
+from dgl_dmns.messages import warn
 
 __all__ = ["sharpened", "sharpness_for"]
 
@@ -60,11 +60,10 @@ def sharpened(
         return snapshot
     factor = sharpness_for(snapshot, rule.edge_ratio, generator=generator)
     if refreshes >= _LEARNED and factor > _FLAT:
-        warnings.warn(
+        warn(
             f"scores hardly differ after {refreshes} refreshes (sharpness {factor:.0f}): negatives "
             "this hard seem to keep the model from learning; average positives and negatives apart "
             "(dgl_dmns.losses.bce_loss with balanced=True), or leave edge_ratio out",
-            stacklevel=2,
         )
     return replace(snapshot, sharpness=factor)
 

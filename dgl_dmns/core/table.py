@@ -207,19 +207,25 @@ class CandidateTable(Shareable):
         Returns:
             Log ratios, shape [P], float32; 0 (uniform) for pairs that stand in neither version.
         """
+        return self.look_for(src, dst)[0]
+
+    def look_for(self, src: Tensor, dst: Tensor) -> tuple[Tensor, Tensor]:
+        """Log ratios as `find_log_ratio` gives them, and which pairs stand in a table, bool [P]."""
         while True:
             version, unfinished = self.version, bool(self.unfinished)
             live = version % 2
             result = torch.zeros(src.shape, dtype=torch.float32, device=self.ids.device)
+            found = torch.zeros(src.shape, dtype=torch.bool, device=self.ids.device)
             for buffer in (live,) if unfinished else (1 - live, live):
                 match = self.ids[buffer][src].flatten(1) == dst.unsqueeze(1)
                 hit = match.any(dim=1)
                 column = match.int().argmax(dim=1, keepdim=True)
                 value = self.log_ratio[buffer][src].flatten(1).gather(1, column).squeeze(1).float()
                 result = torch.where(hit, value, result)
+                found |= hit
             # A writer may have started on a buffer that was just read: look again.
             if self.version == version and (unfinished or not bool(self.unfinished)):
-                return result
+                return result, found
 
     def extra_repr(self) -> str:  # noqa: D102
         queries, groups, k = self.shape

@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dgl_dmns.checks import as_integer, as_number, check_object
 from dgl_dmns.core.modes import shielded
 from dgl_dmns.data.embedded import GraphData, simple_undirected
 
@@ -78,9 +79,10 @@ class RankingSplit:
         return simple_undirected(self.train[0], self.train[1])
 
 
-def _check_shares(val: float, test: float) -> None:
+def _check_arguments(data: GraphData, val: float, test: float) -> None:
+    check_object("data", data, GraphData, 'load_dataset("cora")')
     for name, share in (("val", val), ("test", test)):
-        if not 0.0 < share < 1.0:
+        if not 0.0 < as_number(name, share) < 1.0:
             raise ValueError(
                 f"{name}: expected a share of the edges in (0, 1), got {share}; "
                 "pass for example 0.05"
@@ -121,8 +123,8 @@ def split_pairs(data: GraphData, val: float = 0.05, test: float = 0.1, seed: int
     Raises:
         ValueError: a share is outside (0, 1), both leave nothing, or a part would be empty.
     """
-    _check_shares(val, test)
-    generator = torch.Generator().manual_seed(seed)
+    _check_arguments(data, val, test)
+    generator = torch.Generator().manual_seed(as_integer("seed", seed))
     once = data.src < data.dst
     pairs = torch.stack([data.src[once], data.dst[once]])
     count = pairs.shape[1]
@@ -192,8 +194,8 @@ def split_directed(
         ValueError: a share is outside (0, 1), both leave nothing, a part would be empty, or a
             held-out query is joined to every node.
     """
-    _check_shares(val, test)
-    generator = torch.Generator().manual_seed(seed)
+    _check_arguments(data, val, test)
+    generator = torch.Generator().manual_seed(as_integer("seed", seed))
     proper = data.raw_src != data.raw_dst
     key = (data.raw_src[proper] * data.num_nodes + data.raw_dst[proper]).unique()
     key = key[torch.randperm(len(key), generator=generator)]

@@ -11,7 +11,6 @@ import logging
 import resource
 import sys
 import time
-import warnings
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -25,6 +24,7 @@ from dgl_dmns.diagnostics.observation import observe
 from dgl_dmns.diagnostics.signs import NegativesWarning, Sign, Thresholds, signs
 from dgl_dmns.diagnostics.statistics import HeldOut, summarise
 from dgl_dmns.diagnostics.writers import TensorBoard, line_of, write_table
+from dgl_dmns.messages import warn
 
 if TYPE_CHECKING:
     from dgl_dmns.samplers import RefreshingSampler
@@ -201,9 +201,7 @@ class Monitor:
                 if sign.name not in known:
                     known.add(sign.name)
                     self.found.append(sign)
-                    warnings.warn(
-                        f"refresh {sign.refresh}: {sign.message}", NegativesWarning, stacklevel=5
-                    )
+                    warn(f"refresh {sign.refresh}: {sign.message}", NegativesWarning)
 
     # ---- reading ----------------------------------------------------------------------------
 

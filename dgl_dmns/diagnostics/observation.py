@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from dgl_dmns.archives import read_arrays
+from dgl_dmns.checks import as_integer
 from dgl_dmns.core.diffusion import level_gaussians
 from dgl_dmns.core.known import KnownEdges
 from dgl_dmns.core.modes import shielded
@@ -145,6 +146,7 @@ def observe(
             f"sampler: expected a sampler of dgl_dmns, got {type(sampler).__name__}; "
             "UniformSampler(g, k) draws as DGL's uniform one does, less the known edges"
         )
+    queries, seed = as_integer("queries", queries), as_integer("seed", seed)
     if queries < 1:
         raise ValueError(f"queries: expected at least 1 query, got {queries}; raise it")
     held = list(sampler.known_by_type)

@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from dgl_dmns.checks import check_ids, check_tensor
 from dgl_dmns.core.known import KnownEdges
 from dgl_dmns.core.modes import shielded
 from dgl_dmns.core.table import UNIFORM_LEVEL
@@ -232,15 +233,15 @@ def _pairs_of(held_out: HeldOut | None, etype: EdgeType, held: list[EdgeType]) -
 
 def _hidden(pairs: Tensor, known: KnownEdges) -> KnownEdges:
     """The held-out edges, in both directions where both ends have one type."""
+    check_tensor("held_out", pairs, "(query, positive) columns")
     if pairs.dim() != 2 or pairs.shape[0] != 2 or not pairs.shape[1]:
         raise ValueError(
             f"held_out: expected shape [2, P] with P >= 1, (query, positive) columns, got "
             f"{tuple(pairs.shape)}"
         )
+    check_ids("held_out", pairs[0], known.num_src, "ids", dim=None)
+    check_ids("held_out", pairs[1], known.num_dst, "ids", dim=None)
     pairs = pairs.cpu().long()
     if known.exclude_self:
         pairs = torch.cat([pairs, pairs.flip(0)], dim=1)
-    try:
-        return KnownEdges(pairs[0], pairs[1], known.num_src, known.num_dst, exclude_self=False)
-    except ValueError as error:
-        raise ValueError(f"held_out: {error}") from error
+    return KnownEdges(pairs[0], pairs[1], known.num_src, known.num_dst, exclude_self=False)

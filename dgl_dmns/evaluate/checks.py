@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Callable, Union
+from typing import Any, Callable, Union
 
 import torch
 from torch import Tensor
+
+from dgl_dmns import checks
+from dgl_dmns.checks import check_tensor
 
 __all__ = [
     "Score",
@@ -15,6 +18,7 @@ __all__ = [
     "check_known",
     "check_numbers",
     "check_shape",
+    "check_tensors",
     "known_of",
 ]
 
@@ -23,6 +27,16 @@ Score = Callable[[Tensor, Tensor], Tensor]
 
 Values = Union[Sequence[float], Tensor]
 """One number for each run."""
+
+
+def check_tensors(**named: Any) -> None:
+    """Refuse lists and arrays in place of tensors, before anything is asked of their shapes.
+
+    Raises:
+        TypeError: for one that is no tensor; it says what to write.
+    """
+    for name, value in named.items():
+        check_tensor(name, value, "ids or numbers")
 
 
 def check_shape(name: str, value: Tensor, expected: str, fits: bool) -> None:
@@ -41,18 +55,10 @@ def check_ids(name: str, ids: Tensor, num_nodes: int) -> None:
     """Refuse what are no ids of nodes ``0 .. num_nodes - 1``.
 
     Raises:
-        TypeError: if they are neither int64 nor int32.
+        TypeError: if they are neither int64 nor int32: masks, fractions and others.
         ValueError: if one is out of range.
     """
-    if ids.dtype not in (torch.int64, torch.int32):
-        raise TypeError(
-            f"{name}: expected node ids as int64 or int32, got {ids.dtype}; convert with .long()"
-        )
-    if ids.numel() and (int(ids.min()) < 0 or int(ids.max()) >= num_nodes):
-        raise ValueError(
-            f"{name}: expected node ids in 0 .. {num_nodes - 1} (one for each node), got "
-            f"{int(ids.min())} .. {int(ids.max())}; pass ids of that graph"
-        )
+    checks.check_ids(name, ids, num_nodes, dim=None)
 
 
 def check_numbers(name: str, score: Tensor) -> None:

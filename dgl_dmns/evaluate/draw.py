@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from dgl_dmns.checks import as_integer
 from dgl_dmns.core.known import KnownEdges
 from dgl_dmns.core.modes import shielded
-from dgl_dmns.evaluate.checks import check_ids, check_shape
-from dgl_dmns.evaluate.fixed import FixedNegatives, graph_fingerprint
+from dgl_dmns.evaluate.checks import check_ids, check_shape, check_tensors
+from dgl_dmns.evaluate.fixed import FixedNegatives
 
 if TYPE_CHECKING:
     from dgl_dmns.samplers import NegativeSampler
@@ -80,6 +81,7 @@ def fixed_negatives(
         raise RuntimeError(
             "sampler: it has not been refreshed, so that its negatives are uniform; call refresh()"
         )
+    n, seed = as_integer("n", n), as_integer("seed", seed)
     if n < 1:
         raise ValueError(f"n: expected at least 1 negative per pair and level, got {n}; raise it")
     canonical = _edge_type(sampler, etype)
@@ -112,7 +114,7 @@ def fixed_negatives(
         negatives=torch.stack(list(levels.values()), dim=1),
         levels=tuple(levels),
         seed=seed,
-        fingerprint=graph_fingerprint(training),
+        fingerprint=training.fingerprint(),
         num_nodes=(training.num_src, training.num_dst),
         etype=canonical,
     )
@@ -128,6 +130,7 @@ def _edge_type(sampler: NegativeSampler, etype: EdgeName | None) -> EdgeType:
 
 
 def _checked_pairs(name: str, pairs: Tensor, known: KnownEdges) -> tuple[Tensor, Tensor]:
+    check_tensors(**{name: pairs})
     check_shape(name, pairs, "[2, P]", pairs.dim() == 2 and pairs.shape[0] == 2)
     src, dst = pairs.cpu().unbind(0)
     check_ids(f"{name}[0]", src, known.num_src)

@@ -9,7 +9,6 @@ Symbols: P pairs (query, positive), L levels, n negatives a level.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,8 +18,9 @@ from typing import Callable, Union
 import torch
 from torch import Tensor
 
+from dgl_dmns.checks import as_integer
 from dgl_dmns.core.known import KnownEdges
-from dgl_dmns.evaluate.checks import Score, check_ids, check_shape
+from dgl_dmns.evaluate.checks import Score, check_ids, check_shape, check_tensors
 from dgl_dmns.evaluate.ranking import candidate_ranking, ranking_metrics, ranks
 
 __all__ = ["FixedNegatives", "Model", "graph_fingerprint"]
@@ -59,6 +59,7 @@ class FixedNegatives:
     etype: tuple[str, str, str]
 
     def __post_init__(self) -> None:
+        check_tensors(queries=self.queries, positives=self.positives, negatives=self.negatives)
         pairs, level_count = len(self.queries), len(self.levels)
         check_shape("queries", self.queries, "[P]", self.queries.dim() == 1)
         check_shape("positives", self.positives, f"[{pairs}]", self.positives.shape == (pairs,))
@@ -96,6 +97,7 @@ class FixedNegatives:
             ValueError: if embeddings are not those of the graph, there is no pair, a score is NaN
                 or of another shape, or ``batch`` is below 1.
         """
+        batch = as_integer("batch", batch)
         if batch < 1:
             raise ValueError(f"batch: expected at least 1, got {batch}; raise it")
         offset, scorer = 0, None
@@ -143,7 +145,7 @@ class FixedNegatives:
         Raises:
             ValueError: if the edges differ.
         """
-        own = graph_fingerprint(KnownEdges(src.cpu(), dst.cpu(), *self.num_nodes))
+        own = KnownEdges(src.cpu(), dst.cpu(), *self.num_nodes).fingerprint()
         if own != self.fingerprint:
             raise ValueError(
                 f"graph: expected fingerprint {self.fingerprint}, got {own}: these negatives were "
@@ -186,18 +188,12 @@ class FixedNegatives:
 
 
 def graph_fingerprint(known: KnownEdges) -> str:
-    """A short name of a set of edges: equal for equal edges, in whatever order they came.
+    """A short name of a set of edges, see `KnownEdges.fingerprint`.
 
     Args:
         known: the edges.
-
-    Returns:
-        16 hexadecimal digits of a SHA-256 of the node counts and the edges as CSR arrays.
     """
-    digest = hashlib.sha256(f"{known.num_src},{known.num_dst}".encode())
-    for array in (known.indptr, known.indices):
-        digest.update(array.cpu().numpy().astype("<i8").tobytes())
-    return digest.hexdigest()[:16]
+    return known.fingerprint()
 
 
 @torch.no_grad()

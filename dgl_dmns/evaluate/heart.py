@@ -22,8 +22,16 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from dgl_dmns.checks import as_integer, as_number
 from dgl_dmns.core.modes import shielded
-from dgl_dmns.evaluate.checks import Score, check_ids, check_known, check_shape, known_of
+from dgl_dmns.evaluate.checks import (
+    Score,
+    check_ids,
+    check_known,
+    check_shape,
+    check_tensors,
+    known_of,
+)
 from dgl_dmns.evaluate.ranking import candidate_ranking
 
 __all__ = ["heart_negatives", "heart_ranking"]
@@ -63,6 +71,8 @@ def heart_negatives(
             is out of range, or a node has fewer than n / 2 admissible nodes.
         TypeError: ids are not integers.
     """
+    check_tensors(pairs=pairs, features=features)
+    n, alpha = as_integer("n", n), as_number("alpha", alpha)
     num_nodes = len(features)
     check_shape("pairs", pairs, "[2, B]", pairs.dim() == 2 and pairs.shape[0] == 2)
     check_shape("features", features, "[N, F]", features.dim() == 2)
@@ -109,6 +119,7 @@ def heart_ranking(
         ValueError: a shape does not fit, an id is out of range, or a score is NaN.
         TypeError: ids are not integers.
     """
+    check_tensors(h=h, pairs=pairs, negatives=negatives)
     check_shape("pairs", pairs, "[2, B]", pairs.dim() == 2 and pairs.shape[0] == 2)
     check_shape(
         "negatives",

@@ -22,12 +22,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from dgl_dmns.checks import as_integer
 from dgl_dmns.evaluate.checks import (
     Score,
     check_ids,
     check_known,
     check_numbers,
     check_shape,
+    check_tensors,
     known_of,
 )
 
@@ -49,6 +51,7 @@ def ranks(positive: Tensor, candidates: Tensor, mask: Tensor | None = None) -> T
         ValueError: a shape does not fit, or a score is NaN (masked ones included).
         TypeError: the mask is not bool.
     """
+    check_tensors(positive=positive, candidates=candidates)
     check_shape("positive", positive, "[B]", positive.dim() == 1)
     check_shape(
         "candidates",
@@ -81,6 +84,7 @@ def ranking_metrics(rank: Tensor, hits: Sequence[int] = (1, 10, 50)) -> dict[str
     Raises:
         ValueError: no rank, a rank below 1 or NaN, or an n below 1.
     """
+    check_tensors(rank=rank)
     check_shape("rank", rank, "[B] with B >= 1", rank.dim() == 1 and len(rank) > 0)
     rank = rank.to(torch.float64)
     if not bool((rank >= 1.0).all()):
@@ -91,7 +95,7 @@ def ranking_metrics(rank: Tensor, hits: Sequence[int] = (1, 10, 50)) -> dict[str
         "MRR": float((1.0 / rank).mean()),
         "NDCG": float((1.0 / torch.log2(1.0 + rank)).mean()),
     }
-    for n in hits:
+    for n in (as_integer("hits", one) for one in hits):
         if n < 1:
             raise ValueError(f"hits: expected numbers of at least 1, got {n}; remove it")
         metrics[f"Hits@{n}"] = float((rank <= n).to(torch.float64).mean())
@@ -125,6 +129,8 @@ def full_ranking(
             score is NaN.
         TypeError: ids are not integers.
     """
+    check_tensors(h=h, pairs=pairs)
+    batch = as_integer("batch", batch)
     check_shape("h", h, "[N, D]", h.dim() == 2)
     check_shape("pairs", pairs, "[2, B]", pairs.dim() == 2 and pairs.shape[0] == 2)
     if batch < 1:
@@ -176,6 +182,7 @@ def candidate_ranking(
         ValueError: a shape does not fit, an id is out of range, or a score is NaN.
         TypeError: ids are not integers.
     """
+    check_tensors(h=h, query=query, candidates=candidates)
     check_shape("h", h, "[N, D]", h.dim() == 2)
     check_shape("query", query, "[B]", query.dim() == 1)
     check_shape(

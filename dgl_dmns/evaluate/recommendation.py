@@ -13,7 +13,15 @@ import math
 import torch
 from torch import Tensor
 
-from dgl_dmns.evaluate.checks import Score, check_ids, check_known, check_shape, known_of
+from dgl_dmns.checks import as_integer
+from dgl_dmns.evaluate.checks import (
+    Score,
+    check_ids,
+    check_known,
+    check_shape,
+    check_tensors,
+    known_of,
+)
 
 __all__ = ["recommendation_metrics"]
 
@@ -48,6 +56,8 @@ def recommendation_metrics(
             twice or among the known ones, ``n`` or ``batch`` is below 1, or a score is not finite.
         TypeError: ids are not integers.
     """
+    check_tensors(h_query=h_query, h_candidate=h_candidate, pairs=pairs)
+    n, batch = as_integer("n", n), as_integer("batch", batch)
     check_shape("h_query", h_query, "[Nq, D]", h_query.dim() == 2)
     check_shape("h_candidate", h_candidate, "[Nc, D]", h_candidate.dim() == 2)
     fits = pairs.dim() == 2 and pairs.shape[0] == 2 and pairs.shape[1] > 0

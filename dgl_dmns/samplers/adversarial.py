@@ -21,7 +21,6 @@ from __future__ import annotations
 import copy
 import math
 import time
-import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -30,12 +29,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
+from dgl_dmns.checks import as_integer, as_number
 from dgl_dmns.core.engine import TableReport
 from dgl_dmns.core.generator import FitReport
 from dgl_dmns.core.known import KnownEdges
 from dgl_dmns.core.pools import PoolSettings
 from dgl_dmns.core.rules import SelfAdversarial
 from dgl_dmns.core.snapshot import Scorer, Snapshot, checked_scores, dot_score
+from dgl_dmns.messages import warn
 from dgl_dmns.samplers.refreshing import Encoder, RefreshingSampler
 from dgl_dmns.samplers.relation import Relation
 from dgl_dmns.samplers.resources import Resources
@@ -154,10 +155,9 @@ class SoftmaxGenerator(nn.Module):
         diverged = not (finite and all(map(math.isfinite, losses)))
         if diverged:
             self.load_state_dict(before)
-            warnings.warn(
+            warn(
                 "the fit of the adversarial generator diverged and was taken back; lower the "
-                "sampler's learning_rate, or look at the embeddings for rows of extreme size",
-                stacklevel=2,
+                "sampler's learning_rate, or look at the embeddings for rows of extreme size"
             )
         return FitReport(
             tuple(losses), len(losses) * batch, time.perf_counter() - started, diverged
@@ -225,6 +225,11 @@ class AdversarialSampler(RefreshingSampler):
         generator: torch.Generator | None = None,
         resources: Resources | None = None,
     ) -> None:
+        fit_steps = as_integer("fit_steps", fit_steps)
+        warmup_steps = as_integer("warmup_steps", warmup_steps)
+        batch_queries = as_integer("batch_queries", batch_queries)
+        hidden = as_integer("hidden", hidden)
+        learning_rate = as_number("learning_rate", learning_rate)
         if fit_steps < 0 or warmup_steps < 0 or batch_queries < 1 or hidden < 1:
             raise ValueError(
                 "fit_steps, warmup_steps, batch_queries, hidden: expected at least 0, 0, 1 and 1, "

@@ -8,8 +8,6 @@ id type of the graph, on the device of the edge ids.
 
 from __future__ import annotations
 
-import sys
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Union
@@ -18,10 +16,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-from dgl_dmns._compat import is_distributed, require_dgl
+from dgl_dmns._compat import require_dgl
+from dgl_dmns.checks import as_integer, check_ids, check_object
 from dgl_dmns.core.known import KnownEdges
 from dgl_dmns.core.modes import shielded
 from dgl_dmns.core.sharing import Folder
+from dgl_dmns.messages import warn
+from dgl_dmns.samplers.graphs import KnownGraph, check_graph, check_has_edges, edges_of, ends_of
+from dgl_dmns.samplers.identity import GraphIdentity
 from dgl_dmns.samplers.streams import Stream
 
 if TYPE_CHECKING:
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 
 _dgl = require_dgl()
 _Base: Any = _dgl.dataloading.negative_sampler._BaseNegativeSampler
-_EDGES_A_TIME = 1 << 20  # asked of a graph's servers in one message
+_EDGES_OR_NODES = "a negative sampler takes edge ids, use for_queries() for node ids"
 
 __all__ = [
     "EdgeName",
@@ -74,14 +76,13 @@ def canonical_edge_type(name: EdgeName, etypes: Sequence[EdgeType], argument: st
 
 
 def check_k(k: int) -> int:
-    """Return ``k`` if it is an integer of at least 1.
+    """Return ``k``, of NumPy or torch as well, if it is an integer of at least 1.
 
     Raises:
         TypeError: if it is not an integer.
         ValueError: if it is below 1.
     """
-    if isinstance(k, bool) or not isinstance(k, int):
-        raise TypeError(f"k: expected an integer, the negatives per edge, got {k!r}")
+    k = as_integer("k", k, what="negatives per edge")
     if k < 1:
         raise ValueError(f"k: expected at least 1 negative per edge, got {k}")
     return k
@@ -108,8 +109,30 @@ class NegativeSampler(_Base):  # type: ignore[misc]
 
     def __init__(self, k: int, generator: torch.Generator | None = None) -> None:
         self.k = check_k(k)
+        if generator is not None:
+            check_object("generator", generator, torch.Generator, "torch.Generator()")
         self._generator = generator
         self._stream = Stream()
+        self._identity = GraphIdentity(type(self).__name__)
+
+    def __call__(self, g: Any, eids: Any) -> Any:
+        """Negatives for edges, as DGL's loaders ask for them.
+
+        Args:
+            g: the graph.
+            eids: edge ids, shape [B], of the graph's id type, or a dict of those by edge type.
+
+        Returns:
+            Source and destination ids, shape [B * k] each, k in a row for each edge; for a dict, a
+            dict of those by canonical edge type.
+
+        Raises:
+            TypeError: for what is no graph, or ids that are no integers of the graph's id type.
+            ValueError: for ids out of range, or a graph whose nodes have other numbers than those
+                of the graph that the sampler was made for.
+        """
+        check_graph(g)
+        return super().__call__(g, eids)
 
     def _call_generator(self) -> torch.Generator | None:
         """The source of draws in this process; None is torch's global generator."""
@@ -170,6 +193,7 @@ class NegativeSampler(_Base):  # type: ignore[misc]
             ValueError: for ids that are no source nodes, an unknown ``etype``, or none where there
                 are several.
         """
+        check_graph(g)
         if etype is None:
             if len(g.canonical_etypes) != 1:
                 raise ValueError(
@@ -177,7 +201,8 @@ class NegativeSampler(_Base):  # type: ignore[misc]
                 )
             etype = g.canonical_etypes[0]
         canonical = canonical_edge_type(etype, g.canonical_etypes, "etype")
-        _check_ids("nodes", nodes, g.num_nodes(canonical[0]), "node", g)
+        _check_call_ids("nodes", nodes, g.num_nodes(canonical[0]), "node ids", g)
+        self._check_identity(g, canonical, None)
         chosen = self.negatives(g, nodes.to("cpu", torch.int64), canonical)
         return chosen.to(nodes.device, nodes.dtype)
 
@@ -204,12 +229,28 @@ class NegativeSampler(_Base):  # type: ignore[misc]
 
     @shielded
     def _generate(self, g: Any, eids: Tensor, canonical_etype: EdgeType) -> tuple[Tensor, Tensor]:
-        _check_ids("eids", eids, g.num_edges(canonical_etype), "edge", g)
-        src, dst = g.find_edges(eids, etype=canonical_etype)
-        src, dst = self._pairs_for_edges(
-            g, src.to("cpu", torch.int64), dst.to("cpu", torch.int64), canonical_etype
-        )
+        _check_call_ids("eids", eids, g.num_edges(canonical_etype), "edge ids", g)
+        ends = ends_of(g, eids, canonical_etype)
+        src, dst = (end.to("cpu", torch.int64) for end in ends)
+        self._check_identity(g, canonical_etype, (src, dst))
+        src, dst = self._pairs_for_edges(g, src, dst, canonical_etype)
         return src.to(eids.device, eids.dtype), dst.to(eids.device, eids.dtype)
+
+    def _check_identity(self, g: Any, etype: EdgeType, pairs: tuple[Tensor, Tensor] | None) -> None:
+        """Refuse a graph that numbers its nodes otherwise, see `dgl_dmns.samplers.identity`."""
+        known = getattr(self, "known_by_type", {}).get(etype)
+        if known is not None:
+            self._identity.check(known, g, etype, pairs)
+
+    def check_pairs(self, src: Tensor, dst: Tensor, etype: EdgeType) -> None:
+        """Warn, once, where pairs of a pipeline without a graph are mostly no known edges.
+
+        Args:
+            src: source ids, shape [B], int64, on the CPU.
+            dst: destination ids, likewise.
+            etype: canonical edge type.
+        """
+        self._identity.check_pairs(self.known_by_type[etype], (src, dst), etype)
 
     def _pairs_for_edges(
         self, g: Any, src: Tensor, dst: Tensor, etype: EdgeType
@@ -243,6 +284,7 @@ class FilteredSampler(NegativeSampler):
         check_has_edges(g)
         with shared_memory_for(g.canonical_etypes):
             self.known_by_type = {etype: known_edges(g, etype) for etype in g.canonical_etypes}
+        self._identity.made_for(g, g.canonical_etypes)
 
     def known_of(self, g: Any, etype: EdgeType) -> KnownEdges:
         """The known edges of a type, if the graph is still the one the sampler was made for.
@@ -266,35 +308,6 @@ class FilteredSampler(NegativeSampler):
         return known
 
 
-class KnownGraph:
-    """Stands in for the graph where a pipeline has none: what samplers ask of it besides edge ids.
-
-    Args:
-        known_by_type: known edges by canonical edge type, as samplers hold them.
-    """
-
-    def __init__(self, known_by_type: dict[EdgeType, KnownEdges]) -> None:
-        self.canonical_etypes = list(known_by_type)
-        self._counts: dict[str, int] = {}
-        for (source, _, destination), known in known_by_type.items():
-            self._counts[source] = known.num_src
-            self._counts[destination] = known.num_dst
-
-    def num_nodes(self, ntype: str) -> int:
-        """Number of nodes of a type."""
-        return self._counts[ntype]
-
-
-def check_has_edges(g: Any) -> None:
-    """Refuse a graph without any edge.
-
-    Raises:
-        ValueError: if there is none.
-    """
-    if g.num_edges() == 0:
-        raise ValueError("g: expected at least one edge, the known positives, got a graph without")
-
-
 @contextmanager
 def shared_memory_for(etypes: Sequence[EdgeType]) -> Iterator[None]:
     """Say what to do where many edge types need more shared tensors than files may be open.
@@ -313,24 +326,6 @@ def shared_memory_for(etypes: Sequence[EdgeType]) -> Iterator[None]:
             "call torch.multiprocessing.set_sharing_strategy('file_system') before, or pass a "
             "graph or etypes=... with fewer"
         ) from error
-
-
-def edges_of(g: Any, etype: EdgeType) -> tuple[Tensor, Tensor]:
-    """All edges of a type, on the CPU; those of a `dgl.distributed.DistGraph` from its servers.
-
-    Args:
-        g: the graph.
-        etype: canonical edge type.
-
-    Returns:
-        Source and destination ids, each of shape [E], of the graph's id type.
-    """
-    if not is_distributed(g, "DistGraph"):
-        src, dst = g.edges(etype=etype)
-        return src.cpu(), dst.cpu()
-    parts = [g.find_edges(e, etype) for e in torch.arange(g.num_edges(etype)).split(_EDGES_A_TIME)]
-    src, dst = (torch.cat(ends) for ends in zip(*parts))
-    return src, dst
 
 
 def known_edges(g: Any, etype: EdgeType, folder: Folder | None = None) -> KnownEdges:
@@ -357,50 +352,22 @@ def known_edges(g: Any, etype: EdgeType, folder: Folder | None = None) -> KnownE
 
 
 def _warn_saturated(known: KnownEdges) -> None:
-    """Warn of sources that are linked to every destination, so that no true negative exists.
-
-    The warning names the line that made the sampler: the nearest one outside this package.
-    """
+    """Warn of sources that are linked to every destination, so that no true negative exists."""
     saturated = known.saturated()
     if saturated.numel():
         instead = "the query itself (v, v)" if known.exclude_self else "any node"
         other = "every other node" if known.exclude_self else "every destination"
-        warnings.warn(
+        warn(
             f"{saturated.numel()} node(s), for example {int(saturated[0])}, are linked to {other}: "
-            f"no true negative exists for them, so they get {instead}",
-            stacklevel=_level_outside(),
+            f"no true negative exists for them, so they get {instead}"
         )
 
 
-def _level_outside() -> int:
-    """The caller's ``stacklevel`` that points to the nearest frame outside this package."""
-    level = 1
-    frame = sys._getframe(1)
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("dgl_dmns."):
-        frame = frame.f_back
-        level += 1
-    return level
-
-
-def _check_ids(name: str, ids: Tensor, count: int, what: str, g: Any) -> None:
-    if not isinstance(ids, Tensor):
-        raise TypeError(f"{name}: expected a tensor of {what} ids, got {type(ids).__name__}")
-    if ids.dtype not in (torch.int32, torch.int64):
-        raise TypeError(
-            f"{name}: expected {what} ids of dtype {g.idtype} (the graph's), got {ids.dtype}; "
-            f"convert with .to({g.idtype})"
-        )
+def _check_call_ids(name: str, ids: Any, count: int, what: str, g: Any) -> None:
+    """Refuse what are no ids of the graph of a call, in its id type."""
+    check_ids(name, ids, count, what, advice=_EDGES_OR_NODES)
     if ids.dtype != g.idtype:
         raise TypeError(
             f"{name}: the graph has ids of {g.idtype}, got {ids.dtype}; "
             f"convert with .to({g.idtype}) or call g.int() / g.long()"
         )
-    if ids.dim() != 1:
-        raise ValueError(f"{name}: expected shape [B], got {tuple(ids.shape)}")
-    if ids.numel():
-        low, high = (int(end) for end in ids.aminmax())
-        if low < 0 or high >= count:
-            raise ValueError(
-                f"{name}: expected {what} ids in 0 .. {count - 1}, got {low} .. {high}; a negative "
-                "sampler takes edge ids, use for_queries() for node ids"
-            )

@@ -1,14 +1,16 @@
-"""When an attached sampler refreshes: after a number of steps, or within a share of the time."""
+"""What a sampler is attached to, and when it refreshes: after some steps, or as time allows."""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 
+from dgl_dmns.checks import as_integer, as_number, type_name
 from dgl_dmns.core.engine import Stopwatch
 
-__all__ = ["Cadence", "steps_of_a_pass"]
+__all__ = ["Cadence", "check_optimizer", "steps_of_a_pass"]
 
 _BATCH = 1024  # positives that a step is taken to have, where nothing is said
 
@@ -23,6 +25,7 @@ class Cadence:
 
     Raises:
         ValueError: for a value out of range, or both.
+        TypeError: for what is no number.
     """
 
     def __init__(self, every: int | None, share: float | None, otherwise: int) -> None:
@@ -31,9 +34,9 @@ class Cadence:
                 f"every, share: expected one of them, got every={every} and share={share}; steps "
                 "make runs repeatable, a share bounds the time"
             )
-        if every is not None and every < 1:
-            raise ValueError(f"every: expected at least 1 optimizer step, got {every}")
-        if share is not None and not 0 < share < 1:
+        if every is not None:
+            every = as_integer("every", every, 1, "optimizer steps between refreshes")
+        if share is not None and not 0 < as_number("share", share) < 1:
             raise ValueError(
                 f"share: expected a share of the time between 0 and 1, got {share}; 0.1 is a good "
                 "start"
@@ -68,3 +71,27 @@ def steps_of_a_pass(edges: int) -> int:
     several = torch.distributed.is_available() and torch.distributed.is_initialized()
     ranks = torch.distributed.get_world_size() if several else 1
     return max(1, math.ceil(edges / (_BATCH * ranks)))
+
+
+def check_optimizer(optimizer: Any) -> None:
+    """Refuse what does not call a hook after each of its steps.
+
+    Raises:
+        TypeError: for a class, a list, an optimizer of DGL, a wrapper, a schedule of rates.
+    """
+    hooks = callable(getattr(optimizer, "register_step_post_hook", None))
+    if isinstance(optimizer, torch.optim.Optimizer):  # a wrapper may have no hooks of its own
+        hooks = hooks and hasattr(optimizer, "_optimizer_step_post_hooks")
+    if hooks and not isinstance(optimizer, type):
+        return
+    advice = "attach to the torch optimizer of the encoder"
+    if callable(getattr(getattr(optimizer, "optimizer", None), "register_step_post_hook", None)):
+        advice = "pass the optimizer inside: attach(optimizer.optimizer)"
+    elif isinstance(optimizer, (list, tuple)):
+        advice = "pass one of them, that of the encoder: attach(optimizers[0])"
+    elif isinstance(optimizer, type):
+        advice = "pass an optimizer that was made, with the encoder's parameters"
+    raise TypeError(
+        "optimizer: expected a torch.optim.Optimizer that calls hooks after its steps, got "
+        f"{type_name(optimizer)}; {advice}, or call sampler.refresh() every so many steps"
+    )

@@ -7,10 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from dgl_dmns.checks import as_integer, as_number, check_ids, check_object
 from dgl_dmns.core.by_level import draw_by_level
-from dgl_dmns.core.curriculum import Curriculum
+from dgl_dmns.core.curriculum import Curriculum, check_curriculum
 from dgl_dmns.core.engine import build_table
 from dgl_dmns.core.generator import DiffusionGenerator, FitReport
 from dgl_dmns.core.known import KnownEdges
@@ -18,7 +19,7 @@ from dgl_dmns.core.levels import Levels
 from dgl_dmns.core.modes import in_float32, shielded
 from dgl_dmns.core.pools import PoolSettings
 from dgl_dmns.core.predictor import AffineNoisePredictor, NoisePredictor
-from dgl_dmns.core.rules import Blend, Rule
+from dgl_dmns.core.rules import Blend, Rule, check_rule
 from dgl_dmns.core.schedule import NoiseSchedule
 from dgl_dmns.core.space import SpaceKind
 from dgl_dmns.core.table import CandidateTable
@@ -90,8 +91,8 @@ class DMNSSampler(RefreshingSampler):
 
     Raises:
         ValueError: for a value out of range, an unsuitable graph, or a missing feature.
-        TypeError: for ``k`` or ``encoder`` of a wrong type, or a predictor without a closed form
-            where the rule needs densities.
+        TypeError: for an argument of a wrong type, a class or a name in place of an object, or a
+            predictor without a closed form where the rule needs densities.
 
     Example:
         >>> import dgl, torch
@@ -134,12 +135,24 @@ class DMNSSampler(RefreshingSampler):
         generator: torch.Generator | None = None,
         resources: Resources | None = None,
     ) -> None:
+        fit_steps = as_integer("fit_steps", fit_steps)
+        warmup_steps = as_integer("warmup_steps", warmup_steps)
+        batch_pairs = as_integer("batch_pairs", batch_pairs)
+        compact_width = as_integer("compact_width", compact_width, 1)
         if fit_steps < 0 or warmup_steps < 0 or batch_pairs < 1:
             raise ValueError(
                 "fit_steps, warmup_steps, batch_pairs: expected at least 0, 0 and 1, got "
                 f"{fit_steps}, {warmup_steps} and {batch_pairs}"
             )
-        rule = rule or Blend()
+        rule = Blend() if rule is None else rule
+        check_rule(rule)
+        if predictor is not None:
+            check_object("predictor", predictor, nn.Module, "FiLMPredictor(16)")
+        if curriculum is not None:
+            check_curriculum(curriculum)
+        schedule = NoiseSchedule.linear() if schedule is None else schedule
+        check_object("schedule", schedule, NoiseSchedule, "NoiseSchedule.linear()")
+        self.levels = Levels.of(levels)
         if rule.tractable and not isinstance(predictor, (AffineNoisePredictor, type(None))):
             raise TypeError(
                 f"predictor: rule={rule} needs densities, so an AffineNoisePredictor, got "
@@ -151,7 +164,7 @@ class DMNSSampler(RefreshingSampler):
                     f"effective_size: rule={rule} draws no candidates by their densities; leave it "
                     "out"
                 )
-            if not 1 < effective_size < pool:
+            if not 1 < as_number("effective_size", effective_size) < pool:
                 raise ValueError(
                     f"effective_size: expected more than 1 and less than pool = {pool} candidates, "
                     f"got {effective_size}"
@@ -176,14 +189,10 @@ class DMNSSampler(RefreshingSampler):
             generator=generator,
             resources=resources,
         )
-        if levels is None:
-            levels = Levels()
-        self.levels = levels if isinstance(levels, Levels) else Levels(tuple(levels))
         self.curriculum = curriculum
         self.effective_size = effective_size
         self.fit_steps = fit_steps
         self.warmup_steps = warmup_steps
-        schedule = schedule or NoiseSchedule.linear()
         self.levels.steps(schedule.steps)
         self._models = Models(
             shared=len(self.relations) > 1,
@@ -287,17 +296,11 @@ class DMNSSampler(RefreshingSampler):
             RuntimeError: before the first refresh, or if this is a copy, which has no encoder.
             ValueError: if the edge type has to be named, embeddings do not fit, ``n`` is below 1,
                 or a node is out of range.
-            TypeError: if the predictor has no closed form.
+            TypeError: if the predictor has no closed form, or ids are no integers.
         """
         relation, model = self._fitted("negatives_by_level", etype)
-        if n < 1:
-            raise ValueError(f"n: expected at least 1 node per query and level, got {n}")
-        count = relation.known.num_src
-        if nodes.numel() and not (int(nodes.min()) >= 0 and int(nodes.max()) < count):
-            raise ValueError(
-                f"nodes: expected ids of nodes of type {relation.etype[0]!r} in 0 .. {count - 1}, "
-                f"got {int(nodes.min())} .. {int(nodes.max())}"
-            )
+        n = as_integer("n", n, 1, "nodes per query and level")
+        check_ids("nodes", nodes, relation.known.num_src, f"ids of type {relation.etype[0]!r}")
         h = self._embeddings(embeddings)
         z = {t: model.space.encode(h[t]) for t in {relation.etype[0], relation.etype[2]}}
         return draw_by_level(

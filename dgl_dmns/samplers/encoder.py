@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from dgl_dmns._compat import is_distributed
+from dgl_dmns.checks import type_name
 from dgl_dmns.core.modes import callers_device
+from dgl_dmns.samplers.held_modules import eval_mode, modules_behind
 
 __all__ = ["Embeddings", "Encoder", "check_embeddings", "check_encoder", "embed", "is_homogeneous"]
 
@@ -20,10 +22,12 @@ Embeddings = Union[Tensor, Mapping[str, Tensor]]
 """Embeddings [N, D] of the only node type, or by node type, all of one width D."""
 
 Encoder = Union[nn.Module, Callable[..., Embeddings]]
-"""An ``nn.Module``, or a callable without arguments (or taking the graph) that returns embeddings.
+"""A module or a callable that returns embeddings; its modules are in eval mode meanwhile.
 
-A module is called as ``encoder(g, g.ndata[feat])`` on a homogeneous graph, and otherwise, as
-``dgl.nn.HeteroGraphConv`` is, with a dict of features by node type.
+An ``nn.Module`` is called as ``encoder(g, g.ndata[feat])`` on a homogeneous graph, and otherwise,
+as ``dgl.nn.HeteroGraphConv`` is, with a dict of features by node type. A callable is called without
+arguments (or with the graph); the modules that it refers to are found as
+`dgl_dmns.samplers.held_modules` says, and call ``model.eval()`` yourself where they are hidden.
 """
 
 
@@ -36,9 +40,15 @@ def check_encoder(encoder: Any, g: Any, feat: str) -> None:
     """Refuse an encoder that cannot be called on the graph.
 
     Raises:
-        TypeError: if it cannot be called at all.
+        TypeError: if it cannot be called at all, is a class, or needs other arguments than those
+            that it is called with.
         ValueError: if it is a module and a node type has no feature of the name ``feat``.
     """
+    if isinstance(encoder, type):
+        raise TypeError(
+            f"encoder: expected an nn.Module or a callable that returns embeddings [N, D], got "
+            f"{type_name(encoder)}; pass an object of it, the model that is trained"
+        )
     if isinstance(encoder, nn.Module) and is_distributed(g, "DistGraph"):
         raise TypeError(
             f"encoder: {type(encoder).__name__} cannot be called on a partitioned graph; pass a "
@@ -50,6 +60,7 @@ def check_encoder(encoder: Any, g: Any, feat: str) -> None:
             "encoder: expected an nn.Module or a callable that returns embeddings [N, D], got "
             f"{type(encoder).__name__}"
         )
+    _check_signature(encoder)
     if not isinstance(encoder, nn.Module):
         return
     if is_homogeneous(g):
@@ -76,25 +87,44 @@ def unwrapped(function: Any) -> Any:
 
 
 @torch.no_grad()
-def embed(encoder: Encoder, g: Any, feat: str) -> Any:
-    """What the encoder returns, without gradient; a module is in eval mode meanwhile.
+def embed(encoder: Encoder, g: Any, feat: str, *, first: bool = False) -> Any:
+    """What the encoder returns, without gradient; modules are in eval mode meanwhile.
 
     A module inside ``DistributedDataParallel`` is called without it: that may wait for other ranks.
+
+    Args:
+        encoder: the encoder.
+        g: the graph.
+        feat: name of the node features, for a module.
+        first: whether it has never returned before: an error then says how it was called.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: in place of any error of a first call, which is the
+            cause; memory that runs out excepted.
     """
     encoder = unwrapped(encoder)
-    if not isinstance(encoder, nn.Module):
-        with callers_device():
-            return encoder(*([g] if _takes_argument(encoder) else []))
-    modes = [(module, module.training) for module in encoder.modules()]
-    encoder.eval()
-    try:
-        with callers_device():
-            if is_homogeneous(g):
-                return encoder(g, g.ndata[feat])
-            return encoder(g, {ntype: g.nodes[ntype].data[feat] for ntype in g.ntypes})
-    finally:
-        for module, mode in modes:
-            module.training = mode
+    arguments: tuple[Any, ...] = ()
+    if isinstance(encoder, nn.Module):
+        many = {} if is_homogeneous(g) else {n: g.nodes[n].data[feat] for n in g.ntypes}
+        arguments = (g, many or g.ndata[feat])
+    elif _takes_argument(encoder):
+        arguments = (g,)
+    with eval_mode(modules_behind(encoder)):
+        try:
+            with callers_device():
+                return encoder(*arguments)
+        except (MemoryError, torch.cuda.OutOfMemoryError):
+            raise
+        except Exception as error:
+            if not first:
+                raise
+            kind = next((k for k in (TypeError, ValueError) if isinstance(error, k)), RuntimeError)
+            said = (str(error).splitlines() or [""])[0]
+            raise kind(
+                f"encoder: called as {_call_of(encoder, feat, g)}, which failed: "
+                f"{type(error).__name__}: {said}; pass a callable that returns the embeddings of "
+                "all nodes, for example lambda: model.inference(g, x)"
+            ) from error
 
 
 def check_embeddings(
@@ -167,6 +197,37 @@ def _check_rows(name: str, h: Any, count: int, copy: bool) -> Tensor:
             "rate or clip gradients if training has diverged (the last table stays in use)"
         )
     return h
+
+
+def _call_of(encoder: Encoder, feat: str, g: Any) -> str:
+    """How an encoder is called, as code."""
+    if isinstance(encoder, nn.Module):
+        return f"encoder(g, g.ndata[{feat!r}])" if is_homogeneous(g) else "encoder(g, features)"
+    return "encoder(g)" if _takes_argument(encoder) else "encoder()"
+
+
+def _check_signature(encoder: Encoder) -> None:
+    """Refuse an encoder that is certain not to take the arguments that it is called with."""
+    function: Any = unwrapped(encoder)
+    module = isinstance(function, nn.Module)
+    if module:
+        if function._forward_pre_hooks or type(function).__call__ is not nn.Module.__call__:
+            return  # other arguments than ours may reach forward
+        function = function.forward
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return
+    count = 2 if module else int(_takes_argument(function))
+    try:
+        signature.bind(*range(count))
+    except TypeError as error:
+        how = "encoder(g, g.ndata[feat])" if module else f"encoder({'g' * count})"
+        raise TypeError(
+            f"encoder: called as {how}, but it takes ({', '.join(signature.parameters)}): {error}; "
+            "pass a callable that returns the embeddings of all nodes, for example lambda: "
+            "model.inference(g, x)"
+        ) from None
 
 
 def _takes_argument(function: Callable[..., Any]) -> bool:

@@ -17,6 +17,7 @@ from dgl_dmns.core.known import KnownEdges
 from dgl_dmns.core.modes import shielded
 from dgl_dmns.core.rules import Rule
 from dgl_dmns.core.table import Candidates, CandidateTable
+from dgl_dmns.samplers.asked import Asked, checked_pairs
 from dgl_dmns.samplers.base import EdgeName, EdgeType, NegativeSampler, canonical_edge_type
 from dgl_dmns.samplers.negative_pairs import negative_pairs
 from dgl_dmns.samplers.relation import Relation
@@ -36,6 +37,7 @@ class TableSampler(NegativeSampler):
     relations: dict[EdgeType, Relation]
     rule: Rule
     source: Source
+    asked: Asked
 
     def relation(self, etype: EdgeName | None = None) -> Relation:
         """What is held for an edge type: ``known``, ``table``, ``model``.
@@ -102,6 +104,7 @@ class TableSampler(NegativeSampler):
             )
         relation.check_call(g, src)
         if relation.table.version == 0:
+            self.asked.before_a_refresh(type(self).__name__, src.numel())
             return relation.known.uniform(
                 src, relation.table.shape[2], generator=self._call_generator()
             )
@@ -144,12 +147,15 @@ class TableSampler(NegativeSampler):
             Log ratios, shape [P], float32, in the order of the edges; for a heterogeneous graph or
             a dict, a dict of those by canonical edge type (by the keys of a minibatch), with every
             edge type that is held and in ``negatives``. They belong to the table's live version or
-            the one before; 0 for pairs that stand in neither (drawn before the first refresh).
+            the one before; 0 for pairs that stand in neither, which is right for those drawn before
+            the first refresh. Where it is not, as for another sampler's negatives, a warning says
+            so, once.
 
         Raises:
             ValueError: if the rule's distribution is not tractable, no table is held for an edge
-                type that has negatives, or a minibatch has none yet.
-            TypeError: if ``negatives`` is none of these.
+                type that has negatives, a minibatch has none yet, ids are out of range, or most
+                pairs are known edges: those of the positive graph.
+            TypeError: if ``negatives`` is none of these, or ids are no integers.
         """
         if not self.rule.tractable:
             raise ValueError(
@@ -162,5 +168,17 @@ class TableSampler(NegativeSampler):
         return {key: self._find_log_ratio(etype, *pair) for key, (etype, pair) in pairs.items()}
 
     def _find_log_ratio(self, etype: EdgeType | None, src: Tensor, dst: Tensor) -> Tensor:
-        table = self.relation(etype).table
-        return table.find_log_ratio(src.cpu().long(), dst.cpu().long()).to(src.device)
+        relation = self.relation(etype)
+        pairs = checked_pairs("negatives", (src, dst), relation.known, relation.etype)
+        ratio, found = relation.table.look_for(*pairs)
+        left = (~found).nonzero().squeeze(1)
+        if left.numel():
+            strange = (pairs[0][left], pairs[1][left])
+            self.asked.for_ratios(type(self).__name__, relation, strange, len(found))
+        return ratio.to(src.device)
+
+    def _check_positives(self, etype: EdgeType | None, src: Tensor, dst: Tensor) -> None:
+        """Warn, once, where pairs handed over as positives are mostly no known edges."""
+        relation = self.relation(etype)
+        pairs = checked_pairs("positives", (src, dst), relation.known, relation.etype)
+        self.asked.for_positives(type(self).__name__, relation, pairs)

@@ -24,7 +24,6 @@ nodes. The distance to ``pi_v`` (total variation) is thus at most ``(1 - a / 4)^
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
@@ -33,6 +32,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from dgl_dmns.checks import as_integer, as_number
 from dgl_dmns.core.depth_first import DepthFirstProposal, ListWeights
 from dgl_dmns.core.engine import TableReport
 from dgl_dmns.core.modes import shielded
@@ -40,6 +40,7 @@ from dgl_dmns.core.pools import PoolSettings
 from dgl_dmns.core.rules import Rule
 from dgl_dmns.core.sharing import share
 from dgl_dmns.core.table import UNIFORM_LEVEL, Candidates
+from dgl_dmns.messages import warn
 from dgl_dmns.samplers.base import EdgeName, check_k
 from dgl_dmns.samplers.refreshing import Encoder, RefreshingSampler
 from dgl_dmns.samplers.relation import Relation
@@ -69,7 +70,7 @@ class SelfContrast:
     tractable = False  # a draw's probability needs the sum over all nodes
 
     def __post_init__(self) -> None:
-        if not 0.0 < self.alpha <= 1.0:
+        if not 0.0 < as_number("alpha", self.alpha) <= 1.0:
             raise ValueError(f"alpha: expected an exponent in (0, 1], got {self.alpha}")
 
     def logits(self, score: Tensor | None, log_ratio: Tensor | None = None) -> Tensor:
@@ -133,6 +134,8 @@ class MCNSSampler(RefreshingSampler):
         generator: torch.Generator | None = None,
         resources: Resources | None = None,
     ) -> None:
+        steps = as_integer("steps", steps)
+        width = as_integer("width", width)
         if steps < 1:
             raise ValueError(f"steps: expected at least 1 step per draw, got {steps}")
         target = SelfContrast(alpha)
@@ -153,7 +156,7 @@ class MCNSSampler(RefreshingSampler):
         self._lists: dict[str, Any] = {
             "width": width,
             "weights": weights,
-            "seed": seed,
+            "seed": self.seed,
             "folder": self.resources.table_folder,
         }
         self.proposal = DepthFirstProposal(self.known, **self._lists)
@@ -172,10 +175,9 @@ class MCNSSampler(RefreshingSampler):
         """
         generator = self._call_generator()
         if self._snapshot is None:
-            warnings.warn(
+            warn(
                 "MCNSSampler: this worker was started before the first refresh and draws uniform "
-                "negatives; call refresh() or attach() before iterating over the loader",
-                stacklevel=2,
+                "negatives; call refresh() or attach() before iterating over the loader"
             )
             ids = self.known.uniform(src, self.k, generator=generator)
         else:

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from dgl_dmns.checks import as_number
 from dgl_dmns.core.generator import DiffusionGenerator
 from dgl_dmns.samplers.relation import Relation
 
@@ -40,6 +41,7 @@ class Models:
         learning_rate: float,
         **arguments: Any,
     ) -> None:
+        learning_rate = as_number("learning_rate", learning_rate)
         if not learning_rate > 0:
             raise ValueError(
                 f"learning_rate: expected a positive rate of the diffusion model, got "

@@ -12,10 +12,14 @@ from typing import Any, Union
 import torch
 from torch import Tensor
 
+from dgl_dmns.checks import check_ids, check_tensor
+
 __all__ = ["NodeIds", "ObservedEmbeddings"]
 
 NodeIds = Union[Tensor, Mapping[str, Tensor]]
 """Ids of nodes, shape [B], integer, of the only node type; or a dict of those by node type."""
+
+_WHOLE = "pass those of the whole graph (dgl.NID), not of the block"
 
 
 class ObservedEmbeddings:
@@ -55,6 +59,7 @@ class ObservedEmbeddings:
 
         Raises:
             ValueError: if they do not fit one another or the nodes.
+            TypeError: for ids that are no integers, such as a mask.
         """
         if not isinstance(ids, Mapping) and not isinstance(h, Mapping) and len(self.h) == 1:
             (ntype,) = self.h
@@ -68,18 +73,15 @@ class ObservedEmbeddings:
 
     def _checked(self, ntype: str, ids: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
         count, width = self.h[ntype].shape
-        if ids.dim() != 1 or ids.is_floating_point() or h.shape != (ids.numel(), width):
+        check_ids("node_ids", ids, count, f"ids of type {ntype!r}", advice=_WHOLE)
+        check_tensor("embeddings", h, "embeddings [B, D]")
+        if h.shape != (ids.numel(), width) or not h.is_floating_point():
             raise ValueError(
-                f"node_ids, embeddings: expected integers [B] and embeddings [B, {width}] of type "
-                f"{ntype!r}, got {tuple(ids.shape)} of {ids.dtype} and {tuple(h.shape)}"
+                f"node_ids, embeddings: expected ids [B] and embeddings [B, {width}] of type "
+                f"{ntype!r}, floating point, got {tuple(ids.shape)}, and {tuple(h.shape)} of "
+                f"{h.dtype}; pass a row for each id"
             )
         ids = ids.cpu().long()
-        if ids.numel() and not (int(ids.min()) >= 0 and int(ids.max()) < count):
-            raise ValueError(
-                f"node_ids: expected ids of type {ntype!r} in 0 .. {count - 1}, got "
-                f"{int(ids.min())} .. {int(ids.max())}; pass those of the whole graph (dgl.NID), "
-                "not of the block"
-            )
         return ids, h.detach().cpu().float()
 
     def age(self, ntype: str) -> Tensor:

@@ -13,10 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dgl_dmns.checks import as_number
 from dgl_dmns.core.modes import shielded
 from dgl_dmns.core.sharing import share
 from dgl_dmns.core.weighted import WeightedFallback
-from dgl_dmns.samplers.base import EdgeType, FilteredSampler, edges_of
+from dgl_dmns.samplers.base import EdgeType, FilteredSampler
+from dgl_dmns.samplers.graphs import edges_of
 
 __all__ = ["PopularitySampler"]
 
@@ -37,18 +39,19 @@ class PopularitySampler(FilteredSampler):
 
     Raises:
         ValueError: if ``exponent`` or ``k`` is out of range or the graph has no edge.
-        TypeError: if ``k`` is not an integer.
+        TypeError: if ``g`` is no graph, ``k`` not an integer, or ``exponent`` no number.
     """
 
     @shielded
     def __init__(self, g: Any, k: int = 1, exponent: float = 0.75) -> None:
+        exponent = as_number("exponent", exponent)
         if not (math.isfinite(exponent) and exponent >= 0):
             raise ValueError(
                 f"exponent: expected a finite number of at least 0, got {exponent}; 0 is uniform "
                 "over the nodes with incoming edges, 1 proportional to the in-degree"
             )
         super().__init__(g, k)
-        self.exponent = float(exponent)
+        self.exponent = exponent
         self._cumulative: dict[EdgeType, Tensor] = {}
         self._fallback: dict[EdgeType, WeightedFallback] = {}  # made where one is needed
         for etype in g.canonical_etypes:

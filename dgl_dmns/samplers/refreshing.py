@@ -23,9 +23,10 @@ from dgl_dmns.core.generator import FitReport
 from dgl_dmns.core.modes import callers_device, in_float32, outside_inference_mode, shielded
 from dgl_dmns.core.sharpness import sharpened
 from dgl_dmns.core.snapshot import Snapshot
+from dgl_dmns.messages import about
 from dgl_dmns.samplers.background import Staleness, Task
 from dgl_dmns.samplers.base import EdgeName, EdgeType
-from dgl_dmns.samplers.cadence import Cadence, steps_of_a_pass
+from dgl_dmns.samplers.cadence import Cadence, check_optimizer, steps_of_a_pass
 from dgl_dmns.samplers.encoder import Embeddings, Encoder
 from dgl_dmns.samplers.lookup import Source
 from dgl_dmns.samplers.negative_pairs import negative_pairs
@@ -105,9 +106,11 @@ class RefreshingSampler(StatefulSampler):
 
         Raises:
             RuntimeError: as for `distribution`.
-            ValueError: if the rule's distribution is not tractable, or no table is held for an edge
-                type that has edges.
-            TypeError: if ``positives`` is none of these.
+            ValueError: if the rule's distribution is not tractable, no table is held for an edge
+                type that has edges, or ids are out of range.
+            TypeError: if ``positives`` is none of these, or ids are no integers.
+
+        Pairs that are mostly no known edges, such as those of the negative graph, give a warning.
         """
         if hasattr(positives, "seeds") or hasattr(positives, "node_pairs"):
             raise TypeError(
@@ -120,6 +123,7 @@ class RefreshingSampler(StatefulSampler):
         return {key: self._positive_log_ratio(e, *pair) for key, (e, pair) in pairs.items()}
 
     def _positive_log_ratio(self, etype: EdgeType | None, src: Tensor, dst: Tensor) -> Tensor:
+        self._check_positives(etype, src, dst)
         ratio = self.distribution(etype).log_ratio(
             src.cpu().long(), dst.cpu().long(), generator=self._call_generator()
         )
@@ -213,6 +217,7 @@ class RefreshingSampler(StatefulSampler):
             raise RuntimeError("nodes: the first refresh fills the whole table; call refresh()")
         return rows_by_type(nodes, self.relations)
 
+    @about
     @in_float32
     @shielded
     def _build(
@@ -387,7 +392,9 @@ class RefreshingSampler(StatefulSampler):
 
         Raises:
             ValueError: if ``every`` is below 1, ``share`` is out of range, or both are given.
+            TypeError: for what is no optimizer of torch with hooks; nothing is refreshed then.
         """
+        check_optimizer(optimizer)
         edges = sum(relation.known.indices.numel() for relation in self.relations.values())
         cadence = Cadence(every, share, steps_of_a_pass(edges))
         cadence.done(self.refresh().seconds)

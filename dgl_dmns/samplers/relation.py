@@ -11,6 +11,7 @@ from typing import Any, Union
 import torch
 from torch import Tensor, nn
 
+from dgl_dmns.checks import check_ids, check_object
 from dgl_dmns.core.generator import DiffusionGenerator
 from dgl_dmns.core.repair import carry_over
 from dgl_dmns.core.snapshot import Scorer
@@ -19,11 +20,12 @@ from dgl_dmns.samplers.base import (
     EdgeName,
     EdgeType,
     canonical_edge_type,
-    check_has_edges,
     check_k,
     known_edges,
 )
 from dgl_dmns.samplers.encoder import unwrapped
+from dgl_dmns.samplers.graphs import check_has_edges
+from dgl_dmns.samplers.held_modules import eval_mode, modules_behind
 from dgl_dmns.samplers.observed import NodeIds
 
 __all__ = [
@@ -92,9 +94,10 @@ class Relation:
         """The same with the scorer as it is now: a module as a copy on the CPU, in eval mode.
 
         All else is shared. Dropout or running statistics have no part in a refresh, and the weights
-        stay those of the refresh while the training goes on.
+        stay those of the refresh while the training goes on. Of a function, the modules that it
+        refers to are in eval mode in each call; their weights are the live ones.
         """
-        return self._with(scorer=_frozen(self.scorer))
+        return self._with(scorer=_in_eval_mode(_frozen(self.scorer)))
 
     def apart(self) -> Relation:
         """The same with a model and a random state of its own, for a refresh in the background.
@@ -173,9 +176,10 @@ class Relation:
                 )
 
     def state(self) -> dict[str, Any]:
-        """The table, the random state and the sharpness, by reference."""
+        """The table, the random state and the sharpness, by reference; and whose they are."""
         return {
             "nodes": self.nodes,
+            "edges": self.known.fingerprint(),
             "table": self.table.state_dict(),
             "random": self.random.get_state(),
             "sharpness": self.sharpness,
@@ -185,8 +189,8 @@ class Relation:
         """Refuse a state that does not fit.
 
         Raises:
-            ValueError: if it is of another node count or table shape, or its table holds what may
-                not be a negative here.
+            ValueError: if it is of another node count, table shape or set of edges, or its table
+                holds what may not be a negative here.
         """
         if state["nodes"] != self.nodes:
             raise ValueError(
@@ -198,6 +202,12 @@ class Relation:
             raise ValueError(
                 f"state: table of (nodes, groups, k) = {shape}, this sampler has "
                 f"{self.table.shape}; use the same k and groups (edge type {self.etype[1]!r})"
+            )
+        if state.get("edges") != self.known.fingerprint():
+            raise ValueError(
+                f"state: made for other known edges (fingerprint {state.get('edges')}, this "
+                f"sampler's is {self.known.fingerprint()}; edge type {self.etype[1]!r}); load it "
+                "into a sampler of the graph that it was made for, and call update_graph then"
             )
         sharpness = state["sharpness"]
         if not (isinstance(sharpness, float) and 1.0 <= sharpness < math.inf):
@@ -262,13 +272,13 @@ def held_edge_types(
         ValueError: if a number is below 1, an edge type is unknown or has no edges, none is left,
             or ``k`` and ``etypes`` name different ones.
     """
+    check_has_edges(g)
     every = g.canonical_etypes
     named = isinstance(k, Mapping)
     if isinstance(k, Mapping):
         numbers = {canonical_edge_type(e, every, "k"): check_k(one) for e, one in k.items()}
     else:
         numbers = dict.fromkeys(every, check_k(k))
-    check_has_edges(g)
     wanted = {e for e in numbers if named or g.num_edges(e)}
     if isinstance(etypes, str):
         raise TypeError(f"etypes: expected a list of edge types, got {etypes!r}; put it in a list")
@@ -324,6 +334,8 @@ def scorers_by_type(
 
 
 def _check_scorer(scorer: Any, name: str) -> None:
+    if isinstance(scorer, type):
+        check_object(name, scorer, nn.Module, "model.scorer")
     if scorer is not None and not callable(scorer):
         raise TypeError(
             f"{name}: expected a callable of two tensors of embeddings, or a dict of those by edge "
@@ -337,6 +349,21 @@ def _frozen(scorer: Scorer | None) -> Scorer | None:
         return scorer
     copied: nn.Module = copy.deepcopy(scorer).eval()
     return copied.cpu().requires_grad_(False)  # where the embeddings of a refresh are
+
+
+def _in_eval_mode(scorer: Scorer | None) -> Scorer | None:
+    """A function whose modules are in eval mode in each call; others as they are."""
+    modules = [] if scorer is None or isinstance(scorer, nn.Module) else modules_behind(scorer)
+    if not modules:
+        return scorer
+    function = scorer
+
+    def called(h_query: Tensor, h_candidate: Tensor) -> Tensor:
+        assert function is not None
+        with eval_mode(modules):
+            return function(h_query, h_candidate)
+
+    return called
 
 
 def rows_by_type(
@@ -365,17 +392,10 @@ def rows_by_type(
         )
     found = {}
     for ntype, ids in nodes.items():
-        if ids.dim() != 1 or ids.dtype not in (torch.int32, torch.int64):
-            raise ValueError(
-                f"nodes: expected integer ids of shape [B], got {tuple(ids.shape)} of "
-                f"{ids.dtype}; for a mask, pass mask.nonzero().squeeze(1)"
-            )
+        try:
+            check_ids("nodes", ids, sources[ntype], f"integer ids of type {ntype!r}")
+        except TypeError as error:
+            raise ValueError(str(error)) from None
         found[ntype] = torch.unique(ids.cpu().long())
-        ends = found[ntype][[0, -1]].tolist() if ids.numel() else [0, 0]
-        if ends[0] < 0 or ends[1] >= sources[ntype]:
-            raise ValueError(
-                f"nodes: expected ids of type {ntype!r} in 0 .. {sources[ntype] - 1}, got "
-                f"{ends[0]} .. {ends[1]}"
-            )
     none = torch.empty(0, dtype=torch.int64)
     return {etype: found.get(etype[0], none) for etype in relations}

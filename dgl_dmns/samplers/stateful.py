@@ -1,14 +1,12 @@
 """What a sampler that follows an encoder holds: embeddings, relations, and their state.
 
 One `Relation` for each edge type has the known edges, the table and the generator. Here they are
-made, saved, loaded, and carried on to a graph that has grown; `dgl_dmns.samplers.refreshing` fills
-them.
+made, and carried on to a graph that has grown; `dgl_dmns.samplers.saved` saves and loads them, and
+`dgl_dmns.samplers.refreshing` fills them.
 """
 
 from __future__ import annotations
 
-import copy
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, get_args
@@ -16,11 +14,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, get_args
 import torch
 from torch import Tensor
 
-from dgl_dmns.checkpoint import read_state, write_state
+from dgl_dmns.checks import as_integer, check_object
 from dgl_dmns.core.modes import shielded
 from dgl_dmns.core.pools import PoolSettings
-from dgl_dmns.core.rules import Rule
-from dgl_dmns.samplers.base import EdgeName, EdgeType, shared_memory_for
+from dgl_dmns.core.rules import Rule, check_rule
+from dgl_dmns.samplers.asked import Asked
+from dgl_dmns.samplers.base import EdgeName, shared_memory_for
 from dgl_dmns.samplers.encoder import (
     Embeddings,
     Encoder,
@@ -29,7 +28,9 @@ from dgl_dmns.samplers.encoder import (
     embed,
     is_homogeneous,
 )
-from dgl_dmns.samplers.lookup import Source, TableSampler
+from dgl_dmns.samplers.graphs import check_graph
+from dgl_dmns.samplers.identity import GraphIdentity
+from dgl_dmns.samplers.lookup import Source
 from dgl_dmns.samplers.observed import NodeIds, ObservedEmbeddings
 from dgl_dmns.samplers.relation import (
     NegativesPerEdge,
@@ -39,6 +40,7 @@ from dgl_dmns.samplers.relation import (
     scorers_by_type,
 )
 from dgl_dmns.samplers.resources import Resources, groups_with_room
+from dgl_dmns.samplers.saved import SavedSampler
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,7 +48,7 @@ if TYPE_CHECKING:
 __all__ = ["StatefulSampler"]
 
 
-class StatefulSampler(TableSampler):
+class StatefulSampler(SavedSampler):
     """Base of `RefreshingSampler`: what it is made of, and how that is kept.
 
     Before the first refresh every negative is filtered uniform.
@@ -61,11 +63,12 @@ class StatefulSampler(TableSampler):
 
     Args:
         g: the training graph; its edges are the known positives.
-        encoder: an ``nn.Module``, called in eval mode without gradient (its training mode is
-            restored) as ``encoder(g, g.ndata[feat])``, or with a dict of features by node type on
-            a heterogeneous graph; or a callable without arguments (or taking the graph). It returns
-            embeddings [N, D], a tensor or a ``DistTensor``, on a heterogeneous graph a dict of
-            those by node type, with one D.
+        encoder: called in eval mode without gradient, all modules of it that are found (modes are
+            restored): an ``nn.Module``, as ``encoder(g, g.ndata[feat])``, or with a dict of
+            features by node type on a heterogeneous graph; or a callable without arguments (or
+            taking the graph), see `dgl_dmns.samplers.held_modules`. It returns embeddings [N, D],
+            a tensor or a ``DistTensor``, on a heterogeneous graph a dict of those by node type,
+            with one D. An error of the first call says how it was called.
         k: negatives per edge, or a dict of such numbers by edge type (canonical, or the relation
             alone); edge types that a dict leaves out are not held.
         rule: the selection rule.
@@ -86,7 +89,8 @@ class StatefulSampler(TableSampler):
     Raises:
         ValueError: for a graph without edges, an unknown edge type, a missing feature, or a pool
             smaller than k; for a graph with several types if the class takes none.
-        TypeError: for an encoder or scorer that cannot be called.
+        TypeError: for what is no graph, an encoder or scorer that cannot be called, or a class in
+            place of an object.
         MemoryError: if there is no room for the tables; nothing is allocated then.
     """
 
@@ -124,6 +128,7 @@ class StatefulSampler(TableSampler):
             raise ValueError(
                 f"pool: expected at least k = {self.k} candidates, got {settings.pool}; raise pool"
             )
+        check_rule(rule)
         scorer_of = scorers_by_type(scorer, list(held), g.canonical_etypes)
         if source not in get_args(Source):
             raise ValueError(f"source: expected 'edge' or 'uniform', got {source!r}")
@@ -132,9 +137,12 @@ class StatefulSampler(TableSampler):
         self._encoder = encoder
         self._feat = feat
         self.rule = rule
-        self.resources = resources = resources or Resources()
+        resources = Resources() if resources is None else resources
+        check_object("resources", resources, Resources, "Resources(background=True)")
+        self.resources = resources
         groups = groups_with_room(resources, settings.groups, g, held)
         self.settings = settings = replace(settings, groups=groups)
+        seed = as_integer("seed", seed)
         # Seeds go by place in the graph: a type's negatives do not depend on what else is held.
         places = {etype: place for place, etype in enumerate(g.canonical_etypes)}
         with shared_memory_for(list(held)):
@@ -151,9 +159,12 @@ class StatefulSampler(TableSampler):
                 for e, number in held.items()
             }
         self.known_by_type = {etype: one.known for etype, one in self.relations.items()}
+        self._identity.made_for(g, held)
         self.seed = seed
         self._last: dict[str, Tensor] | None = None  # embeddings of the last refresh
         self._observed: ObservedEmbeddings | None = None
+        self._has_embedded = False
+        self.asked = Asked()
         self._set_up()
 
     def stats(self, **arguments: Any) -> pd.DataFrame:  # noqa: D102
@@ -163,9 +174,6 @@ class StatefulSampler(TableSampler):
 
     def _set_up(self) -> None:
         """Set up what a subclass keeps besides, as the end of the construction."""
-
-    def _settle(self) -> None:
-        """Wait for what changes tables and generators in the background, if anything does."""
 
     # ---- embeddings -------------------------------------------------------------------------
 
@@ -189,6 +197,7 @@ class StatefulSampler(TableSampler):
 
         Raises:
             RuntimeError: before the first refresh of this process, or if this is a copy.
+            TypeError: for ids that are no integers, such as a mask.
             ValueError: if they do not fit one another or the nodes. Rows that are not finite are
                 refused by the next refresh.
         """
@@ -236,8 +245,14 @@ class StatefulSampler(TableSampler):
             seen = self._observed.h
             output: Any = next(iter(seen.values())) if self.homogeneous else seen
         else:
-            output = embed(self._encoder, self._g, self._feat) if given is None else given
+            output = self._embed() if given is None else given
         return check_embeddings(output, self._counts(), homogeneous=self.homogeneous, copy=copy)
+
+    def _embed(self) -> Any:
+        """What the encoder returns now."""
+        output = embed(self._encoder, self._g, self._feat, first=not self._has_embedded)
+        self._has_embedded = True
+        return output
 
     def _counts(self) -> dict[str, int]:
         """Number of nodes of every node type that is needed."""
@@ -270,8 +285,10 @@ class StatefulSampler(TableSampler):
                 ``Resources(table_bytes=...)``; this sampler then stays as it was.
             MemoryError: if the machine has no room for the tables; likewise.
             RuntimeError: if this is a copy, which has no encoder.
+            TypeError: for what is no graph.
         """
         self._check_original("update_graph")
+        check_graph(g)
         self._settle()
         if is_homogeneous(g) != self.homogeneous:
             raise ValueError(
@@ -290,126 +307,8 @@ class StatefulSampler(TableSampler):
         self.relations = relations
         self._last = self._observed = None  # new nodes have no embedding yet
         self.known_by_type = {etype: one.known for etype, one in relations.items()}
-
-    # ---- state ------------------------------------------------------------------------------
-
-    @shielded
-    def state_dict(self) -> dict[str, Any]:
-        """All that is needed to go on as if nothing had happened.
-
-        Returns:
-            A copy of the state, which later refreshes leave as it is.
-
-        Raises:
-            RuntimeError: if this is a copy, which has no generator.
-        """
-        self._check_original("state_dict")
-        self._settle()
-        parts = {e: {**r.state(), **self._own_state(r)} for e, r in self.relations.items()}
-        state = next(iter(parts.values())) if self.homogeneous else {"by_type": parts}
-        if self._observed is not None:
-            state = {**state, "observed": self._observed.state_dict()}
-        return copy.deepcopy({"sampler": type(self).__name__, **state})
-
-    @shielded
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore a state made by `state_dict` of a sampler with the same arguments.
-
-        Raises:
-            ValueError: if the state belongs to another class of samplers, other edge types, another
-                node count, table shape or width; this sampler then stays as it was.
-            RuntimeError: if this is a copy, which has no encoder.
-        """
-        self._check_original("load_state_dict")
-        if state["sampler"] != type(self).__name__:
-            raise ValueError(
-                f"state: made by {state['sampler']}, this is a {type(self).__name__}; load it into "
-                "a sampler of the class that made it"
-            )
-        flat = dict.fromkeys(self.relations, state) if self.homogeneous else {}
-        parts: dict[EdgeType, dict[str, Any]] = state.get("by_type", flat)
-        if parts.keys() != self.relations.keys():
-            raise ValueError(
-                f"state: made for {list(parts) or 'a homogeneous graph'}, this sampler holds "
-                f"{list(self.relations)}; load it into a sampler of the same graph, etypes and k"
-            )
-        own = [(relation, parts[etype]) for etype, relation in self.relations.items()]
-        for relation, part in own:
-            relation.check_state(part)
-        observed = state.get("observed")
-        if observed is not None:
-            observed = ObservedEmbeddings.restored(observed, self._counts())
-            self._check_width(next(iter(observed.h.values())).shape[1])
-        self._settle()
-        self._load_own_state(own)
-        for relation, part in own:
-            relation.load_state(part)
-        self._observed = observed
-        self._last = None  # of another training, if any
-
-    def _check_width(self, width: int) -> None:
-        """Refuse a state that was made for embeddings of another width than the encoder's."""
-        h = self._last or self._embeddings(observed=False)
-        own = next(iter(h.values())).shape[1]
-        if own != width:
-            raise ValueError(
-                f"state: made for embeddings of width {width}, this sampler's encoder gives {own}; "
-                "load it beside the encoder it was trained with"
-            )
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the state to a file, whole or not at all; see `dgl_dmns.checkpoint`.
-
-        Args:
-            path: the file; its folder has to exist.
-
-        Raises:
-            OSError: if it cannot be written; a file that was there stays.
-            RuntimeError: if this is a copy.
-        """
-        write_state(path, self.state_dict())
-
-    def load(self, path: str | os.PathLike[str]) -> None:
-        """Restore the state in a file of `save`, without executing code from it.
-
-        Args:
-            path: the file.
-
-        Raises:
-            FileNotFoundError: if there is none.
-            ValueError: if it is damaged, or not the state of such a sampler (see
-                `load_state_dict`); this sampler then stays as it was.
-            RuntimeError: if this is a copy.
-        """
-        state, before = read_state(path), self.state_dict()
-        try:
-            self.load_state_dict(state)
-        except (KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
-            self.load_state_dict(before)
-            raise ValueError(
-                f"path: not the state of a {type(self).__name__} ({type(error).__name__}: {error});"
-                " load a file that such a sampler has saved"
-            ) from error
-
-    def _own_state(self, relation: Relation) -> dict[str, Any]:
-        """What a subclass has to keep besides the table; `state_dict` copies it."""
-        return {}
-
-    def _load_own_state(self, states: list[tuple[Relation, dict[str, Any]]]) -> None:
-        """Restore what `_own_state` gave, or raise and leave everything as it was."""
-
-    def __getstate__(self) -> dict[str, Any]:
-        """What workers and spawned processes get: look-up state, neither encoder nor graph."""
-        dropped = dict.fromkeys(("_g", "_encoder", "_last", "_observed"))
-        return {**super().__getstate__(), **dropped}
-
-    def _check_original(self, call: str) -> None:
-        if self._encoder is None:
-            raise RuntimeError(
-                f"{call}: this is a copy of a sampler (pickled, or from copy.copy or deepcopy); a "
-                "copy looks up negatives, and has no encoder, graph or generator; use the sampler "
-                "it was made from, or make a new one"
-            )
+        self._identity = GraphIdentity(type(self).__name__)
+        self._identity.made_for(g, relations)
 
     def __repr__(self) -> str:
         numbers = sorted({relation.table.shape[2] for relation in self.relations.values()})

@@ -221,7 +221,7 @@ def test_full_softmax_and_scorers():
     positive, negative = torch.randn(3), torch.randn(3, 5)
     full = replace(SHORT, loss="cross-entropy", full_softmax=True)
     mine = objective(full, positive, negative, None, None, 100)
-    assert mine == softmax_loss(positive, negative, None, 100)
+    assert mine == softmax_loss(positive, negative, num_nodes=100)
     assert mine > objective(replace(full, full_softmax=False), positive, negative, None, None, 100)
     scorer = MLPScorer(4)
     assert scorer(torch.randn(6, 1, 4), torch.randn(1, 7, 4)).shape == (6, 7)

@@ -194,7 +194,7 @@ def test_objective_is_the_multilevel_loss_of_the_package(form, name):
     scores = torch.cat([latent, real.unsqueeze(0)]).t()
     mine = objective(positive, Terms(scores, torch.tensor([*weights, 1.0])), form=form)
     assert float(mine) == pytest.approx(
-        float(multilevel_loss(positive, latent, real, weights, form=name)), abs=1e-6
+        float(multilevel_loss(positive, latent, real=real, weights=weights, form=name)), abs=1e-6
     )
 
 

@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import subprocess
 import sys
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -370,6 +371,7 @@ def test_the_package_never_imports_graphbolt() -> None:
     # DGL 2.1 imports its GraphBolt itself: take it away, and forbid another import.
     code = """
 import sys
+import warnings
 import dgl_dmns, dgl_dmns.core, dgl_dmns.data, dgl_dmns.evaluate, dgl_dmns.losses
 assert "dgl" not in sys.modules
 import dgl
@@ -385,6 +387,7 @@ print("fine")
 def test_without_graphbolt_the_import_says_what_to_do() -> None:
     code = """
 import sys
+import warnings
 import dgl
 sys.modules["dgl.graphbolt"] = None
 try:
@@ -411,3 +414,27 @@ def test_example(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(0 < float(row[1]) < 1 for row in rows[-2:])
     with pytest.raises(SystemExit):
         module.arguments(["--k", "0"])
+
+
+@pytest.mark.parametrize("name", ["node_pairs", "seeds"])
+def test_pairs_of_another_numbering_give_one_warning(name: str) -> None:
+    """Item set and sampler of two graphs with as many nodes; held-out pairs say nothing later."""
+    g = graph()
+    place = torch.randperm(g.num_nodes(), generator=torch.Generator().manual_seed(2))
+    other = dgl.graph(tuple(place[ends] for ends in g.edges()), num_nodes=g.num_nodes())
+    sampler = UniformSampler(other, K)
+    with pytest.warns(UserWarning, match=r"^UniformSampler: \d+ of the \d+ pairs") as caught:
+        sampled(g, name, lambda pipe, _: pipe.sample_negative_with(sampler))
+    assert len([one for one in caught if "pairs asked for" in str(one.message)]) == 1
+    known = UniformSampler(g, K)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*pairs asked for")
+        for one in (g, other):  # the first confirms the numbering
+            sampled(one, name, lambda pipe, _: pipe.sample_negative_with(known))
+
+
+def test_pairs_that_are_no_ids_are_refused() -> None:
+    stage = ours.GraphBoltNegativeSampler(source(graph(), "seeds"), UniformSampler(graph(), K))
+    for bad in (torch.ones(3, 2, dtype=torch.bool), torch.full((3, 2), 0.5)):
+        with pytest.raises(TypeError, match=r"^seeds: expected ids of nodes of type '_N'"):
+            stage._sample_with_etype(bad)

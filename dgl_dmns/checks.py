@@ -1,0 +1,163 @@
+"""Checks of arguments that all parts of the package share: ids, numbers, objects.
+
+Ids are numbers of nodes or edges. A mask is a tensor of truth values, one for each node; taken as
+ids it would stand for nodes 0 and 1, so it is refused, with what to write instead. Numbers may come
+from NumPy or torch, as a grid or a row of a data frame has them; truth values are no numbers.
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = ["as_integer", "as_number", "check_ids", "check_object", "check_tensor", "type_name"]
+
+
+def type_name(value: Any) -> str:
+    """What an error calls a value: its type, or the class that it is."""
+    return f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
+
+
+def check_tensor(name: str, value: Any, what: str) -> None:
+    """Refuse what is no tensor.
+
+    Raises:
+        TypeError: for a list, an array or anything else; it says what to write.
+    """
+    if isinstance(value, Tensor):
+        return
+    advice = "pass a tensor"
+    if isinstance(value, (list, tuple, range, int, np.integer)):
+        advice = f"write torch.tensor({name})"
+    elif isinstance(value, np.ndarray):
+        advice = f"write torch.from_numpy({name})"
+    raise TypeError(f"{name}: expected a tensor of {what}, got {type_name(value)}; {advice}")
+
+
+def check_ids(
+    name: str,
+    ids: Any,
+    count: int,
+    what: str = "node ids",
+    *,
+    dim: int | None = 1,
+    advice: str = "pass ids of that graph",
+) -> None:
+    """Refuse what are no ids in ``0 .. count - 1``.
+
+    Args:
+        name: the argument that an error speaks of.
+        ids: what was handed over.
+        count: how many there are to number.
+        what: what they number, in words.
+        dim: the number of dimensions; any where None.
+        advice: what to do about ids out of range.
+
+    Raises:
+        TypeError: if they are no tensor, or neither int64 nor int32: masks, fractions and others.
+        ValueError: if the shape is another one, or an id is out of range.
+    """
+    check_tensor(name, ids, what)
+    if ids.dtype == torch.bool:
+        raise TypeError(
+            f"{name}: expected {what}, got a mask ({ids.dtype}, shape {tuple(ids.shape)}); write "
+            f"{name}.nonzero().squeeze(1)"
+        )
+    if ids.dtype not in (torch.int64, torch.int32):
+        whole = not (ids.is_floating_point() or ids.is_complex())
+        instead = (
+            f"a mask becomes ids by {name}.nonzero().squeeze(1), ids by {name}.to(torch.int64)"
+            if whole
+            else "ids are whole numbers; look where the fractions come from"
+        )
+        raise TypeError(f"{name}: expected {what} as int64 or int32, got {ids.dtype}; {instead}")
+    if dim is not None and ids.dim() != dim:
+        shape = "[B]" if dim == 1 else f"of {dim} dimensions"
+        raise ValueError(f"{name}: expected shape {shape}, got {tuple(ids.shape)}; reshape it")
+    if ids.numel():
+        low, high = (int(end) for end in ids.aminmax())
+        if low < 0 or high >= count:
+            raise ValueError(
+                f"{name}: expected {what} in 0 .. {count - 1}, got {low} .. {high}; {advice}"
+            )
+
+
+def as_integer(name: str, value: Any, least: int | None = None, what: str = "") -> int:
+    """A whole number, also one of NumPy or torch, as an int.
+
+    Args:
+        name: the argument that an error speaks of.
+        value: the number.
+        least: the smallest that will do; any where None.
+        what: what it counts, in words, such as ``"negatives per edge"``.
+
+    Raises:
+        TypeError: if it is no integer; truth values and floats of a whole value are none.
+        ValueError: if it is below ``least``.
+    """
+    expected = f"expected an integer{what and ', the ' + what}"
+    kind = str(getattr(value, "dtype", ""))
+    several = getattr(value, "ndim", None) not in (0, None)
+    if isinstance(value, bool) or kind in ("bool", "torch.bool") or several:
+        raise TypeError(f"{name}: {expected}, got {value!r}; write a number such as 5")
+    try:
+        number = operator.index(value)
+    except TypeError:
+        given = type_name(value) if isinstance(value, type) else f"{value!r}"
+        advice = "write a number such as 5"
+        if isinstance(value, (float, np.floating)) and float(value).is_integer():
+            advice = f"write {int(value)}"
+        raise TypeError(f"{name}: {expected}, got {given}; {advice}") from None
+    if least is not None and number < least:
+        counted = f" {what}" if what else ""
+        raise ValueError(f"{name}: expected at least {least}{counted}, got {number}; raise it")
+    return number
+
+
+def as_number(name: str, value: Any) -> float:
+    """A number, also one of NumPy or a tensor of one element, as a float.
+
+    Raises:
+        TypeError: if it is none; truth values and words are none.
+    """
+    kind = str(getattr(value, "dtype", ""))
+    if not isinstance(value, (bool, str, bytes, type)) and kind not in ("bool", "torch.bool"):
+        try:
+            return float(value)
+        except (TypeError, ValueError, RuntimeError):
+            pass
+    given = type_name(value) if isinstance(value, type) else f"{value!r}"
+    raise TypeError(f"{name}: expected a number, got {given}; write one such as 0.5")
+
+
+def check_object(name: str, value: Any, expected: Any, example: str) -> None:
+    """Refuse a class, a name or anything else where an object is wanted.
+
+    Args:
+        name: the argument that an error speaks of.
+        value: what was handed over.
+        expected: the class or classes that it may be an instance of; or a tuple of the names of
+            attributes that it has to have.
+        example: an object, as it is written in code.
+
+    Raises:
+        TypeError: if it is something else; it says what to write.
+    """
+    by_name = isinstance(expected, tuple) and all(isinstance(one, str) for one in expected)
+    if isinstance(value, type):
+        raise TypeError(
+            f"{name}: expected an object such as {example}, got {type_name(value)}; call it: write "
+            f"{name}={value.__name__}(...)"
+        )
+    if by_name and all(hasattr(value, one) for one in expected):
+        return
+    if not by_name and isinstance(value, expected):
+        return
+    given = f"{value!r}" if isinstance(value, (str, int, float)) else type(value).__name__
+    called = callable(value) and hasattr(value, "__qualname__")
+    advice = f"call it: {value.__qualname__}(...)" if called else f"write {name}={example}"
+    raise TypeError(f"{name}: expected an object such as {example}, got {given}; {advice}")

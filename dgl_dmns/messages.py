@@ -1,0 +1,57 @@
+"""Warnings that point to the user's line, and say which sampler they are about."""
+
+from __future__ import annotations
+
+import functools
+import sys
+import warnings
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import Any, TypeVar, cast
+
+__all__ = ["about", "warn"]
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+_SUBJECT: ContextVar[str] = ContextVar("dgl_dmns_subject", default="")
+_BETWEEN = ("dgl_dmns", "torch", "dgl", "torchdata", "contextlib", "functools", "threading")
+"""Packages whose lines are not the user's: an optimizer's step refreshes by a hook of torch."""
+
+
+def about(function: Function) -> Function:
+    """Name the class of a method's object in warnings that come of the method."""
+
+    @functools.wraps(function)
+    def wrapped(self: Any, *arguments: Any, **named: Any) -> Any:
+        before = _SUBJECT.set(type(self).__name__)
+        try:
+            return function(self, *arguments, **named)
+        finally:
+            _SUBJECT.reset(before)
+
+    return cast("Function", wrapped)
+
+
+def warn(message: str, category: type[Warning] = UserWarning) -> None:
+    """Warn at the nearest line of the user's code, under the name that `about` has set."""
+    subject = _SUBJECT.get()
+    message = f"{subject}: {message}" if subject else message
+    warnings.warn(message, category, stacklevel=_level())
+
+
+def _level() -> int:
+    """The caller's ``stacklevel`` that points to the nearest line of the user's code.
+
+    Where there is none, in a thread of this package or a worker, to the nearest line outside it.
+    """
+    frame, level, outside = sys._getframe(1), 1, 0
+    while True:
+        package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
+        if package != "dgl_dmns" and not outside:
+            outside = level
+        if package not in _BETWEEN:
+            return level
+        if frame.f_back is None:
+            break
+        frame, level = frame.f_back, level + 1
+    return outside or level

@@ -1,0 +1,352 @@
+"""Misuse that would train on: no refresh, encoders called otherwise, log ratios of other pairs."""
+
+from __future__ import annotations
+
+import warnings
+from functools import lru_cache, partial, wraps
+from typing import Any, Callable
+
+import dgl
+import pytest
+import torch
+from dgl.nn import SAGEConv
+from torch import Tensor, nn
+
+from dgl_dmns.core import Gate
+from dgl_dmns.samplers import DMNSSampler, DynamicSampler, SelfAdversarialSampler, UniformSampler
+
+NODES, WIDTH, K = 80, 6, 2
+
+
+def graph() -> Any:
+    source = torch.Generator().manual_seed(0)
+    g = dgl.graph(tuple(torch.randint(0, NODES, (2, 200), generator=source)), num_nodes=NODES)
+    g.ndata["feat"] = torch.randn(NODES, WIDTH, generator=source)
+    return g
+
+
+G = graph()
+X = G.ndata["feat"]
+
+
+def sampler_of(encoder: Any = lambda: X, **arguments: Any) -> SelfAdversarialSampler:
+    return SelfAdversarialSampler(G, encoder, K, groups=2, **arguments)
+
+
+# No refresh at all.
+
+
+@pytest.mark.parametrize("name", ["dynamic", "dmns"])
+def test_some_hundred_calls_without_a_refresh_give_one_warning(name: str) -> None:
+    cls = {"dynamic": DynamicSampler, "dmns": DMNSSampler}[name]
+    sampler = cls(G, lambda: X, K)
+    with pytest.warns(UserWarning, match=f"^{cls.__name__}: .*uniform.*attach") as caught:
+        for _ in range(700):
+            sampler(G, torch.tensor([0]))
+    assert len(caught) == 1
+    assert caught[0].filename == __file__
+
+
+def test_calls_after_a_refresh_give_none() -> None:
+    sampler = sampler_of()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for number in range(700):
+            if number == 200:
+                sampler.refresh()
+            sampler(G, torch.tensor([0]))
+        UniformSampler(G)  # which has none
+    assert int(sampler.asked.calls[0]) == 200
+
+
+def test_calls_in_workers_count() -> None:
+    sampler = sampler_of()
+    loader = dgl.dataloading.DataLoader(
+        G,
+        torch.arange(100),
+        dgl.dataloading.as_edge_prediction_sampler(
+            dgl.dataloading.NeighborSampler([1]), negative_sampler=sampler
+        ),
+        batch_size=10,
+        num_workers=1,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert len(list(loader)) == 10
+    assert int(sampler.asked.calls[0]) == 10
+
+
+# Encoders that are called otherwise.
+
+
+class Blocks(nn.Module):
+    """As DGL's example has it: one block for each layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([SAGEConv(WIDTH, WIDTH, "mean")])
+
+    def forward(self, blocks: Any, x: Tensor) -> Tensor:
+        for layer, block in zip(self.layers, blocks):
+            x = layer(block, x)
+        return x
+
+    def inference(self, g: Any, x: Tensor) -> Tensor:
+        return self.layers[0](g, x)
+
+
+class Pairs(Blocks):
+    """As DGL's example of link prediction has it."""
+
+    def forward(self, pair_graph: Any, neg_graph: Any, blocks: Any, x: Tensor) -> Any:
+        return super().forward(blocks, x)
+
+
+ADVICE = r"lambda: model\.inference\(g, x\)"
+
+
+@pytest.mark.parametrize(
+    ("encoder", "message"),
+    [
+        (Pairs(), r"^encoder: called as encoder\(g, g\.ndata\[feat\]\), .*neg_graph, blocks, x"),
+        (Blocks().inference, r"^encoder: called as encoder\(g\), .*\(g, x\): "),
+        (partial(Blocks().inference), r"^encoder: called as encoder\(g\), "),
+        (nn.Bilinear(2, 2, 2).__call__, None),
+    ],
+)
+def test_signatures_that_cannot_be_right_are_refused_at_once(encoder: Any, message: Any) -> None:
+    if message is None:  # anything may come of (*args, **kwargs)
+        sampler_of(encoder)
+        return
+    with pytest.raises(TypeError, match=f"{message}.*{ADVICE}") as caught:
+        sampler_of(encoder)
+    assert "\n" not in str(caught.value)
+
+
+def test_other_first_calls_that_fail_say_how_they_were_called() -> None:
+    sampler = sampler_of(Blocks())  # DGL says 'Invalid key "0"'
+    with pytest.raises(
+        RuntimeError, match=rf"^encoder: called as .*DGLError: .*{ADVICE}"
+    ) as caught:
+        sampler.refresh()
+    assert isinstance(caught.value.__cause__, dgl.DGLError)
+    assert "\n" not in str(caught.value)
+
+    def takes_features(x: Tensor) -> Tensor:
+        return x @ x.T
+
+    with pytest.raises(RuntimeError, match=r"^encoder: called as encoder\(g\), which failed"):
+        sampler_of(takes_features).attach(torch.optim.SGD([nn.Parameter(X.clone())], 0.1))
+
+
+def test_later_failures_and_lack_of_memory_stay_what_they_are() -> None:
+    fails: list[Exception] = []
+
+    def encoder() -> Tensor:
+        if fails:
+            raise fails[0]
+        return X
+
+    class StopError(Exception):
+        pass
+
+    sampler = sampler_of(encoder)
+    sampler.refresh()
+    fails.append(StopError("later"))
+    with pytest.raises(StopError, match="^later$"):
+        sampler.refresh()
+    fails[0] = MemoryError("none left")
+    with pytest.raises(MemoryError, match="^none left$"):
+        sampler_of(encoder).refresh()
+
+
+# Modules behind a callable.
+
+
+class Noisy(nn.Module):
+    """What shows the mode that it is called in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.drop = nn.BatchNorm1d(WIDTH), nn.Dropout(0.5)
+        self.modes: list[bool] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.modes.append(self.training)
+        return self.drop(self.norm(x))
+
+    def inference(self) -> Tensor:
+        return self(X)
+
+
+class Trainer:
+    """Holds a module, and is none."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+
+    def embed(self) -> Tensor:
+        return self.model(X)
+
+    __call__ = embed
+
+
+module_global = Noisy()
+
+
+def by_global() -> Tensor:
+    return module_global(X)
+
+
+def through_another_function() -> Tensor:
+    return next(by_global() for _ in range(1))
+
+
+def wrapped_one(model: Noisy) -> Callable[[], Tensor]:
+    def inner() -> Tensor:
+        return model(X)
+
+    @wraps(inner)
+    def outer(*arguments: Any) -> Tensor:
+        return inner(*arguments)
+
+    return outer
+
+
+def by_default(model: Noisy) -> Callable[[], Tensor]:
+    def function(*, held: nn.Module = model) -> Tensor:
+        return held(X)
+
+    return function
+
+
+CALLABLES: dict[str, Callable[[Noisy], Any]] = {
+    "bound method": lambda model: model.inference,
+    "closure": lambda model: lambda: model(X),
+    "partial": lambda model: partial(model, X),
+    "partial with a keyword": lambda model: partial(lambda m: m(X), m=model),
+    "wrapped": wrapped_one,
+    "default": by_default,
+    "cached": lambda model: lru_cache(maxsize=1)(lambda: model(X)),
+    "method of another object": lambda model: Trainer(model).embed,
+    "object that is called": Trainer,
+    "another object in a closure": lambda model: (lambda t: lambda: t.embed())(Trainer(model)),
+    "list in a closure": lambda model: (lambda parts: lambda: parts[0](X))([model]),
+}
+
+
+@pytest.mark.parametrize("kind", CALLABLES)
+def test_modules_behind_a_callable_are_in_eval_mode(kind: str) -> None:
+    model = Noisy()
+    model.drop.eval()  # a part has a mode of its own
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    sampler_of(CALLABLES[kind](model)).refresh()
+    assert model.modes == [False]
+    assert (model.training, model.norm.training, model.drop.training) == (True, True, False)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_modules_behind_globals_are_too() -> None:
+    module_global.modes.clear()
+    for function in (by_global, through_another_function, lambda: module_global(X)):
+        sampler_of(function).refresh()
+    assert module_global.modes == [False] * 3
+    assert module_global.training
+    assert int(module_global.norm.num_batches_tracked) == 0
+
+
+def test_an_encoder_that_raises_leaves_the_mode() -> None:
+    model = Noisy()
+
+    def encoder() -> Tensor:
+        model(X)
+        raise KeyError("no such thing")
+
+    with pytest.raises(RuntimeError, match="KeyError"):
+        sampler_of(encoder).refresh()
+    assert model.training
+
+
+def test_modules_behind_a_scorer_are_in_eval_mode() -> None:
+    model = Noisy()
+
+    def scorer(a: Tensor, b: Tensor) -> Tensor:
+        model.modes.append(model.training)
+        return model.drop(a * b).sum(-1)
+
+    first, second = (sampler_of(scorer=scorer) for _ in "ab")
+    for sampler in (first, second):
+        sampler.refresh()
+    assert model.modes
+    assert not any(model.modes)
+    assert model.training
+    assert torch.equal(first.table.ids, second.table.ids)  # dropout has no part
+
+
+# Log ratios of other pairs.
+
+
+def test_log_ratios_of_positives_are_refused() -> None:
+    sampler = sampler_of()
+    sampler.refresh()
+    with pytest.raises(ValueError, match=r"^negatives: \d+ of 200 pairs are known.*positive_log_r"):
+        sampler.log_ratio(G)
+    assert sampler.log_ratio(sampler(G, torch.arange(200))).abs().sum() > 0
+
+
+def test_log_ratios_of_another_samplers_negatives_give_one_warning() -> None:
+    sampler = sampler_of()
+    sampler.refresh()
+    other = UniformSampler(G, K)(G, torch.arange(200))
+    with pytest.warns(UserWarning, match=r"^SelfAdversarialSampler: \d+ of 400 pairs") as caught:
+        for _ in range(3):
+            sampler.log_ratio(other)
+    assert len(caught) == 1
+    assert caught[0].filename == __file__
+
+
+def test_outdated_negatives_give_a_warning_and_those_one_refresh_old_none() -> None:
+    scale = [1.0]
+    sampler = DMNSSampler(
+        G, lambda: X * scale[0], K, rule=Gate(), groups=1, warmup_steps=2, fit_steps=1
+    )
+    sampler.refresh()
+    drawn = sampler(G, torch.arange(200))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sampler.refresh()
+        sampler.log_ratio(drawn)
+    sampler.refresh()
+    with pytest.warns(UserWarning, match="more than one refresh ago"):
+        sampler.log_ratio(drawn)
+
+
+def test_negatives_from_before_the_first_refresh_are_as_they_should_be() -> None:
+    sampler = sampler_of()
+    ahead = [sampler(G, torch.arange(200)) for _ in range(4)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for pairs in ahead:
+            sampler.log_ratio(pairs)
+            sampler.refresh()
+
+
+def test_negatives_handed_over_as_positives_give_a_warning() -> None:
+    sampler = sampler_of()
+    sampler.refresh()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sampler.positive_log_ratio(G)
+    with pytest.warns(UserWarning, match=r"\d+ of 400 pairs handed to positive_log_ratio") as got:
+        for _ in range(2):
+            sampler.positive_log_ratio(sampler(G, torch.arange(200)))
+    assert len(got) == 1
+
+
+def test_pairs_of_other_shapes_are_refused() -> None:
+    sampler = sampler_of()
+    sampler.refresh()
+    with pytest.raises(ValueError, match=r"^negatives: expected two tensors of one shape \[P\]"):
+        sampler.log_ratio((torch.arange(3), torch.arange(4)))
+    with pytest.raises(ValueError, match=r"^negatives: .*0 \.\. 79.*dgl\.NID"):
+        sampler.log_ratio((torch.arange(3), torch.tensor([0, 1, 80])))
