@@ -170,6 +170,16 @@ class CandidateTable(nn.Module):
         self.counter += 1
         self.unfinished.fill_(0)
 
+    def withdraw(self, version: int) -> None:
+        """Go back to the version before the last publication, if there was one since.
+
+        Args:
+            version: the one to go back to; what was written since counts as unfinished.
+        """
+        if self.version != version:
+            self.unfinished.fill_(1)
+            self.counter.fill_(version)
+
     def draw(self, rows: Tensor, *, generator: torch.Generator | None = None) -> Candidates:
         """One random group for every row, ids as int64.
 
