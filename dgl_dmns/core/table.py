@@ -110,6 +110,7 @@ class CandidateTable(nn.Module):
     level: Tensor
     counter: Tensor
     unfinished: Tensor
+    drawn: Tensor
 
     def __init__(
         self, queries: int, groups: int, k: int, *, folder: str | os.PathLike[str] | None = None
@@ -132,6 +133,9 @@ class CandidateTable(nn.Module):
         # Two tensors of their own: some torch versions do not send two views of one memory.
         self.register_buffer("counter", torch.zeros(1, dtype=torch.int64).share_memory_())
         self.register_buffer("unfinished", torch.zeros(1, dtype=torch.int64).share_memory_())
+        # Groups handed out of either buffer, in all processes; no part of a state.
+        drawn = torch.zeros(2, dtype=torch.int64, device="cpu").share_memory_()
+        self.register_buffer("drawn", drawn, persistent=False)
 
     @property
     def version(self) -> int:
@@ -167,6 +171,7 @@ class CandidateTable(nn.Module):
 
     def publish(self) -> None:
         """Make the hidden buffer the live one."""
+        self.drawn[(self.version + 1) % 2] = 0
         self.counter += 1
         self.unfinished.fill_(0)
 
@@ -197,6 +202,7 @@ class CandidateTable(nn.Module):
             ids, log_ratio, level = (self._look_up(field, version, place) for field in fields)
             # After a publication the buffer just read may be overwritten already: look again.
             if self.version == version:
+                self.drawn[version % 2] += rows.numel()
                 return Candidates(ids.long(), log_ratio, level)
 
     def draw_ids(self, rows: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
@@ -214,6 +220,7 @@ class CandidateTable(nn.Module):
             version = self.version
             ids = self._look_up(self.ids, version, place)
             if self.version == version:
+                self.drawn[version % 2] += rows.numel()
                 return ids.long()
 
     def _places(self, rows: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -235,6 +242,17 @@ class CandidateTable(nn.Module):
         """The buffers that `write` fills and `publish` makes live, shape [N, G, K]; views."""
         hidden = (self.version + 1) % 2
         return Candidates(self.ids[hidden], self.log_ratio[hidden], self.level[hidden])
+
+    def handed_out(self, version: int) -> float:
+        """How many times each candidate was handed out on average, by all processes together.
+
+        Processes that draw at the same moment may count one of them only.
+
+        Args:
+            version: the live one, or the one before.
+        """
+        _, queries, groups, _ = self.ids.shape
+        return int(self.drawn[version % 2]) / (queries * groups)
 
     def find_log_ratio(self, src: Tensor, dst: Tensor) -> Tensor:
         """Log ratio of drawn pairs, from the live version, else from the one before.

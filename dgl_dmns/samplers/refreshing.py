@@ -33,6 +33,7 @@ from dgl_dmns.samplers.lookup import Source
 from dgl_dmns.samplers.negative_pairs import negative_pairs
 from dgl_dmns.samplers.observed import NodeIds, ObservedEmbeddings
 from dgl_dmns.samplers.relation import Relation, rows_by_type
+from dgl_dmns.samplers.scoring import ScoringCheck
 from dgl_dmns.samplers.transaction import Before, swap
 
 __all__ = ["Encoder", "RefreshCallback", "RefreshingSampler", "Source"]
@@ -62,6 +63,8 @@ class RefreshingSampler(FillingSampler):
         self._attached: WeakKeyDictionary[torch.optim.Optimizer, Any] = WeakKeyDictionary()
         self._behind = 0  # refreshes that were begun since the one whose table is live
         self._in_use = 0  # the step of the embeddings behind that table
+        given = any(one.scorer is not None for one in self.relations.values())
+        self._scoring = ScoringCheck(type(self).__name__, self.rule.uses_scores, given)
 
     def distribution(self, etype: EdgeName | None = None) -> NodeDistribution:
         """The distribution that the last refresh drew from: it samples, and it has densities.
@@ -174,7 +177,8 @@ class RefreshingSampler(FillingSampler):
         if background:
             self.wait()
             watch.mark("wait")
-        h = self._embeddings(embeddings, observed, copy=True)  # training writes on
+        with self._scoring.watching(self._encoder, list(self._attached)):
+            h = self._embeddings(embeddings, observed, copy=True)  # training writes on
         watch.mark("embed")
         anew = self._observed is not None and (embeddings is not None or not observed)
         before = Before(
@@ -195,8 +199,8 @@ class RefreshingSampler(FillingSampler):
                 assert self.report is not None
                 return self.report
             total = sum(
-                self.relations[etype].known.num_src if some is None else some.numel()
-                for etype, some in rows.items()
+                one.known.num_src if some is None else some.numel()
+                for one, some in zip(relations, rows.values())
             )
             with tqdm(
                 total=total, desc="refresh", unit="row", delay=_PATIENCE, disable=None, leave=False
@@ -250,9 +254,8 @@ class RefreshingSampler(FillingSampler):
             seconds_by_part=watch.parts,
             by_type=dict(zip(self.relations, map(TypeReport, fits, tables))),
         )
-        pairs = [(self.relations[one.etype], one) for one in relations]
         changes = {"report": report, "_last": h, "_behind": 0, "_in_use": step}
-        swap(pairs, self, changes)
+        swap(zip(self.relations.values(), relations), self, changes)
         return report, h
 
     def _tell(self, report: RefreshReport, h: dict[str, Tensor]) -> RefreshReport:
@@ -260,6 +263,7 @@ class RefreshingSampler(FillingSampler):
 
         All functions of `on_refresh` are called, also after one that has raised.
         """
+        self._scoring.look(report.version, self.relations.values(), h)
         with ExitStack() as calls:
             for callback in reversed(self._on_refresh.values()):
                 calls.callback(callback, report, h)
@@ -391,5 +395,5 @@ class RefreshingSampler(FillingSampler):
         self._in_use = self._steps or 0
 
     def __getstate__(self) -> dict[str, Any]:
-        dropped = dict.fromkeys(("_task", "_before", "_failed", "_attached"))
+        dropped = dict.fromkeys(("_task", "_before", "_failed", "_attached", "_scoring"))
         return {**super().__getstate__(), **dropped, "_on_refresh": OrderedDict()}
