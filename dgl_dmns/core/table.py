@@ -74,6 +74,7 @@ class CandidateTable(Shareable):
     level: Tensor
     counter: Tensor
     unfinished: Tensor
+    drawn: Tensor
 
     def __init__(self, queries: int, groups: int, k: int, *, folder: Folder | None = None) -> None:
         super().__init__()
@@ -98,6 +99,9 @@ class CandidateTable(Shareable):
         for name in ("counter", "unfinished"):
             counter = torch.zeros(1, dtype=torch.int64)
             self.register_buffer(name, share(counter, "the version of a table takes"))
+        # Groups handed out of either buffer, in all processes; no part of a state.
+        drawn = share(torch.zeros(2, dtype=torch.int64), "the counts of a table take")
+        self.register_buffer("drawn", drawn, persistent=False)
 
     @property
     def version(self) -> int:
@@ -133,8 +137,19 @@ class CandidateTable(Shareable):
 
     def publish(self) -> None:
         """Make the hidden buffer the live one."""
+        self.drawn[(self.version + 1) % 2] = 0
         self.counter += 1
         self.unfinished.fill_(0)
+
+    def withdraw(self, version: int) -> None:
+        """Go back to the version before the last publication, if there was one since.
+
+        Args:
+            version: the one to go back to; what was written since counts as unfinished.
+        """
+        if self.version != version:
+            self.unfinished.fill_(1)
+            self.counter.fill_(version)
 
     def draw(self, rows: Tensor, *, generator: torch.Generator | None = None) -> Candidates:
         """One random group for every row, ids as int64.
@@ -153,6 +168,7 @@ class CandidateTable(Shareable):
             ids, log_ratio, level = (self._look_up(field, version, place) for field in fields)
             # After a publication the buffer just read may be overwritten already: look again.
             if self.version == version:
+                self.drawn[version % 2] += rows.numel()
                 return Candidates(ids.long(), log_ratio, level)
 
     def draw_ids(self, rows: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
@@ -170,6 +186,7 @@ class CandidateTable(Shareable):
             version = self.version
             ids = self._look_up(self.ids, version, place)
             if self.version == version:
+                self.drawn[version % 2] += rows.numel()
                 return ids.long()
 
     def _places(self, rows: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -191,6 +208,17 @@ class CandidateTable(Shareable):
         """The buffers that `write` fills and `publish` makes live, shape [N, G, K]; views."""
         hidden = (self.version + 1) % 2
         return Candidates(self.ids[hidden], self.log_ratio[hidden], self.level[hidden])
+
+    def handed_out(self, version: int) -> float:
+        """How many times each candidate was handed out on average, by all processes together.
+
+        Processes that draw at the same moment may count one of them only.
+
+        Args:
+            version: the live one, or the one before.
+        """
+        _, queries, groups, _ = self.ids.shape
+        return int(self.drawn[version % 2]) / (queries * groups)
 
     def find_log_ratio(self, src: Tensor, dst: Tensor) -> Tensor:
         """Log ratio of drawn pairs, from the live version, else from the one before.

@@ -24,6 +24,7 @@ from dgl_dmns.diagnostics.observation import observe
 from dgl_dmns.diagnostics.signs import NegativesWarning, Sign, Thresholds, signs
 from dgl_dmns.diagnostics.statistics import HeldOut, summarise
 from dgl_dmns.diagnostics.writers import TensorBoard, line_of, write_table
+from dgl_dmns.evaluate.fixed import graph_fingerprint
 from dgl_dmns.messages import warn
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ class Monitor:
     - ``fit_loss``: loss of the diffusion model at the end of this refresh's fitting;
     - ``staleness``: how far the embeddings had moved away from the last table when this refresh
       replaced it, the mean of 1 minus the cosine over nodes;
+    - ``handed_out``: how many times each candidate of the last table was handed out, on average,
+      until this refresh replaced it; NaN at the first one, and for a sampler of chains;
     - ``refresh_seconds``, ``embed_seconds``, ``fit_seconds``, ``table_seconds``: cost of it;
     - ``table_mib``: memory of the table and the known edges; ``process_mib``: the most that the
       process has had so far.
@@ -153,12 +156,18 @@ class Monitor:
             "fallback": one.table.fallback,
             "fit_loss": float("nan") if one.fit is None else one.fit.loss,
             "staleness": staleness[etype[2]],
+            "handed_out": self._handed_out(etype, report.version),
             "refresh_seconds": report.seconds,
             **{f"{part}_seconds": value for part, value in report.seconds_by_part.items()},
             "table_mib": _mebibytes(self.sampler.relation(etype)),
             "process_mib": _process_mebibytes(),
         }
         return rows.assign(**extra)
+
+    def _handed_out(self, etype: tuple[str, str, str], version: int) -> float:
+        if version < 2 or not self.sampler.rebuilds_rows:
+            return float("nan")
+        return self.sampler.relation(etype).table.handed_out(version - 1)
 
     def _staleness(self, h: dict[str, Tensor]) -> dict[str, float]:
         last, self._last = self._last, {ntype: part.clone() for ntype, part in h.items()}
@@ -230,8 +239,9 @@ class Monitor:
     # ---- ending and resuming ----------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """The records, to go on with in another process."""
+        """The records, to go on with in another process, and whose they are."""
         return {
+            "of": self._identity(),
             "records": self.frame().to_dict("list"),
             "metrics": list(self._metrics),
             "watched": self._watched,
@@ -239,12 +249,31 @@ class Monitor:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over the records of another monitor; warnings that it gave are not repeated."""
+        """Take over the records of another monitor; warnings that it gave are not repeated.
+
+        Raises:
+            ValueError: if they are of another class of samplers, other edge types, or a graph with
+                other edges; this monitor then stays as it was.
+        """
+        given, own = state.get("of"), self._identity()
+        if given != own:
+            raise ValueError(
+                f"state: expected the records of a monitor of {own}, got those of {given}; load "
+                "them beside a sampler of the same class and graph, or begin a new monitor"
+            )
         records = pd.DataFrame(state["records"])
         self._records = [records] if len(records) else []
         self._metrics = list(state["metrics"])
         self._watched = state["watched"]
         self.found = [Sign(**sign) for sign in state["found"]]
+
+    def _identity(self) -> str:
+        """The sampler's class, its edge types and the edges of each, in words."""
+        parts = [
+            f"{':'.join(etype)} ({graph_fingerprint(known)})"
+            for etype, known in self.sampler.known_by_type.items()
+        ]
+        return f"{type(self.sampler).__name__}: {', '.join(parts)}"
 
     def close(self) -> None:
         """Stop watching; the records stay."""

@@ -23,7 +23,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -252,24 +252,29 @@ class AdversarialSampler(RefreshingSampler):
         self.batch_queries = batch_queries
         self.hidden = hidden
         self.learning_rate = learning_rate
-        self.adversary: SoftmaxGenerator | None = None
 
-    def _adversary_for(self, width: int) -> SoftmaxGenerator:
+    @property
+    def adversary(self) -> SoftmaxGenerator | None:
+        """The generator; None before the first refresh."""
+        return cast("SoftmaxGenerator | None", self.relation().adversary)
+
+    def _adversary_of(self, relation: Relation, width: int) -> SoftmaxGenerator:
         """The generator for embeddings of a width, made at the first refresh."""
-        if self.adversary is None:
-            self.adversary = SoftmaxGenerator(
+        known = cast("SoftmaxGenerator | None", relation.adversary)
+        if known is None:
+            relation.adversary = known = SoftmaxGenerator(
                 width, hidden=self.hidden, learning_rate=self.learning_rate, seed=self.seed
             )
-        elif self.adversary.width != width:
+        elif known.width != width:
             raise ValueError(
-                f"encoder: expected embeddings of width {self.adversary.width}, as at the first "
+                f"encoder: expected embeddings of width {known.width}, as at the first "
                 f"refresh, got {width}; make a new sampler for another encoder"
             )
-        return self.adversary
+        return known
 
     def _fit(self, relation: Relation, h_query: Tensor, h_candidate: Tensor) -> FitReport:
-        steps = self.warmup_steps if self.adversary is None else self.fit_steps
-        return self._adversary_for(h_query.shape[1]).fit(
+        steps = self.warmup_steps if relation.adversary is None else self.fit_steps
+        return self._adversary_of(relation, h_query.shape[1]).fit(
             h_query,  # both ends have one type
             relation.known,
             relation.scorer or dot_score,
@@ -289,7 +294,7 @@ class AdversarialSampler(RefreshingSampler):
         on_rows: Callable[[int], object],
     ) -> TableReport:
         # The generator's scores are inner products of its projections: the engine's default scorer.
-        query, candidate = self._adversary_for(h_query.shape[1]).project(h_query)
+        query, candidate = self._adversary_of(relation, h_query.shape[1]).project(h_query)
         snapshot = Snapshot.take(query, candidate, relation.known, None, None)
         done = self._fill(relation, snapshot, nodes, on_rows)
         return replace(done, level_score={"uniform": _mean_score(relation, h_query)})
@@ -299,9 +304,9 @@ class AdversarialSampler(RefreshingSampler):
         return {"adversary": None if known is None else (known.width, known.state_dict())}
 
     def _load_own_state(self, states: list[tuple[Relation, dict[str, Any]]]) -> None:
-        state = states[0][1]
+        relation, state = states[0]
         if state["adversary"] is None:
-            self.adversary = None
+            relation.adversary = None
             return
         width, weights = state["adversary"]
         self._check_width(width)
@@ -315,12 +320,7 @@ class AdversarialSampler(RefreshingSampler):
                 "state: made with another hidden width; construct the sampler with the same "
                 f"arguments ({error})"
             ) from error
-        self.adversary = new
-
-    def __getstate__(self) -> dict[str, Any]:
-        state = super().__getstate__()
-        state["adversary"] = None
-        return state
+        relation.adversary = new
 
 
 def _mean_score(relation: Relation, h: Tensor) -> float:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from dgl_dmns.checks import check_ids
 from dgl_dmns.core.known import KnownEdges
+from dgl_dmns.core.sharing import share
 from dgl_dmns.messages import warn
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ class Asked:
     """
 
     def __init__(self) -> None:
-        self.calls = torch.zeros(2, dtype=torch.int64).share_memory_()
+        self.calls = share(torch.zeros(2, dtype=torch.int64), "the count of calls takes")
         self._unfound = 0
         self._warned: set[str] = set()
 

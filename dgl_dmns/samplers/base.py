@@ -321,7 +321,7 @@ def shared_memory_for(etypes: Sequence[EdgeType]) -> Iterator[None]:
         if "Too many open files" not in str(error):
             raise
         raise RuntimeError(
-            f"g: what is held for {len(etypes)} edge types takes up to 7 tensors in shared memory "
+            f"g: what is held for {len(etypes)} edge types takes up to 8 tensors in shared memory "
             "each, more than this process may have open files; raise that limit (ulimit -n 8192), "
             "call torch.multiprocessing.set_sharing_strategy('file_system') before, or pass a "
             "graph or etypes=... with fewer"

@@ -83,8 +83,8 @@ class DMNSSampler(RefreshingSampler):
         space: ``"compact"`` (standardised leading directions) or ``"raw"`` (the paper's).
         compact_width: width of the compact space.
         schedule: noise schedule; linear with T = 50 where not given.
-        predictor: noise predictor; the paper's FiLM layers where not given. Turned to
-            float32; several edge types get a copy each.
+        predictor: noise predictor; the paper's FiLM layers where not given. Each edge type has a
+            copy of it, in float32.
         seed: seed of the generator's weights, of fitting and of table building.
         generator: source of the draws in the main process; torch's global one where not given.
         resources: limits of memory, and refreshes in the background; see `Resources`.
@@ -195,7 +195,6 @@ class DMNSSampler(RefreshingSampler):
         self.warmup_steps = warmup_steps
         self.levels.steps(schedule.steps)
         self._models = Models(
-            shared=len(self.relations) > 1,
             levels=self.levels,
             schedule=schedule,
             predictor=predictor,

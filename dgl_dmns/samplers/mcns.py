@@ -160,7 +160,11 @@ class MCNSSampler(RefreshingSampler):
             "folder": self.resources.table_folder,
         }
         self.proposal = DepthFirstProposal(self.known, **self._lists)
-        self._snapshot: Tensor | None = None
+
+    @property
+    def _walked(self) -> Tensor | None:
+        """Embeddings [2, N, D] in shared memory: those of the live version, and the others."""
+        return self.relation().walked
 
     @shielded
     def draw(self, src: Tensor, etype: EdgeName | None = None) -> Candidates:
@@ -174,7 +178,8 @@ class MCNSSampler(RefreshingSampler):
             Candidates of shape [B, k]; log ratios are NaN, since ``pi_v`` is not normalised.
         """
         generator = self._call_generator()
-        if self._snapshot is None:
+        walked = self._walked
+        if walked is None:
             warn(
                 "MCNSSampler: this worker was started before the first refresh and draws uniform "
                 "negatives; call refresh() or attach() before iterating over the loader"
@@ -187,7 +192,7 @@ class MCNSSampler(RefreshingSampler):
             pick = torch.randint(0, groups, src.shape, generator=generator)
             chains, row = torch.unique(src * groups + pick, return_inverse=True)
             query = torch.div(chains, groups, rounding_mode="floor")
-            moved = self._walk(query, states[chains].long(), self._snapshot[live], generator)
+            moved = self._walk(query, states[chains].long(), walked[live], generator)
             states[chains] = moved.to(torch.int32)
             ids = moved[row]
         return Candidates(
@@ -205,10 +210,11 @@ class MCNSSampler(RefreshingSampler):
         """
         super().update_graph(g)
         self.proposal = DepthFirstProposal(self.known, **self._lists)
-        if self._snapshot is not None:
-            before = self._snapshot
-            self._snapshot = before.new_zeros(2, self.known.num_src, before.shape[2])
-            share(self._snapshot, _HELD)[:, : before.shape[1]] = before
+        before = self._walked
+        if before is not None:
+            walked = before.new_zeros(2, self.known.num_src, before.shape[2])
+            share(walked, _HELD)[:, : before.shape[1]] = before
+            self.relation().walked = walked
 
     def _draw_ids(self, relation: Relation, src: Tensor) -> Tensor:
         return self.draw(src).ids
@@ -266,12 +272,12 @@ class MCNSSampler(RefreshingSampler):
                 "of numbers; normalise them (the last table stays in use)"
             )
         everyone = torch.arange(count)
-        if self._snapshot is None:
-            self._snapshot = share(torch.zeros(2, count, width, dtype=torch.float32), _HELD)
-        elif self._snapshot.shape[2] != width:
+        if relation.walked is None:
+            relation.walked = share(torch.zeros(2, count, width, dtype=torch.float32), _HELD)
+        elif relation.walked.shape[2] != width:
             raise ValueError(
-                f"encoder: expected embeddings of width {self._snapshot.shape[2]}, as at the first "
-                f"refresh, got {width}; make a new sampler for another encoder"
+                f"encoder: expected embeddings of width {relation.walked.shape[2]}, as at the "
+                f"first refresh, got {width}; make a new sampler for another encoder"
             )
         _, groups, k = self.table.shape
         if self.version == 0:
@@ -279,7 +285,7 @@ class MCNSSampler(RefreshingSampler):
             states = states.view(count, groups, k)
         else:
             states = self.table.current().ids.long()
-        self._snapshot[(self.version + 1) % 2].copy_(h)
+        relation.walked[(self.version + 1) % 2].copy_(h)
         blank = torch.zeros(states.shape, dtype=torch.float32)
         self.table.write(everyone, Candidates(states, blank * torch.nan, blank + UNIFORM_LEVEL))
         # One group stands for all in the statistics: their chains are alike.
@@ -291,18 +297,19 @@ class MCNSSampler(RefreshingSampler):
         )
 
     def _own_state(self, relation: Relation) -> dict[str, Any]:
-        snapshot = self._snapshot
+        walked = relation.walked
         # A clone, since a view would bring the other buffer along.
-        return {"snapshot": None if snapshot is None else snapshot[self.version % 2].clone()}
+        return {"snapshot": None if walked is None else walked[self.version % 2].clone()}
 
     def _load_own_state(self, states: list[tuple[Relation, dict[str, Any]]]) -> None:
-        snapshot = states[0][1]["snapshot"]
+        relation, state = states[0]
+        snapshot = state["snapshot"]
         if snapshot is None:
             return
         self._check_width(snapshot.shape[1])
-        if self._snapshot is None:
-            self._snapshot = share(torch.zeros(2, *snapshot.shape, dtype=snapshot.dtype), _HELD)
-        self._snapshot.copy_(snapshot.expand_as(self._snapshot))
+        if relation.walked is None:
+            relation.walked = share(torch.zeros(2, *snapshot.shape, dtype=snapshot.dtype), _HELD)
+        relation.walked.copy_(snapshot.expand_as(relation.walked))
 
     def __repr__(self) -> str:
         return (

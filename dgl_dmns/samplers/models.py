@@ -22,10 +22,9 @@ class Models:
     ``model`` of its `Relation`.
 
     Args:
-        shared: whether more than one edge type makes its model here; each then has a copy of a
-            predictor that was handed in.
         learning_rate: of the models' Adam, positive.
-        **arguments: of all models alike, see `DiffusionGenerator`.
+        **arguments: of all models alike, see `DiffusionGenerator`; each model has a copy of a
+            predictor that was handed in.
 
     Attributes:
         make: what makes a model, called with the width, ``seed`` and the arguments.
@@ -36,7 +35,6 @@ class Models:
 
     def __init__(
         self,
-        shared: bool,
         *,
         learning_rate: float,
         **arguments: Any,
@@ -47,7 +45,6 @@ class Models:
                 f"learning_rate: expected a positive rate of the diffusion model, got "
                 f"{learning_rate}; 0.01 and 0.003 are good starts"
             )
-        self.shared = shared
         self.make: Callable[..., DiffusionGenerator] = DiffusionGenerator
         self.arguments = {"learning_rate": learning_rate, **arguments}
 
@@ -62,9 +59,9 @@ class Models:
             ValueError: if there is one for another width.
         """
         if relation.model is None:
-            arguments = dict(self.arguments)
-            if self.shared:  # weights are not
-                arguments["predictor"] = copy.deepcopy(arguments["predictor"])
+            # A copy: no edge types share weights, and a refresh that fails leaves them alone.
+            predictor = copy.deepcopy(self.arguments["predictor"])
+            arguments = {**self.arguments, "predictor": predictor}
             relation.model = self.make(width, seed=relation.seed, **arguments)
         elif relation.model.space.embedding_width != width:
             raise ValueError(

@@ -46,6 +46,14 @@ class ObservedEmbeddings:
             self.h[ntype][ids] = h
             self.seen[ntype][ids] = self.clock
 
+    def go_on(self, since: ObservedEmbeddings) -> None:
+        """Take over what another one, of the same nodes, has observed since this one's last."""
+        for ntype, seen in since.seen.items():
+            rows = seen > 0
+            self.h[ntype][rows] = since.h[ntype][rows]
+            self.seen[ntype][rows] = self.clock + seen[rows]
+        self.clock += since.clock
+
     def checked_rows(self, ids: Any, h: Any) -> dict[str, tuple[Tensor, Tensor]]:
         """Node ids and embeddings of one observation by node type.
 

@@ -3,12 +3,16 @@
 A refresh runs in the main process, outside the loader: called from the training loop or from an
 optimizer post-step hook (`RefreshingSampler.attach`). What loaders, their workers and prefetch
 threads read is the candidate table alone, in shared memory.
+
+A refresh, in its place or in the background, changes everything or nothing, see
+`dgl_dmns.samplers.transaction`.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
 
@@ -18,21 +22,20 @@ from torch.utils.hooks import RemovableHandle
 from tqdm import tqdm
 
 from dgl_dmns.core.distribution import NodeDistribution, check_tractable
-from dgl_dmns.core.engine import RefreshReport, Stopwatch, TableReport, TypeReport, fill_table
-from dgl_dmns.core.generator import FitReport
+from dgl_dmns.core.engine import RefreshReport, Stopwatch, TypeReport
 from dgl_dmns.core.modes import callers_device, in_float32, outside_inference_mode, shielded
-from dgl_dmns.core.sharpness import sharpened
-from dgl_dmns.core.snapshot import Snapshot
 from dgl_dmns.messages import about
 from dgl_dmns.samplers.background import Staleness, Task
 from dgl_dmns.samplers.base import EdgeName, EdgeType
 from dgl_dmns.samplers.cadence import Cadence, check_optimizer, steps_of_a_pass
 from dgl_dmns.samplers.encoder import Embeddings, Encoder
+from dgl_dmns.samplers.filling import FillingSampler
 from dgl_dmns.samplers.lookup import Source
 from dgl_dmns.samplers.negative_pairs import negative_pairs
 from dgl_dmns.samplers.observed import NodeIds, ObservedEmbeddings
 from dgl_dmns.samplers.relation import Relation, rows_by_type
-from dgl_dmns.samplers.stateful import StatefulSampler
+from dgl_dmns.samplers.scoring import ScoringCheck
+from dgl_dmns.samplers.transaction import Before, swap
 
 __all__ = ["Encoder", "RefreshCallback", "RefreshingSampler", "Source"]
 
@@ -42,7 +45,7 @@ RefreshCallback = Callable[[RefreshReport, dict[str, Tensor]], Any]
 _PATIENCE = 10.0  # seconds after which a refresh shows its progress, on a terminal
 
 
-class RefreshingSampler(StatefulSampler):
+class RefreshingSampler(FillingSampler):
     """Base of the samplers whose negatives depend on the encoder, and follow it by refreshes.
 
     Arguments and errors are those of `StatefulSampler`. Before the first refresh every negative is
@@ -53,14 +56,16 @@ class RefreshingSampler(StatefulSampler):
 
     def _set_up(self) -> None:
         self.report: RefreshReport | None = None
-        self._snapshots: dict[EdgeType, Snapshot] = {}  # what the live tables were filled from
-        self._filled_from: dict[EdgeType, Snapshot] = {}  # likewise, those being filled
         self._on_refresh: OrderedDict[int, RefreshCallback] = OrderedDict()
         self._task: Task[tuple[RefreshReport, dict[str, Tensor]]] | None = None
+        self._before: Before | None = None  # that task
+        self._failed: BaseException | None = None  # what a task has raised, until it is told
         self._steps: int | None = None  # of attached optimizers
         self._attached: WeakKeyDictionary[torch.optim.Optimizer, Any] = WeakKeyDictionary()
-        self._begun = 0  # refreshes
-        self._in_use = (0, 0)  # the refresh whose table is live, and the step of its embeddings
+        self._behind = 0  # refreshes that were begun since the one whose table is live
+        self._in_use = 0  # the step of the embeddings behind that table
+        given = any(one.scorer is not None for one in self.relations.values())
+        self._scoring = ScoringCheck(type(self).__name__, self.rule.uses_scores, given)
 
     def distribution(self, etype: EdgeName | None = None) -> NodeDistribution:
         """The distribution that the last refresh drew from: it samples, and it has densities.
@@ -73,19 +78,18 @@ class RefreshingSampler(StatefulSampler):
 
         Raises:
             RuntimeError: before the first refresh of this process, and after a state was loaded
-                (it has a table, but no embeddings) or a refresh has failed, until the next one; or
+                (it has a table, but no embeddings) or the graph has changed, until the next one; or
                 if this is a copy.
             ValueError: if the rule's distribution is not tractable, or the edge type has to be
                 named.
         """
         self._check_original("distribution")
         check_tractable(self.rule)
-        relation = self.relation(etype)
-        snapshot = self._snapshots.get(relation.etype)
+        snapshot = self.relation(etype).snapshot
         if snapshot is None:
             raise RuntimeError(
-                "distribution: there was no refresh in this process yet, or none since one that "
-                "failed, or since a state was loaded; call refresh() or attach()"
+                "distribution: there was no refresh in this process yet, or none since a state was "
+                "loaded or the graph has changed; call refresh() or attach()"
             )
         return NodeDistribution(self.rule, self.settings, snapshot)
 
@@ -147,7 +151,9 @@ class RefreshingSampler(StatefulSampler):
         before is still under way, it is waited for.
 
         One that takes more than ten seconds shows its progress where the standard error is a
-        terminal.
+        terminal. One that fails or is interrupted leaves everything as it was before the call, so
+        that the next one gives what it would have given alone. A function of `on_refresh` comes
+        after that: where it raises, the refresh stands.
 
         Args:
             embeddings: shape [N, D], floating point, to use instead of calling the encoder; a dict
@@ -165,7 +171,7 @@ class RefreshingSampler(StatefulSampler):
         Raises:
             ValueError: if embeddings are not [N, D] floating point and finite, or those of a node
                 type are missing, or ``nodes`` are no source nodes, or the sampler has no rows to
-                draw anew; the last tables stay in use.
+                draw anew.
             RuntimeError: if this is a copy, which has no encoder; for ``nodes`` before the first
                 refresh; or if the last refresh has failed in the background, whose error is the
                 cause. The last good tables stay in use, and the next call begins anew.
@@ -177,32 +183,41 @@ class RefreshingSampler(StatefulSampler):
         if background:
             self.wait()
             watch.mark("wait")
-        else:
-            self._last, self._snapshots = None, {}  # those of the last refresh make room
-        h = self._embeddings(embeddings, observed, copy=True)  # training writes on
-        if self._observed is not None and (embeddings is not None or not observed):
-            self._observed = ObservedEmbeddings(h)
+        with self._scoring.watching(self._encoder, list(self._attached)):
+            h = self._embeddings(embeddings, observed, copy=True)  # training writes on
         watch.mark("embed")
-        self._begun += 1
-        at = (self._begun, self._steps or 0)
-        relations = [
-            # A refresh beside the training has random numbers of its own, and one in its place too.
-            relation.apart() if self.resources.background and self.version else relation.frozen()
-            for relation in self.relations.values()
-        ]
-        if background:
-            self._task = Task(lambda check: (self._build(relations, h, rows, at, watch, check), h))
-            assert self.report is not None
-            return self.report
-        total = sum(
-            self.relations[etype].known.num_src if some is None else some.numel()
-            for etype, some in rows.items()
+        anew = self._observed is not None and (embeddings is not None or not observed)
+        before = Before(
+            {etype: one.random.get_state() for etype, one in self.relations.items()},
+            self._observed if anew else None,
         )
-        with tqdm(
-            total=total, desc="refresh", unit="row", delay=_PATIENCE, disable=None, leave=False
-        ) as bar:
-            report = self._build(relations, h, rows, at, watch, bar.update)
-        return self._take(report, h)
+        version = self.version
+        try:
+            if anew:
+                self._observed = ObservedEmbeddings(h)
+            # A refresh beside the training has random numbers of its own, and one in its place too.
+            reseeded = self.resources.background and version > 0
+            relations = [one.apart(reseeded=reseeded) for one in self.relations.values()]
+            step = self._steps or 0
+            if background:
+                self._before, self._behind = before, 1
+                self._task = Task(lambda check: self._build(relations, h, rows, step, watch, check))
+                assert self.report is not None
+                return self.report
+            total = sum(
+                one.known.num_src if some is None else some.numel()
+                for one, some in zip(relations, rows.values())
+            )
+            with tqdm(
+                total=total, desc="refresh", unit="row", delay=_PATIENCE, disable=None, leave=False
+            ) as bar:
+                done = self._build(relations, h, rows, step, watch, bar.update)
+        except BaseException:
+            if self.version == version and self._task is None:
+                self._observed = before.undo(self.relations, self._observed)
+                self._behind = 0
+            raise
+        return self._tell(*done)
 
     def _rows(self, nodes: NodeIds | None) -> dict[EdgeType, Tensor | None]:
         """The rows that a refresh draws anew by edge type; None for all."""
@@ -225,15 +240,11 @@ class RefreshingSampler(StatefulSampler):
         relations: list[Relation],
         h: dict[str, Tensor],
         rows: dict[EdgeType, Tensor | None],
-        at: tuple[int, int],
+        step: int,
         watch: Stopwatch,
         on_rows: Callable[[int], object],
-    ) -> RefreshReport:
-        """Fit and rebuild from embeddings; in the background, with relations that are `apart`.
-
-        Tables are published together, when all are filled: a refresh that fails leaves all alone.
-        """
-        self._filled_from = {}
+    ) -> tuple[RefreshReport, dict[str, Tensor]]:
+        """Fit and rebuild relations that are `apart` from embeddings, and swap them in."""
         ends = [(r, h[r.etype[0]], h[r.etype[2]]) for r in relations]
         wanted = [rows[relation.etype] for relation in relations]
         fits = [
@@ -244,26 +255,26 @@ class RefreshingSampler(StatefulSampler):
         tables = []
         for end, some in zip(ends, wanted):
             tables.append(self._rebuild(*end, some, on_rows))
-        for relation in relations:
-            relation.table.publish()
-            held = self.relations[relation.etype]
-            held.model, held.sharpness = relation.model, relation.sharpness
-        self._snapshots, self._filled_from = self._filled_from, {}
         watch.mark("table")
-        self._in_use = at
-        return RefreshReport(
-            version=self.version,
+        report = RefreshReport(
+            version=self.version + 1,
             seconds=watch.total,
             seconds_by_part=watch.parts,
             by_type=dict(zip(self.relations, map(TypeReport, fits, tables))),
         )
+        changes = {"report": report, "_last": h, "_behind": 0, "_in_use": step}
+        swap(zip(self.relations.values(), relations), self, changes)
+        return report, h
 
-    def _take(self, report: RefreshReport, h: dict[str, Tensor]) -> RefreshReport:
-        """Make a refresh that has ended known, in the thread of the training."""
-        self.report, self._last = report, h
-        for callback in list(self._on_refresh.values()):
-            with callers_device():
-                callback(report, h)
+    def _tell(self, report: RefreshReport, h: dict[str, Tensor]) -> RefreshReport:
+        """Make a refresh that has ended known, in the thread of the training.
+
+        All functions of `on_refresh` are called, also after one that has raised.
+        """
+        self._scoring.look(report.version, self.relations.values(), h)
+        with callers_device(), ExitStack() as calls:
+            for callback in reversed(self._on_refresh.values()):
+                calls.callback(callback, report, h)
         return report
 
     def wait(self) -> RefreshReport | None:
@@ -277,8 +288,8 @@ class RefreshingSampler(StatefulSampler):
         """
         self._check_original("wait")
         self._settle()
-        if self._task is not None:
-            error, self._task = self._task.error, None
+        if self._failed is not None:
+            error, self._failed, self._behind = self._failed, None, 0
             raise RuntimeError(
                 f"refresh: the one in the background failed ({type(error).__name__}: {error}); "
                 f"negatives are those of version {self.version}, the last good one; refresh again, "
@@ -288,24 +299,31 @@ class RefreshingSampler(StatefulSampler):
 
     def _settle(self) -> None:
         """Wait for the background; keep its error, if any, for the next refresh."""
-        if self._task is not None and self._task.error is None:
-            task, self._task = self._task, None
-            self._take(*task.result)
+        if self._task is None:
+            return
+        task, error = self._task, self._task.error
+        if error is not None:
+            assert self._before is not None
+            self._observed = self._before.undo(self.relations, self._observed)
+            self._failed = error
+        self._task = self._before = None
+        if error is None:
+            self._tell(*task.result)
 
     @property
     def staleness(self) -> Staleness:
         """How far the negatives that are drawn now lie behind the training."""
-        begun, step = self._in_use
         return Staleness(
-            refreshes=self._begun - begun,
-            steps=None if self._steps is None else self._steps - step,
+            refreshes=self._behind,
+            steps=None if self._steps is None else self._steps - self._in_use,
             age=None if self._observed is None else self._observed.mean_age(),
         )
 
     def on_refresh(self, callback: RefreshCallback) -> RemovableHandle:
         """Call a function after every refresh, with its report and the embeddings by node type.
 
-        It runs in the process of the refresh; copies of the sampler do not have it.
+        It runs in the process of the refresh; copies of the sampler do not have it. Where it
+        raises, the refresh stands, the other functions are called, and an error comes after them.
 
         Returns:
             A handle; its ``remove()`` ends the calls.
@@ -313,48 +331,6 @@ class RefreshingSampler(StatefulSampler):
         handle = RemovableHandle(self._on_refresh)
         self._on_refresh[handle.id] = callback
         return handle
-
-    def _fit(self, relation: Relation, h_query: Tensor, h_candidate: Tensor) -> FitReport | None:
-        """Fit what the sampler learns, if anything; rules without a generator learn nothing.
-
-        The embeddings [N, D] of both ends are one tensor where both ends have one type.
-        """
-        return None
-
-    def _rebuild(
-        self,
-        relation: Relation,
-        h_query: Tensor,
-        h_candidate: Tensor,
-        nodes: Tensor | None,
-        on_rows: Callable[[int], object],
-    ) -> TableReport:
-        model = relation.model if self.rule.uses_generator else None
-        snapshot = Snapshot.take(h_query, h_candidate, relation.known, relation.scorer, model)
-        snapshot = sharpened(snapshot, self.rule, refreshes=self.version, generator=relation.random)
-        relation.sharpness = snapshot.sharpness
-        return self._fill(relation, snapshot, nodes, on_rows)
-
-    def _fill(
-        self,
-        relation: Relation,
-        snapshot: Snapshot,
-        nodes: Tensor | None,
-        on_rows: Callable[[int], object],
-    ) -> TableReport:
-        """Fill the hidden table of an edge type, and keep what it was filled from."""
-        report = fill_table(
-            relation.table,
-            self.rule,
-            self.settings,
-            snapshot,
-            nodes=nodes,
-            chunk_bytes=self.resources.chunk_bytes,
-            on_rows=on_rows,
-            generator=relation.random,
-        )
-        self._filled_from[relation.etype] = snapshot
-        return report
 
     def attach(
         self,
@@ -407,7 +383,13 @@ class RefreshingSampler(StatefulSampler):
             steps += 1  # of this optimizer; the sampler counts those of the busiest
             self._steps = max(self._steps or 0, steps)
             if cadence.due():
-                cadence.done(self.refresh().seconds)
+                version = self.version
+                try:
+                    cadence.done(self.refresh().seconds)
+                except Exception:
+                    if self.report is not None and self.version != version:  # a callback's error
+                        cadence.done(self.report.seconds)
+                    raise
             elif self._task is not None and self._task.done:
                 self._settle()
 
@@ -417,21 +399,11 @@ class RefreshingSampler(StatefulSampler):
 
     # ---- state ------------------------------------------------------------------------------
 
-    def update_graph(self, g: Any) -> None:  # noqa: D102
-        super().update_graph(g)
-        self._snapshots = {}
-
     def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: D102
         super().load_state_dict(state)
-        self._task = None  # what has failed before counts no more
-        self._snapshots = {}  # nor what the table before was drawn from
-        self._in_use = (self._begun, self._steps or 0)
+        self._failed, self._behind = None, 0  # what has failed before counts no more
+        self._in_use = self._steps or 0
 
     def __getstate__(self) -> dict[str, Any]:
-        dropped = dict.fromkeys(("_task", "_attached"))
-        emptied: dict[str, Any] = {
-            "_snapshots": {},
-            "_filled_from": {},
-            "_on_refresh": OrderedDict(),
-        }
-        return {**super().__getstate__(), **dropped, **emptied}
+        dropped = dict.fromkeys(("_task", "_before", "_failed", "_attached", "_scoring"))
+        return {**super().__getstate__(), **dropped, "_on_refresh": OrderedDict()}

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from dgl_dmns.checks import check_ids, check_object
 from dgl_dmns.core.generator import DiffusionGenerator
 from dgl_dmns.core.repair import carry_over
-from dgl_dmns.core.snapshot import Scorer
+from dgl_dmns.core.snapshot import Scorer, Snapshot
 from dgl_dmns.core.table import CandidateTable
 from dgl_dmns.samplers.base import (
     EdgeName,
@@ -38,6 +38,7 @@ __all__ = [
 ]
 
 _ROWS = 4096  # that are looked through at a time
+_REFRESHED = ("model", "adversary", "walked", "snapshot", "sharpness")  # beside the table
 
 NegativesPerEdge = Union[int, Mapping[Any, int]]
 """Negatives per edge: one number, or one for each edge type (canonical, or the relation alone)."""
@@ -78,6 +79,9 @@ class Relation:
         self.known = known_edges(g, etype, folder)
         self.table = CandidateTable(self.known.num_src, groups, k, folder=folder)
         self.model: DiffusionGenerator | None = None
+        self.adversary: nn.Module | None = None  # of `AdversarialSampler`
+        self.walked: Tensor | None = None  # embeddings that the chains of `MCNSSampler` read
+        self.snapshot: Snapshot | None = None  # what the table was filled from in this process
         self.sharpness = 1.0  # that the table was drawn with
         self.scorer = scorer
         self.seed = seed
@@ -99,17 +103,30 @@ class Relation:
         """
         return self._with(scorer=_in_eval_mode(_frozen(self.scorer)))
 
-    def apart(self) -> Relation:
-        """The same with a model and a random state of its own, for a refresh in the background.
+    def apart(self, *, reseeded: bool) -> Relation:
+        """The same with what a refresh changes as copies, until `take` takes them over.
 
-        Known edges and table are shared; the scorer is `frozen`.
+        Known edges and table are shared, whose hidden buffer a refresh fills; the scorer is
+        `frozen`.
+
+        Args:
+            reseeded: whether random numbers come from a source of its own, seeded by one draw from
+                the one held, for a refresh in the background; else from the one held.
         """
-        seed = int(torch.randint(1 << 62, (), generator=self.random))
+        random = self.random
+        if reseeded:
+            seed = int(torch.randint(1 << 62, (), generator=random))
+            random = torch.Generator().manual_seed(seed)
         return self._with(
             model=copy.deepcopy(self.model),
+            adversary=copy.deepcopy(self.adversary),
             scorer=_frozen(self.scorer),
-            random=torch.Generator().manual_seed(seed),
+            random=random,
         )
+
+    def take(self, refreshed: Relation) -> None:
+        """Take over what a refresh has made, in one step; its table is published beside."""
+        vars(self).update({name: vars(refreshed)[name] for name in _REFRESHED})
 
     def on(self, g: Any, groups: int) -> Relation:
         """The same for a graph that has changed; this one stays as it is, for who reads it.
@@ -123,7 +140,7 @@ class Relation:
         """
         known = known_edges(g, self.etype, self.folder)
         table = carry_over(self.table, known, groups, self.random)
-        return self._with(known=known, table=table)
+        return self._with(known=known, table=table, snapshot=None)
 
     def _with(self, **changes: Any) -> Relation:
         """The same with other parts in place of some."""
@@ -251,10 +268,12 @@ class Relation:
             getattr(self.table, name).copy_(value)
         self.random.set_state(state["random"])
         self.sharpness = state["sharpness"]
+        self.snapshot = None  # it is of the table before
 
     def __getstate__(self) -> dict[str, Any]:
         """What workers and spawned processes get: what a look-up needs."""
-        return {**self.__dict__, "model": None, "scorer": None, "random": None}
+        dropped = dict.fromkeys(("model", "adversary", "snapshot", "scorer", "random"))
+        return {**self.__dict__, **dropped}
 
 
 def held_edge_types(

@@ -150,6 +150,7 @@ def test_a_failure_is_told_at_the_next_refresh_and_the_last_table_stays(g: Any) 
     sampler = Held(g)
     sampler.refresh()
     model, random = sampler.model, sampler.relation().random.get_state()
+    report = sampler.report
     before = [field.clone() for field in sampler.table.current()]
     sampler.error = ValueError("no more room")
     sampler.refresh()
@@ -161,7 +162,9 @@ def test_a_failure_is_told_at_the_next_refresh_and_the_last_table_stays(g: Any) 
         sampler.refresh()
     assert sampler.version == 1
     assert sampler.model is model
-    assert not torch.equal(random, sampler.relation().random.get_state())
+    assert sampler.report is report
+    assert sampler.staleness.refreshes == 0  # it has been told
+    assert torch.equal(random, sampler.relation().random.get_state())
     assert all(map(torch.equal, before, sampler.table.current()))
     sampler.error = None
     sampler.refresh()

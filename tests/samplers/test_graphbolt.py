@@ -91,7 +91,9 @@ def source(g: Any, name: str, batch: int = 25) -> Any:
 def sampled(g: Any, name: str, stage: Any) -> list[Any]:
     """Minibatches with negatives and neighbours."""
     whole = gb.from_dglgraph(g, is_homogeneous=len(g.canonical_etypes) == 1)
-    return list(gb.DataLoader(stage(source(g, name), whole).sample_neighbor(whole, [4])))
+    batches = list(gb.DataLoader(stage(source(g, name), whole).sample_neighbor(whole, [4])))
+    assert batches, "nothing to look at"
+    return batches
 
 
 def described(value: Any) -> Any:
@@ -144,7 +146,9 @@ def test_negatives_belong_to_their_positives_and_are_no_edges(name: str) -> None
 def test_in_batch_negatives_see_the_batch() -> None:
     g = graph()
     stage = ours.GraphBoltNegativeSampler(source(g, "seeds"), InBatchSampler(g, K))
-    for minibatch in stage:
+    batches = list(stage)
+    assert batches
+    for minibatch in batches:
         positive, negative = minibatch.seeds[minibatch.labels], minibatch.seeds[~minibatch.labels]
         assert torch.isin(negative[:, 1], positive[:, 1]).float().mean() > 0.99
 

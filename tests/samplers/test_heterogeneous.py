@@ -523,7 +523,7 @@ def test_a_predictor_is_copied_for_each_edge_type() -> None:
     one = make(predictor=predictor, etypes=["buys"])
     one.refresh()
     assert one.model is not None
-    assert one.model.predictor is predictor
+    assert one.model.predictor is not predictor
 
 
 # Log ratios, reports, state, workers.

@@ -95,7 +95,9 @@ def test_no_room_is_said_before_anything_is_allocated(g: Any, monkeypatch: Any) 
     def never(*_: Any, **__: Any) -> None:
         raise AssertionError("allocated")
 
-    monkeypatch.setattr("dgl_dmns.samplers.refreshing.Relation", never)
+    monkeypatch.setattr("dgl_dmns.samplers.stateful.Relation", never)
+    with pytest.raises(AssertionError, match="allocated"):  # with room, it is what is built
+        made(g)
     for where, message in (
         ("_free_memory", r"takes 33600 bytes .*there are 100 bytes free of memory; lower groups"),
         ("_disk", r"there are 100 bytes free in shared memory \(/dev/shm.*--shm-size"),
@@ -161,7 +163,9 @@ def test_workers_see_refreshes_of_a_table_in_a_file(g: Any, tmp_path: Path, star
     )
     for _ in range(2):
         current = sampler.table.current().ids.long()
-        for batch in loader:
+        batches = list(loader)
+        assert len(batches) == 2
+        for batch in batches:
             src, dst = (batch[2].ndata[dgl.NID][end] for end in batch[2].edges())
             assert (current[src] == dst.view(-1, 1, 1)).flatten(1).any(1).all()
         sampler.refresh()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import dgl
@@ -386,6 +387,7 @@ def test_an_mcns_worker_from_before_the_first_refresh_warns() -> None:
     sampler = MCNSSampler(g, lambda: embeddings(40), 3)
     early = sampler.__class__.__new__(sampler.__class__)
     early.__dict__ = sampler.__getstate__()  # shares the table, as a forked worker does
+    early.relations = {etype: copy.copy(one) for etype, one in sampler.relations.items()}
     sampler.refresh()
     assert early.version == 1
     with pytest.warns(UserWarning, match="^MCNSSampler: this worker was started before the first"):

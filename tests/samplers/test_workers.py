@@ -132,7 +132,10 @@ def test_a_refresh_in_the_middle_of_an_epoch(workers: int) -> None:
     assert all(len(one) <= 1 for one in found)  # no batch mixes two tables
     assert {node for one in found for node in one} <= {1, 2}
     # Loaders draw ahead: two batches for each worker, no more.
-    assert all(one in ([2], []) for one in found[6 + 2 * workers :])
+    late = found[6 + 2 * workers :]
+    assert all(one in ([2], []) for one in late)
+    assert [1] in found[:6]
+    assert [2] in late
 
 
 def test_a_refresh_beside_a_prefetch_thread() -> None:

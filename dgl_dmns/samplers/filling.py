@@ -1,0 +1,66 @@
+"""What a refresh makes of one edge type: a fit, and a table that is filled from a snapshot.
+
+It works on relations that are `apart` (see `dgl_dmns.samplers.relation`); what it makes is swapped
+in by `dgl_dmns.samplers.refreshing`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from dgl_dmns.core.engine import TableReport, fill_table
+from dgl_dmns.core.generator import FitReport
+from dgl_dmns.core.sharpness import sharpened
+from dgl_dmns.core.snapshot import Snapshot
+from dgl_dmns.samplers.relation import Relation
+from dgl_dmns.samplers.stateful import StatefulSampler
+
+__all__ = ["FillingSampler"]
+
+
+class FillingSampler(StatefulSampler):
+    """Base of `RefreshingSampler`: fits and fills; subclasses have their own ways of either."""
+
+    def _fit(self, relation: Relation, h_query: Tensor, h_candidate: Tensor) -> FitReport | None:
+        """Fit what the sampler learns, if anything; rules without a generator learn nothing.
+
+        The embeddings [N, D] of both ends are one tensor where both ends have one type.
+        """
+        return None
+
+    def _rebuild(
+        self,
+        relation: Relation,
+        h_query: Tensor,
+        h_candidate: Tensor,
+        nodes: Tensor | None,
+        on_rows: Callable[[int], object],
+    ) -> TableReport:
+        model = relation.model if self.rule.uses_generator else None
+        snapshot = Snapshot.take(h_query, h_candidate, relation.known, relation.scorer, model)
+        snapshot = sharpened(snapshot, self.rule, refreshes=self.version, generator=relation.random)
+        relation.sharpness = snapshot.sharpness
+        return self._fill(relation, snapshot, nodes, on_rows)
+
+    def _fill(
+        self,
+        relation: Relation,
+        snapshot: Snapshot,
+        nodes: Tensor | None,
+        on_rows: Callable[[int], object],
+    ) -> TableReport:
+        """Fill the hidden table of an edge type, and keep what it was filled from."""
+        report = fill_table(
+            relation.table,
+            self.rule,
+            self.settings,
+            snapshot,
+            nodes=nodes,
+            chunk_bytes=self.resources.chunk_bytes,
+            on_rows=on_rows,
+            generator=relation.random,
+        )
+        relation.snapshot = snapshot
+        return report
