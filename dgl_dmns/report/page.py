@@ -109,11 +109,15 @@ def write_report(folder: str | Path, out: str | Path | None = None) -> Path:
 
     Raises:
         FileNotFoundError: if the folder holds no run.
-        ValueError: if a file of it is not complete.
+        ValueError: if a file of it is not complete, or ``out`` is a folder.
         ImportError: if matplotlib is missing.
     """
     run = Run.load(folder)
     file = run.folder / "report.html" if out is None else Path(out)
+    if file.is_dir():
+        raise ValueError(
+            f"out: expected the name of a file, got the folder {file}; name a file in it"
+        )
     try:
         page = page_of(run)
     except ImportError:

@@ -317,7 +317,9 @@ def test_names_with_formulas_are_drawn_as_words(folder, tmp_path):
             (tmp_path / file.name).write_bytes(file.read_bytes())
     metrics = pd.read_csv(tmp_path / "metrics.csv").rename(columns={"loss": "$\\frac{$"})
     metrics.to_csv(tmp_path / "metrics.csv", index=False)
-    assert "Training" in write_report(tmp_path).read_text()
+    page = Page(write_report(tmp_path).read_text())
+    assert "$\\frac{$" in images_of(page)
+    assert "Not drawn" not in "".join(page.text)
 
 
 @pytest.mark.parametrize(
@@ -383,6 +385,11 @@ def test_incomplete_runs(tmp_path, file, text, message):
 def test_no_run(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"with a file run.json; save_run and dgl-dmns"):
         write_report(tmp_path / "nowhere")
+
+
+def test_a_folder_to_write_to(folder, tmp_path):
+    with pytest.raises(ValueError, match="out: expected the name of a file, got the folder"):
+        write_report(folder, tmp_path)
 
 
 @pytest.fixture(scope="module")
