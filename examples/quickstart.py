@@ -215,10 +215,8 @@ def plot(runs: list[Run], path: Path) -> None:
     left.legend()
     hardness = next(r.hardness for r in runs if r.sampler == "dmns")
     shades = ("#8b0a50", "#c1443c", "#e07b39", "#f0b04c", "#56b4e9")  # dark is hard
-    for name, colour in zip((*"0123", "uniform"), shades):
-        label = (
-            "uniform share" if name == "uniform" else f"level {Levels().fractions[int(name)]:g}T"
-        )
+    for name, colour in zip((*"0123", "no level"), shades):
+        label = f"level {Levels().fractions[int(name)]:g}T" if name.isdigit() else name
         right.plot([h.get(name, float("nan")) for h in hardness], color=colour, label=label)
     right.set(
         xlabel="refresh",

@@ -33,6 +33,7 @@ def test_trains_with_both_samplers_and_writes_its_files(quickstart, tmp_path, ca
     uniform, dmns = json.loads((tmp_path / "runs.json").read_text())
     assert len(uniform["curve"]) == len(dmns["curve"]) == len(dmns["hardness"]) == 3
     assert not uniform["hardness"]
+    assert set(dmns["hardness"][-1]) == {*"0123", "no level"}
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
     printed = capsys.readouterr().out
     assert "DMNS over uniform" in printed

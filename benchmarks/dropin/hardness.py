@@ -45,7 +45,7 @@ FOLLOWS = (Dynamic, SelfAdversarial, MarkovChain, DMNS)
 """The methods whose samplers follow the encoder, and so change over the training."""
 ROWS = ("self-adversarial", "gate", "dmns", "density")
 COLUMNS = {
-    "percentile": "random nodes that score lower",
+    "percentile": "percentile among random nodes",
     "above_positive": "share that scores above a positive",
     "false_negative_lift": "held-out edges, times those of uniform draws",
 }
@@ -69,7 +69,7 @@ def course(problem: Problem, cell: Cell) -> dict[str, Any]:
 
     Returns:
         A list for each of `COLUMNS` with an entry for each refresh, the one before the training
-        first; ``auc`` of the positives likewise, and the ``best epoch``.
+        first; ``auc``, the percentile of the positives, likewise, and the ``best epoch``.
     """
     monitors: list[Monitor] = []
     result = train(
@@ -100,7 +100,7 @@ Found = dict[Row, dict[int, dict[str, Any]]]
 
 
 def _table(found: Found) -> str:
-    header = ["negatives", "runs", "refresh", "AUC of the model", *COLUMNS.values()]
+    header = ["negatives", "runs", "refresh", "percentile of positives", *COLUMNS.values()]
     lines = []
     for row, runs in found.items():
         last = min((len(run["auc"]) for run in runs.values()), default=0)
@@ -129,7 +129,7 @@ def _plot(found: Found, dataset: str, path: Path) -> bool:
         ax.set(xlabel="refresh", ylabel=words)
         ax.grid(alpha=0.3)
     axes[0].set_title(f"{dataset}: negatives over the training")
-    axes[-1].legend(fontsize="small")
+    axes[-1].legend(fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
     plt.close(figure)
@@ -209,7 +209,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"Command: `{command}`\n\n"
         "Mean ± standard error over the seeds, at some refreshes and at the last one that all "
         "seeds reached; refresh 1 comes before the first step. Held-out edges are those of "
-        "validation. The AUC is that of the model, positives against random nodes.\n\n"
+        "validation. The percentile of positives is the AUC of the model.\n\n"
         + "; ".join(f"{name} {value}" for name, value in record.items())
         + "\n"
     )

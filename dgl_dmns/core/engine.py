@@ -57,7 +57,7 @@ class TableReport:
         fallback: number of query rows that took the fallback (fewer admissible nodes than k in
             reach of a pool).
         level_score: mean score ``s(v, u)`` of the chosen negatives per hardness level, and under
-            the key ``"uniform"`` that of the uniform share.
+            the key ``"no level"`` that of those which no level claims.
         unstable: number of queries whose level Gaussians could not be computed with; the generator
             was taken as uniform for them, and a warning said so.
         sharpness: factor on the scores in the rule's softmax, see `dgl_dmns.core.sharpness`.
@@ -139,7 +139,7 @@ class _LevelScores:
         self.count += torch.bincount(slot, minlength=self.count.numel()).double()
 
     def means(self) -> dict[str, float]:
-        names = [str(i) for i in range(self.total.numel() - 1)] + ["uniform"]
+        names = [str(i) for i in range(self.total.numel() - 1)] + ["no level"]
         mean = self.total / self.count
         return {n: float(m) for n, m, c in zip(names, mean, self.count) if c > 0}
 

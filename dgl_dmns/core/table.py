@@ -30,7 +30,7 @@ BYTES_PER_CANDIDATE = 14
 """Of a table: two buffers with an id (4), a log ratio (2) and a level (1)."""
 
 UNIFORM_LEVEL = 255
-"""Level tag of a candidate that no hardness level claims: the uniform share."""
+"""Level tag of a candidate that no hardness level claims."""
 
 _HALF = torch.finfo(torch.float16).max
 

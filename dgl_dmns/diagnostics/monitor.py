@@ -82,7 +82,7 @@ class Monitor:
         >>> monitor = Monitor(sampler)
         >>> report = sampler.refresh()
         >>> monitor.frame()["level"].tolist()
-        ['0.1T', '0.125T', '0.25T', '0.5T', 'uniform share', 'all', 'random', 'positive']
+        ['0.1T', '0.125T', '0.25T', '0.5T', 'no level', 'all', 'random', 'positive']
     """
 
     def __init__(

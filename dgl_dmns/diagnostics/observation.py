@@ -50,7 +50,7 @@ class Observation:
             diffusion steps; empty for a sampler without a generator.
         query: int64 [Q], source nodes with at least one known edge.
         negative: int64 [Q, C], all candidates that the table holds for them.
-        level: uint8 [Q, C], index of the level each came from; 255 for the uniform share.
+        level: uint8 [Q, C], index of the level each came from; 255 for none.
         score: float32 [Q, C], scores of the negatives.
         positive_score: float32 [Q, P], of random known neighbours.
         random: int64 [Q, R], random nodes that are no known neighbours.
@@ -83,11 +83,11 @@ class Observation:
     def groups(self) -> dict[str, Tensor]:
         """The levels by name, with a mask [Q, C] of their negatives; ``"all"`` comes last.
 
-        ``"uniform share"`` stands between, where there is a generator.
+        ``"no level"`` stands between, where there is a generator.
         """
         found = {name: self.level == index for index, name in enumerate(self.levels)}
         if self.levels:
-            found["uniform share"] = self.level == UNIFORM_LEVEL
+            found["no level"] = self.level == UNIFORM_LEVEL
         found["all"] = torch.ones_like(self.level, dtype=torch.bool)
         return found
 

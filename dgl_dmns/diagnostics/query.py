@@ -26,13 +26,15 @@ _BACKGROUND = 2000
 class QueryView:
     """A query, its neighbours and negatives, and its level Gaussians, projected to the plane.
 
+    A space of width 1 has no plane: then each 2 below is a 1.
+
     Attributes:
         query: id of the source node.
         levels: names of the L levels, hardest first.
         point: the query, shape [2].
         neighbours: its known neighbours, shape [P, 2].
         negatives: the candidates that the table holds for it, shape [C, 2].
-        negative_level: index of their levels, 255 for the uniform share, shape [C].
+        negative_level: index of their levels, 255 for none, shape [C].
         mean: of the level Gaussians, shape [L, 2].
         covariance: of the same, shape [L, 2, 2].
         background: at most 2000 of all destination nodes, shape [M, 2].

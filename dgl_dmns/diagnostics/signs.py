@@ -45,11 +45,11 @@ class Thresholds:
         warmup: refreshes before which nothing is judged but divergence.
         window: refreshes without a gain that count as a plateau.
         gain: smallest rise of the watched value within the window that is a gain.
-        fall: fall of the AUC of positives below its best that counts as divergence.
+        fall: fall of the percentile of positives below its best that counts as divergence.
         hard: share of negatives above a positive that counts as too hard.
         easy: AUC of the hardest level's density (percentile of the negatives, for a sampler without
             a generator) below which negatives are no better than uniform.
-        learned: AUC of positives below which the encoder knows too little to judge that.
+        learned: percentile of positives below which the encoder knows too little to judge that.
         uneven: excess of the Gini index over that of uniform draws that counts as a collapse.
         hub_share: share of the draws that the top hundredth of nodes takes in a collapse.
 
@@ -91,8 +91,8 @@ def signs(
     Args:
         records: rows of `Monitor.frame` of one edge type.
         watched: values in order of time, larger is better, whose standstill is a plateau, for
-            example a validation metric after each refresh; the AUC of the positives where not
-            given.
+            example a validation metric after each refresh; the percentile of the positives
+            where not given.
         thresholds: the numbers to judge by.
 
     Returns:
@@ -115,10 +115,10 @@ def _diverging(auc: Sequence[float], negatives: Mapping[str, Any], limits: Thres
     if max(auc) - auc[-1] <= limits.fall or negatives["percentile"] <= limits.easy:
         return ""
     return (
-        f"training diverges while negatives are hard: the AUC of the positives fell from "
-        f"{max(auc):.3f} to {auc[-1]:.3f}, and negatives beat {negatives['percentile']:.0%} of "
-        "random nodes. Hardness came too early: train some epochs with uniform negatives before "
-        "attach(), raise uniform_share, leave out the hardest levels (for example "
+        "training diverges while negatives are hard: the percentile of the positives fell from "
+        f"{max(auc):.3f} to {auc[-1]:.3f}, and that of the negatives is "
+        f"{negatives['percentile']:.2f}. Hardness came too early: train some epochs with uniform "
+        "negatives before attach(), raise uniform_share, leave out the hardest levels (for example "
         "levels=(0.25, 0.5)), or lower the learning rate"
     )
 
@@ -160,16 +160,17 @@ def _not_learned(auc: float, now: Levels, limits: Thresholds) -> str:
     if density < limits.easy:
         return (
             f"the generator's negatives are no better than uniform: its hardest level "
-            f"({levels[0]}) prefers a positive to a random node with probability {density:.2f}, "
-            f"the scores do with {auc:.2f}. It has not learned its condition: raise warmup_steps "
-            "and fit_steps, refresh more often, and see that the fitting loss falls"
+            f"({levels[0]}) prefers a positive to a random node with probability {density:.2f} "
+            f"(density_auc), while the percentile of the positives is {auc:.2f}. It has not "
+            "learned its condition: raise warmup_steps and fit_steps, refresh more often, and see "
+            "that the fitting loss falls"
         )
     percentile = now["all"]["percentile"]
     if not levels and percentile < limits.easy:
         return (
-            f"negatives are no better than uniform: they beat {percentile:.0%} of random nodes, "
-            f"positives beat {auc:.0%}. Take a larger pool or a lower temperature, or refresh more "
-            "often"
+            f"negatives are no better than uniform: their percentile is {percentile:.2f}, "
+            f"that of the positives {auc:.2f}. Take a larger pool or a lower temperature, or "
+            "refresh more often"
         )
     return ""
 

@@ -40,9 +40,10 @@ def negative_statistics(
     """Hardness, false negatives and variety of the negatives that a sampler holds now.
 
     Rows: each hardness level (``"0.1T"`` is the level at a tenth of the diffusion steps), hardest
-    first; ``"uniform share"``, the negatives that no level claims; ``"all"`` negatives; then, to
-    compare with, ``"random"`` nodes without a known edge and ``"positive"`` ones, known neighbours.
-    A sampler without a generator has the last three rows alone.
+    first; ``"no level"``, the negatives that no level claims (they pass the same rule as the
+    others, so that they are no uniform draws); ``"all"`` negatives; then, to compare with,
+    ``"random"`` nodes without a known edge and ``"positive"`` ones, known neighbours. A sampler
+    without a generator has the last three rows alone.
 
     Columns (NaN where a row has no such thing):
 
@@ -207,7 +208,7 @@ def _false_negatives(
     hit = hidden.contains(query.unsqueeze(1), negative)
     chance = float(hidden.degrees()[query].double().mean()) / known.num_dst
     masks = {name: level == index for index, name in enumerate(seen.levels)}
-    masks["uniform share"] = level == UNIFORM_LEVEL
+    masks["no level"] = level == UNIFORM_LEVEL
     masks["all"] = torch.ones_like(hit)
     found = {}
     for name, mask in masks.items():

@@ -6,21 +6,23 @@ from typing import Any
 
 import pandas as pd
 
-from dgl_dmns.plots.style import axes_or_new, colours, label_of
+from dgl_dmns.plots.style import axes_or_new, colours, label_of, legend_beside, plain_ticks
 
 __all__ = ["plot_hardness"]
 
 _WORDS = {
     "score": "mean score",
-    "percentile": "random nodes that score lower",
+    "percentile": "percentile among random nodes",
     "above_positive": "share that scores above a positive",
-    "false_negative_lift": "times those of uniform draws",
-    "false_negatives": "share that is a held-out edge",
+    "false_negative_lift": "false negatives, times uniform draws",
+    "false_negatives": "false negatives, share",
     "gini": "Gini index of how often nodes are drawn",
     "density_auc": "AUC of the level's density",
     "psi_share": "share of latents with Psi ≥ 0",
     "share": "share of the negatives",
 }
+_HELD_OUT = ("false_negatives", "false_negative_lift")
+_REMEDY = "; it needs held-out pairs: Monitor(sampler, held_out=...)"
 
 
 def plot_hardness(
@@ -45,8 +47,8 @@ def plot_hardness(
         The axes.
 
     Raises:
-        ValueError: if there are no records, no such column, the edge type has to be named, or
-            ``smooth`` is below 1.
+        ValueError: if there are no records, no such column or no value in it, the edge type has to
+            be named, or ``smooth`` is below 1.
         ImportError: if matplotlib is missing.
     """
     if not len(frame):
@@ -62,6 +64,10 @@ def plot_hardness(
     if etype is not None and etype not in etypes:
         raise ValueError(f"etype: expected one of {etypes}, got {etype!r}")
     rows = frame[frame["etype"] == (etypes[0] if etype is None else etype)]
+    if not rows[value].notna().any():
+        raise ValueError(
+            f"value: {value!r} is NaN in all records{_REMEDY if value in _HELD_OUT else ''}"
+        )
     ax = axes_or_new(ax)
     names = [str(name) for name in rows["level"].unique()]
     colour = colours(names)
@@ -81,7 +87,7 @@ def plot_hardness(
                 color=colour[name],
                 label=label_of(name),
             )
-    ax.xaxis.get_major_locator().set_params(integer=True)
+    plain_ticks(ax, whole_x=True)
     ax.set(xlabel="refresh", ylabel=_WORDS.get(value, value.replace("_", " ")))
-    ax.legend(fontsize="small", frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    legend_beside(ax)
     return ax

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from dgl_dmns.diagnostics.observation import Observation
-from dgl_dmns.plots.style import axes_or_new, colours, label_of
+from dgl_dmns.plots.style import axes_or_new, colours, label_of, legend_beside, plain_ticks
 
 __all__ = ["plot_positivity"]
 
@@ -51,9 +51,10 @@ def plot_positivity(seen: Observation, *, bins: int = 25, ax: Any = None) -> Any
         slope = float((positive * level).mean() / (positive * positive).mean())
         curve = [np.median(level[part]) for part in order]
         ax.plot(x, curve, color=colour[name], label=f"{label_of(name)}: slope {slope:.2f}")
+    plain_ticks(ax)
     ax.set(
-        xlabel="log density of the positives' model",
-        ylabel="log density of the negatives",
+        xlabel="log density of the positives, less its mean",
+        ylabel="log density of the level, less its mean",
     )
-    ax.legend(fontsize="small", frameon=False)
+    legend_beside(ax)
     return ax

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from dgl_dmns.diagnostics.observation import Observation
-from dgl_dmns.plots.style import axes_or_new, colours, label_of
+from dgl_dmns.plots.style import axes_or_new, colours, label_of, legend_beside, plain_ticks
 
 __all__ = ["plot_scores"]
 
@@ -54,6 +54,7 @@ def plot_scores(seen: Observation, *, bins: int = 40, ax: Any = None) -> Any:
         ax.step(
             edges, np.append(density, 0), where="post", color=colour[name], label=label_of(name)
         )
-    ax.set(xlabel="score", ylabel="density", ylim=(0, None))
-    ax.legend(fontsize="small", frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    plain_ticks(ax)
+    ax.set(xlabel="score", ylabel="density of the scores", ylim=(0, None))
+    legend_beside(ax)
     return ax

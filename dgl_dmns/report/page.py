@@ -6,24 +6,27 @@ import base64
 import math
 from collections.abc import Mapping
 from html import escape
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from dgl_dmns.diagnostics import Thresholds
-from dgl_dmns.report.pictures import pictures_of
-from dgl_dmns.report.run import Run
+from dgl_dmns.plots.style import label_of
+from dgl_dmns.report.pictures import PAPER, Picture, pictures_of
+from dgl_dmns.report.run import Run, one_line
 
 __all__ = ["page_of", "write_report"]
 
 _STYLE = """
 :root { --line: #dcdfe4; --quiet: #5b6470; --good: #00795a; --bad: #a3301f; }
 * { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 62rem; padding: 1.5rem; color: #1d2129; background: #fff;
+body { margin: 0 auto; max-width: 64rem; padding: 1.5rem; color: #1d2129; background: #fff;
   font: 16px/1.5 system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; }
 h1 { font-size: 1.7rem; line-height: 1.2; margin: 0 0 .3rem; overflow-wrap: anywhere; }
 h2 { font-size: 1.2rem; margin: 2.2rem 0 .4rem; overflow-wrap: anywhere; }
+h3 { font-size: 1rem; margin: .6rem 0 0; overflow-wrap: anywhere; }
 p { margin: .4rem 0; max-width: 46rem; overflow-wrap: anywhere; }
 .quiet { color: var(--quiet); overflow-wrap: anywhere; }
 .figures { display: flex; flex-wrap: wrap; gap: .8rem; margin: 1rem 0; padding: 0; }
@@ -35,18 +38,23 @@ p { margin: .4rem 0; max-width: 46rem; overflow-wrap: anywhere; }
 .fine { border-left: 4px solid var(--good); padding: .2rem 0 .2rem .9rem; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }
-th, td { text-align: right; padding: .25rem .45rem; border-bottom: 1px solid var(--line);
+th, td { text-align: right; padding: .25rem .4rem; border-bottom: 1px solid var(--line);
   white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; padding-left: 0; }
+th:first-child, td:first-child { text-align: left; padding-left: 0; position: sticky; left: 0;
+  background: #fff; }
 details { margin-top: .8rem; }
 summary { cursor: pointer; color: var(--quiet); }
-img { display: block; width: 100%; max-width: 46rem; height: auto; }
+img { display: block; width: 100%; max-width: 36rem; height: auto; margin-top: auto; }
+.pictures { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 1.2rem 2rem; }
+.pictures section { display: flex; flex-direction: column; min-width: 0; }
+.pictures p { font-size: .9rem; }
 pre { background: #f4f5f7; border-radius: .4rem; padding: .7rem 1rem;
   white-space: pre-wrap; overflow-wrap: anywhere; font-size: .85rem; }
 dl.facts { display: grid; grid-template-columns: fit-content(45%) 1fr; gap: .15rem 1.2rem;
   margin: 0; }
 dl.facts dt { color: var(--quiet); overflow-wrap: anywhere; min-width: 0; }
 dl.facts dd { margin: 0; overflow-wrap: anywhere; min-width: 0; }
+@media (max-width: 44rem) { .pictures { grid-template-columns: minmax(0, 1fr); } }
 @media (max-width: 40rem) { body { padding: 1rem; } .figures div { min-width: 6.2rem; }
   .figures dd { font-size: 1.2rem; } }
 """
@@ -56,19 +64,37 @@ _COLUMNS = {
     "share": ("share", "of the negatives that are of this level"),
     "score": ("score", "mean score"),
     "expected_score": ("expected", "mean score that the generator expects of the level"),
-    "percentile": ("rank", "share of random nodes of the same query that score lower"),
-    "above_positive": ("above pos.", "share that scores above a true neighbour of the query"),
+    "percentile": ("percentile", "share of random nodes of the same query that score lower"),
+    "above_positive": ("above pos.", "share that scores above a positive of the query"),
     "false_negatives": (
-        "false",
-        "share that is a held-out edge (of queries that have one)",
+        "false neg.",
+        "false negatives: share that is a held-out edge (of queries that have one)",
     ),
     "false_negative_lift": ("lift", "false negatives, times those of uniform draws"),
     "distinct": ("distinct", "distinct nodes among the negatives looked at"),
     "gini": ("Gini", "unevenness of how often nodes are drawn, 0 to 1"),
     "gini_uniform": ("Gini, unif.", "the same of as many uniform draws"),
-    "density_auc": ("AUC", "how well the level's density tells positives from random nodes"),
-    "psi_share": ("Psi ≥ 0", "share of latents that keep the paper's condition"),
+    "density_auc": (
+        "density AUC",
+        "how well the level's density tells positives from random nodes",
+    ),
 }
+_PSI_COLUMNS = {
+    "level": _COLUMNS["level"],
+    "psi_share": ("Psi ≥ 0", "share of latents where Psi is not negative"),
+}
+_ROWS = {
+    "no level": "negatives that no level claims; they pass the same rule as the others, so that "
+    "they are no uniform draws",
+    "random nodes": "uniform draws without a known edge, to compare with",
+    "positives": "known neighbours, to compare with",
+}
+_PSI = (
+    "The paper shows that its negatives follow the positives with a lower power (sub-linear "
+    "positivity) wherever a quantity Psi is not negative. The share of latents where it holds is "
+    "near 1 for easy levels and least for the hardest. Whether negatives help a training is not "
+    "read from it: see the percentile and the test."
+)
 
 
 def write_report(folder: str | Path, out: str | Path | None = None) -> Path:
@@ -83,18 +109,23 @@ def write_report(folder: str | Path, out: str | Path | None = None) -> Path:
 
     Raises:
         FileNotFoundError: if the folder holds no run.
-        ValueError: if a file of it is not complete.
+        ValueError: if a file of it is not complete, or ``out`` is a folder.
         ImportError: if matplotlib is missing.
     """
     run = Run.load(folder)
     file = run.folder / "report.html" if out is None else Path(out)
+    if file.is_dir():
+        raise ValueError(
+            f"out: expected the name of a file, got the folder {file}; name a file in it"
+        )
     try:
         page = page_of(run)
     except ImportError:
         raise
     except Exception as error:  # values of the run's files that do not fit together
         raise ValueError(
-            f"{run.folder}: not a complete run ({type(error).__name__}: {error}); run it again"
+            f"{run.folder}: not a complete run ({one_line(error)}); run it again into another "
+            "folder"
         ) from error
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(page.encode("utf-8", "replace"))
@@ -103,18 +134,15 @@ def write_report(folder: str | Path, out: str | Path | None = None) -> Path:
 
 def page_of(run: Run) -> str:
     """The page of a run, as HTML."""
+    pictures = pictures_of(run)
     parts = [
         f"<h1>{escape(run.title)}</h1>",
         f'<p class="quiet">{escape(run.sampler)}</p>',
         _figures(run.result, run.measured),
         _signs(run),
-        *(
-            f"<h2>{escape(picture.title)}</h2>\n<p>{escape(picture.text)}</p>\n"
-            f'<img alt="{escape(picture.title)}" src="data:image/png;base64,'
-            f'{base64.b64encode(picture.png).decode("ascii")}">'
-            for picture in pictures_of(run)
-        ),
+        *_sections([picture for picture in pictures if picture.section != PAPER]),
         "" if run.negatives is None else _last_record(run.negatives),
+        _conditions(run.negatives, [picture for picture in pictures if picture.section == PAPER]),
         _facts("Data", run.data),
         _facts("Settings", run.settings),
         _facts("Versions", run.versions),
@@ -144,19 +172,22 @@ def _figures(result: Mapping[str, Any], measured: str) -> str:
 
 def _signs(run: Run) -> str:
     if run.negatives is None:
-        text = "This sampler follows no encoder, so that its negatives were not watched."
+        text = (
+            "The negatives were not watched: there are no records of a monitor, as for a sampler "
+            "that follows no encoder."
+        )
         return f'<h2>Failure signs</h2>\n<p class="quiet">{text}</p>'
     refreshes = int(run.negatives["refresh"].max())
     if not run.signs and refreshes < Thresholds().warmup:
         text = (
-            f"None seen, but {refreshes} refresh(es) are too few to tell: most signs are looked "
-            f"for from refresh {Thresholds().warmup} on."
+            f"None seen, but it is early to tell (refresh {refreshes}): most signs "
+            f"are looked for from refresh {Thresholds().warmup} on."
         )
         return f'<h2>Failure signs</h2>\n<p class="quiet">{text}</p>'
     if not run.signs:
         text = (
-            "None seen: no training that diverges under hard negatives, no plateau with misaligned "
-            "hardness, no negatives that are no better than uniform, no collapse onto a few nodes."
+            f"None seen in {refreshes} refreshes. The signs are rules of thumb: whether these "
+            "negatives are better than uniform ones, only a training with uniform negatives tells."
         )
         return f'<h2>Failure signs</h2>\n<p class="fine">{text}</p>'
     found = "\n".join(
@@ -167,31 +198,83 @@ def _signs(run: Run) -> str:
     return f"<h2>Failure signs</h2>\n{found}"
 
 
+def _sections(pictures: list[Picture]) -> list[str]:
+    """The pictures under the headings of their sections."""
+    return [
+        f'<h2>{escape(title)}</h2>\n<div class="pictures">\n{"".join(map(_picture, some))}</div>'
+        for title, some in groupby(pictures, key=lambda picture: picture.section)
+    ]
+
+
+def _picture(picture: Picture) -> str:
+    said = f"<p>{escape(picture.text)}</p>\n" if picture.text else ""
+    shown = f'<p class="quiet">Not drawn: {escape(picture.reason)}</p>'
+    if picture.png:
+        shown = (
+            f'<img alt="{escape(picture.title)}" src="data:image/png;base64,'
+            f'{base64.b64encode(picture.png).decode("ascii")}">'
+        )
+    return f"<section>\n<h3>{escape(picture.title)}</h3>\n{said}{shown}\n</section>\n"
+
+
 def _last_record(negatives: pd.DataFrame) -> str:
     last = negatives[negatives["refresh"] == negatives["refresh"].max()]
-    parts = [f"<h2>Negatives at refresh {escape(str(last['refresh'].iloc[0]))}</h2>"]
+    title = f"<h2>Negatives at refresh {int(last['refresh'].iloc[0])}</h2>"
+    columns = [said for column, said in _COLUMNS.items() if _has_value(last, column)]
+    labels = {label_of(str(level)) for level in last["level"]}
+    rows = [(label, said) for label, said in _ROWS.items() if label in labels]
+    said = "".join(
+        f"<dt>{escape(short)}</dt><dd>{escape(long)}</dd>" for short, long in (*columns, *rows)
+    )
+    return (
+        f"{title}\n{_tables(last, _COLUMNS)}\n<details><summary>What the columns and rows say"
+        f'</summary>\n<dl class="facts">{said}</dl></details>'
+    )
+
+
+def _tables(last: pd.DataFrame, of: Mapping[str, tuple[str, str]]) -> str:
+    """A table for each edge type, with those of the columns that have a value."""
+    parts = []
     for etype, rows in last.groupby("etype", sort=False):
         if last["etype"].nunique() > 1:
             parts.append(f"<p><b>{escape(str(etype))}</b></p>")
-        columns = [c for c in _COLUMNS if c in rows.columns and rows[c].notna().any()]
-        head = "".join(
-            f'<th title="{escape(_COLUMNS[c][1])}">{escape(_COLUMNS[c][0])}</th>' for c in columns
-        )
+        columns = [column for column in of if _has_value(rows, column)]
+        head = "".join(f'<th title="{escape(of[c][1])}">{escape(of[c][0])}</th>' for c in columns)
         body = "\n".join(
-            "<tr>" + "".join(f"<td>{_number(row[c])}</td>" for c in columns) + "</tr>"
+            "<tr>" + "".join(f"<td>{_cell(row, c)}</td>" for c in columns) + "</tr>"
             for row in rows.to_dict("records")
         )
         parts.append(
             f'<div class="wide"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n'
             "</tbody></table></div>"
         )
-    said = "".join(
-        f"<dt>{escape(short)}</dt><dd>{escape(long)}</dd>" for short, long in _COLUMNS.values()
-    )
-    parts.append(
-        f'<details><summary>What the columns say</summary>\n<dl class="facts">{said}</dl></details>'
-    )
     return "\n".join(parts)
+
+
+def _has_value(rows: pd.DataFrame, column: str) -> bool:
+    return column in rows.columns and bool(rows[column].notna().any())
+
+
+def _cell(row: Mapping[Any, Any], column: str) -> str:
+    if column == "level":
+        return escape(label_of(str(row[column])).removeprefix("level "))
+    return _number(row[column])
+
+
+def _conditions(negatives: pd.DataFrame | None, pictures: list[Picture]) -> str:
+    """Psi and sub-linear positivity, folded away."""
+    table = ""
+    if negatives is not None and "psi_share" in negatives.columns:
+        last = negatives[negatives["refresh"] == negatives["refresh"].max()]
+        rows = last[last["psi_share"].notna()]
+        table = _tables(rows, _PSI_COLUMNS)
+    if not table and not pictures:
+        return ""
+    drawn = f'<div class="pictures">\n{"".join(map(_picture, pictures))}</div>' if pictures else ""
+    return (
+        f"<details><summary>{escape(PAPER)}: Psi and sub-linear positivity</summary>\n"
+        f"<p>{escape(_PSI)}</p>\n{table}\n{drawn}</details>"
+    )
 
 
 def _facts(title: str, facts: Mapping[str, Any]) -> str:

@@ -1,4 +1,7 @@
-"""The pictures of a report, with what they show, as PNG files in memory."""
+"""The pictures of a report, with what they show, as PNG files in memory.
+
+Each is drawn by itself: one that cannot be drawn is left out with the reason, and costs no other.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +11,24 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from dgl_dmns.plots import plot_hardness, plot_positivity, plot_query, plot_scores
-from dgl_dmns.plots.style import pyplot
-from dgl_dmns.report.run import Run
+from dgl_dmns.plots.style import plain_ticks, pyplot
+from dgl_dmns.report.run import Run, one_line
 
-__all__ = ["Picture", "pictures_of"]
+__all__ = ["PAPER", "Picture", "pictures_of"]
 
+PAPER = "The paper's conditions"
+"""The section of what only a reader of the paper asks for."""
+
+_END = "Negatives at the end"
+_LOOKS = {"scores.npz": "Scores", "query.npz": "One query"}
 _PARTS = 7  # rare events are averaged over this part of a run
+_NAMES = {"loss": ("Training loss", "training loss"), "mrr": ("Validation MRR", "validation MRR")}
+_MOST_SERIES = 12  # of a training that are drawn
+_SIZE, _LOW = (4.8, 4.1), (4.8, 2.9)  # inches
 
 
 @dataclass(frozen=True)
@@ -24,42 +36,75 @@ class Picture:
     """A picture of a report.
 
     Args:
+        section: heading of the section that it stands in.
         title: its heading.
-        text: how to read it.
-        png: the file.
+        text: how to read it; may be empty.
+        png: the file; empty where it could not be drawn.
+        reason: why it could not be drawn, in one line.
     """
 
+    section: str
+    title: str
+    text: str = ""
+    png: bytes = b""
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class _Drawing:
+    """What is to be drawn: `draw` takes the axes as ``ax``."""
+
+    section: str
     title: str
     text: str
-    png: bytes
+    draw: Callable[..., Any]
+    size: tuple[float, float] = _SIZE
 
 
 def pictures_of(run: Run) -> list[Picture]:
-    """All pictures that the files of a run allow.
+    """All pictures that the files of a run allow; one that fails says why in place of its file.
 
     Raises:
         ImportError: if matplotlib is missing.
     """
     plt = pyplot()
     found = []
-    for title, text, draw in _drawings(run):
-        # Names come from the run's files: they are words, not formulas.
-        with plt.rc_context({"text.parse_math": False, "text.usetex": False}):
-            figure, ax = plt.subplots(figsize=(5.6, 4.4), layout="constrained")
-            try:
-                draw(ax=ax)
-                _legend_below(figure, ax)
-                file = io.BytesIO()
-                figure.savefig(file, format="png", dpi=160)
-            finally:
-                plt.close(figure)
-        found.append(Picture(title, text, file.getvalue()))
-    return found
+    for one in _drawings(run):
+        try:
+            png, reason = _png(plt, one), ""
+        except Exception as error:  # whatever values of the run's files may lead to
+            png, reason = b"", one_line(error)
+        found.append(Picture(one.section, one.title, one.text, png, reason))
+    missing = [
+        Picture(_END, _LOOKS.get(file, file), reason=str(reason))
+        for file, reason in run.left_out.items()
+    ]
+    place = sum(picture.section != PAPER for picture in found)
+    return [*found[:place], *missing, *found[place:]]
+
+
+def _png(plt: Any, one: _Drawing) -> bytes:
+    # Names come from the run's files: they are words, not formulas.
+    with plt.rc_context({"text.parse_math": False, "text.usetex": False}):
+        figure, ax = plt.subplots(figsize=one.size, layout="constrained")
+        try:
+            one.draw(ax=ax)
+            ax.spines[["top", "right"]].set_visible(False)
+            ax.grid(alpha=0.25)
+            ax.set_axisbelow(True)
+            _legend_below(figure, ax)
+            file = io.BytesIO()
+            figure.savefig(file, format="png", dpi=160)
+        finally:
+            plt.close(figure)
+    return file.getvalue()
 
 
 def _legend_below(figure: Any, ax: Any) -> None:
     """Move the legend below the axes: a phone has no room beside them."""
     legend = ax.get_legend()
+    if legend is None:
+        return
     words = [text.get_text() for text in legend.get_texts()]
     figure.legend(
         legend.legend_handles,
@@ -72,68 +117,74 @@ def _legend_below(figure: Any, ax: Any) -> None:
     legend.remove()
 
 
-Drawing = tuple[str, str, Callable[..., Any]]
-"""A heading, how to read it, and what draws it on ``ax``."""
-
-
-def _drawings(run: Run) -> Iterator[Drawing]:
-    if run.metrics is not None and _lines(run.metrics):
-        yield (
-            "Training",
-            "The values of each epoch, each on a scale of its own from its least to its largest.",
-            partial(_plot_metrics, run.metrics),
-        )
+def _drawings(run: Run) -> Iterator[_Drawing]:
+    if run.metrics is not None:
+        for name in _series(run.metrics):
+            title, words = _NAMES.get(name, (name, name))
+            draw = partial(_plot_series, run.metrics, name, words)
+            yield _Drawing("Training", title, "", draw, _LOW)
     if run.negatives is not None:
         etypes = run.negatives["etype"].unique().tolist()
         for etype in etypes:
             suffix = f", {etype}" if len(etypes) > 1 else ""
-            yield from _records(run.negatives, etype, suffix)
+            yield from _records(run.negatives, etype, f"Negatives by refresh{suffix}")
     if run.seen is not None:
-        yield (
-            "Scores at the end",
+        yield _Drawing(
+            _END,
+            "Scores",
             "Negatives teach where they overlap with the positives; those among the random nodes "
             "are told apart already.",
             partial(plot_scores, run.seen),
         )
     if run.query is not None:
-        yield (
+        yield _Drawing(
+            _END,
             "One query",
-            "A query node in the plane of the two leading directions of the generator's space, its "
-            "known neighbours, the candidates that it draws negatives from (the legend counts them "
-            "by level), and the Gaussian of each level as an ellipse at two standard deviations.",
+            "A query node, its known neighbours (positives) and the candidates that it draws "
+            "negatives from, in the leading directions of the generator's space; an ellipse (or "
+            "bar) is a level's Gaussian, to two standard deviations.",
             partial(plot_query, run.query),
         )
     if run.seen is not None and run.seen.log_density.numel():
-        yield (
+        yield _Drawing(
+            PAPER,
             "Sub-linear positivity",
-            "The negatives' density against that of the positives, both as logs: a slope between 0 "
-            "and 1 says that negatives follow the positives, with a lower power.",
+            "The density of a level's negatives over that of the positives, both as logs: a slope "
+            "between 0 and 1 says that negatives follow the positives, with a lower power.",
             partial(plot_positivity, run.seen),
         )
 
 
-def _records(negatives: pd.DataFrame, etype: str, suffix: str) -> Iterator[Drawing]:
-    def draw(value: str) -> Callable[..., Any]:
-        return partial(plot_hardness, negatives, value, etype=etype)
-
-    yield (
-        f"Hardness{suffix}",
-        "Mean score of each level's negatives, beside true neighbours (positives) and random "
+def _records(negatives: pd.DataFrame, etype: str, section: str) -> Iterator[_Drawing]:
+    yield _Drawing(
+        section,
+        "Mean score",
+        "That of each level's negatives, beside known neighbours (positives) and random "
         "nodes. Levels far below the positives teach little; levels above them push down what is "
         "likely to be true.",
-        draw("score"),
+        partial(plot_hardness, negatives, "score", etype=etype),
     )
-    yield (
-        f"Hardness as a rank{suffix}",
+    yield _Drawing(
+        section,
+        "Percentile",
         "Share of random nodes of the same query that score lower than a negative: 0.5 is a random "
         "node, 1 beats them all. Unlike the score it does not depend on the scale.",
-        draw("percentile"),
+        partial(plot_hardness, negatives, "percentile", etype=etype),
     )
-    if negatives["false_negative_lift"].notna().any():
+    yield _Drawing(
+        section,
+        "Above a positive",
+        "Share of negatives that score above a positive of their query: what the model has wrong, "
+        "or a missing edge. Too hard is a share that stays far up while the metric stands still.",
+        partial(plot_hardness, negatives, "above_positive", etype=etype),
+    )
+    lift = negatives.get("false_negative_lift")
+    if lift is not None and lift.notna().any():
         smooth = max(1, negatives["refresh"].nunique() // _PARTS)
-        mean = f", the mean of {smooth} refreshes," if smooth > 1 else ""
-        yield (
-            f"False negatives{suffix}",
+        mean = f" (the mean of {smooth} refreshes)" if smooth > 1 else ""
+        yield _Drawing(
+            section,
+            "False negatives",
             f"How many times as often as by uniform draws{mean} a held-out edge was drawn as a "
             "negative; a log scale above 1. Some lift is the price of hardness; more of it with no "
             "gain in the metric is a loss.",
@@ -143,24 +194,32 @@ def _records(negatives: pd.DataFrame, etype: str, suffix: str) -> Iterator[Drawi
 
 def _plot_lift(negatives: pd.DataFrame, etype: str, smooth: int, ax: Any) -> None:
     plot_hardness(negatives, "false_negative_lift", etype=etype, smooth=smooth, ax=ax)
-    ax.set_yscale("symlog", linthresh=1)
+    ax.set_yscale("symlog", linthresh=1, subs=(2, 5))
+    ax.yaxis.get_major_locator().set_params(subs=(1, 2, 5))
     ax.yaxis.set_major_formatter("{x:g}")
     ax.axhline(1, color="black", lw=0.8, ls=":")
     ax.set_ylim(bottom=0)
 
 
-def _lines(metrics: pd.DataFrame) -> list[str]:
+def _series(metrics: pd.DataFrame) -> list[str]:
     numbers = metrics.select_dtypes("number").columns
-    left_out = ("refresh", "epoch", "seconds")
-    return [str(n) for n in numbers if n not in left_out and metrics[n].nunique() > 1]
+    names = [str(name) for name in numbers if name not in ("refresh", "epoch", "seconds")]
+    return names[:_MOST_SERIES]
 
 
-def _plot_metrics(metrics: pd.DataFrame, ax: Any) -> None:
-    x = metrics["epoch"] if "epoch" in metrics.columns else pd.Series(range(len(metrics)))
-    for name in _lines(metrics):
-        values = metrics[name]
-        low, high = values.min(), values.max()
-        label = f"{name}, {low:.3g} to {high:.3g}"
-        ax.plot(x, (values - low) / (high - low), label=label)
-    ax.set(xlabel="epoch", yticks=[0, 1], yticklabels=["least", "largest"])
-    ax.legend(fontsize="small", frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+def _plot_series(metrics: pd.DataFrame, name: str, words: str, ax: Any) -> None:
+    """One series of the training over its epochs.
+
+    Raises:
+        ValueError: if none of its values is a finite number.
+    """
+    x, over = pd.Series(range(1, len(metrics) + 1)), "record"
+    if "epoch" in metrics.columns and pd.api.types.is_numeric_dtype(metrics["epoch"]):
+        x, over = metrics["epoch"], "epoch"
+    kept = np.isfinite(metrics[name]) & np.isfinite(x)
+    if not kept.any():
+        raise ValueError(f"{name} has no finite value")
+    marker = "o" if kept.sum() < 10 else None
+    ax.plot(x[kept], metrics[name][kept], marker=marker, markersize=4, color="#1f5fa8")
+    plain_ticks(ax, whole_x=True)
+    ax.set(xlabel=over, ylabel=words)

@@ -2,28 +2,32 @@
 
 ``run.json`` says what was run, with what, and what came out; ``negatives.csv`` holds the records of
 the monitor, ``metrics.csv`` the values of each epoch; ``scores.npz`` and ``query.npz`` are the last
-look at the negatives. All but ``run.json`` may be missing: the report leaves out what they show.
+look at the negatives. All but ``run.json`` may be missing: the report leaves out what they show,
+and says why where that is known.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from torch import Tensor
 
 from dgl_dmns._versions import versions
 from dgl_dmns.core.generator import DiffusionGenerator
 from dgl_dmns.core.predictor import AffineNoisePredictor
 from dgl_dmns.diagnostics import Monitor, Observation, QueryView, observe, view_query
 
-__all__ = ["Run", "save_run"]
+__all__ = ["Run", "one_line", "save_run"]
 
 _WORDS = ("title", "sampler", "command")
-_TABLES = ("data", "settings", "result", "versions")
+_TABLES = ("data", "settings", "result", "versions", "left_out")
 _LARGEST = 256 << 20  # bytes of a file that is read
 
 FORMAT = "dgl-dmns run 1"
@@ -44,6 +48,7 @@ class Run:
         measured: how they were measured, in words.
         versions: versions by name.
         signs: failure signs that were warned of, each with ``name``, ``refresh``, ``message``.
+        left_out: why a last look is missing, by the name of its file.
         negatives: records of the monitor, or None.
         metrics: values of each epoch, or None.
         seen: the last look at the scores, or None.
@@ -60,6 +65,7 @@ class Run:
     measured: str = ""
     versions: dict[str, str] = field(default_factory=dict)
     signs: list[dict[str, Any]] = field(default_factory=list)
+    left_out: dict[str, str] = field(default_factory=dict)
     negatives: pd.DataFrame | None = None
     metrics: pd.DataFrame | None = None
     seen: Observation | None = None
@@ -88,15 +94,15 @@ class Run:
             return cls(
                 folder,
                 **record,
-                negatives=_read(folder / "negatives.csv", pd.read_csv),
+                negatives=_read(folder / "negatives.csv", _read_records),
                 metrics=_read(folder / "metrics.csv", pd.read_csv),
                 seen=_read(folder / "scores.npz", Observation.load),
                 query=_read(folder / "query.npz", QueryView.load),
             )
         except (ValueError, TypeError, KeyError, OSError, RecursionError) as error:
             raise ValueError(
-                f"{folder}: not a complete run ({type(error).__name__}: {error}); run it again, or "
-                "remove the file that is named"
+                f"{folder}: not a complete run ({one_line(error)}); remove the file that is named, "
+                "or run it again into another folder"
             ) from error
 
 
@@ -117,17 +123,19 @@ def save_run(
     """Write the folder of a run, for `write_report`.
 
     Args:
-        folder: made where it does not exist; files of an earlier run in it are replaced.
+        folder: made where it does not exist; files of an earlier run in it are replaced. A last
+            look that cannot be had is left out with a warning, and the page says why.
         sampler: the sampler, after its last refresh.
         monitor: what was recorded, if anything.
         title: what the report is called.
         embeddings: as in `RefreshingSampler.refresh`; of the sampler's encoder where not given.
         command: how to run it again.
         data: facts of the data set by name, for example ``{"nodes": 2708}``.
-        settings: settings by name.
+        settings: settings by name; what JSON does not know is kept as text.
         result: test metrics by name.
         measured: how they were measured, in words.
         history: values of each epoch by name; what the monitor's `log` was given where not given.
+            The page calls ``loss`` the training loss and ``mrr`` the validation MRR.
 
     Returns:
         The folder.
@@ -136,16 +144,12 @@ def save_run(
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("negatives.csv", "metrics.csv", "scores.npz", "query.npz"):
         (folder / name).unlink(missing_ok=True)
-    if monitor is not None:
+    if monitor is not None and len(monitor.frame()):
         monitor.save(folder / "negatives.csv")
     logged = pd.DataFrame() if monitor is None else monitor.metrics()
     metrics = logged if history is None else pd.DataFrame(history)
     if len(metrics):
         metrics.to_csv(folder / "metrics.csv", index=False)
-    if len(sampler.known_by_type) == 1:
-        observe(sampler, embeddings=embeddings, queries=500).save(folder / "scores.npz")
-        if _has_gaussians(sampler):
-            view_query(sampler, embeddings=embeddings).save(folder / "query.npz")
     record = {
         "format": FORMAT,
         "title": title,
@@ -157,11 +161,51 @@ def save_run(
         "measured": measured,
         "versions": versions(),
         "signs": [] if monitor is None else [vars(sign) for sign in monitor.found],
+        "left_out": _save_looks(folder, sampler, embeddings),
     }
     unfinished = folder / "run.json.part"
-    unfinished.write_text(json.dumps(record, indent=1), encoding="utf-8")
+    unfinished.write_text(json.dumps(_plain(record), indent=1), encoding="utf-8")
     unfinished.replace(folder / "run.json")
     return folder
+
+
+def one_line(error: Exception) -> str:
+    """What an error says, in one line, after its kind where that says more."""
+    kind = "" if type(error) in (ValueError, RuntimeError) else f"{type(error).__name__}: "
+    return " ".join(f"{kind}{error}".split())
+
+
+def _save_looks(folder: Path, sampler: Any, embeddings: Any) -> dict[str, str]:
+    """Write the last looks at the negatives; why one is missing, by the name of its file.
+
+    A training that has ended is not lost because one of them cannot be had.
+    """
+    types = len(getattr(sampler, "known_by_type", {}))
+    if types > 1:
+        why = f"a look is at one edge type, and this sampler holds {types}; pass etype= to "
+        return {"scores.npz": f"{why}observe", "query.npz": f"{why}view_query"}
+    left_out = {
+        "scores.npz": _save_look(
+            folder / "scores.npz", lambda: observe(sampler, embeddings=embeddings, queries=500)
+        ),
+        "query.npz": "it needs level Gaussians, which this sampler does not hold",
+    }
+    if _has_gaussians(sampler):
+        left_out["query.npz"] = _save_look(
+            folder / "query.npz", lambda: view_query(sampler, embeddings=embeddings)
+        )
+    return {name: reason for name, reason in left_out.items() if reason}
+
+
+def _save_look(file: Path, look: Callable[[], Observation | QueryView]) -> str:
+    """Write a look; an empty string, or why it cannot be had."""
+    try:
+        seen = look()
+    except Exception as error:
+        warnings.warn(f"{file} is left out: {one_line(error)}", stacklevel=4)
+        return one_line(error)
+    seen.save(file)
+    return ""
 
 
 def _has_gaussians(sampler: Any) -> bool:
@@ -169,6 +213,17 @@ def _has_gaussians(sampler: Any) -> bool:
     return isinstance(model, DiffusionGenerator) and isinstance(
         model.predictor, AffineNoisePredictor
     )
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON knows it: numbers of NumPy and torch as numbers, other things as text."""
+    if isinstance(value, Mapping):
+        return {str(name): _plain(part) for name, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(part) for part in value]
+    if isinstance(value, (np.generic, np.ndarray, Tensor)):
+        return _plain(value.tolist())
+    return value if isinstance(value, (str, int, float, type(None))) else str(value)
 
 
 def _check_record(record: dict[str, Any]) -> None:
@@ -186,6 +241,16 @@ def _check_record(record: dict[str, Any]) -> None:
         isinstance(sign, dict) and sign.keys() >= {"name", "refresh", "message"} for sign in signs
     ):
         raise ValueError("run.json, signs: expected name, refresh and message of each")
+
+
+def _read_records(file: Path) -> pd.DataFrame | None:
+    """The records of a monitor; None where it has none."""
+    frame = pd.read_csv(file)
+    if not {"refresh", "etype", "level"} <= set(frame.columns) or (
+        len(frame) and not pd.api.types.is_numeric_dtype(frame["refresh"])
+    ):
+        raise ValueError("expected columns refresh (numbers), etype and level")
+    return frame if len(frame) else None
 
 
 def _read(file: Path, read: Any) -> Any:

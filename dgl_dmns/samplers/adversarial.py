@@ -297,7 +297,7 @@ class AdversarialSampler(RefreshingSampler):
         query, candidate = self._adversary_of(relation, h_query.shape[1]).project(h_query)
         snapshot = Snapshot.take(query, candidate, relation.known, None, None)
         done = self._fill(relation, snapshot, nodes, on_rows)
-        return replace(done, level_score={"uniform": _mean_score(relation, h_query)})
+        return replace(done, level_score={"no level": _mean_score(relation, h_query)})
 
     def _own_state(self, relation: Relation) -> dict[str, Any]:
         known = self.adversary

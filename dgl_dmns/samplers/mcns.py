@@ -293,7 +293,7 @@ class MCNSSampler(RefreshingSampler):
         return TableReport(
             filtered=0.0,
             fallback=int(self.known.saturated().numel()),
-            level_score={"uniform": float(score.mean())},
+            level_score={"no level": float(score.mean())},
         )
 
     def _own_state(self, relation: Relation) -> dict[str, Any]:

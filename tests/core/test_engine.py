@@ -551,10 +551,10 @@ def test_the_mean_score_of_each_level(model: DiffusionGenerator) -> None:
     drawn = table.current()
     score = distance_score(H.view(NODES, 1, 1, WIDTH), H[drawn.ids.long()])
     expected = {
-        "uniform" if tag == UNIFORM_LEVEL else str(tag): float(score[drawn.level == tag].mean())
+        "no level" if tag == UNIFORM_LEVEL else str(tag): float(score[drawn.level == tag].mean())
         for tag in drawn.level.unique().tolist()
     }
-    assert set(expected) == {"0", "1", "2", "uniform"}
+    assert set(expected) == {"0", "1", "2", "no level"}
     assert done.level_score == pytest.approx(expected, rel=1e-5)
 
 

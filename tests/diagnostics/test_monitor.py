@@ -140,9 +140,9 @@ def test_tensorboard_holds_the_same_figures(tmp_path):
         sampler.refresh()
         monitor.log(loss=0.5)
     events = accumulator.EventAccumulator(str(tmp_path)).Reload()
-    found = [event.value for event in events.Scalars("negatives/percentile/uniform_share")]
+    found = [event.value for event in events.Scalars("negatives/percentile/no_level")]
     frame = monitor.frame()
-    expected = frame[frame["level"] == "uniform share"]["percentile"].tolist()
+    expected = frame[frame["level"] == "no level"]["percentile"].tolist()
     assert found == pytest.approx(expected, rel=1e-5)
     assert events.Scalars("training/loss")[0].value == 0.5
 

@@ -46,7 +46,7 @@ def table(sampler):
 
 
 def test_rows_and_their_shares(table):
-    levels = ["0.1T", "0.125T", "0.25T", "0.5T", "uniform share"]
+    levels = ["0.1T", "0.125T", "0.25T", "0.5T", "no level"]
     assert table.index.tolist() == [*levels, "all", "random", "positive"]
     assert table.loc[levels, "share"].sum() == pytest.approx(1.0)
 

@@ -89,6 +89,8 @@ def test_hardness_errors(monitor):
     with pytest.raises(ValueError, match="got 'x'"):
         plot_hardness(both, etype="x")
     assert plot_hardness(both, etype="a:b:c").get_lines()
+    with pytest.raises(ValueError, match="'false_negative_lift' is NaN in all .*held_out"):
+        plot_hardness(frame, "false_negative_lift")
 
 
 def test_scores_are_densities(seen):
@@ -150,16 +152,57 @@ def test_a_query_in_the_plane(monitor, graph):
     ax = plot_query(view)
     assert len(ax.patches) == 4
     counts = [int((view.negative_level == level).sum()) for level in (0, 1, 2, 3, 255)]
-    names = [*(f"level {name}" for name in LEVELS), "uniform share"]
+    names = [*(f"level {name}" for name in LEVELS), "no level"]
     assert labels_of(ax) == [
         "query 7",
-        "neighbours",
+        "positives",
         *(f"{name}, negatives: {count}" for name, count in zip(names, counts)),
         "other nodes",
     ]
     handles = ax.get_legend().legend_handles
     for patch, handle in zip(ax.patches, handles[2:]):
         assert patch.get_edgecolor()[:3] == matplotlib.colors.to_rgb(handle.get_color())
+
+
+def test_a_query_in_a_space_of_width_one(graph):
+    g, h = graph
+    sampler = DMNSSampler(g, lambda: h[:, :1].clone(), k=3)
+    sampler.refresh()
+    view = view_query(sampler, 7)
+    ax = plot_query(view)
+    counts = [int((view.negative_level == level).sum()) for level in (0, 1, 2, 3, 255)]
+    names = [*(f"level {name}" for name in LEVELS), "no level"]
+    rows = [label.get_text() for label in ax.get_yticklabels()]
+    expected = [f"{name}, negatives: {count}" for name, count in zip(names, counts)]
+    assert rows == ["query 7", "positives", *expected, "other nodes"]
+    shown = [points.get_offsets()[:, 0] for points in ax.collections]
+    assert shown[1].tolist() == view.neighbours[:, 0].tolist()
+    assert [len(points) for points in shown[2:7]] == counts
+    bars = [line.get_xdata() for line in ax.get_lines()]
+    for bar, mean, covariance in zip(bars, view.mean, view.covariance):
+        assert bar.mean() == pytest.approx(mean[0], abs=1e-5)
+        assert bar[1] - bar[0] == pytest.approx(4 * covariance[0, 0] ** 0.5, rel=1e-4)
+
+
+@pytest.mark.parametrize("width", [1, 6])
+def test_axes_have_names_and_legends_cover_nothing(graph, width):
+    g, h = graph
+    sampler = DMNSSampler(g, lambda: h[:, :width].clone(), k=3)
+    with Monitor(sampler) as monitor:
+        sampler.refresh()
+    seen = observe(sampler)
+    drawn = [plot_hardness(monitor.frame(), name) for name in ("score", "percentile", "gini")]
+    drawn += [plot_scores(seen), plot_positivity(seen), plot_query(view_query(sampler))]
+    for ax in drawn:
+        assert ax.get_xlabel()
+        assert ax.get_ylabel()
+        assert len(ax.get_xticks()) >= 1
+        ax.figure.canvas.draw()
+        legend = ax.get_legend()
+        if legend is not None:
+            assert legend.get_window_extent().x0 >= ax.get_window_extent().x1
+        for axis in (ax.xaxis, ax.yaxis):
+            assert not axis.get_offset_text().get_text()
 
 
 def test_the_query_that_is_taken_where_none_is_named(monitor):

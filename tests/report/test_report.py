@@ -5,16 +5,19 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import dgl
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from browser import CHROMIUM, DRIVER, Browser
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib import pyplot as plt
 
-from dgl_dmns import DMNSSampler, UniformSampler
+from dgl_dmns import DMNSSampler, DynamicSampler, UniformSampler
 from dgl_dmns.diagnostics import Monitor, Sign
-from dgl_dmns.report import Run, save_run, write_report
+from dgl_dmns.report import Run, pictures, save_run, write_report
+from dgl_dmns.report.pictures import pictures_of
 
 EVIL = '<script>alert("x")</script> & <b>'
 
@@ -47,6 +50,23 @@ def folder(sampler, tmp_path_factory):
         result={EVIL: 0.25, "MRR": float("nan")},
         measured=EVIL,
     )
+
+
+@pytest.fixture
+def sketched(monkeypatch):
+    """Draw each picture, but lay none out and write none; the axes by title."""
+    axes = {}
+
+    def sketch(plt, one):
+        figure, ax = plt.subplots()
+        one.draw(ax=ax)
+        pictures._legend_below(figure, ax)
+        axes[one.title] = ax
+        return b"png"
+
+    monkeypatch.setattr(pictures, "_png", sketch)
+    yield axes
+    plt.close("all")
 
 
 class Page(HTMLParser):
@@ -86,8 +106,137 @@ def test_the_page_is_complete_and_fetches_nothing(folder):
             assert attributes["alt"]
     assert "://" not in re.sub(r"data:image/png;base64,[A-Za-z0-9+/=]+", "", file.read_text())
     headings = "".join(page.text)
-    for title in ("Training", "Hardness", "Scores at the end", "One query", "positivity"):
+    for title in ("Training loss", "Percentile", "Negatives at the end", "One query", "positivity"):
         assert title in headings
+    assert "Not drawn" not in headings
+
+
+def test_each_series_of_the_training_has_a_scale_of_its_own(tmp_path, sampler, sketched):
+    history = [{"epoch": e, "loss": 3.0 - e, "mrr": 0.01 * e, "lr": 0.5} for e in (1, 2)]
+    save_run(tmp_path, sampler, title="axes", history=[*history, {"epoch": 3, "mrr": 0.05}])
+    pictures_of(Run.load(tmp_path))
+    loss, mrr, rate = (sketched[name] for name in ("Training loss", "Validation MRR", "lr"))
+    assert [ax.get_ylabel() for ax in (loss, mrr, rate)] == [
+        "training loss",
+        "validation MRR",
+        "lr",
+    ]
+    assert {ax.get_xlabel() for ax in (loss, mrr, rate)} == {"epoch"}
+    assert loss.get_lines()[0].get_xydata().tolist() == [[1, 2], [2, 1]]
+    assert mrr.get_lines()[0].get_xydata().tolist() == [[1, 0.01], [2, 0.02], [3, 0.05]]
+    assert rate.get_lines()[0].get_ydata().tolist() == [0.5, 0.5]
+
+
+def images_of(page):
+    return [attributes["alt"] for tag, attributes in page.tags if tag == "img"]
+
+
+@pytest.mark.parametrize("failing", ["plot_scores", "plot_query", "plot_positivity"])
+@pytest.mark.usefixtures("sketched")
+def test_a_picture_that_fails_costs_no_other(folder, failing, monkeypatch):
+    whole = images_of(Page(write_report(folder).read_text()))
+
+    def fail(*_, **__):
+        raise KeyError("<b>two\nlines")
+
+    monkeypatch.setattr(pictures, failing, fail)
+    page = Page(write_report(folder).read_text())
+    assert len(images_of(page)) == len(whole) - 1
+    assert "".join(page.text).count("Not drawn: KeyError: '<b>two\\nlines'") == 1
+
+
+@pytest.mark.usefixtures("sketched")
+def test_a_series_without_a_number_says_so(sampler, tmp_path):
+    history = [{"epoch": 1, "loss": float("nan"), "mrr": float("inf")}]
+    page = Page(write_report(save_run(tmp_path, sampler, title="x", history=history)).read_text())
+    said = "".join(page.text)
+    assert "Not drawn: loss has no finite value" in said
+    assert "Not drawn: mrr has no finite value" in said
+
+
+@pytest.mark.usefixtures("sketched")
+def test_what_only_the_paper_asks_for_is_folded_away(folder):
+    text = write_report(folder).read_text()
+    page, kept, opened = Page(text), [], 0
+    for tag, attributes in page.tags:
+        opened += tag == "details"
+        kept += [opened] if attributes.get("alt") == "Sub-linear positivity" else []
+    assert kept == [2]  # in the second of two
+    assert text.index("<details>") < text.index("Psi")
+
+
+@pytest.mark.parametrize(
+    ("width", "refreshes", "options"),
+    [(1, 1, {}), (6, 1, {"compact_width": 1}), (1, 2, {"k": 1})],
+)
+@pytest.mark.usefixtures("sketched")
+def test_small_runs_have_all_pictures(sampler, tmp_path, width, refreshes, options):
+    h = torch.randn(60, width, generator=torch.Generator().manual_seed(1))
+    small = DMNSSampler(sampler._g, lambda: h, **{"k": 2, **options})
+    with Monitor(small) as monitor:
+        for epoch in range(refreshes):
+            small.refresh()
+            monitor.log(epoch=epoch, loss=0.5)
+    page = Page(write_report(save_run(tmp_path, small, monitor, title="small")).read_text())
+    assert {"Training loss", "Percentile", "Scores", "One query"} <= set(images_of(page))
+    assert "Not drawn" not in "".join(page.text)
+
+
+@pytest.mark.usefixtures("sketched")
+def test_several_edge_types_have_their_records_and_say_what_is_missing(tmp_path):
+    users, items = torch.arange(40) % 10, torch.arange(40) % 7
+    edges = {("user", name, "item"): (users, items) for name in ("buys", "views")}
+    h = {"user": torch.randn(10, 4), "item": torch.randn(7, 4)}
+    both = DMNSSampler(dgl.heterograph(edges), lambda: h, k=1)
+    with Monitor(both) as monitor:
+        both.refresh()
+    page = Page(write_report(save_run(tmp_path, both, monitor, title="two")).read_text())
+    assert images_of(page).count("Percentile") == 2
+    said = "".join(page.text)
+    assert "by refresh, user:buys:item" in said
+    assert said.count("this sampler holds 2") == 2
+
+
+@pytest.mark.usefixtures("sketched")
+def test_a_run_ends_well_where_a_look_cannot_be_had(sampler, tmp_path):
+    fresh = DMNSSampler(sampler._g, lambda: torch.randn(60, 6), k=2)
+    with Monitor(fresh) as monitor, pytest.warns(UserWarning, match="scores.npz is left out"):
+        save_run(tmp_path, fresh, monitor, title="never refreshed")
+    page = Page(write_report(tmp_path).read_text())
+    said = "".join(page.text)
+    assert "not been refreshed" in said
+    assert "no records of a monitor" in said
+    with Monitor(sampler) as monitor:
+        sampler.refresh()
+        wrong = torch.zeros(3, 6)
+        with pytest.warns(UserWarning, match="is left out"):
+            save_run(tmp_path, sampler, monitor, title="wrong embeddings", embeddings=wrong)
+    assert "Percentile" in images_of(Page(write_report(tmp_path).read_text()))
+
+
+@pytest.mark.usefixtures("sketched")
+def test_a_sampler_without_gaussians_says_so(sampler, tmp_path):
+    dynamic = DynamicSampler(sampler._g, lambda: torch.randn(60, 6), k=2)
+    with Monitor(dynamic) as monitor:
+        dynamic.refresh()
+    page = Page(write_report(save_run(tmp_path, dynamic, monitor, title="DNS")).read_text())
+    assert {"Percentile", "Scores"} <= set(images_of(page))
+    assert "Not drawn: it needs level Gaussians" in "".join(page.text)
+    assert "Psi" not in "".join(page.text)
+
+
+def test_values_of_numpy_and_torch_are_kept(sampler, tmp_path):
+    save_run(
+        tmp_path,
+        sampler,
+        title="values",
+        settings={"k": {("a", "b", "c"): np.int64(5)}, "path": Path("x"), "fn": torch.relu},
+        result={"MRR": torch.tensor(0.25), "MAP": np.float32(0.5)},
+    )
+    run = Run.load(tmp_path)
+    assert run.result == {"MRR": 0.25, "MAP": 0.5}
+    assert run.settings["k"] == {"('a', 'b', 'c')": 5}
+    assert run.settings["path"] == "x"
 
 
 def test_all_text_is_escaped(folder):
@@ -159,7 +308,7 @@ def test_no_text_of_a_run_becomes_a_tag(data):
 
 ALLOWED = {"html", "head", "meta", "title", "style", "body", "main", "h1", "h2", "p", "b", "pre"}
 ALLOWED |= {"dl", "dt", "dd", "div", "table", "thead", "tbody", "tr", "th", "td", "details"}
-ALLOWED |= {"summary"}
+ALLOWED |= {"summary", "h3", "section"}
 
 
 def test_names_with_formulas_are_drawn_as_words(folder, tmp_path):
@@ -168,7 +317,9 @@ def test_names_with_formulas_are_drawn_as_words(folder, tmp_path):
             (tmp_path / file.name).write_bytes(file.read_bytes())
     metrics = pd.read_csv(tmp_path / "metrics.csv").rename(columns={"loss": "$\\frac{$"})
     metrics.to_csv(tmp_path / "metrics.csv", index=False)
-    assert "Training" in write_report(tmp_path).read_text()
+    page = Page(write_report(tmp_path).read_text())
+    assert "$\\frac{$" in images_of(page)
+    assert "Not drawn" not in "".join(page.text)
 
 
 @pytest.mark.parametrize(
@@ -194,8 +345,7 @@ def test_a_sampler_without_an_encoder(sampler, tmp_path):
     save_run(tmp_path, uniform, title="uniform", embeddings=torch.randn(60, 4))
     text = write_report(tmp_path, tmp_path / "sub" / "page.html").read_text()
     assert "were not watched" in text
-    assert "Scores at the end" in text
-    assert "One query" not in text
+    assert images_of(Page(text)) == ["Scores"]
 
 
 def test_a_run_with_nothing_but_its_record(tmp_path):
@@ -219,19 +369,27 @@ def test_files_of_an_earlier_run_are_replaced(sampler, folder, tmp_path):
         ("run.json", '{"format": "dgl-dmns run 1", "title": "x"}', "sampler"),
         ("scores.npz", "x", "scores.npz"),
         ("negatives.csv", "", "negatives.csv"),
+        ("negatives.csv", "refresh,level\n1,all\n", "negatives.csv: expected columns"),
+        ("negatives.csv", "refresh,etype,level\nx,a:b:c,all\n", "negatives.csv: expected columns"),
     ],
 )
 def test_incomplete_runs(tmp_path, file, text, message):
     record = {"format": "dgl-dmns run 1", "title": "bare", "sampler": "none"}
     (tmp_path / "run.json").write_text(json.dumps(record))
     (tmp_path / file).write_text(text)
-    with pytest.raises(ValueError, match=f"not a complete run .*{message}"):
+    with pytest.raises(ValueError, match=f"not a complete run .*{message}") as caught:
         write_report(tmp_path)
+    assert "\n" not in str(caught.value)
 
 
 def test_no_run(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"with a file run.json; save_run and dgl-dmns"):
         write_report(tmp_path / "nowhere")
+
+
+def test_a_folder_to_write_to(folder, tmp_path):
+    with pytest.raises(ValueError, match="out: expected the name of a file, got the folder"):
+        write_report(folder, tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -287,12 +445,13 @@ def test_the_table_fits_a_desktop(browser, folder):
     assert table == room
 
 
+@pytest.mark.usefixtures("sketched")
 def test_few_refreshes_tell_nothing(sampler, tmp_path):
     with Monitor(sampler) as monitor:
         sampler.refresh()
     monitor.save(tmp_path / "negatives.csv")
     frame = monitor.frame()
-    for last, said in ((2, "too few to tell"), (5, "no collapse onto a few nodes")):
+    for last, said in ((2, "early to tell"), (5, "None seen in 5 refreshes")):
         frame.assign(refresh=last).to_csv(tmp_path / "negatives.csv", index=False)
         record = {"format": "dgl-dmns run 1", "title": "short", "sampler": "none"}
         (tmp_path / "run.json").write_text(json.dumps(record))

@@ -377,7 +377,7 @@ def test_a_uniform_share_of_one_is_uniform(rule: Any) -> None:
     known = known_edges(g)
     for node in (0, 7, 21):
         assert_uniform(sampler.table.current().ids[node].long(), known.admissible(node).tolist())
-    assert set(report.table.level_score) == {"uniform"}
+    assert set(report.table.level_score) == {"no level"}
     if rule.tractable:
         assert float(sampler.table.current().log_ratio.abs().max()) < 1e-3
 
@@ -1078,7 +1078,7 @@ def test_the_report_of_a_refresh() -> None:
     assert set(report.seconds_by_part) == {"embed", "fit", "table"}
     assert 0 < report.table.filtered < 0.2
     assert report.table.fallback == 0
-    assert set(report.table.level_score) == {"0", "1", "2", "3", "uniform"}
+    assert set(report.table.level_score) == {"0", "1", "2", "3", "no level"}
     levels = sampler.table.current().level.unique().tolist()
     assert levels == [0, 1, 2, 3, UNIFORM_LEVEL]
 
