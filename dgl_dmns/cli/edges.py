@@ -97,8 +97,8 @@ def read_edges(
     if not len(both[0]):
         raise FileError(f"{edges}: expected edges between two nodes, got {len(src)} self loops")
     x = torch.zeros(len(ids), 0)
-    if given is not None:
-        x = _by_node(given[1], own[0], ids, f"{features}", edges.name)
+    if given is not None and features is not None:
+        x = _by_node(given[1], own[0], ids, features, edges)
     data = GraphData(
         name=edges.stem if edges.suffix != ".gz" else Path(edges.stem).stem,
         num_nodes=len(ids),
@@ -155,14 +155,14 @@ def _apart(ids: Any, src: Any, dst: Any) -> tuple[Any, Any, Any, Any]:
     return np.concatenate([ids[first], ids[second]]), src, dst + len(first), side
 
 
-def _by_node(x: torch.Tensor, own: Any, ids: Any, file: str, edges: str) -> torch.Tensor:
-    """The features in the order of the nodes, float32 [N, F]."""
+def _by_node(x: torch.Tensor, own: Any, ids: Any, file: Path, edges: Path) -> torch.Tensor:
+    """The features in the order of the nodes, float32 [N, F]; ``own``: the node of each row."""
     missing = np.setdiff1d(np.arange(len(ids)), own)
     if len(missing):
         raise FileError(
-            f"{file}: no features for {len(missing)} node(s) of {edges}, for example "
-            f"{one_line(ids[missing[0]])}, and for others such as {one_line(ids[own[0]])}; add a "
-            "row for each, or leave --features out"
+            f"{file}: no features for {len(missing)} node(s) of {edges.name}, for example "
+            f"{one_line(ids[missing[0]])} (the first row is of {one_line(ids[own[0]])}); write ids "
+            "alike in both files, add a row for each, or leave --features out"
         )
     found = torch.zeros(len(ids), x.shape[1])
     found[torch.from_numpy(own)] = x
