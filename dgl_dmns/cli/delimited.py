@@ -133,7 +133,9 @@ def _check_bytes(file: Path) -> None:
                     raise FileError(f"{file}: a zip archive or a workbook; save its table as CSV")
                 if b"\0" in part:  # which would end a cell for pandas
                     line += part.count(b"\n", 0, part.index(b"\0"))
-                    raise FileError(f"{file}, line {line}: not UTF-8 text (a byte 0); save it so")
+                    raise FileError(
+                        f"{file}, line {line}: not UTF-8 text (a byte 0); save it as UTF-8"
+                    )
                 decoder.decode(part)
                 line += part.count(b"\n")
             decoder.decode(b"", final=True)
@@ -157,13 +159,6 @@ def _layout(file: Path, wanted: Sequence[str], header: bool) -> tuple[_Layout, l
         if not first:
             raise FileError(f"{file}: the file is empty but for comments")
         place = f"{file}, line {skip + 1}"
-        if not header:
-            separator = _separator_of_data(first, place)
-            width = len(_split(first, separator))
-            if width < len(wanted):
-                raise FileError(f"{place}: expected {len(wanted)} ids, got {width} cell(s)")
-            names = tuple(f"{i + 1}" for i in range(width))
-            return _Layout(skip, separator, names), list(range(len(wanted)))
         record, opened = [first], 0
         while sum(line.count('"') for line in record) % 2:
             if record[-1].count('"') % 2:
@@ -172,12 +167,18 @@ def _layout(file: Path, wanted: Sequence[str], header: bool) -> tuple[_Layout, l
             if not more or len(record) == _HEADER_LINES:
                 raise FileError(_unclosed(file, skip + 1 + opened))
             record.append(more)
-    choices = {one: _split("".join(record), one) for one in (*_SEPARATORS, None)}
+    text = "".join(record)
+    if not header:
+        separator = _separator_of_data(text, place)
+        width = len(_split(text, separator))
+        if width < len(wanted):
+            raise FileError(f"{place}: expected {len(wanted)} ids, got {width} cell(s)")
+        names = tuple(f"{i + 1}" for i in range(width))
+        return _Layout(skip, separator, names), list(range(len(wanted)))
+    choices = {one: _split(text, one) for one in (*_SEPARATORS, None)}
     small = {name.lower() for name in wanted}
-    separator = max(
-        choices,
-        key=lambda one: (small <= {name.lower() for name in choices[one]}, len(choices[one])),
-    )
+    fit = [one for one, cells in choices.items() if small <= {cell.lower() for cell in cells}]
+    separator = fit[0] if fit else max(choices, key=lambda one: (len(choices[one]), one or ""))
     names = tuple(choices[separator])
     advice = "name it in the first line"
     if len(wanted) > 1:

@@ -96,6 +96,15 @@ def test_separators_and_line_ends(tmp_path, separator, end):
         assert graph.data.name == "e"
 
 
+def test_blanks_around_cells(tmp_path):
+    for text in (
+        " src , dst \n a , b \n b, c \n",
+        'src , "dst"\n"a" , "b"\n"b" , c\n',
+        "  src dst  \n  a b\nb   c  \n",
+    ):
+        assert pairs_of(read_edges(write(tmp_path, text))) == {("a", "b"), ("b", "c")}
+
+
 def test_without_a_header(tmp_path):
     for text in ("# of friends\n#\n\n1\t2\n3 \t2\n", "1;2;0,5\n3;2;1,5\n", "1,2\n3,2\n"):
         graph = read_edges(write(tmp_path, text), header=False)
@@ -107,6 +116,7 @@ def test_without_a_header(tmp_path):
         ("src,dst\n1,2\n", "line 1: words above integers"),
         ("%%MatrixMarket matrix\n3 2\n1 2\n", "line 1: words above integers"),
         ("1\n2\n", "line 1: expected 2 ids, got 1"),
+        ('"1,2\n3,4\n', "line 1: a quote opens here"),
         ("1,2\n3\n", "line 2, column 2: expected 2 cells"),
         ("1,2\n3,4,5\n", "line 2, column 3: expected 2 cells"),
     ):
