@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import gzip
 import io
 import json
 import random
@@ -97,6 +98,8 @@ def prepare(folder: Path) -> None:
     words = pd.DataFrame({"src": ["ann", "bob", "7"], "dst": ["bob", "eve", "ann"]})
     pairs.to_csv(folder / "edges.csv", index=False)
     words.to_csv(folder / "words.csv", index=False)
+    words.to_csv(folder / "words.txt", index=False, header=False, sep="\t")
+    words.to_csv(folder / "words.tsv.gz", index=False, sep="\t")
     pairs.to_parquet(folder / "edges.parquet")
     x.to_csv(folder / "x.csv", index=False)
     x.to_parquet(folder / "x.parquet")
@@ -122,6 +125,10 @@ KINDS = {
     "sampler": Kind(("sampler",), load_sampler),
     "edges, CSV": Kind(("edges.csv",), lambda f: read_edges(f / "edges.csv"), FileError),
     "edges of words, CSV": Kind(("words.csv",), lambda f: read_edges(f / "words.csv"), FileError),
+    "edges without a header": Kind(
+        ("words.txt",), lambda f: read_edges(f / "words.txt", header=False), FileError
+    ),
+    "edges, packed": Kind(("words.tsv.gz",), lambda f: read_edges(f / "words.tsv.gz"), FileError),
     "edges, Parquet": Kind(
         ("edges.parquet",), lambda f: read_edges(f / "edges.parquet"), FileError
     ),
@@ -167,13 +174,13 @@ def damage(content: bytes, r: random.Random) -> bytes:
     return bytes(data)
 
 
-def change_text(text: str, r: random.Random) -> str:
+def change_text(text: str, r: random.Random, separator: str) -> str:
     """Other words in a table of text."""
-    lines = [line.split(",") for line in text.split("\n")]
+    lines = [line.split(separator) for line in text.split("\n")]
     for _ in range(r.choice((1, 1, 2, 5))):
         line = r.choice(lines)
         line[r.randrange(len(line))] = r.choice([*WORDS, *r.choice(lines)])
-    return "\n".join(",".join(line) for line in lines)
+    return "\n".join(separator.join(line) for line in lines)
 
 
 def change_value(value: Any, r: random.Random) -> Any:
@@ -274,8 +281,12 @@ def spoil(name: str, content: bytes, kind: str, folder: Path, r: random.Random) 
         return changed.read_bytes()
     if name.endswith(".json"):
         return json.dumps(change_value(json.loads(content), r)).encode()
-    if name.endswith(".csv"):
-        return change_text(content.decode(), r).encode("utf-8", "replace")
+    if name.endswith((".csv", ".txt")):
+        separator = "\t" if name.endswith(".txt") else ","
+        return change_text(content.decode(), r, separator).encode("utf-8", "replace")
+    if name.endswith(".gz"):
+        text = change_text(gzip.decompress(content).decode(), r, "\t")
+        return gzip.compress(text.encode("utf-8", "replace"))
     if name.endswith(".parquet"):
         return change_frame(content, r)
     if name.endswith(".npy"):

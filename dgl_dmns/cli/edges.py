@@ -1,39 +1,31 @@
 """A user's files: edge lists and node features, as a graph, with errors that name the place.
 
-An edge list has the columns ``src`` and ``dst``; others are ignored. Ids are integers or words, and
-need not be consecutive: nodes are numbered in ascending order of their ids. Pandas reads a file in
-one go; only where that fails is a CSV file gone through again, line by line, for the place of the
-error.
+An edge list has two columns of ids, ``src`` and ``dst``; others are ignored. Ids are names (see
+`dgl_dmns.cli.ids`), and nodes are numbered in ascending order of them.
 
-Nothing in a file is executed. Files of more than 2 GiB are refused, and integers that could not be
-told from their neighbours: beyond 64 bits, or from 2^53 on in a column that is read as fractions.
+Nothing in a file is executed, and files of more than 2 GiB are refused.
 """
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 
+from dgl_dmns.cli.columns import is_parquet, read_columns
+from dgl_dmns.cli.delimited import read_text
+from dgl_dmns.cli.ids import arrays_of, number_nodes
+from dgl_dmns.cli.kinds import looks_bipartite, names_of_two_kinds
+from dgl_dmns.cli.tables import FileError, IdColumn, Table, one_line
 from dgl_dmns.data import GraphData, simple_undirected
-from dgl_dmns.parquet import read_parquet
 
-__all__ = ["FileError", "NamedGraph", "read_edges"]
+__all__ = ["KINDS", "FileError", "NamedGraph", "read_edges"]
 
-ENDS = ("src", "dst")
-LARGEST = 2 << 30
-"""Bytes of a CSV or NumPy file that is read."""
-_EXACT = 1 << 53  # fractions with 64 bits are exact integers below
-
-
-class FileError(ValueError):
-    """A file that cannot be used; the message names it and the line and column."""
+KINDS = ("graph", "bipartite")
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,53 +34,73 @@ class NamedGraph:
 
     Attributes:
         data: the graph; its nodes are numbered from 0.
-        ids: the ids of the nodes, integers or words, shape [N].
+        ids: the ids of the nodes, int64 or text as objects, shape [N].
+        side: where the columns name two kinds of nodes, 0 for a node of the first column and 1 for
+            one of the second, uint8, shape [N]; None otherwise.
     """
 
     data: GraphData
     ids: np.ndarray[Any, Any]
+    side: np.ndarray[Any, Any] | None = None
+
+    def arrays(self) -> dict[str, np.ndarray[Any, Any]]:
+        """The ids and sides as arrays for a file without pickles; see `arrays_of`."""
+        return {**arrays_of(self.ids), **({} if self.side is None else {"side": self.side})}
 
 
-def read_edges(edges: Path, features: Path | None = None) -> NamedGraph:
+def read_edges(
+    edges: Path,
+    features: Path | None = None,
+    *,
+    source: str = "src",
+    target: str = "dst",
+    header: bool = True,
+    kind: str | None = None,
+) -> NamedGraph:
     """A graph from an edge list and, if given, node features.
 
     Self loops and duplicates are left out, and both directions put in.
 
     Args:
-        edges: CSV or Parquet file with the columns ``src`` and ``dst``.
-        features: CSV or Parquet file with a column ``id`` and numbers, or a NumPy file (``.npy``)
-            of shape [N, F] for ids 0 .. N - 1. Where not given, the features have width 0.
+        edges: a file of text (see `read_text`), a Parquet file or a folder of these.
+        features: the same with a column ``id`` and numbers, or a NumPy file (``.npy``) of shape
+            [N, F] for ids 0 .. N - 1. Where not given, the features have width 0.
+        source: name of the column with the one end of the edges.
+        target: name of that with the other end.
+        header: whether the edge list has the names of its columns in its first line. Where not,
+            the ends are its first two columns.
+        kind: ``"graph"`` where ids of both columns name the same nodes; ``"bipartite"`` where they
+            name two kinds of nodes, which are kept apart; None to refuse a list that looks so.
 
     Returns:
         The graph with its ids. Nodes that have features but no edge are part of it.
 
     Raises:
-        FileError: if a file is missing, cannot be read, lacks a column or a value, or holds no edge
-            between two nodes.
+        FileError: if a file is missing, cannot be read, lacks a column or a value, holds no edge
+            between two nodes, or may be of either kind.
     """
-    ends = _table(edges, ENDS, ENDS)
-    columns = [_ids(edges, ends, name) for name in ENDS]
-    if columns[0].dtype != columns[1].dtype:  # numbers at one end, words at the other
-        columns = [column.astype(str) for column in columns]
+    if features is not None and kind == "bipartite":
+        raise FileError(f"{features}: features are for one kind of nodes, not for kind 'bipartite'")
+    table = _table(edges, (source, target), header=header)
     given = None if features is None else _features(features)
-    every = columns if given is None else [*columns, _same_kind(given[0], columns[0], features)]
-    ids = np.unique(np.concatenate(every))
-    src, dst = (torch.from_numpy(np.searchsorted(ids, column)) for column in columns)
+    columns = table.ids if given is None else [*table.ids, given[0]]
+    ids, (first, second, *own) = number_nodes(columns)
+    if not header:
+        _check_first_row(table, ids, first, second)
+    side = None
+    if kind == "bipartite":
+        ids, first, second, side = _apart(ids, first, second)
+    elif kind is None:
+        _check_kind(edges, (source, target), first, second, len(ids))
+    src, dst = torch.from_numpy(first), torch.from_numpy(second)
     both = simple_undirected(src, dst)
     if not len(both[0]):
         raise FileError(f"{edges}: expected edges between two nodes, got {len(src)} self loops")
     x = torch.zeros(len(ids), 0)
-    if given is not None:
-        missing = np.setdiff1d(ids, every[2])
-        if len(missing):
-            raise FileError(
-                f"{features}: no features for {len(missing)} node(s) of {edges.name}, for example "
-                f"{missing[0]!s}; add a row for each, or leave --features out"
-            )
-        x = torch.zeros(len(ids), given[1].shape[1])
-        x[torch.from_numpy(np.searchsorted(ids, every[2]))] = given[1]
+    if given is not None and features is not None:
+        x = _by_node(given[1], own[0], ids, features, edges)
     data = GraphData(
-        name=edges.stem,
+        name=edges.stem if edges.suffix != ".gz" else Path(edges.stem).stem,
         num_nodes=len(ids),
         src=both[0],
         dst=both[1],
@@ -97,224 +109,133 @@ def read_edges(edges: Path, features: Path | None = None) -> NamedGraph:
         raw_src=src,
         raw_dst=dst,
     )
-    return NamedGraph(data, ids)
+    return NamedGraph(data, ids, side)
 
 
-def _check_file(file: Path) -> None:
-    if not file.is_file():
+def _table(file: Path, wanted: Sequence[str], header: bool = True, rest: bool = False) -> Table:
+    if not file.exists():
         raise FileError(f"{file}: there is no such file; check the name")
-    size = file.stat().st_size
-    if size > LARGEST and file.suffix != ".parquet":  # which has limits of its own
+    if not file.is_dir() and not file.is_file():
+        raise FileError(f"{file}: expected a file or a folder of Parquet files, got neither")
+    if file.is_dir() or is_parquet(file):
+        if not header:
+            raise FileError(f"{file}: --no-header is for text; name columns of Parquet by --source")
+        return read_columns(file, wanted, rest)
+    return read_text(file, wanted, header)
+
+
+def _check_first_row(table: Table, ids: Any, first: Any, second: Any) -> None:
+    """Refuse a header that was said not to be there: words above nothing but integers."""
+    if ids.dtype != object or len(first) < 2:
+        return
+    digits = np.array([text.removeprefix("-").isdigit() for text in ids.tolist()])
+    if not any(digits[column[0]] or not digits[column[1:]].all() for column in (first, second)):
         raise FileError(
-            f"{file}: expected at most {LARGEST} bytes, got {size}; write it as Parquet, or build "
-            "the graph in Python and train there (docs/get-started.md)"
+            f"{table.where(0)}: words above integers, such as names of columns; leave --no-header "
+            "out, or remove the line"
         )
 
 
-def _table(
-    file: Path, needed: tuple[str, ...], columns: tuple[str, ...] | None = None
-) -> pd.DataFrame:
-    """The table in a CSV or Parquet file, which has the columns that are needed.
-
-    Of a Parquet file only ``columns`` are read, where those are given.
-    """
-    _check_file(file)
-    if file.suffix == ".csv":
-        try:
-            # In one piece: by pieces, a column could be read as numbers here and as words there.
-            table = pd.read_csv(file, skipinitialspace=True, low_memory=False)
-        except UnicodeDecodeError as error:
-            line = _line_not_in_utf8(file.read_bytes())
-            raise FileError(
-                f"{file}, line {line}: not UTF-8 text ({error.reason}); save the file as UTF-8"
-            ) from error
-        except pd.errors.EmptyDataError as error:
-            raise FileError(f"{file}: the file is empty") from error
-        except Exception as error:  # pandas has many
-            _find_in_lines(file, needed)
-            raise FileError(f"{file}: not a CSV file ({error})") from error
-        if not isinstance(table.index, pd.RangeIndex):  # more cells than names, and no error
-            _find_in_lines(file, needed)
-    elif file.suffix == ".parquet":
-        table = _parquet(file, columns)
-    else:
-        raise FileError(f"{file}: expected a name that ends in .csv or .parquet")
-    if not table.columns.is_unique:
-        twice = table.columns[table.columns.duplicated()][0]
-        raise FileError(f"{file}: expected columns with different names, got {twice!r} twice")
-    absent = [name for name in needed if name not in table.columns]
-    if absent:
-        one = len(table.columns) == 1 and not str(table.columns[0]).isidentifier()
-        hint = ", separated by commas" if one else ""
+def _check_kind(file: Path, names: tuple[str, str], src: Any, dst: Any, num_nodes: int) -> None:
+    """Refuse an edge list that may hold nodes of one kind or of two."""
+    count = [len(np.unique(end)) for end in (src, dst)]
+    shared = sum(count) - num_nodes
+    if shared > 0 and (names_of_two_kinds(*names) or looks_bipartite(src, dst, num_nodes)):
         raise FileError(
-            f"{file}, line 1: expected the column(s) {', '.join(needed)}, got "
-            f"{', '.join(map(str, table.columns)) or 'none'}; name them in the first line{hint}"
+            f"{file}: columns {names[0]} and {names[1]} look like two kinds of nodes (users and "
+            f"items?) with {shared} ids in both; add --kind bipartite to keep these apart "
+            f"({sum(count)} nodes), or --kind graph where they are the same nodes ({num_nodes})"
         )
-    if not len(table):
-        raise FileError(f"{file}: expected at least one row below the names of the columns")
-    return table
 
 
-def _line_not_in_utf8(content: bytes) -> int:
-    """The line of the first byte that is not UTF-8; pandas counts from a cell or a part on."""
-    try:
-        content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        content = content[: error.start]
-    return content.count(b"\n") + 1
+def _apart(ids: Any, src: Any, dst: Any) -> tuple[Any, Any, Any, Any]:
+    """The nodes of the one column, then those of the other, each in ascending order."""
+    (first, src), (second, dst) = (np.unique(end, return_inverse=True) for end in (src, dst))
+    side = np.repeat(np.array([0, 1], dtype=np.uint8), [len(first), len(second)])
+    return np.concatenate([ids[first], ids[second]]), src, dst + len(first), side
 
 
-def _parquet(file: Path, columns: tuple[str, ...] | None) -> pd.DataFrame:
-    try:
-        return read_parquet(file, columns)
-    except ImportError as error:
+def _by_node(x: torch.Tensor, own: Any, ids: Any, file: Path, edges: Path) -> torch.Tensor:
+    """The features in the order of the nodes, float32 [N, F]; ``own``: the node of each row."""
+    missing = np.setdiff1d(np.arange(len(ids)), own)
+    if len(missing):
         raise FileError(
-            f"{file}: reading Parquet needs pyarrow (pip install 'dgl-dmns[parquet]'); or convert "
-            "the file to CSV"
-        ) from error
-    except Exception as error:  # pyarrow has errors of its own
-        raise FileError(f"{file}: not a Parquet file ({error})") from error
-
-
-def _ids(file: Path, table: pd.DataFrame, name: str) -> np.ndarray[Any, Any]:
-    """The ids of a column, int64 or words."""
-    column = table[name]
-    whole = pd.api.types.is_integer_dtype(column) and not column.isna().any()
-    if whole and not (column > np.iinfo(np.int64).max).any():
-        return column.to_numpy(dtype=np.int64)
-    if file.suffix == ".csv":
-        _find_in_lines(file, (name,))
-    numbers = pd.api.types.is_numeric_dtype(column)
-    if numbers and not pd.api.types.is_bool_dtype(column):
-        bad = column.isna() | (column != column.round()) | (column.abs() >= _EXACT)
-        wanted = "an integer that is exact in this column (below 2^63, with fractions below 2^53)"
-        values = column
-    else:
-        values = column.map(lambda v: str(v).strip() if isinstance(v, (str, int, bool)) else "")
-        bad, wanted = values == "", "an integer or a word"
-    if bad.any():
-        row = int(np.flatnonzero(bad)[0])
-        raise FileError(
-            f"{file}, {_line(file, row)}, column {name}: expected {wanted}, got {column.iloc[row]}"
+            f"{file}: no features for {len(missing)} node(s) of {edges.name}, for example "
+            f"{one_line(ids[missing[0]])} (the first row is of {one_line(ids[own[0]])}); write ids "
+            "alike in both files, add a row for each, or leave --features out"
         )
-    return values.to_numpy(dtype=np.int64 if values is column else str)
+    found = torch.zeros(len(ids), x.shape[1])
+    found[torch.from_numpy(own)] = x
+    return found
 
 
-def _find_in_lines(file: Path, needed: tuple[str, ...]) -> None:
-    """Raise for the first line of a CSV file that has too few or many cells, or no proper id."""
-    with file.open(newline="", encoding="utf-8-sig", errors="replace") as lines:
-        reader = csv.reader(lines, skipinitialspace=True)
-        header = next(reader, [])
-        places = [(name, header.index(name)) for name in needed if name in header]
-        for cells in _lines(file, reader):
-            where = f"{file}, line {reader.line_num}"
-            if cells and len(cells) != len(header):
-                raise FileError(
-                    f"{where}, column {min(len(cells), len(header)) + 1}: expected "
-                    f"{len(header)} cells, as in the first line, got {len(cells)}"
-                )
-            for name, place in places if cells else []:
-                cell = cells[place].strip()
-                if not cell or cell.lower() in ("nan", "null", "na", "n/a", "none"):
-                    raise FileError(
-                        f"{where}, column {name}: expected a node's id, got "
-                        f"{'an empty cell' if not cell else repr(cell)}"
-                    )
-                if _is_fraction(cell):
-                    raise FileError(
-                        f"{where}, column {name}: expected an integer or a word, got {cell!r}"
-                    )
-
-
-def _lines(file: Path, reader: Any) -> Iterator[list[str]]:
-    """The lines of a CSV reader, whose own errors have a place, too."""
-    while True:
-        try:
-            cells = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            raise FileError(f"{file}, line {reader.line_num}: not CSV ({error})") from error
-        yield cells
-
-
-def _is_fraction(cell: str) -> bool:
-    try:
-        return not float(cell).is_integer()
-    except ValueError:
-        return False
-
-
-def _features(file: Path) -> tuple[np.ndarray[Any, Any], torch.Tensor]:
+def _features(file: Path) -> tuple[IdColumn, torch.Tensor]:
     """Ids [M] and features [M, F], float32."""
-    if file.suffix == ".npy":
-        _check_file(file)
-        try:
-            # Mapped: a shape that the file does not hold is refused before it takes memory.
-            array = np.lib.format.open_memmap(file, mode="r")  # type: ignore[no-untyped-call]
-        except Exception as error:  # a damaged header fails in many ways
-            raise FileError(f"{file}: not a NumPy file of numbers ({error})") from error
-        if array.ndim != 2 or array.dtype.kind not in "iuf":
-            raise FileError(
-                f"{file}: expected numbers of shape [N, F], got {array.dtype} "
-                f"{list(array.shape)}"
-            )
-        ids, x = np.arange(len(array)), torch.from_numpy(array.astype(np.float32))
-        names = [str(place) for place in range(x.shape[1])]
+    if file.suffix.lower() == ".npy":
+        ids, x = _numpy(file)
+        names = list(map(str, range(x.shape[1])))
     else:
-        table = _table(file, ("id",))
-        ids = _ids(file, table, "id")
-        values = table.drop(columns="id")
-        for name in values.columns:
-            if values[name].dtype.kind not in "iufb":
-                bad = ~values[name].map(_is_number).astype(bool)
-                if bad.any():
-                    row = int(np.flatnonzero(bad)[0])
-                    raise FileError(
-                        f"{file}, {_line(file, row)}, column {name}: expected a number, got "
-                        f"{values[name].iloc[row]!r}"
-                    )
-                values[name] = values[name].map(float)  # integers of any length
-        names = list(map(str, values.columns))
+        table = _table(file, ("id",), rest=True)
+        ids, names = table.ids[0], list(map(str, table.rest.columns))
+        if not names:
+            raise FileError(f"{file}: expected columns with numbers beside the ids, got none")
+        values = [_numbers(table, place) for place in range(len(names))]
         with np.errstate(over="ignore"):  # to infinity, which is refused below
-            x = torch.from_numpy(values.to_numpy(dtype=np.float32, copy=True))  # writable
+            x = torch.from_numpy(np.stack([v.astype(np.float32) for v in values], axis=1))
     finite = torch.isfinite(x)
     if not bool(finite.all()):
         row, place = (int(i) for i in (~finite).nonzero()[0])
         raise FileError(
-            f"{file}, {_line(file, row)}, column {names[place]}: expected a finite number, got "
+            f"{ids.where(row)}, column {names[place]}: expected a finite number, got "
             f"{float(x[row, place])}"
         )
-    if not x.shape[1]:
-        raise FileError(f"{file}: expected columns with numbers beside the ids, got none")
-    twice = pd.Series(ids).duplicated()
-    if twice.any():
-        row = int(np.flatnonzero(twice)[0])
-        raise FileError(f"{file}, {_line(file, row)}, column id: {ids[row]} stands there twice")
+    twice = number_nodes([ids])[1][0]
+    order = np.argsort(twice, kind="stable")
+    again = order[1:][np.diff(twice[order]) == 0]
+    if len(again):
+        row = int(again.min())
+        raise FileError(
+            f"{ids.where(row)}, column id: {one_line(ids.values[row])} stands there twice"
+        )
     return ids, x
 
 
-def _is_number(value: Any) -> bool:
+def _numpy(file: Path) -> tuple[IdColumn, torch.Tensor]:
+    if not file.is_file():
+        raise FileError(f"{file}: there is no such file; check the name")
     try:
-        float(value)
+        # Mapped: a shape that the file does not hold is refused before it takes memory.
+        array = np.lib.format.open_memmap(file, mode="r")  # type: ignore[no-untyped-call]
+    except Exception as error:  # a damaged header fails in many ways
+        raise FileError(f"{file}: not a NumPy file of numbers ({one_line(error)})") from error
+    if array.ndim != 2 or array.dtype.kind not in "iuf":
+        raise FileError(
+            f"{file}: expected numbers of shape [N, F], got {array.dtype} {list(array.shape)}"
+        )
+    if not array.shape[1]:
+        raise FileError(f"{file}: expected columns with numbers, got none")
+    ids = IdColumn("id", np.arange(len(array)), True, lambda row: f"{file}, row {row + 1}")
+    return ids, torch.from_numpy(array.astype(np.float32))
+
+
+def _numbers(table: Table, place: int) -> np.ndarray[Any, Any]:
+    """A column of numbers."""
+    column = table.rest.iloc[:, place]
+    if column.dtype.kind in "iufb":
+        return column.to_numpy()
+    found = [_number(value) for value in column]
+    if None in found:
+        row = found.index(None)
+        value = column.iloc[row]
+        raise FileError(
+            f"{table.where(row)}, column {table.rest.columns[place]}: expected a number, got "
+            f"{'an empty cell' if isinstance(value, str) and not value else one_line(repr(value))}"
+        )
+    return np.array(found, dtype=float)  # integers of any length
+
+
+def _number(value: Any) -> float | None:
+    try:
+        return float(value)
     except (TypeError, ValueError, OverflowError):
-        return False
-    return True
-
-
-def _line(file: Path, row: int) -> str:
-    return f"line {row + 2}" if file.suffix == ".csv" else f"row {row + 1}"
-
-
-def _same_kind(
-    ids: np.ndarray[Any, Any], like: np.ndarray[Any, Any], file: Path | None
-) -> np.ndarray[Any, Any]:
-    """Ids as integers or as words, as those of the edge list are."""
-    if like.dtype.kind == ids.dtype.kind:
-        return ids
-    if like.dtype.kind == "U":
-        return ids.astype(str)
-    raise FileError(
-        f"{file}, column id: the edge list has integers, got words such as {ids[0]!r}; use the "
-        "same ids in both files"
-    )
+        return None

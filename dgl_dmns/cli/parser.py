@@ -101,16 +101,49 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
         "--dataset", choices=_DATASETS, help="embedded is generated; others are DGL's"
     )
     source.add_argument(
-        "--edges", type=Path, metavar="FILE", help="CSV or Parquet with the columns src and dst"
+        "--edges",
+        type=Path,
+        metavar="FILE",
+        help="text (with commas, tabs, semicolons, bars or blanks; also .gz), Parquet, or a "
+        "folder of Parquet files, with the columns src and dst",
+    )
+    parser.add_argument("--source", metavar="NAME", help="column of one end; default: src")
+    parser.add_argument("--target", metavar="NAME", help="column of the other end; default: dst")
+    parser.add_argument(
+        "--no-header",
+        action="store_true",
+        help="the first line is an edge of the first two columns",
+    )
+    parser.add_argument(
+        "--kind",
+        choices=("graph", "bipartite"),
+        help="whether ids of both columns name the same nodes (graph) or two kinds of nodes that "
+        "are kept apart (bipartite); needed only where the columns look like two kinds",
     )
     parser.add_argument(
         "--features",
         type=Path,
         metavar="FILE",
-        help="with --edges: CSV or Parquet with a column id and numbers, or .npy of shape [N, F]; "
+        help="with --edges: such a file with a column id and numbers, or .npy of shape [N, F]; "
         "without it each node has a learned vector",
     )
     parser.add_argument("--data-dir", metavar="DIR", help="DGL's cache of data sets")
+
+
+def _problem_with_data(arguments: argparse.Namespace) -> str | None:
+    """What does not go together among the options of `_add_data`."""
+    if arguments.edges is None:
+        for name in ("features", "source", "target", "no_header", "kind"):
+            if getattr(arguments, name) not in (None, False):
+                return f"--{name.replace('_', '-')}: goes with --edges, a data set has its own"
+    if arguments.no_header and (arguments.source is not None or arguments.target is not None):
+        return (
+            "--no-header: without names, the first two columns are the ends; leave --source and "
+            "--target out"
+        )
+    if arguments.kind == "bipartite" and arguments.features is not None:
+        return "--features: goes with one kind of nodes, not with --kind bipartite"
+    return None
 
 
 def _add_training(parser: argparse.ArgumentParser) -> None:
@@ -164,8 +197,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     parser = make_parser()
     arguments = parser.parse_args(words)
-    if getattr(arguments, "features", None) is not None and arguments.edges is None:
-        parser.error("--features: goes with --edges; a data set has features of its own")
+    if arguments.command in ("train", "bench"):
+        problem = _problem_with_data(arguments)
+        if problem is not None:
+            parser.error(problem)
     command = shlex.join(["dgl-dmns", *words])
     try:
         return _run(arguments, command)

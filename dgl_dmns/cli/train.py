@@ -87,7 +87,14 @@ def _graph(arguments: argparse.Namespace) -> NamedGraph:
     if arguments.out.exists() and not arguments.out.is_dir():
         raise ValueError(f"--out: {arguments.out} is a file; name a folder")
     if arguments.edges is not None:
-        graph = read_edges(arguments.edges, arguments.features)
+        graph = read_edges(
+            arguments.edges,
+            arguments.features,
+            source=arguments.source or "src",
+            target=arguments.target or "dst",
+            header=not arguments.no_header,
+            kind=arguments.kind,
+        )
         pairs = len(graph.data.src) // 2
         if pairs < _LEAST_PAIRS:
             raise FileError(
@@ -124,7 +131,7 @@ def _settings(arguments: argparse.Namespace, sampler: str, seed: int) -> Setting
 def _write(
     out: Path, graph: NamedGraph, settings: Settings, outcome: Outcome, command: str
 ) -> None:
-    np.savez_compressed(out / "embeddings.npz", id=graph.ids, embedding=outcome.h.numpy())
+    np.savez_compressed(out / "embeddings.npz", **graph.arrays(), embedding=outcome.h.numpy())
     (out / "metrics.json").write_text(json.dumps(outcome.metrics, indent=1), encoding="utf-8")
     data = graph.data
     save_run(

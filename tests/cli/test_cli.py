@@ -1,3 +1,4 @@
+import gzip
 import json
 import subprocess
 import sys
@@ -180,6 +181,24 @@ def test_a_wrong_file_is_one_line_and_exit_code_1(tmp_path, capsys):
     assert capsys.readouterr().err == f"error: --out: {file} is a file; name a folder\n"
 
 
+def test_options_for_files(tmp_path):
+    """Users 0 .. 29 and items 0 .. 9 of a list without a header, packed."""
+    rows = "".join(f"{user}\t{(user * step) % 10}\n" for user in range(30) for step in (1, 2, 3))
+    file = tmp_path / "likes.txt.gz"
+    file.write_bytes(gzip.compress(rows.encode()))
+    words = ["train", "--edges", str(file), "--no-header", "--epochs", "1", *SMALL, "--out"]
+    assert main([*words, str(tmp_path / "r"), "--kind", "bipartite", "--sampler", "uniform"]) == 0
+    with np.load(tmp_path / "r" / "embeddings.npz") as archive:
+        assert archive["id"].tolist() == [*range(30), *range(10)]
+        assert archive["side"].tolist() == [0] * 30 + [1] * 10
+    file.write_bytes(gzip.compress(b"From,TO\n" + rows.replace("\t", ",").encode()))
+    words[3:4] = ["--source", "from", "--target", "to", "--kind", "graph"]
+    assert main([*words, str(tmp_path / "s"), "--sampler", "uniform"]) == 0
+    with np.load(tmp_path / "s" / "embeddings.npz") as archive:
+        assert archive["id"].tolist() == list(range(30))
+        assert "side" not in archive
+
+
 def test_a_data_set_that_is_not_there(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("DGL_REPO", "http://127.0.0.1:9/")
     words = ["train", "--dataset", "cora", "--data-dir", str(tmp_path), "--out", str(tmp_path)]
@@ -201,6 +220,19 @@ def test_a_data_set_that_is_not_there(tmp_path, monkeypatch, capsys):
         (
             ["train", "--dataset", "cora", "--features", "f.npy", "--out", "r"],
             "--features: goes with --edges",
+        ),
+        (
+            ["train", "--dataset", "cora", "--no-header", "--out", "r"],
+            "--no-header: goes with --ed",
+        ),
+        (["bench", "--dataset", "cora", "--kind", "graph", "--out", "r"], "--kind: goes with --ed"),
+        (
+            ["train", "--edges", "e", "--no-header", "--source", "a", "--out", "r"],
+            "--no-header: without names",
+        ),
+        (
+            ["train", "--edges", "e", "--kind", "bipartite", "--features", "f", "--out", "r"],
+            "--features: goes with one kind of nodes",
         ),
     ],
 )
