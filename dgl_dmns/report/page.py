@@ -12,6 +12,13 @@ from typing import Any
 import pandas as pd
 
 from dgl_dmns.diagnostics import Thresholds
+from dgl_dmns.report.comparison import (
+    bench_parts,
+    comparison_table,
+    is_better,
+    table_html,
+    verdict,
+)
 from dgl_dmns.report.pictures import pictures_of
 from dgl_dmns.report.run import Run
 
@@ -72,10 +79,10 @@ _COLUMNS = {
 
 
 def write_report(folder: str | Path, out: str | Path | None = None) -> Path:
-    """Write the page of a run.
+    """Write the page of a run, or of a bench.
 
     Args:
-        folder: of the run, as `save_run` or ``dgl-dmns train`` writes it.
+        folder: of the run, as `save_run` or ``dgl-dmns train`` writes it, or of ``dgl-dmns bench``.
         out: the file to write; ``report.html`` in the folder where not given.
 
     Returns:
@@ -86,8 +93,11 @@ def write_report(folder: str | Path, out: str | Path | None = None) -> Path:
         ValueError: if a file of it is not complete.
         ImportError: if matplotlib is missing.
     """
+    folder = Path(folder)
+    file = folder / "report.html" if out is None else Path(out)
+    if (folder / "bench.csv").is_file() and not (folder / "run.json").is_file():
+        return _write(file, _html(*bench_parts(folder)))
     run = Run.load(folder)
-    file = run.folder / "report.html" if out is None else Path(out)
     try:
         page = page_of(run)
     except ImportError:
@@ -96,6 +106,10 @@ def write_report(folder: str | Path, out: str | Path | None = None) -> Path:
         raise ValueError(
             f"{run.folder}: not a complete run ({type(error).__name__}: {error}); run it again"
         ) from error
+    return _write(file, page)
+
+
+def _write(file: Path, page: str) -> Path:
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(page.encode("utf-8", "replace"))
     return file
@@ -107,6 +121,7 @@ def page_of(run: Run) -> str:
         f"<h1>{escape(run.title)}</h1>",
         f'<p class="quiet">{escape(run.sampler)}</p>',
         _figures(run.result, run.measured),
+        _comparison(run),
         _signs(run),
         *(
             f"<h2>{escape(picture.title)}</h2>\n<p>{escape(picture.text)}</p>\n"
@@ -120,13 +135,17 @@ def page_of(run: Run) -> str:
         _facts("Versions", run.versions),
         f"<h2>Run it again</h2>\n<pre>{escape(run.command)}</pre>" if run.command else "",
     ]
+    return _html(run.title, parts)
+
+
+def _html(title: str, parts: list[str]) -> str:
     body = "\n".join(part for part in parts if part)
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
         "img-src data:; style-src 'unsafe-inline'\">\n"
-        f"<title>{escape(run.title)}</title>\n<style>{_STYLE}</style>\n</head>\n"
+        f"<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n"
         f"<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
     )
 
@@ -140,6 +159,18 @@ def _figures(result: Mapping[str, Any], measured: str) -> str:
     )
     said = f'\n<p class="quiet">{escape(measured)}</p>' if measured else ""
     return f'<h2>Test</h2>\n<dl class="figures">{cells}</dl>{said}'
+
+
+def _comparison(run: Run) -> str:
+    """The run beside its uniform baseline, and which of them is better."""
+    if not run.baseline:
+        return ""
+    better = is_better(run.result, run.baseline)
+    return (
+        "<h2>Beside uniform negatives</h2>\n"
+        f'<p class="{"fine" if better else "sign"}">{escape(verdict(run.result, run.baseline))}'
+        f"</p>\n{table_html(comparison_table(run.result, run.baseline))}"
+    )
 
 
 def _signs(run: Run) -> str:
