@@ -169,7 +169,7 @@ def _parquet(file: Path, columns: tuple[str, ...] | None) -> pd.DataFrame:
         return read_parquet(file, columns)
     except ImportError as error:
         raise FileError(
-            f"{file}: reading Parquet needs pyarrow (pip install 'dgl-dmns[parquet]'); or convert "
+            f"{file}: reading Parquet needs pyarrow (python -m pip install pyarrow); or convert "
             "the file to CSV"
         ) from error
     except Exception as error:  # pyarrow has errors of its own

@@ -142,10 +142,10 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
         ("--batch-size", 2048, "edges in a batch"),
         ("--hidden", 64, "width of the embeddings"),
         ("--layers", 2, "GraphSAGE layers"),
-        ("--threads", 1, "threads of torch"),
     )
     for name, default, text in numbers:
         parser.add_argument(name, type=_count, default=default, help=f"{text}; default: {default}")
+    parser.add_argument("--threads", type=_threads, default=1, help="of torch; default: 1")
     parser.add_argument(
         "--fanout",
         type=_count_or_0,
@@ -162,6 +162,10 @@ def _count(word: str) -> int:
 
 def _count_or_0(word: str) -> int:
     return _whole(word, 0, _LARGEST)
+
+
+def _threads(word: str) -> int:
+    return _whole(word, 1, 1024)
 
 
 def _seed(word: str) -> int:
@@ -243,7 +247,10 @@ def _run(arguments: argparse.Namespace, command: str) -> int:
     if arguments.command == "report":
         from dgl_dmns.report import write_report
 
-        sys.stdout.write(f"{write_report(arguments.run, arguments.out)}\n")
+        out = arguments.out
+        if out is not None and out.is_file() and out.suffix.lower() not in (".html", ".htm"):
+            raise ValueError(f"--out: {out} is there and no page; name a new file, or an .html")
+        sys.stdout.write(f"{write_report(arguments.run, out)}\n")
         return 0
     problem = why_unusable()
     if problem is not None:

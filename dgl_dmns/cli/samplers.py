@@ -89,11 +89,8 @@ def parse_options(sampler: str, words: list[str]) -> dict[str, Any]:
         ValueError: for a word that is not of this form, a name that comes twice or that the sampler
             does not take, or a value of another kind than it takes.
     """
-    taken = inspect.signature(SAMPLERS[sampler]).parameters
-    kinds = {
-        name: _BY_NAME.get(name, _BY_DEFAULT.get(type(p.default))) for name, p in taken.items()
-    }
-    names = sorted(name for name, kind in kinds.items() if kind and name not in _GIVEN)
+    kinds = _kinds(sampler)
+    names = [name for name, kind in kinds.items() if kind]
     options: dict[str, Any] = {}
     for word in words:
         name, _, text = (part.strip() for part in word.partition("="))
@@ -103,7 +100,7 @@ def parse_options(sampler: str, words: list[str]) -> dict[str, Any]:
             raise ValueError(f"--set {name}: given twice; leave one out")
         if name in ("k", "seed"):
             raise ValueError(f"--set {name}: it has an option of its own; write --{name} {text}")
-        if name not in taken or name in _GIVEN:
+        if name not in kinds:
             raise ValueError(
                 f"--set {name}: no argument of {sampler}, which takes {', '.join(names) or 'none'}"
             )
@@ -117,6 +114,16 @@ def parse_options(sampler: str, words: list[str]) -> dict[str, Any]:
             raise ValueError(f"--set {word}: expected {kind[0]}")
         options[name] = value
     return options
+
+
+def _kinds(sampler: str) -> dict[str, _Kind | None]:
+    """What a sampler's arguments take, by name; None for objects, which words cannot make."""
+    taken = inspect.signature(SAMPLERS[sampler]).parameters
+    return {
+        name: _BY_NAME.get(name, _BY_DEFAULT.get(type(one.default)))
+        for name, one in sorted(taken.items())
+        if name not in _GIVEN
+    }
 
 
 def _literal(text: str) -> Any:
@@ -168,8 +175,7 @@ def option_error(sampler: str, options: Mapping[str, Any], error: Exception) -> 
     text = str(error) or type(error).__name__
     named = {part.strip() for part in text.partition(":")[0].split(",")}
     mine = [f"--set {name}={value}" for name, value in options.items() if name in named]
-    if not mine and "k" in named:
-        mine = ["--k"]
-    if not mine and options and not named & set(inspect.signature(SAMPLERS[sampler]).parameters):
+    settable = {name for name, kind in _kinds(sampler).items() if kind}
+    if not mine and not named & settable:  # any of them may be the cause
         mine = [f"--set {name}={value}" for name, value in options.items()]
     return ValueError(f"{' '.join(mine) or f'--sampler {sampler}'}: {text}")

@@ -216,8 +216,8 @@ def _write_report(
         )
         if util.find_spec("matplotlib") is None:
             _say(
-                "No report: it needs matplotlib (pip install matplotlib); dgl-dmns report "
-                f"{out} writes it later"
+                "No report: it needs matplotlib (python -m pip install matplotlib); "
+                f"dgl-dmns report {out} writes it later"
             )
         else:
             write_report(out)

@@ -318,9 +318,8 @@ def read_checkpoint(
             f"--resume: {file} is not a checkpoint of this version ({error}); name another --out "
             "to start anew"
         ) from error
-    others = sorted(
-        name for name, value in identity.items() if state["identity"].get(name) != value
-    )
+    of = state["identity"]
+    others = [name for name, value in identity.items() if of.get(name) != value]
     if others:
         raise ValueError(
             f"--resume: {file} is of a run with other {', '.join(others)}; give the files of that "
