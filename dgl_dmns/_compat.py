@@ -36,7 +36,8 @@ class Pair:
         python: First and last Python version there are wheels for, such as ``((3, 9), (3, 11))``.
         source: Where the DGL wheel or package comes from.
         notes: What else is needed, and how far the combination has been tried.
-        install: Shell command that installs the combination.
+        install: Shell command that installs the combination; empty where it takes an address of
+            DGL's, see the notes.
     """
 
     dgl: str
@@ -74,7 +75,7 @@ PAIRS: tuple[Pair, ...] = (
         source="package index, CPU",
         notes="with packaging; has no GraphBolt; the tests of dgl-dmns run with torch 2.0.0, 2.1.1 "
         "and 2.13.0 on Python 3.11",
-        install="python -m pip install dgl==1.1.3 packaging",
+        install='python -m pip install dgl==1.1.3 "torch>=2.0,<2.14" packaging',
     ),
     Pair(
         dgl="2.4.0",
@@ -83,7 +84,7 @@ PAIRS: tuple[Pair, ...] = (
         source="DGL's own wheel index, CPU or CUDA",
         notes="not tried here, only what it moved, by stand-ins; DGL's start page has the command "
         "for each pair of versions",
-        install='python -m pip install torch==2.4.0 dgl==2.4.0 -f "$DGL_WHEEL_INDEX"',
+        install="",
     ),
     Pair(
         dgl="2.3.0",

@@ -21,6 +21,7 @@ import dgl_dmns.graphbolt  # noqa: F401  (registers sample_dmns_negative)
 from dgl_dmns import DMNSSampler
 from dgl_dmns.data import EdgeSplit, GraphData, embedded_graph, split_pairs
 from dgl_dmns.evaluate import full_ranking, ranking_metrics
+from dgl_dmns.seeds import fit_seed, seed_all
 
 KINDS = ("uniform", "dmns")
 
@@ -80,8 +81,8 @@ def training_graph(data: GraphData, split: EdgeSplit) -> Any:
 
 def train(kind: str, data: GraphData, split: EdgeSplit, args: argparse.Namespace) -> dict[str, Any]:
     """One run; the test metrics are those of the epoch with the best validation MRR."""
-    for seed_one in (torch.manual_seed, dgl.seed, gb.seed):
-        seed_one(args.seed)
+    seed_all(args.seed)
+    gb.seed(fit_seed(args.seed, bits=31))
     g = training_graph(data, split)
     model = SAGE(g.ndata["feat"].shape[1])
     optimizer = torch.optim.Adam(model.parameters(), lr=args.lr)

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import dgl
-import numpy as np
 import pandas as pd
 import torch
 from dgl.dataloading import DataLoader, NeighborSampler, as_edge_prediction_sampler
@@ -33,6 +32,7 @@ from dgl_dmns import DMNSSampler
 from dgl_dmns.core import Levels
 from dgl_dmns.data import EdgeSplit, GraphData, load_dataset, split_pairs
 from dgl_dmns.evaluate import candidate_ranking, full_ranking, ranking_metrics
+from dgl_dmns.seeds import seed_all
 
 DATASETS = ("embedded", "cora", "citeseer", "coauthor-cs", "actor")
 SAMPLERS = ("uniform", "dmns")
@@ -103,8 +103,7 @@ def training_graph(data: GraphData, split: EdgeSplit, width: int = 256) -> tuple
 def train(kind: str, data: GraphData, split: EdgeSplit, seed: int, args: argparse.Namespace) -> Run:
     """One run to convergence: early stopping on the validation MRR."""
     g, reverse = training_graph(data, split)
-    for seed_one in (torch.manual_seed, np.random.seed, dgl.seed):  # DGL shuffles with NumPy
-        seed_one(seed)
+    seed_all(seed)
     model = SAGE(g.ndata["feat"].shape[1])
     optimizer = torch.optim.Adam(model.parameters(), lr=args.lr)
     negatives = negative_sampler(kind, g, model, args.k, seed)

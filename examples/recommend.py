@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import dgl
-import numpy as np
 import pandas as pd
 import torch
 from dgl.dataloading import (
@@ -39,6 +38,7 @@ from dgl_dmns import DMNSSampler
 from dgl_dmns.core import KnownEdges
 from dgl_dmns.evaluate import recommendation_metrics
 from dgl_dmns.losses import softmax_loss
+from dgl_dmns.seeds import seed_all
 
 SAMPLERS = ("uniform", "dmns")
 REVERSE = {"buys": "bought by", "bought by": "buys"}
@@ -146,8 +146,7 @@ def negative_sampler(kind: str, g: Any, model: nn.Module, k: int, seed: int) -> 
 
 def train(kind: str, shop: Shop, seed: int, args: argparse.Namespace) -> dict[str, float]:
     """One run with early stopping on the validation NDCG; test metrics."""
-    for seed_one in (torch.manual_seed, np.random.seed, dgl.seed):  # DGL shuffles with NumPy
-        seed_one(seed)
+    seed_all(seed)
     g = shop.g
     model = HeteroSAGE(g.nodes["user"].data["feat"].shape[1])
     optimizer = torch.optim.Adam(model.parameters(), lr=args.lr)

@@ -20,7 +20,6 @@ from functools import partial
 from typing import Any
 
 import dgl
-import numpy as np
 import pandas as pd
 import torch
 from dgl.dataloading import DataLoader, NeighborSampler, as_edge_prediction_sampler
@@ -31,6 +30,7 @@ from torch import Tensor, nn
 from dgl_dmns import DMNSSampler
 from dgl_dmns.core import KnownEdges
 from dgl_dmns.evaluate import ranking_metrics, ranks
+from dgl_dmns.seeds import seed_all
 
 SAMPLERS = ("uniform", "dmns")
 RELATIONS = {
@@ -194,8 +194,7 @@ def negative_sampler(kind: str, g: Any, model: RGCN, decoder: DistMult, k: int, 
 
 def train(kind: str, data: Knowledge, seed: int, args: argparse.Namespace) -> dict[str, float]:
     """One run with early stopping on the validation MRR; test metrics."""
-    for seed_one in (torch.manual_seed, np.random.seed, dgl.seed):  # DGL shuffles with NumPy
-        seed_one(seed)
+    seed_all(seed)
     g = data.g
     model, decoder = RGCN(g), DistMult()
     both = nn.ModuleList([model, decoder])

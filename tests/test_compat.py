@@ -367,7 +367,9 @@ def test_the_first_pair_is_the_one_in_the_reference_requirements() -> None:
 
 @pytest.mark.parametrize("pair", _compat.PAIRS, ids=lambda pair: f"dgl{pair.dgl}")
 def test_pairs_install_what_they_say(pair: _compat.Pair) -> None:
-    assert re.search(rf"dgl={{1,2}}{re.escape(pair.dgl)}\b", pair.install)
+    assert re.search(rf"dgl={{1,2}}{re.escape(pair.dgl)}\b", pair.install) or not pair.install
+    assert pair.install or "the command" in pair.notes
+    assert "$" not in pair.install
     assert pair.supports((3, 11))
     assert not pair.supports((3, 14))
 

@@ -17,7 +17,6 @@ from benchmarks.common.runner import (
     report_failures,
     run_missing,
 )
-from benchmarks.common.seeds import seed_all
 from benchmarks.common.tables import (
     finished,
     interval,
@@ -48,7 +47,6 @@ __all__ = [
     "reset_peak_memory",
     "run_cells",
     "run_missing",
-    "seed_all",
     "spread",
     "write_csv",
     "write_text",

@@ -18,7 +18,7 @@ from dgl.dataloading import (
 )
 from torch import Tensor, nn
 
-from benchmarks.common import measured, seed_all
+from benchmarks.common import measured
 from benchmarks.dropin.config import Cell, Recipe
 from benchmarks.dropin.measure import false_negatives, mrr, ranking
 from benchmarks.dropin.model import DotScorer, Encoder, make_scorer
@@ -27,6 +27,7 @@ from benchmarks.dropin.problem import Problem, load_problem
 from dgl_dmns.core import RefreshReport
 from dgl_dmns.losses import bce_loss, bpr_loss, softmax_loss
 from dgl_dmns.samplers import RefreshingSampler
+from dgl_dmns.seeds import seed_all
 
 __all__ = ["Watch", "objective", "run_cell", "train"]
 

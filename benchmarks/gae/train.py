@@ -12,7 +12,7 @@ import torch
 from dgl.dataloading import negative_sampler as dgl_negatives
 from torch import Tensor, nn
 
-from benchmarks.common import measured, seed_all
+from benchmarks.common import measured
 from benchmarks.gae.config import Cell, Negatives
 from benchmarks.gae.model import Decoder, Encoder
 from benchmarks.gae.problem import Problem, load_problem
@@ -21,6 +21,7 @@ from dgl_dmns.core import Blend, Density
 from dgl_dmns.evaluate import full_ranking, ranking_metrics
 from dgl_dmns.losses import bce_loss
 from dgl_dmns.samplers import RefreshingSampler, SelfAdversarialSampler
+from dgl_dmns.seeds import seed_all
 
 __all__ = ["HITS", "Run", "hits_at", "run_cell", "train"]
 

@@ -29,6 +29,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from benchmarks.speed.problem import power_law_pairs
 from dgl_dmns import DMNSSampler, Resources
 from dgl_dmns.core import CandidateTable
+from dgl_dmns.seeds import fit_seed
 
 __all__ = ["Outcome", "Sample", "Setting", "soak", "table_of"]
 
@@ -163,8 +164,8 @@ def table_of(table: CandidateTable, src: Tensor, dst: Tensor) -> int | None:
 class _Soak:
     def __init__(self, setting: Setting) -> None:
         self.setting = setting
-        generator = torch.Generator().manual_seed(setting.seed)
-        torch.manual_seed(setting.seed)
+        generator = torch.Generator().manual_seed(fit_seed(setting.seed))
+        torch.manual_seed(fit_seed(setting.seed))
         self.random = random.Random(setting.seed)
         u, v = power_law_pairs(setting.nodes, 10, generator)
         self.g = dgl.graph((torch.cat([u, v]), torch.cat([v, u])), num_nodes=setting.nodes)

@@ -16,7 +16,7 @@ import torch
 from dgl.dataloading import DataLoader, NeighborSampler, as_edge_prediction_sampler
 from dgl.dataloading.negative_sampler import Uniform
 
-from benchmarks.common import measured, peak_memory_mb, reset_peak_memory, seed_all
+from benchmarks.common import measured, peak_memory_mb, reset_peak_memory
 from benchmarks.dropin.model import Encoder
 from benchmarks.speed.config import CLOCKS, Cell, Row, Setting
 from benchmarks.speed.problem import Problem, load_problem
@@ -30,6 +30,7 @@ from dgl_dmns.samplers import (
     SelfAdversarialSampler,
     UniformSampler,
 )
+from dgl_dmns.seeds import seed_all
 
 __all__ = ["make_sampler", "run_cell"]
 

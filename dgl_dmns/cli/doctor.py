@@ -19,10 +19,10 @@ from dgl_dmns._versions import version_of, versions
 
 __all__ = ["run_doctor"]
 
-_EXTRAS = {
-    "matplotlib": ("plot", "pictures and reports"),
-    "pyarrow": ("parquet", "Parquet files"),
-    "tensorboard": ("tensorboard", "the monitor in TensorBoard"),
+_OPTIONAL = {
+    "matplotlib": "pictures and reports",
+    "pyarrow": "Parquet files",
+    "tensorboard": "the monitor in TensorBoard",
 }
 
 
@@ -57,15 +57,21 @@ def _lines() -> Iterator[str]:
     yield "Versions"
     for name, version in versions().items():
         yield f"  {name:12s} {version}"
-    for name, (extra, use) in _EXTRAS.items():
+    for name, use in _OPTIONAL.items():
         found = version_of(name)
         if util.find_spec(name) is None:
-            found = f"not installed; for {use}: pip install 'dgl-dmns[{extra}]'"
+            found = f"not installed; for {use}: python -m pip install {name}"
         yield f"  {name:12s} {found}"
     yield f"  {'system':12s} {platform.platform()}, {os.cpu_count()} cores"
-    yield "\nPairs of DGL and torch that are known to work"
+    python = sys.version_info[:2]
+    yield f"\nPairs of DGL and torch for Python {python[0]}.{python[1]}"
     for pair in PAIRS:
-        yield f"  {pair.install}"
+        if pair.supports(python):
+            tried = ", not tried here" if pair.install and "not tried" in pair.notes else ""
+            yield f"  DGL {pair.dgl} with torch {pair.torch} ({pair.source}){tried}"
+            yield f"    {pair.install or pair.notes}"
+    if not any(pair.supports(python) for pair in PAIRS):
+        yield "  none: make an environment with Python 3.11"
 
 
 def _checks() -> dict[str, Callable[[], str]]:

@@ -1,13 +1,16 @@
 """The command ``dgl-dmns``.
 
 Exit codes: 0 all is well; 1 a file, a data set or an option does not fit (one line says what), or
-the doctor found something; 2 the command line is wrong; 130 interrupted, ``--resume`` goes on.
+the doctor found something; 2 the command line is wrong; 130 interrupted, ``--resume`` goes on. No
+traceback is shown, but by ``python -X dev -m dgl_dmns``.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import math
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -18,6 +21,8 @@ from dgl_dmns._compat import why_unusable
 
 __all__ = ["main", "make_parser"]
 
+_LARGEST = 2**31 - 1  # that torch and DGL take everywhere
+_LONGEST = 1000  # characters of an error: some of torch and DGL hold a stack
 _DATASETS = ("embedded", "cora", "citeseer", "coauthor-cs", "actor")
 _SAMPLERS = (
     "dmns",
@@ -54,22 +59,32 @@ def make_parser() -> argparse.ArgumentParser:
     one.add_argument(
         "--set",
         nargs="+",
+        action="extend",
         default=[],
         metavar="NAME=VALUE",
         help="arguments of the sampler, for example uniform_share=0.5 pool=64",
     )
     _add_training(one)
-    one.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    one.add_argument(
+        "--no-baseline",
+        dest="baseline",
+        action="store_false",
+        help="leave out the second training, with uniform negatives, that shows what the sampler "
+        "is worth",
+    )
+    one.add_argument(
+        "--seed", type=_seed, default=0, help="any whole number from 0 on; default: %(default)s"
+    )
     one.add_argument(
         "--resume", action="store_true", help="go on with the run in --out, if there is one"
     )
-    one.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the run")
+    one.add_argument("--out", type=_folder, required=True, metavar="DIR", help="folder of the run")
 
     bench = commands.add_parser(
         "bench",
         help="train with several samplers at equal negatives, seeds and patience",
         description="Train with several samplers at equal negatives, seeds and patience, and write "
-        "a table of the test metrics.",
+        "a table of the test metrics and its page.",
         epilog="Example: dgl-dmns bench --edges friends.csv --out runs/bench",
         allow_abbrev=False,
     )
@@ -83,10 +98,16 @@ def make_parser() -> argparse.ArgumentParser:
     )
     _add_training(bench)
     bench.add_argument("--seeds", type=_count, default=3, help="seeds 0 .. SEEDS - 1; default: 3")
-    bench.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the table")
+    bench.add_argument(
+        "--out", type=_folder, required=True, metavar="DIR", help="folder of the table"
+    )
 
-    report = commands.add_parser("report", help="write the HTML page of a run", allow_abbrev=False)
-    report.add_argument("run", type=Path, metavar="RUN", help="folder that train or save_run wrote")
+    report = commands.add_parser(
+        "report", help="write the HTML page of a run or a bench", allow_abbrev=False
+    )
+    report.add_argument(
+        "run", type=_folder, metavar="RUN", help="folder that train, bench or save_run wrote"
+    )
     report.add_argument("--out", type=Path, metavar="FILE", help="default: report.html in RUN")
 
     commands.add_parser(
@@ -154,10 +175,10 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
         ("--batch-size", 2048, "edges in a batch"),
         ("--hidden", 64, "width of the embeddings"),
         ("--layers", 2, "GraphSAGE layers"),
-        ("--threads", 1, "threads of torch"),
     )
     for name, default, text in numbers:
         parser.add_argument(name, type=_count, default=default, help=f"{text}; default: {default}")
+    parser.add_argument("--threads", type=_threads, default=1, help="of torch; default: 1")
     parser.add_argument(
         "--fanout",
         type=_count_or_0,
@@ -169,17 +190,33 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
 
 
 def _count(word: str) -> int:
-    return _whole(word, 1)
+    return _whole(word, 1, _LARGEST)
 
 
 def _count_or_0(word: str) -> int:
-    return _whole(word, 0)
+    return _whole(word, 0, _LARGEST)
 
 
-def _whole(word: str, least: int) -> int:
+def _threads(word: str) -> int:
+    return _whole(word, 1, 1024)
+
+
+def _seed(word: str) -> int:
+    return _whole(word, 0, math.inf)
+
+
+def _whole(word: str, least: int, most: float) -> int:
     if not word.isdecimal() or int(word) < least:
         raise argparse.ArgumentTypeError(f"expected a whole number from {least} on, got {word!r}")
+    if int(word) > most:
+        raise argparse.ArgumentTypeError(f"expected at most {most}, got {word}")
     return int(word)
+
+
+def _folder(word: str) -> Path:
+    if not word:
+        raise argparse.ArgumentTypeError("expected the name of a folder, got ''")
+    return Path(word)
 
 
 def _rate(word: str) -> float:
@@ -195,6 +232,9 @@ def _rate(word: str) -> float:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
+    os.environ.setdefault("DGLBACKEND", "pytorch")  # else DGL says that it assumes so
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files and nodes may not be text there
+        sys.stdout.reconfigure(errors="backslashreplace")
     parser = make_parser()
     arguments = parser.parse_args(words)
     if arguments.command in ("train", "bench"):
@@ -205,12 +245,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(arguments, command)
     except KeyboardInterrupt:
-        resume = " --resume" if arguments.command == "train" and not arguments.resume else ""
-        sys.stderr.write(f"\ninterrupted; to go on: {command}{resume}\n")
+        sys.stderr.write(f"\ninterrupted{_go_on(arguments, command)}\n")
         return 130
-    except (ValueError, TypeError, OSError, ImportError, RuntimeError, MemoryError) as error:
+    except ImportError as error:  # with commands, in lines of their own
         sys.stderr.write(f"error: {error}\n")
         return 1
+    except Exception as error:  # a user's words and files are no reason for a traceback
+        if sys.flags.dev_mode:
+            raise
+        sys.stderr.write(f"error: {_in_one_line(error)}\n")
+        return 1
+
+
+def _go_on(arguments: argparse.Namespace, command: str) -> str:
+    if arguments.command == "train":
+        return f"; to go on: {command}{'' if arguments.resume else ' --resume'}"
+    if arguments.command == "bench":
+        return f"; runs that had ended, if any, are in {arguments.out / 'bench.csv'}"
+    return ""
+
+
+def _in_one_line(error: Exception) -> str:
+    text = " ".join(str(error).split("\n")) or "no more is known"
+    if len(text) > _LONGEST:
+        text = f"{text[:_LONGEST]} ..."
+    expected = isinstance(error, (ValueError, TypeError, OSError, RuntimeError))
+    return text if expected else f"{type(error).__name__}: {text}"
 
 
 def _run(arguments: argparse.Namespace, command: str) -> int:
@@ -222,7 +282,10 @@ def _run(arguments: argparse.Namespace, command: str) -> int:
     if arguments.command == "report":
         from dgl_dmns.report import write_report
 
-        sys.stdout.write(f"{write_report(arguments.run, arguments.out)}\n")
+        out = arguments.out
+        if out is not None and out.is_file() and out.suffix.lower() not in (".html", ".htm"):
+            raise ValueError(f"--out: {out} is there and no page; name a new file, or an .html")
+        sys.stdout.write(f"{write_report(arguments.run, out)}\n")
         return 0
     problem = why_unusable()
     if problem is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib import util
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,12 @@ import torch
 
 from dgl_dmns._versions import versions
 from dgl_dmns.cli.edges import FileError, NamedGraph, read_edges
-from dgl_dmns.cli.samplers import parse_options
-from dgl_dmns.cli.training import Outcome, Settings, train
+from dgl_dmns.cli.identity import fingerprints
+from dgl_dmns.cli.samplers import check_sampler, follows_encoder, parse_options
+from dgl_dmns.cli.training import Outcome, Settings, read_checkpoint, train
 from dgl_dmns.data import GraphData, load_dataset
-from dgl_dmns.evaluate import mean_and_stderr
 from dgl_dmns.report import save_run, write_report
+from dgl_dmns.report.comparison import means, verdict
 
 __all__ = ["run_bench", "run_train"]
 
@@ -28,30 +29,45 @@ _LEAST_PAIRS = 20  # the fewest with a validation edge, at 5 %
 
 
 def run_train(arguments: argparse.Namespace, command: str) -> int:
-    """Train once; embeddings, metrics and the report go to ``--out``.
+    """Train once, and once more with uniform negatives for comparison; all goes to ``--out``.
 
     Raises:
-        ValueError: for files, options or a checkpoint that do not fit.
+        ValueError: for files, options or a checkpoint that do not fit; nothing is written then.
         OSError: for a data set that cannot be had, or a folder that cannot be written.
     """
     out: Path = arguments.out
-    checkpoint = out / "checkpoint.npz"
-    if checkpoint.exists() and not arguments.resume:
-        raise ValueError(
-            f"--out: {out} holds a run already; add --resume to go on with it, or name another "
-            "folder"
-        )
-    graph = _graph(arguments)
+    _check_out(out, arguments.resume)
     settings = _settings(arguments, arguments.sampler, arguments.seed)
+    runs = [(settings, out / "checkpoint.npz")]
+    if arguments.baseline and follows_encoder(settings.sampler):
+        runs.append((replace(settings, sampler="uniform", options={}), out / "baseline.npz"))
+    graph = _graph(arguments)
+    identity = fingerprints(graph)
+    states = [
+        read_checkpoint(file, one, identity) if arguments.resume else None for one, file in runs
+    ]
     out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(arguments.threads)
     _say(f"{_facts(graph.data)}; {settings.k} negatives an edge, {settings.sampler}")
-    outcome = train(
-        graph.data, settings, checkpoint=checkpoint, resume=arguments.resume, quiet=arguments.quiet
-    )
-    _write(out, graph, settings, outcome, command)
-    _say(_table([{"sampler": settings.sampler, **outcome.metrics}]))
-    _say(f"{outcome.measured} {outcome.epochs} epochs. Written to {out}:")
+    outcomes: list[Outcome] = []
+    for (one, file), state in zip(runs, states):
+        outcomes.append(
+            train(
+                graph.data,
+                one,
+                checkpoint=file,
+                identity=identity,
+                state=state,
+                quiet=arguments.quiet,
+            )
+        )
+        _write_results(out, graph, outcomes)  # of the first as soon as it is there
+    _say(_table([{"sampler": one.sampler, **o.metrics} for (one, _), o in zip(runs, outcomes)]))
+    first, baseline = outcomes[0], outcomes[1].metrics if len(outcomes) > 1 else None
+    if baseline is not None:
+        _say(verdict(first.metrics, baseline))
+    _write_report(out, graph, settings, first, baseline, command)
+    _say(f"{first.measured} {first.epochs} epochs. Written to {out}:")
     _say(", ".join(sorted(file.name for file in out.iterdir())))
     return 0
 
@@ -60,32 +76,66 @@ def run_bench(arguments: argparse.Namespace, command: str) -> int:
     """Train with several samplers at equal negatives and seeds; a table goes to ``--out``.
 
     Raises:
-        ValueError: for files that do not fit.
+        ValueError: for files or options that do not fit; nothing is written then.
         OSError: for a data set that cannot be had, or a folder that cannot be written.
     """
+    out: Path = arguments.out
+    _check_out(out, resume=False)
+    samplers = list(dict.fromkeys(arguments.samplers))
+    settings = {name: _settings(arguments, name, seed=0) for name in samplers}
     graph = _graph(arguments)
     torch.set_num_threads(arguments.threads)
-    arguments.out.mkdir(parents=True, exist_ok=True)
+    out.mkdir(parents=True, exist_ok=True)
+    facts = {"command": command, "data": repr(graph.data), "versions": versions()}
     rows: list[dict[str, Any]] = []
     for seed in range(arguments.seeds):
-        for name in arguments.samplers:
-            outcome = train(graph.data, _settings(arguments, name, seed), quiet=arguments.quiet)
-            row = {"sampler": name, "seed": seed, "epochs": outcome.epochs, **outcome.metrics}
-            rows.append(row)
-            pd.DataFrame(rows).to_csv(arguments.out / "bench.csv", index=False)
-    facts = {"command": command, "data": repr(graph.data), "versions": versions()}
-    (arguments.out / "bench.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
-    _say(_table(_means(rows)))
+        for name in samplers:
+            outcome = train(graph.data, replace(settings[name], seed=seed), quiet=arguments.quiet)
+            rows.append(
+                {"sampler": name, "seed": seed, "epochs": outcome.epochs, **outcome.metrics}
+            )
+            pd.DataFrame(rows).to_csv(out / "bench.csv", index=False)
+            said = json.dumps({**facts, "measured": outcome.measured}, indent=1)
+            (out / "bench.json").write_text(said, encoding="utf-8")
+    _say(means(pd.DataFrame(rows)).to_string(index=False))
     _say(
         f"Mean (and standard error) of {arguments.seeds} seed(s), {arguments.k} negatives an edge "
-        f"each. {outcome.measured} Every run: {arguments.out / 'bench.csv'}"
+        f"each. {outcome.measured} Every run: {out / 'bench.csv'}"
     )
+    _say(f"Written to {write_report(out)}")
     return 0
 
 
+_WRITTEN = (
+    *("checkpoint.npz", "baseline.npz", "embeddings.npz", "metrics.json", "metrics.csv"),
+    *("negatives.csv", "scores.npz", "query.npz", "run.json", "bench.csv", "bench.json"),
+    "report.html",
+)
+
+
+def _check_out(out: Path, resume: bool) -> None:
+    """Refuse a folder in which something would be overwritten, whatever wrote it.
+
+    Raises:
+        ValueError: for such a folder, or a file.
+    """
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"--out: {out} is a file; name a folder")
+    there = [name for name in _WRITTEN if (out / name).exists()]
+    if "checkpoint.npz" in there and not {"bench.csv", "bench.json"} & set(there):
+        if not resume:
+            raise ValueError(
+                f"--out: {out} holds a run already; add --resume (and the same arguments) to go on "
+                "with it, or name another folder"
+            )
+    elif there:
+        raise ValueError(
+            f"--out: {out} holds {', '.join(there)} already, which would be overwritten; name "
+            "another folder"
+        )
+
+
 def _graph(arguments: argparse.Namespace) -> NamedGraph:
-    if arguments.out.exists() and not arguments.out.is_dir():
-        raise ValueError(f"--out: {arguments.out} is a file; name a folder")
     if arguments.edges is not None:
         graph = read_edges(
             arguments.edges,
@@ -113,6 +163,8 @@ def _facts(data: GraphData) -> str:
 
 
 def _settings(arguments: argparse.Namespace, sampler: str, seed: int) -> Settings:
+    options = parse_options(sampler, getattr(arguments, "set", []))
+    check_sampler(sampler, arguments.k, options)
     return Settings(
         sampler=sampler,
         k=arguments.k,
@@ -124,58 +176,61 @@ def _settings(arguments: argparse.Namespace, sampler: str, seed: int) -> Setting
         layers=arguments.layers,
         fanout=arguments.fanout,
         seed=seed,
-        options=parse_options(getattr(arguments, "set", [])),
+        options=options,
     )
 
 
-def _write(
-    out: Path, graph: NamedGraph, settings: Settings, outcome: Outcome, command: str
+def _write_results(out: Path, graph: NamedGraph, outcomes: list[Outcome]) -> None:
+    """Embeddings and metrics: what a run must not end without."""
+    first, *others = outcomes
+    np.savez_compressed(out / "embeddings.npz", **graph.arrays(), embedding=first.h.numpy())
+    metrics: dict[str, Any] = dict(first.metrics)
+    for other in others:
+        metrics["uniform"] = other.metrics
+    (out / "metrics.json").write_text(json.dumps(metrics, indent=1), encoding="utf-8")
+
+
+def _write_report(
+    out: Path,
+    graph: NamedGraph,
+    settings: Settings,
+    outcome: Outcome,
+    baseline: dict[str, float] | None,
+    command: str,
 ) -> None:
-    np.savez_compressed(out / "embeddings.npz", **graph.arrays(), embedding=outcome.h.numpy())
-    (out / "metrics.json").write_text(json.dumps(outcome.metrics, indent=1), encoding="utf-8")
+    """The folder's record and its page; a run that was trained ends well without them."""
     data = graph.data
-    save_run(
-        out,
-        outcome.sampler,
-        outcome.monitor,
-        title=f"{data.name}: link prediction with {settings.sampler} negatives",
-        embeddings=outcome.h,
-        command=command,
-        data={
-            "name": data.name,
-            "nodes": data.num_nodes,
-            "edges": f"{len(data.src) // 2}, each in both directions",
-            "features": data.features.shape[1] or "none; a learned vector for each node",
-            "held out": "5 % of the edges for validation (mrr), 10 % for the test",
-        },
-        settings={**asdict(settings), "epochs run": outcome.epochs},
-        result=outcome.metrics,
-        measured=outcome.measured,
-        history=outcome.history,
-    )
-    if util.find_spec("matplotlib") is None:
-        _say(
-            "No report: it needs matplotlib (pip install 'dgl-dmns[plot]'); dgl-dmns report "
-            f"{out} writes it later"
+    try:
+        save_run(
+            out,
+            outcome.sampler,
+            outcome.monitor,
+            title=f"{data.name}: link prediction with {settings.sampler} negatives",
+            embeddings=outcome.h,
+            command=command,
+            data={
+                "name": data.name,
+                "nodes": data.num_nodes,
+                "edges": f"{len(data.src) // 2}, each in both directions",
+                "features": data.features.shape[1] or "none; a learned vector for each node",
+                "held out": "5 % of the edges for validation (mrr), 10 % for the test",
+            },
+            settings={**asdict(settings), "epochs run": outcome.epochs},
+            result=outcome.metrics,
+            baseline=baseline,
+            measured=outcome.measured,
+            history=outcome.history,
         )
-    else:
-        write_report(out)
-
-
-def _means(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    frame = pd.DataFrame(rows).drop(columns="seed")
-    found = []
-    for name, part in frame.groupby("sampler", sort=False):
-        row: dict[str, Any] = {"sampler": name}
-        for column in part.columns.drop("sampler"):
-            values = [float(value) for value in part[column]]
-            if len(values) > 1:
-                mean, error = mean_and_stderr(values)
-                row[str(column)] = f"{mean:.3f} ({error:.3f})"
-            else:
-                row[str(column)] = values[0]
-        found.append(row)
-    return found
+        if util.find_spec("matplotlib") is None:
+            _say(
+                "No report: it needs matplotlib (python -m pip install matplotlib); "
+                f"dgl-dmns report {out} writes it later"
+            )
+        else:
+            write_report(out)
+    except Exception as error:  # hours of training are not lost to a picture
+        said = " ".join(f"{type(error).__name__}: {error}".split("\n"))
+        sys.stderr.write(f"warning: no report ({said}); embeddings and metrics are in {out}\n")
 
 
 def _table(rows: list[dict[str, Any]]) -> str:

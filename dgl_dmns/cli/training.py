@@ -10,11 +10,11 @@ import copy
 import sys
 import time
 import warnings
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -22,16 +22,18 @@ from tqdm import tqdm
 from dgl_dmns._compat import require_dgl
 from dgl_dmns.checkpoint import read_state, write_state
 from dgl_dmns.cli.model import SAGE, edge_score
-from dgl_dmns.cli.samplers import make_sampler
+from dgl_dmns.cli.samplers import make_sampler, option_error
 from dgl_dmns.data import EdgeSplit, GraphData, split_pairs
 from dgl_dmns.diagnostics import Monitor
 from dgl_dmns.evaluate import candidate_ranking, full_ranking, ranking_metrics
 from dgl_dmns.losses import bce_loss
 from dgl_dmns.samplers import RefreshingSampler
+from dgl_dmns.seeds import fit_seed, seed_all
 
-__all__ = ["Outcome", "Settings", "train"]
+__all__ = ["Outcome", "Settings", "read_checkpoint", "train"]
 
 _dgl: Any = require_dgl()
+_FORMAT = "dgl-dmns training 2"
 _MOST_PAIRS = 2000  # validation and test pairs that are ranked among all nodes
 
 
@@ -86,11 +88,12 @@ class _Trainer:
         width = data.features.shape[1]
         own = torch.arange(data.num_nodes)
         self.g.ndata["feat"] = nn.functional.normalize(data.features, dim=1) if width else own
-        self.seed(0)
+        seed_all(settings.seed, 0)
         self.model = SAGE(data.num_nodes, width, settings.hidden, settings.layers)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=settings.lr)
+        seed = fit_seed(settings.seed)
         self.sampler = make_sampler(
-            settings.sampler, self.g, self.model, settings.k, settings.seed, settings.options
+            settings.sampler, self.g, self.model, settings.k, seed, settings.options
         )
         key, twin = src * data.num_nodes + dst, dst * data.num_nodes + src
         self.reverse = torch.searchsorted(key, twin)  # edges are ordered by (src, dst)
@@ -122,15 +125,13 @@ class _Trainer:
             shuffle=True,
         )
 
-    def seed(self, epoch: int) -> None:
-        """Seed all that an epoch draws from; DGL shuffles with NumPy."""
-        for seed_one in (torch.manual_seed, np.random.seed, _dgl.seed):
-            seed_one(self.settings.seed * 100_003 + epoch)
-
     def start(self) -> None:
         """The first table, and a refresh after each epoch from now on."""
         if isinstance(self.sampler, RefreshingSampler) and self.sampler.version == 0:
-            self.sampler.refresh()
+            try:
+                self.sampler.refresh()
+            except (ValueError, TypeError, RuntimeError, MemoryError, OverflowError) as error:
+                raise option_error(self.settings.sampler, self.settings.options, error) from error
 
     def run_epoch(self, bar: Any) -> float:
         """One pass over the training edges; the mean loss."""
@@ -145,7 +146,7 @@ class _Trainer:
     def _pass_over_edges(self, bar: Any) -> float:
         self.model.train()
         losses = []
-        self.seed(self.epoch + 1)
+        seed_all(self.settings.seed, self.epoch + 1)
         for _, pos_graph, neg_graph, blocks in self._loader():
             h = self.model(blocks, blocks[0].srcdata["feat"])
             positive, negative = edge_score(pos_graph, h), edge_score(neg_graph, h)
@@ -184,7 +185,7 @@ class _Trainer:
         """Metrics of the test edges."""
         full = self.rank(h, self.split.test)
         pairs = self.split.test
-        generator = torch.Generator().manual_seed(self.settings.seed)
+        generator = torch.Generator().manual_seed(fit_seed(self.settings.seed))
         nine = torch.randint(0, self.data.num_nodes, (pairs.shape[1], 9), generator=generator)
         candidates = torch.cat([pairs[1].unsqueeze(1), nine], dim=1)
         among = ranking_metrics(candidate_ranking(h, pairs[0], candidates))
@@ -214,6 +215,7 @@ class _Trainer:
     def state(self) -> dict[str, Any]:
         """All that a run needs to go on."""
         return {
+            "format": _FORMAT,
             "settings": asdict(self.settings),
             "epoch": self.epoch,
             "history": self.history,
@@ -226,26 +228,9 @@ class _Trainer:
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        """Go on where `state` was made.
-
-        Raises:
-            ValueError: if a setting other than the number of epochs and the patience differs.
-        """
-        mine = asdict(self.settings)
-        differs = sorted(
-            name
-            for name, value in state["settings"].items()
-            if name not in ("epochs", "patience") and mine.get(name) != value
-        )
-        if differs:
-            was = {name: state["settings"][name] for name in differs}
-            now = {name: mine[name] for name in differs}
-            raise ValueError(
-                f"--resume: the checkpoint was made with {was}, this run has {now}; use the same "
-                "arguments, or another --out"
-            )
+        """Go on where `state` was made, which is of this run."""
         self.epoch, self.best = state["epoch"], state["best"]
-        self.history, self.best_state = state.get("history", []), state["best_state"]
+        self.history, self.best_state = state["history"], state["best_state"]
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.monitor is not None:
@@ -258,7 +243,8 @@ def train(
     settings: Settings,
     *,
     checkpoint: Path | None = None,
-    resume: bool = False,
+    identity: Mapping[str, str] | None = None,
+    state: dict[str, Any] | None = None,
     quiet: bool = False,
 ) -> Outcome:
     """Train a link predictor and test it.
@@ -267,20 +253,21 @@ def train(
         data: the graph; 5 % of its pairs are held out for validation, 10 % for the test.
         settings: what decides the run.
         checkpoint: file that is written after every epoch, if any; see `dgl_dmns.checkpoint`.
-        resume: go on from that file if it is there.
+        identity: what the checkpoint belongs to beside the settings, by name; see
+            `dgl_dmns.cli.identity`.
+        state: where to go on, of `read_checkpoint`.
         quiet: no progress bar.
 
     Returns:
         What it came to, with the weights of the epoch of the best validation MRR.
 
     Raises:
-        ValueError: if the graph has too few edges, an option does not fit, or the checkpoint is of
-            another run.
+        ValueError: if the graph has too few edges, or an option does not fit.
     """
     split = split_pairs(data, seed=settings.seed)
     trainer = _Trainer(data, split, settings)
-    if checkpoint is not None and resume and checkpoint.is_file():
-        trainer.load(_read_checkpoint(checkpoint))
+    if state is not None:
+        trainer.load(state)
     trainer.start()
     with tqdm(
         total=settings.epochs * trainer.batches,
@@ -297,7 +284,7 @@ def train(
             mrr = trainer.validate(loss, seconds)
             bar.set_postfix(epoch=trainer.epoch, loss=f"{loss:.3f}", mrr=f"{mrr:.3f}")
             if checkpoint is not None:
-                write_state(checkpoint, trainer.state())
+                write_state(checkpoint, {**trainer.state(), "identity": dict(identity or {})})
     trainer.model.load_state_dict(trainer.best_state)
     h = trainer.embed()
     return Outcome(
@@ -311,11 +298,42 @@ def train(
     )
 
 
-def _read_checkpoint(file: Path) -> dict[str, Any]:
+def read_checkpoint(
+    file: Path, settings: Settings, identity: Mapping[str, str]
+) -> dict[str, Any] | None:
+    """The state in a checkpoint of this very run; None if there is no file.
+
+    Raises:
+        ValueError: for a file of another kind or version, of other edges, ids or features, or with
+            settings that differ, other than the number of epochs and the patience.
+    """
+    if not file.is_file():
+        return None
     try:
-        return read_state(file)
+        state = read_state(file)
+        if state.get("format") != _FORMAT:
+            raise ValueError(f"its format is {state.get('format')!r}, expected {_FORMAT!r}")
     except ValueError as error:
         raise ValueError(
-            f"--resume: {file} is not a checkpoint of this version ({error}); remove it to start "
-            "anew"
+            f"--resume: {file} is not a checkpoint of this version ({error}); name another --out "
+            "to start anew"
         ) from error
+    of = state["identity"]
+    others = [name for name, value in identity.items() if of.get(name) != value]
+    if others:
+        raise ValueError(
+            f"--resume: {file} is of a run with other {', '.join(others)}; give the files of that "
+            "run, or another --out"
+        )
+    was, now = (
+        {name: value for name, value in all_of.items() if name not in ("epochs", "patience")}
+        for all_of in (state["settings"], asdict(settings))
+    )
+    differ = sorted(name for name in was.keys() | now.keys() if was.get(name) != now.get(name))
+    if differ:
+        was, now = ({name: side.get(name) for name in differ} for side in (was, now))
+        raise ValueError(
+            f"--resume: the checkpoint was made with {was}, this run has {now}; use the same "
+            "arguments, or another --out"
+        )
+    return state

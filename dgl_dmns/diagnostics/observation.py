@@ -28,6 +28,7 @@ from dgl_dmns.core.predictor import AffineNoisePredictor
 from dgl_dmns.core.snapshot import Snapshot, dot_score
 from dgl_dmns.core.table import UNIFORM_LEVEL
 from dgl_dmns.diagnostics.measures import percentiles
+from dgl_dmns.seeds import fit_seed
 
 if TYPE_CHECKING:
     from dgl_dmns.samplers import NegativeSampler
@@ -154,7 +155,7 @@ def observe(
         raise ValueError(f"etype: the sampler holds edge types {held}; name one of them")
     canonical = held[0] if etype is None else canonical_edge_type(etype, held, "etype")
     known = sampler.known_by_type[canonical]
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(fit_seed(seed))
     query = _sample_queries(known, queries, generator)
     if isinstance(sampler, RefreshingSampler):
         relation = sampler.relation(canonical)
@@ -226,7 +227,7 @@ def _draws(sampler: Any, query: Tensor, etype: EdgeType, seed: int) -> Tensor:
 
     graph = KnownGraph(sampler.known_by_type)
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
+        torch.default_generator.manual_seed(fit_seed(seed))
         return torch.cat([sampler.negatives(graph, query, etype) for _ in range(10)], dim=1)
 
 

@@ -15,6 +15,7 @@ from dgl_dmns.core.modes import shielded
 from dgl_dmns.core.table import UNIFORM_LEVEL
 from dgl_dmns.diagnostics.measures import entropy, gini, percentiles, top_share
 from dgl_dmns.diagnostics.observation import Observation, observe
+from dgl_dmns.seeds import fit_seed
 
 if TYPE_CHECKING:
     from dgl_dmns.samplers import NegativeSampler
@@ -107,7 +108,7 @@ def summarise(
     false = _false_negatives(seen, sampler, held_out)
     percentile = percentiles(seen.score, seen.random_score)
     above = percentiles(seen.score, seen.positive_score)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(fit_seed(seed))
     rows: list[dict[str, Any]] = []
     for index, (name, mask) in enumerate(seen.groups().items()):
         row = _row(name, seen.score[mask], percentile[mask])

@@ -71,7 +71,7 @@ class TensorBoard:
             from torch.utils.tensorboard.writer import SummaryWriter
         except ImportError as error:
             raise ImportError(
-                "tensorboard: it is not installed; pip install 'dgl-dmns[tensorboard]', or leave "
+                "tensorboard: it is not installed; python -m pip install tensorboard, or leave "
                 "tensorboard= out"
             ) from error
         self._writer: Any = SummaryWriter(str(folder))

@@ -13,6 +13,7 @@ from dgl_dmns.core.known import KnownEdges
 from dgl_dmns.core.modes import shielded
 from dgl_dmns.evaluate.checks import check_ids, check_shape, check_tensors
 from dgl_dmns.evaluate.fixed import FixedNegatives
+from dgl_dmns.seeds import fit_seed
 
 if TYPE_CHECKING:
     from dgl_dmns.samplers import NegativeSampler
@@ -95,7 +96,7 @@ def fixed_negatives(
             f"pairs: {full.numel()} queries, for example {int(full[0])}, are joined to every node, "
             "so that they have no negatives; leave them out"
         )
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(fit_seed(seed))
     levels: dict[str, Tensor] = {}
     if isinstance(sampler, DMNSSampler):
         drawn = sampler.negatives_by_level(
@@ -113,7 +114,7 @@ def fixed_negatives(
         positives=positive,
         negatives=torch.stack(list(levels.values()), dim=1),
         levels=tuple(levels),
-        seed=seed,
+        seed=fit_seed(seed),
         fingerprint=training.fingerprint(),
         num_nodes=(training.num_src, training.num_dst),
         etype=canonical,

@@ -20,9 +20,7 @@ def pyplot() -> Any:
     try:
         from matplotlib import pyplot as plt
     except ImportError as error:
-        raise ImportError(
-            "pictures need matplotlib: pip install 'dgl-dmns[plot]' (or pip install matplotlib)"
-        ) from error
+        raise ImportError("pictures need matplotlib: python -m pip install matplotlib") from error
     return plt
 
 

@@ -14,6 +14,13 @@ import pandas as pd
 
 from dgl_dmns.diagnostics import Thresholds
 from dgl_dmns.plots.style import label_of
+from dgl_dmns.report.comparison import (
+    bench_parts,
+    comparison_table,
+    is_better,
+    table_html,
+    verdict,
+)
 from dgl_dmns.report.pictures import PAPER, Picture, pictures_of
 from dgl_dmns.report.run import Run, one_line
 
@@ -98,10 +105,10 @@ _PSI = (
 
 
 def write_report(folder: str | Path, out: str | Path | None = None) -> Path:
-    """Write the page of a run.
+    """Write the page of a run, or of a bench.
 
     Args:
-        folder: of the run, as `save_run` or ``dgl-dmns train`` writes it.
+        folder: of the run, as `save_run` or ``dgl-dmns train`` writes it, or of ``dgl-dmns bench``.
         out: the file to write; ``report.html`` in the folder where not given.
 
     Returns:
@@ -112,12 +119,15 @@ def write_report(folder: str | Path, out: str | Path | None = None) -> Path:
         ValueError: if a file of it is not complete, or ``out`` is a folder.
         ImportError: if matplotlib is missing.
     """
-    run = Run.load(folder)
-    file = run.folder / "report.html" if out is None else Path(out)
+    folder = Path(folder)
+    file = folder / "report.html" if out is None else Path(out)
     if file.is_dir():
         raise ValueError(
             f"out: expected the name of a file, got the folder {file}; name a file in it"
         )
+    if (folder / "bench.csv").is_file() and not (folder / "run.json").is_file():
+        return _write(file, _html(*bench_parts(folder)))
+    run = Run.load(folder)
     try:
         page = page_of(run)
     except ImportError:
@@ -127,6 +137,10 @@ def write_report(folder: str | Path, out: str | Path | None = None) -> Path:
             f"{run.folder}: not a complete run ({one_line(error)}); run it again into another "
             "folder"
         ) from error
+    return _write(file, page)
+
+
+def _write(file: Path, page: str) -> Path:
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(page.encode("utf-8", "replace"))
     return file
@@ -139,6 +153,7 @@ def page_of(run: Run) -> str:
         f"<h1>{escape(run.title)}</h1>",
         f'<p class="quiet">{escape(run.sampler)}</p>',
         _figures(run.result, run.measured),
+        _comparison(run),
         _signs(run),
         *_sections([picture for picture in pictures if picture.section != PAPER]),
         "" if run.negatives is None else _last_record(run.negatives),
@@ -148,13 +163,17 @@ def page_of(run: Run) -> str:
         _facts("Versions", run.versions),
         f"<h2>Run it again</h2>\n<pre>{escape(run.command)}</pre>" if run.command else "",
     ]
+    return _html(run.title, parts)
+
+
+def _html(title: str, parts: list[str]) -> str:
     body = "\n".join(part for part in parts if part)
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
         "img-src data:; style-src 'unsafe-inline'\">\n"
-        f"<title>{escape(run.title)}</title>\n<style>{_STYLE}</style>\n</head>\n"
+        f"<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n"
         f"<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
     )
 
@@ -168,6 +187,18 @@ def _figures(result: Mapping[str, Any], measured: str) -> str:
     )
     said = f'\n<p class="quiet">{escape(measured)}</p>' if measured else ""
     return f'<h2>Test</h2>\n<dl class="figures">{cells}</dl>{said}'
+
+
+def _comparison(run: Run) -> str:
+    """The run beside its uniform baseline, and which of them is better."""
+    if not run.baseline:
+        return ""
+    better = is_better(run.result, run.baseline)
+    return (
+        "<h2>Beside uniform negatives</h2>\n"
+        f'<p class="{"fine" if better else "sign"}">{escape(verdict(run.result, run.baseline))}'
+        f"</p>\n{table_html(comparison_table(run.result, run.baseline))}"
+    )
 
 
 def _signs(run: Run) -> str:

@@ -27,7 +27,7 @@ from dgl_dmns.diagnostics import Monitor, Observation, QueryView, observe, view_
 __all__ = ["Run", "one_line", "save_run"]
 
 _WORDS = ("title", "sampler", "command")
-_TABLES = ("data", "settings", "result", "versions", "left_out")
+_TABLES = ("data", "settings", "result", "baseline", "versions", "left_out")
 _LARGEST = 256 << 20  # bytes of a file that is read
 
 FORMAT = "dgl-dmns run 1"
@@ -45,6 +45,7 @@ class Run:
         data: facts of the data set by name.
         settings: settings by name.
         result: test metrics by name.
+        baseline: those of the same training with uniform negatives.
         measured: how they were measured, in words.
         versions: versions by name.
         signs: failure signs that were warned of, each with ``name``, ``refresh``, ``message``.
@@ -62,6 +63,7 @@ class Run:
     data: dict[str, Any] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
     result: dict[str, float] = field(default_factory=dict)
+    baseline: dict[str, float] = field(default_factory=dict)
     measured: str = ""
     versions: dict[str, str] = field(default_factory=dict)
     signs: list[dict[str, Any]] = field(default_factory=list)
@@ -117,6 +119,7 @@ def save_run(
     data: dict[str, Any] | None = None,
     settings: dict[str, Any] | None = None,
     result: dict[str, float] | None = None,
+    baseline: dict[str, float] | None = None,
     measured: str = "",
     history: Sequence[Mapping[str, float]] | None = None,
 ) -> Path:
@@ -133,6 +136,7 @@ def save_run(
         data: facts of the data set by name, for example ``{"nodes": 2708}``.
         settings: settings by name; what JSON does not know is kept as text.
         result: test metrics by name.
+        baseline: those of the same training with uniform negatives, to compare with.
         measured: how they were measured, in words.
         history: values of each epoch by name; what the monitor's `log` was given where not given.
             The page calls ``loss`` the training loss and ``mrr`` the validation MRR.
@@ -158,6 +162,7 @@ def save_run(
         "data": data or {},
         "settings": settings or {},
         "result": result or {},
+        "baseline": baseline or {},
         "measured": measured,
         "versions": versions(),
         "signs": [] if monitor is None else [vars(sign) for sign in monitor.found],

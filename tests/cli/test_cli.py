@@ -1,5 +1,7 @@
 import gzip
 import json
+import re
+import shutil
 import subprocess
 import sys
 
@@ -10,12 +12,14 @@ import torch
 
 import dgl_dmns.cli.doctor
 import dgl_dmns.cli.train
+from dgl_dmns.checkpoint import write_state
 from dgl_dmns.cli import main
 from dgl_dmns.cli.parser import _DATASETS, _SAMPLERS
 from dgl_dmns.cli.samplers import SAMPLERS
 from dgl_dmns.data import DATASET_NAMES
 
 SMALL = ["--quiet", "--hidden", "16", "--batch-size", "512"]
+ALONE = [*SMALL, "--no-baseline"]
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +44,7 @@ def run(edges):
 def test_what_a_run_leaves_behind(run):
     found = {file.name for file in run.iterdir()}
     assert found == {
+        "baseline.npz",
         "checkpoint.npz",
         "embeddings.npz",
         "metrics.csv",
@@ -54,14 +59,19 @@ def test_what_a_run_leaves_behind(run):
         assert archive["id"].tolist()[:2] == ["n00", "n01"]
         assert archive["embedding"].shape == (90, 16)
     metrics = json.loads((run / "metrics.json").read_text())
-    assert set(metrics) == {"MRR", "Hits@10", "Hits@50", "MAP@9"}
-    assert all(0 < value <= 1 for value in metrics.values())
+    uniform = metrics.pop("uniform")
+    assert set(metrics) == set(uniform) == {"MRR", "Hits@10", "Hits@50", "MAP@9"}
+    assert all(0 < value <= 1 for one in (metrics, uniform) for value in one.values())
+    assert json.loads((run / "run.json").read_text())["baseline"] == uniform
+    page = (run / "report.html").read_text()
+    assert f"{metrics['MRR']:.3f} here, {uniform['MRR']:.3f} with uniform negatives" in page
     assert pd.read_csv(run / "metrics.csv")["epoch"].tolist() == [1, 2, 3, 4]
     assert pd.read_csv(run / "negatives.csv")["refresh"].max() == 5
 
 
 def test_a_sampler_without_an_encoder_leaves_its_epochs_behind_too(edges, tmp_path):
-    words = ["train", "--edges", str(edges), "--sampler", "uniform", *SMALL, "--out"]
+    words = ["train", "--edges", str(edges), "--sampler", "uniform", *SMALL]
+    words += ["--seed", str(2**64 + 20240131), "--out"]
     assert main([*words, str(tmp_path / "whole"), "--epochs", "4"]) == 0
     assert main([*words, str(tmp_path / "parts"), "--epochs", "2"]) == 0
     assert main([*words, str(tmp_path / "parts"), "--epochs", "4", "--resume"]) == 0
@@ -98,6 +108,8 @@ def test_a_run_that_was_interrupted_goes_on_as_if_it_had_not_been(run, edges, ca
         assert np.array_equal(a["embedding"], b["embedding"])
     losses = [pd.read_csv(folder / "metrics.csv")["loss"].tolist() for folder in (run, out)]
     assert losses[0] == losses[1]
+    metrics = [json.loads((folder / "metrics.json").read_text()) for folder in (run, out)]
+    assert metrics[0] == metrics[1]
     scores = [pd.read_csv(folder / "negatives.csv")["score"].tolist() for folder in (run, out)]
     assert scores[0] == pytest.approx(scores[1], nan_ok=True, rel=1e-12)
     (out / "checkpoint.npz").write_text("broken")
@@ -116,12 +128,136 @@ def test_an_interrupt_says_how_to_go_on(edges, tmp_path, monkeypatch, capsys):
     assert f"dgl-dmns train --edges {edges} --out '{tmp_path / 'a b'}' --resume" in said
 
 
+def contents(folder):
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+def write_ring(folder, nodes=30, name="{:02d}", chord=2, feature=7):
+    """Edges and features of a ring, and the words that train on them."""
+    ends = [(i, (i + step) % nodes) for i in range(nodes) for step in (1, chord)]
+    lines = [f"{name.format(a)},{name.format(b)}" for a, b in ends]
+    (folder / "ring.csv").write_text("\n".join(["src,dst", *lines, ""]))
+    rows = [f"{name.format(i)},{i / 30},{i % feature}" for i in range(nodes)]
+    (folder / "x.csv").write_text("\n".join(["id,a,b", *rows, ""]))
+    words = ["train", "--edges", str(folder / "ring.csv"), "--features", str(folder / "x.csv")]
+    return [*words, "--sampler", "uniform", "--epochs", "1", "--resume", *SMALL]
+
+
+@pytest.fixture(scope="module")
+def with_features(tmp_path_factory):
+    """A run on the edges of 30 nodes with features; the words that made it."""
+    folder = tmp_path_factory.mktemp("features")
+    words = [*write_ring(folder, name="n{:02d}"), "--out", str(folder / "run")]
+    assert main(words) == 0
+    return folder, words
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"chord": 3}, "with other edges;"),
+        ({"nodes": 31}, "with other edges, ids, features;"),
+        ({"name": "m{:02d}"}, "with other ids;"),
+        ({"feature": 8}, "with other features;"),
+    ],
+)
+def test_a_run_is_not_resumed_on_other_data(with_features, tmp_path, capsys, change, said):
+    folder, _ = with_features
+    words = write_ring(tmp_path, **{"name": "n{:02d}", **change})
+    before = contents(folder / "run")
+    assert main([*words, "--epochs", "2", "--out", str(folder / "run")]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: --resume: ")
+    assert said in line
+    assert contents(folder / "run") == before
+
+
+def test_the_same_edges_in_another_order_are_the_same(with_features):
+    folder, words = with_features
+    header, *rows = (folder / "ring.csv").read_text().splitlines()
+    (folder / "turned.csv").write_text("\n".join([header, *reversed(rows), ""]))
+    shutil.copytree(folder / "run", folder / "copy")
+    words = [*words, "--edges", str(folder / "turned.csv"), "--out", str(folder / "copy")]
+    assert main([*words, "--epochs", "2"]) == 0
+
+
+def test_a_state_of_another_kind_is_no_checkpoint(with_features, tmp_path, capsys):
+    _, words = with_features
+    write_state(tmp_path / "checkpoint.npz", {"settings": {}, "format": "something else"})
+    assert main([*words, "--out", str(tmp_path)]) == 1
+    assert "is not a checkpoint of this version" in capsys.readouterr().err
+    assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.npz"]
+
+
+@pytest.mark.parametrize("command", ["train", "bench"])
+@pytest.mark.parametrize(
+    "there", ["run.json", "metrics.csv", "report.html", "bench.csv", "baseline.npz"]
+)
+def test_no_file_of_another_run_is_overwritten(edges, tmp_path, command, there, capsys):
+    (tmp_path / there).write_text("mine")
+    words = [command, "--edges", str(edges), "--out", str(tmp_path)]
+    for more in ([], ["--resume"])[: 1 + (command == "train")]:
+        assert main([*words, *more]) == 1
+        assert f"holds {there} already" in capsys.readouterr().err
+    assert contents(tmp_path) == {there: b"mine"}
+
+
+def test_an_interrupted_baseline_leaves_the_run_and_goes_on(with_features, monkeypatch, tmp_path):
+    _, words = with_features
+    words = [*words, "--sampler", "dynamic", "--out", str(tmp_path)]
+    whole, calls = dgl_dmns.cli.train.train, []
+
+    def once(*arguments, **named):
+        calls.append(named["checkpoint"].name)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return whole(*arguments, **named)
+
+    monkeypatch.setattr(dgl_dmns.cli.train, "train", once)
+    assert main(words) == 130
+    assert {"embeddings.npz", "metrics.json"} < set(contents(tmp_path))
+    assert "uniform" not in json.loads((tmp_path / "metrics.json").read_text())
+    assert main(words) == 0
+    assert calls == ["checkpoint.npz", "baseline.npz"] * 2
+    assert "uniform" in json.loads((tmp_path / "metrics.json").read_text())
+
+
+def test_a_trained_run_ends_well_without_its_page(with_features, monkeypatch, tmp_path, capsys):
+    def broken(*_, **__):
+        raise KeyError("a\nb")
+
+    _, words = with_features
+    monkeypatch.setattr(dgl_dmns.cli.train, "write_report", broken)
+    assert main([*words, "--out", str(tmp_path)]) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("warning: no report (KeyError:")
+    assert {"embeddings.npz", "metrics.json", "run.json"} < set(contents(tmp_path))
+
+
+def test_without_matplotlib_a_run_says_how_to_get_it(with_features, monkeypatch, tmp_path, capsys):
+    _, words = with_features
+    monkeypatch.setattr("dgl_dmns.cli.train.util.find_spec", lambda _: None)
+    assert main([*words, "--out", str(tmp_path)]) == 0
+    assert "pip install matplotlib" in capsys.readouterr().out
+    assert "report.html" not in contents(tmp_path)
+
+
+@pytest.mark.parametrize("width", [["--hidden", "1"], ["--set", "compact_width=1"]])
+def test_width_1(with_features, tmp_path, width):
+    _, words = with_features
+    words = [*words, "--sampler", "dmns", "--no-baseline", *width, "--out", str(tmp_path)]
+    assert main([*words, "--patience", "1"]) == 0
+    assert {"embeddings.npz", "metrics.json", "run.json"} < set(contents(tmp_path))
+
+
 def test_training_learns_and_stops(edges, tmp_path):
     words = ["train", "--edges", str(edges), "--out", str(tmp_path), "--lr", "0.03", *SMALL]
-    assert main([*words, "--patience", "5", "--epochs", "40"]) == 0
+    words += ["--sampler", "uniform", "--patience", "5", "--epochs", "60", "--seed", "3"]
+    assert main(words) == 0
     metrics = pd.read_csv(tmp_path / "metrics.csv")
     best = metrics["mrr"].idxmax() + 1
-    assert len(metrics) == min(40, best + 5)
+    assert len(metrics) == best + 5
+    assert metrics["loss"].min() < 0.7 * metrics["loss"].iloc[0]
     assert metrics["mrr"].max() > 2 * metrics["mrr"].iloc[0]
     said = json.loads((tmp_path / "run.json").read_text())["measured"]
     assert "the 27 test edges ranked among all 90 nodes" in said
@@ -131,29 +267,88 @@ def test_training_learns_and_stops(edges, tmp_path):
 @pytest.mark.parametrize("sampler", sorted(set(_SAMPLERS) - {"dmns"}))
 def test_every_sampler_trains(edges, tmp_path, sampler):
     words = ["train", "--edges", str(edges), "--sampler", sampler, "--out", str(tmp_path / "r")]
-    assert main([*words, "--epochs", "1", "--k", "2", *SMALL]) == 0
+    assert main([*words, "--epochs", "1", "--k", "2", *ALONE]) == 0
     assert (tmp_path / "r" / "report.html").is_file()
 
 
 def test_options_of_the_sampler(edges, tmp_path, capsys):
-    words = ["train", "--edges", str(edges), "--epochs", "1", *SMALL, "--out", str(tmp_path / "r")]
-    assert main([*words, "--set", "uniform_share=0.5", "levels=(0.25,0.5)"]) == 0
+    words = ["train", "--edges", str(edges), "--epochs", "1", *ALONE, "--out", str(tmp_path / "r")]
+    options = ["--set", "uniform_share=0.5", "levels=[0.25,0.5]", "--set", "rule=gate"]
+    assert main([*words, *options]) == 0
     record = json.loads((tmp_path / "r" / "run.json").read_text())
-    assert record["settings"]["options"] == {"uniform_share": 0.5, "levels": [0.25, 0.5]}
+    assert record["settings"]["options"] == {
+        "uniform_share": 0.5,
+        "levels": [0.25, 0.5],
+        "rule": "gate",
+    }
+    assert "rule=Gate()" in record["sampler"]
     levels = pd.read_csv(tmp_path / "r" / "negatives.csv")["level"].unique()
     assert levels[:2].tolist() == ["0.25T", "0.5T"]
-    for option, message in (
-        ("pull=3", "--set: dmns takes ['batch_pairs'"),
-        ("pool", "--set: expected NAME=VALUE"),
-        ("pool=2", "pool: expected at least k = 5"),
-        ("seed=2", "--set: dmns takes"),
-    ):
-        assert main([*words[:-1], str(tmp_path / "other"), "--set", option]) == 1
-        assert message in capsys.readouterr().err
+
+
+WRONG = {
+    **dict.fromkeys(("rule=Gate", "rule=None", "rule=3"), "blend, gate, density, nearest"),
+    **dict.fromkeys(("schedule=linear", "resources=4", "curriculum=easy", "scorer=x"), "an object"),
+    **dict.fromkeys(("levels=0.25", "levels=(0.25)", "levels=[]", "levels=[nan]"), "numbers in"),
+    **dict.fromkeys(("groups=2.5", "groups=10000000000", "pool=True", "pool='64'"), "a whole"),
+    **dict.fromkeys(("lam=None", "uniform_share=nan", "lam=1e999", "lam=x"), "a number"),
+    **dict.fromkeys(("space=3",), "a word"),
+    **dict.fromkeys(("pool=2", "pool=-1", "levels=[2]", "lam=0", "uniform_share=2"), ""),
+    **dict.fromkeys(("source=foo", "effective_size=500", "batch_pairs=0"), ""),
+    "k=3": "write --k 3",
+    "seed=3": "write --seed 3",
+    "pull=3": "no argument of dmns, which takes batch_pairs",
+    "g=3": "no argument of dmns",
+    "etypes=x": "no argument of dmns",
+}
+
+
+@pytest.mark.parametrize("word", WRONG)
+def test_a_wrong_option_is_one_line_that_names_it(word, capsys):
+    """Before the files are read."""
+    words = ["train", "--edges", "nowhere.csv", "--out", "nowhere", "--set", word]
+    assert main(words) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: --set {word.partition('=')[0]}")
+    assert WRONG[word] in line
+
+
+@pytest.mark.parametrize("option", [["pool"], ["pool="], ["=3"], ["pool=64", "--set", "pool=64"]])
+def test_options_that_are_none(option, capsys):
+    assert main(["train", "--edges", "nowhere.csv", "--out", "nowhere", "--set", *option]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: --set")
+
+
+def test_an_option_that_a_refresh_refuses_is_named(edges, tmp_path, capsys):
+    words = ["train", "--edges", str(edges), "--sampler", "self-adversarial", *SMALL]
+    words += ["--set", "temperature=1e-300"]
+    assert main([*words, "--out", str(tmp_path / "r")]) == 1
+    assert capsys.readouterr().err.startswith("error: --set temperature=1e-300: ")
+
+
+@pytest.mark.parametrize("command", ["train", "bench"])
+def test_k_beyond_the_pool_names_the_sampler(command, capsys):
+    assert main([command, "--edges", "nowhere.csv", "--out", "nowhere", "--k", "200"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.search(r"^error: --sampler [a-z-]+: pool: expected at least k = 200", line)
+
+
+@pytest.mark.parametrize(
+    "error", [KeyError("x"), MemoryError(), RuntimeError("a\nb"), ValueError()]
+)
+def test_no_error_is_a_traceback(monkeypatch, capsys, error):
+    def broken(*_):
+        raise error
+
+    monkeypatch.setattr(dgl_dmns.cli.train, "run_train", broken)
+    assert main(["train", "--dataset", "embedded", "--out", "r"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert len(line) > len("error: ")
 
 
 def test_a_bench_compares_at_equal_seeds(edges, tmp_path, capsys):
-    words = ["bench", "--edges", str(edges), "--samplers", "uniform", "dynamic", *SMALL]
+    words = ["bench", "--edges", str(edges), "--samplers", "uniform", "dynamic", "uniform", *SMALL]
     assert main([*words, "--seeds", "2", "--epochs", "2", "--out", str(tmp_path)]) == 0
     rows = pd.read_csv(tmp_path / "bench.csv")
     assert rows["sampler"].tolist() == ["uniform", "dynamic"] * 2
@@ -161,6 +356,12 @@ def test_a_bench_compares_at_equal_seeds(edges, tmp_path, capsys):
     said = capsys.readouterr().out
     mean = rows[rows["sampler"] == "uniform"]["MRR"].mean()
     assert f"{mean:.3f} (" in said
+    page = (tmp_path / "report.html").read_text()
+    assert f"{mean:.3f} (" in page
+    assert "MRR - uniform" in page
+    (tmp_path / "report.html").unlink()
+    assert main(["report", str(tmp_path)]) == 0
+    assert (tmp_path / "report.html").read_text() == page
 
 
 def test_a_wrong_file_is_one_line_and_exit_code_1(tmp_path, capsys):
@@ -215,6 +416,11 @@ def test_a_data_set_that_is_not_there(tmp_path, monkeypatch, capsys):
         (["train", "--dataset", "cora", "--k", "0", "--out", "r"], "number from 1 on, got '0'"),
         (["train", "--dataset", "cora", "--k", "five", "--out", "r"], "from 1 on, got 'five'"),
         (["train", "--dataset", "cora", "--fanout", "-3", "--out", "r"], "from 0 on, got '-3'"),
+        (["train", "--dataset", "cora", "--k", str(2**31), "--out", "r"], "at most 2147483647"),
+        (["train", "--dataset", "cora", "--seed", "-1", "--out", "r"], "from 0 on, got '-1'"),
+        (["train", "--dataset", "cora", "--seed", "1e3", "--out", "r"], "from 0 on, got '1e3'"),
+        (["train", "--dataset", "cora", "--threads", "9999", "--out", "r"], "at most 1024"),
+        (["train", "--dataset", "cora", "--out", ""], "the name of a folder, got ''"),
         (["train", "--dataset", "cora", "--lr", "-1", "--out", "r"], "above 0, got '-1'"),
         (["train", "--dataset", "cora", "--lr", "x", "--out", "r"], "above 0, got 'x'"),
         (
@@ -248,6 +454,11 @@ def test_report_of_a_run(run, tmp_path, capsys):
     assert capsys.readouterr().out.strip() == str(tmp_path / "page.html")
     assert main(["report", str(tmp_path)]) == 1
     assert "expected the folder of a run, with a file run.json" in capsys.readouterr().err
+    mine = tmp_path / "edges.csv"
+    mine.write_text("mine")
+    assert main(["report", str(run), "--out", str(mine)]) == 1
+    assert f"--out: {mine} is there and no page" in capsys.readouterr().err
+    assert mine.read_text() == "mine"
 
 
 def test_the_lists_of_names_are_complete():
@@ -261,6 +472,14 @@ def test_the_doctor_finds_a_healthy_installation(capsys):
     assert "no failure(s)" in said
     assert said.count("  ok ") == 5
     assert f"torch        {torch.__version__.split('+')[0]}" in said
+
+
+def test_the_doctor_prints_commands_that_work(monkeypatch):
+    monkeypatch.setattr("dgl_dmns.cli.doctor.util.find_spec", lambda _: None)
+    lines = list(dgl_dmns.cli.doctor._lines())
+    commands = [line for line in lines if "install " in line]
+    assert sum("pip install matplotlib" in line for line in commands) == 1
+    assert not any("dgl-dmns[" in line or "$" in line for line in commands)
 
 
 def test_the_doctor_reports_what_fails(monkeypatch, capsys):

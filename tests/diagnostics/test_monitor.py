@@ -149,7 +149,7 @@ def test_tensorboard_holds_the_same_figures(tmp_path):
 
 def test_tensorboard_that_is_not_installed(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "torch.utils.tensorboard.writer", None)
-    with pytest.raises(ImportError, match=r"pip install 'dgl-dmns\[tensorboard\]'"):
+    with pytest.raises(ImportError, match="pip install tensorboard"):
         Monitor(DMNSSampler(G, lambda: H, k=3), tensorboard=tmp_path)
 
 
