@@ -57,7 +57,7 @@ def read_columns(file: Path, wanted: Sequence[str], rest: bool = False) -> Table
         raise
     except ImportError as error:
         raise FileError(
-            f"{file}: reading Parquet needs pyarrow (pip install 'dgl-dmns[parquet]'); or convert "
+            f"{file}: reading Parquet needs pyarrow (python -m pip install pyarrow); or convert "
             "the file to CSV"
         ) from error
     except Exception as error:  # pyarrow has errors of its own
