@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from dgl_dmns.core.modes import shielded
+from dgl_dmns.core.seeds import check_seed
 from dgl_dmns.data.embedded import GraphData, simple_undirected
 
 __all__ = ["EdgeSplit", "RankingSplit", "official_split", "split_directed", "split_pairs"]
@@ -122,7 +123,7 @@ def split_pairs(data: GraphData, val: float = 0.05, test: float = 0.1, seed: int
         ValueError: a share is outside (0, 1), both leave nothing, or a part would be empty.
     """
     _check_shares(val, test)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(check_seed(seed))
     once = data.src < data.dst
     pairs = torch.stack([data.src[once], data.dst[once]])
     count = pairs.shape[1]
@@ -193,7 +194,7 @@ def split_directed(
             held-out query is joined to every node.
     """
     _check_shares(val, test)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(check_seed(seed))
     proper = data.raw_src != data.raw_dst
     key = (data.raw_src[proper] * data.num_nodes + data.raw_dst[proper]).unique()
     key = key[torch.randperm(len(key), generator=generator)]

@@ -24,6 +24,7 @@ from dgl_dmns.core.modes import shielded
 from dgl_dmns.core.pairs import sample_neighbours
 from dgl_dmns.core.positivity import psi_distance
 from dgl_dmns.core.predictor import AffineNoisePredictor
+from dgl_dmns.core.seeds import check_seed
 from dgl_dmns.core.snapshot import Snapshot, dot_score
 from dgl_dmns.core.table import UNIFORM_LEVEL
 from dgl_dmns.diagnostics.measures import percentiles
@@ -152,7 +153,7 @@ def observe(
         raise ValueError(f"etype: the sampler holds edge types {held}; name one of them")
     canonical = held[0] if etype is None else canonical_edge_type(etype, held, "etype")
     known = sampler.known_by_type[canonical]
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(check_seed(seed))
     query = _sample_queries(known, queries, generator)
     if isinstance(sampler, RefreshingSampler):
         relation = sampler.relation(canonical)

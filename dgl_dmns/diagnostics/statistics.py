@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dgl_dmns.core.known import KnownEdges
 from dgl_dmns.core.modes import shielded
+from dgl_dmns.core.seeds import check_seed
 from dgl_dmns.core.table import UNIFORM_LEVEL
 from dgl_dmns.diagnostics.measures import entropy, gini, percentiles, top_share
 from dgl_dmns.diagnostics.observation import Observation, observe
@@ -105,7 +106,7 @@ def summarise(
     false = _false_negatives(seen, sampler, held_out)
     percentile = percentiles(seen.score, seen.random_score)
     above = percentiles(seen.score, seen.positive_score)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(check_seed(seed))
     rows: list[dict[str, Any]] = []
     for index, (name, mask) in enumerate(seen.groups().items()):
         row = _row(name, seen.score[mask], percentile[mask])

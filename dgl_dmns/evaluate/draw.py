@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dgl_dmns.core.known import KnownEdges
 from dgl_dmns.core.modes import shielded
+from dgl_dmns.core.seeds import check_seed
 from dgl_dmns.evaluate.checks import check_ids, check_shape
 from dgl_dmns.evaluate.fixed import FixedNegatives, graph_fingerprint
 
@@ -93,7 +94,7 @@ def fixed_negatives(
             f"pairs: {full.numel()} queries, for example {int(full[0])}, are joined to every node, "
             "so that they have no negatives; leave them out"
         )
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(check_seed(seed))
     levels: dict[str, Tensor] = {}
     if isinstance(sampler, DMNSSampler):
         drawn = sampler.negatives_by_level(

@@ -153,7 +153,7 @@ class MCNSSampler(RefreshingSampler):
         self._lists: dict[str, Any] = {
             "width": width,
             "weights": weights,
-            "seed": seed,
+            "seed": self.seed,
             "folder": self.resources.table_folder,
         }
         self.proposal = DepthFirstProposal(self.known, **self._lists)

@@ -20,6 +20,7 @@ from dgl_dmns.checkpoint import read_state, write_state
 from dgl_dmns.core.modes import shielded
 from dgl_dmns.core.pools import PoolSettings
 from dgl_dmns.core.rules import Rule
+from dgl_dmns.core.seeds import check_seed
 from dgl_dmns.samplers.base import EdgeName, EdgeType, shared_memory_for
 from dgl_dmns.samplers.encoder import (
     Embeddings,
@@ -109,6 +110,7 @@ class StatefulSampler(TableSampler):
         generator: torch.Generator | None = None,
         resources: Resources | None = None,
     ) -> None:
+        seed = check_seed(seed)
         held = held_edge_types(g, k, etypes)
         super().__init__(max(held.values()), generator)
         self.homogeneous = is_homogeneous(g)

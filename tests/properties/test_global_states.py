@@ -277,3 +277,29 @@ def test_the_random_streams_of_others_stay_as_they_are(name: str, monkeypatch: A
     fixed_negatives(sampler, torch.tensor([[0, 1], [2, 3]]), 3)
     assert torch.equal(torch.get_rng_state(), before[0])
     assert np.random.get_state()[1].tolist() == before[1]  # noqa: NPY002
+
+
+@pytest.mark.parametrize("seed", [2**63, -(2**63) - 1, 10**30])
+def test_a_seed_out_of_range_is_refused_by_name(seed: int) -> None:
+    sampler = UniformSampler(G, 2)
+    data = embedded_graph(80, words=5)
+    for work in (
+        lambda: DMNSSampler(G, encoder, 2, seed=seed),
+        lambda: MCNSSampler(G, encoder, 2, seed=seed),
+        lambda: fixed_negatives(sampler, torch.tensor([[0], [1]]), 2, seed=seed),
+        lambda: sampler.stats(embeddings=H, seed=seed),
+        lambda: split_pairs(data, seed=seed),
+        lambda: split_directed(data, seed=seed),
+    ):
+        with pytest.raises(ValueError, match=rf"seed: .*2\*\*63 - 1, got {seed}"):
+            work()
+
+
+@pytest.mark.parametrize("seed", [-(2**63), -1, 2**63 - 1, np.int64(7), np.uint8(7)])
+def test_any_other_seed_is_taken(seed: Any) -> None:
+    for kind in (DMNSSampler, AdversarialSampler):
+        sampler = kind(G, encoder, 2, seed=seed, **FITTED)
+        sampler.refresh()
+    assert type(sampler.seed) is int
+    with pytest.raises(TypeError, match=r"seed: expected an integer, got 1\.5"):
+        DMNSSampler(G, encoder, 2, seed=1.5)
