@@ -24,10 +24,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dgl_dmns.checks import as_integer, as_number, check_object
+from dgl_dmns.checks import as_number, check_object
 from dgl_dmns.core.modes import shielded
+from dgl_dmns.core.seeds import fit_seed
 from dgl_dmns.data.embedded import GraphData, simple_undirected
-from dgl_dmns.seeds import fit_seed
 
 __all__ = ["EdgeSplit", "RankingSplit", "official_split", "split_directed", "split_pairs"]
 
@@ -125,7 +125,7 @@ def split_pairs(data: GraphData, val: float = 0.05, test: float = 0.1, seed: int
         ValueError: a share is outside (0, 1), both leave nothing, or a part would be empty.
     """
     _check_arguments(data, val, test)
-    generator = torch.Generator().manual_seed(fit_seed(as_integer("seed", seed)))
+    generator = torch.Generator().manual_seed(fit_seed(seed))
     once = data.src < data.dst
     pairs = torch.stack([data.src[once], data.dst[once]])
     count = pairs.shape[1]
@@ -196,7 +196,7 @@ def split_directed(
             held-out query is joined to every node.
     """
     _check_arguments(data, val, test)
-    generator = torch.Generator().manual_seed(fit_seed(as_integer("seed", seed)))
+    generator = torch.Generator().manual_seed(fit_seed(seed))
     proper = data.raw_src != data.raw_dst
     key = (data.raw_src[proper] * data.num_nodes + data.raw_dst[proper]).unique()
     key = key[torch.randperm(len(key), generator=generator)]

@@ -25,10 +25,10 @@ from dgl_dmns.core.modes import shielded
 from dgl_dmns.core.pairs import sample_neighbours
 from dgl_dmns.core.positivity import psi_distance
 from dgl_dmns.core.predictor import AffineNoisePredictor
+from dgl_dmns.core.seeds import fit_seed
 from dgl_dmns.core.snapshot import Snapshot, dot_score
 from dgl_dmns.core.table import UNIFORM_LEVEL
 from dgl_dmns.diagnostics.measures import percentiles
-from dgl_dmns.seeds import fit_seed
 
 if TYPE_CHECKING:
     from dgl_dmns.samplers import NegativeSampler

@@ -12,10 +12,10 @@ from torch import Tensor
 from dgl_dmns.checks import check_ids, check_tensor
 from dgl_dmns.core.known import KnownEdges
 from dgl_dmns.core.modes import shielded
+from dgl_dmns.core.seeds import fit_seed
 from dgl_dmns.core.table import UNIFORM_LEVEL
 from dgl_dmns.diagnostics.measures import entropy, gini, percentiles, top_share
 from dgl_dmns.diagnostics.observation import Observation, observe
-from dgl_dmns.seeds import fit_seed
 
 if TYPE_CHECKING:
     from dgl_dmns.samplers import NegativeSampler

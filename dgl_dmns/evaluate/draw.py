@@ -11,9 +11,9 @@ from torch import Tensor
 from dgl_dmns.checks import as_integer
 from dgl_dmns.core.known import KnownEdges
 from dgl_dmns.core.modes import shielded
+from dgl_dmns.core.seeds import fit_seed
 from dgl_dmns.evaluate.checks import check_ids, check_shape, check_tensors
 from dgl_dmns.evaluate.fixed import FixedNegatives
-from dgl_dmns.seeds import fit_seed
 
 if TYPE_CHECKING:
     from dgl_dmns.samplers import NegativeSampler

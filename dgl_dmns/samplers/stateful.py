@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, get_args
 import torch
 from torch import Tensor
 
-from dgl_dmns.checks import as_integer, check_object
+from dgl_dmns.checks import check_object
 from dgl_dmns.core.modes import shielded
 from dgl_dmns.core.pools import PoolSettings
 from dgl_dmns.core.rules import Rule, check_rule
+from dgl_dmns.core.seeds import fit_seed
 from dgl_dmns.samplers.asked import Asked
 from dgl_dmns.samplers.base import EdgeName, shared_memory_for
 from dgl_dmns.samplers.encoder import (
@@ -113,6 +114,7 @@ class StatefulSampler(SavedSampler):
         generator: torch.Generator | None = None,
         resources: Resources | None = None,
     ) -> None:
+        seed = fit_seed(seed)
         held = held_edge_types(g, k, etypes)
         super().__init__(max(held.values()), generator)
         self.homogeneous = is_homogeneous(g)
@@ -142,7 +144,6 @@ class StatefulSampler(SavedSampler):
         self.resources = resources
         groups = groups_with_room(resources, settings.groups, g, held)
         self.settings = settings = replace(settings, groups=groups)
-        seed = as_integer("seed", seed)
         # Seeds go by place in the graph: a type's negatives do not depend on what else is held.
         places = {etype: place for place, etype in enumerate(g.canonical_etypes)}
         with shared_memory_for(list(held)):
@@ -152,7 +153,7 @@ class StatefulSampler(SavedSampler):
                     e,
                     number,
                     groups,
-                    seed + places[e],
+                    fit_seed(seed + places[e]),
                     scorer_of(e),
                     folder=resources.table_folder,
                 )

@@ -277,3 +277,13 @@ def test_the_random_streams_of_others_stay_as_they_are(name: str, monkeypatch: A
     fixed_negatives(sampler, torch.tensor([[0, 1], [2, 3]]), 3)
     assert torch.equal(torch.get_rng_state(), before[0])
     assert np.random.get_state()[1].tolist() == before[1]  # noqa: NPY002
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63 - 1, 2**63, 10**30, np.int64(7), np.uint8(7)])
+def test_any_whole_number_is_a_seed(seed: Any) -> None:
+    for kind in (DMNSSampler, AdversarialSampler):
+        sampler = kind(G, encoder, 2, seed=seed, **FITTED)
+        sampler.refresh()
+    assert type(sampler.seed) is int
+    with pytest.raises(TypeError, match=r"seed: expected a whole number, got 1\.5"):
+        DMNSSampler(G, encoder, 2, seed=1.5)
