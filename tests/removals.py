@@ -36,6 +36,7 @@ class Removal:
 
 FAULTS, RACE = "tests/faults/test_faults.py", "tests/faults/test_race.py"
 ANY, NUMBERS = "tests/properties/test_any_graph.py", "tests/properties/test_numbers.py"
+RUNS = "tests/cli/test_cli.py"
 STATES, EDGES = "tests/samplers/test_checkpoint.py", "tests/cli/test_edges.py"
 FILES, TWO_KINDS = "tests/cli/test_files.py", "tests/cli/test_kinds.py"
 FROZEN = "tests/samplers/test_frozen.py"
@@ -488,6 +489,48 @@ REMOVALS = {
         "if min(up, down) < max(3, _BOTH_WAYS * (up + down)):",
         "if False:",
         f"{TWO_KINDS} -k ordinary",
+    ),
+    "what a run belongs to": Removal(
+        "dgl_dmns/cli/training.py",
+        "others = [name for name, value in identity.items() if of.get(name) != value]",
+        "others = []",
+        f"{RUNS} -k not_resumed_on_other_data",
+    ),
+    "folders of others": Removal(
+        "dgl_dmns/cli/train.py",
+        "there = [name for name in _WRITTEN if (out / name).exists()]",
+        "there = []",
+        f"{RUNS} -k no_file_of_another_run",
+    ),
+    "kinds of options": Removal(
+        "dgl_dmns/cli/samplers.py",
+        "if not kind[1](value):",
+        "if False:",
+        f"{RUNS} -k wrong_option",
+    ),
+    "a run without its page": Removal(
+        "dgl_dmns/cli/train.py",
+        "except Exception as error:",
+        "except ZeroDivisionError as error:",
+        f"{RUNS} -k ends_well",
+    ),
+    "results before the baseline": Removal(
+        "dgl_dmns/cli/train.py",
+        "        _write_results(out, graph, outcomes)  # of the first as soon as it is there",
+        "    _write_results(out, graph, outcomes)",
+        f"{RUNS} -k interrupted_baseline",
+    ),
+    "ranges of seeds": Removal(
+        "dgl_dmns/seeds.py",
+        ">> (64 - bits)",
+        ">> 0",
+        "tests/test_seeds.py",
+    ),
+    "files that are no page": Removal(
+        "dgl_dmns/cli/parser.py",
+        "if out is not None and out.is_file()",
+        "if False and out.is_file()",
+        f"{RUNS} -k report_of_a_run",
     ),
     "escaped text": Removal(
         "dgl_dmns/report/page.py",
