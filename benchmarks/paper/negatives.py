@@ -29,7 +29,7 @@ from benchmarks.paper.latents import LatentSource
 from benchmarks.paper.problem import Problem
 from benchmarks.paper.terms import Source, Terms, levels_of, real_scores, schedule_of
 from dgl_dmns import samplers
-from dgl_dmns.core import UNIFORM_LEVEL, Density, Gate, Nearest, Rule
+from dgl_dmns.core import NO_LEVEL, Density, Gate, Nearest, Rule
 
 __all__ = ["RealNodesSource", "SampledSource", "make_source"]
 
@@ -120,7 +120,7 @@ class RealNodesSource:
             schedule=schedule_of(settings),
             seed=seed,
         )
-        by_level = torch.ones(UNIFORM_LEVEL + 1)
+        by_level = torch.ones(NO_LEVEL + 1)
         weights = self.sampler.levels.loss_weights
         by_level[: len(weights)] = torch.tensor(weights)
         self.by_level = by_level

@@ -28,10 +28,10 @@ from dgl_dmns.core.schedule import NoiseSchedule
 from dgl_dmns.core.sharpness import sharpened
 from dgl_dmns.core.snapshot import Scorer, Snapshot, dot_score
 from dgl_dmns.core.space import Space
-from dgl_dmns.core.table import UNIFORM_LEVEL, Candidates, CandidateTable
+from dgl_dmns.core.table import NO_LEVEL, Candidates, CandidateTable
 
 __all__ = [
-    "UNIFORM_LEVEL",
+    "NO_LEVEL",
     "AffineNoisePredictor",
     "Blend",
     "CandidateTable",

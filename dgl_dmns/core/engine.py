@@ -28,7 +28,7 @@ from dgl_dmns.core.repair import fill_open_slots
 from dgl_dmns.core.rules import Nearest, Rule
 from dgl_dmns.core.sharpness import sharpened
 from dgl_dmns.core.snapshot import Scorer, Snapshot
-from dgl_dmns.core.table import UNIFORM_LEVEL, Candidates, CandidateTable
+from dgl_dmns.core.table import NO_LEVEL, Candidates, CandidateTable
 from dgl_dmns.messages import warn
 
 __all__ = [
@@ -267,7 +267,7 @@ def fill_table(
         empty = ids < 0
         fallback += int(empty.flatten(1).any(dim=1).sum())
         ids = fill_open_slots(ids, empty, known, rows, generator)
-        levels = levels.masked_fill(empty, UNIFORM_LEVEL)
+        levels = levels.masked_fill(empty, NO_LEVEL)
         ratios = ratios.masked_fill(empty, 0.0)
         table.write(rows, Candidates(ids, ratios, levels))
         # One group stands for all in the statistics: they were drawn alike.

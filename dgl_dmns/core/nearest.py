@@ -13,7 +13,7 @@ from dgl_dmns.core.known import KnownEdges
 from dgl_dmns.core.repair import fill_open_slots
 from dgl_dmns.core.rules import Nearest
 from dgl_dmns.core.snapshot import Snapshot
-from dgl_dmns.core.table import UNIFORM_LEVEL, Candidates
+from dgl_dmns.core.table import NO_LEVEL, Candidates
 
 __all__ = ["nearest_group"]
 
@@ -83,7 +83,7 @@ def nearest_group(
             nearest = _best_admissible(cosine, rows[part], pool, known, ids[part, :slot])
             ids[part, slot] = nearest.masked_fill(uniform[part, slot], -1)
     ids = fill_open_slots(ids.unsqueeze(1), uniform.unsqueeze(1), known, rows, generator).squeeze(1)
-    level = torch.where(uniform, UNIFORM_LEVEL, component).to(torch.uint8)
+    level = torch.where(uniform, NO_LEVEL, component).to(torch.uint8)
     return Candidates(ids, z_candidate.new_full(ids.shape, math.nan), level), wild
 
 

@@ -32,7 +32,7 @@ from dgl_dmns.core.gaussians import LevelGaussians
 from dgl_dmns.core.generator import DiffusionGenerator
 from dgl_dmns.core.rules import Hardest, PoolRule
 from dgl_dmns.core.snapshot import Snapshot, rows_of
-from dgl_dmns.core.table import UNIFORM_LEVEL, Candidates
+from dgl_dmns.core.table import NO_LEVEL, Candidates
 
 __all__ = ["CELLS", "PoolDraw", "PoolSettings"]
 
@@ -316,7 +316,7 @@ def _draw_levels(
         chosen: places in the pools, shape [C, Q, P].
         generator: source of randomness.
     """
-    level = torch.full(chosen.shape, UNIFORM_LEVEL, dtype=torch.uint8, device=chosen.device)
+    level = torch.full(chosen.shape, NO_LEVEL, dtype=torch.uint8, device=chosen.device)
     if parts[0] is None:
         return level
     components = len(parts[0])
@@ -331,7 +331,7 @@ def _draw_levels(
         best = noise.new_full(chosen[here].shape, -math.inf)
         for component in range(components):
             value = some[component].gather(2, chosen[here]).sub_(noise[component, here].log_())
-            name = UNIFORM_LEVEL if component == components - 1 else component
+            name = NO_LEVEL if component == components - 1 else component
             level[here].masked_fill_(value > best, name)
             torch.maximum(best, value, out=best)
     return level

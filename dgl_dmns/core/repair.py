@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dgl_dmns.core.known import KnownEdges
-from dgl_dmns.core.table import UNIFORM_LEVEL, CandidateTable
+from dgl_dmns.core.table import NO_LEVEL, CandidateTable
 
 __all__ = ["carry_over", "fill_open_slots"]
 
@@ -127,5 +127,5 @@ def carry_over(
         hole[rows >= old] = True
         ids[here] = fill_open_slots(ids[here].long(), hole, known, rows, generator).int()
         log_ratio[here].masked_fill_(hole, 0.0)
-        level[here].masked_fill_(hole, UNIFORM_LEVEL)
+        level[here].masked_fill_(hole, NO_LEVEL)
     return new

@@ -24,12 +24,12 @@ from torch import Tensor
 
 from dgl_dmns.core.sharing import Folder, Shareable, check_shared_room, share
 
-__all__ = ["BYTES_PER_CANDIDATE", "UNIFORM_LEVEL", "CandidateTable", "Candidates"]
+__all__ = ["BYTES_PER_CANDIDATE", "NO_LEVEL", "CandidateTable", "Candidates"]
 
 BYTES_PER_CANDIDATE = 14
 """Of a table: two buffers with an id (4), a log ratio (2) and a level (1)."""
 
-UNIFORM_LEVEL = 255
+NO_LEVEL = 255
 """Level tag of a candidate that no hardness level claims."""
 
 _HALF = torch.finfo(torch.float16).max
@@ -42,7 +42,7 @@ class Candidates(NamedTuple):
         ids: destination ids, shape [B, K] or [B, G, K], int32 in the table, int64 when drawn.
         log_ratio: natural log of drawn over uniform probability, same shape, float16; NaN where the
             rule has no tractable distribution.
-        level: index of the hardness level, same shape, uint8; `UNIFORM_LEVEL` for none.
+        level: index of the hardness level, same shape, uint8; `NO_LEVEL` for none.
     """
 
     ids: Tensor

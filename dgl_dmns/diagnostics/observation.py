@@ -27,7 +27,7 @@ from dgl_dmns.core.positivity import psi_distance
 from dgl_dmns.core.predictor import AffineNoisePredictor
 from dgl_dmns.core.seeds import fit_seed
 from dgl_dmns.core.snapshot import Snapshot, dot_score
-from dgl_dmns.core.table import UNIFORM_LEVEL
+from dgl_dmns.core.table import NO_LEVEL
 from dgl_dmns.diagnostics.measures import percentiles
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class Observation:
         """
         found = {name: self.level == index for index, name in enumerate(self.levels)}
         if self.levels:
-            found["no level"] = self.level == UNIFORM_LEVEL
+            found["no level"] = self.level == NO_LEVEL
         found["all"] = torch.ones_like(self.level, dtype=torch.bool)
         return found
 
@@ -172,7 +172,7 @@ def observe(
     else:
         h = _given_embeddings(embeddings, canonical, known)
         negative = _draws(sampler, query, canonical, seed)
-        level = torch.full(negative.shape, UNIFORM_LEVEL, dtype=torch.uint8)
+        level = torch.full(negative.shape, NO_LEVEL, dtype=torch.uint8)
         scorer = model = None
     snapshot = Snapshot.take(h[canonical[0]], h[canonical[2]], known, scorer, model)
     positive = torch.stack(

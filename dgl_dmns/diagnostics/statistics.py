@@ -13,7 +13,7 @@ from dgl_dmns.checks import check_ids, check_tensor
 from dgl_dmns.core.known import KnownEdges
 from dgl_dmns.core.modes import shielded
 from dgl_dmns.core.seeds import fit_seed
-from dgl_dmns.core.table import UNIFORM_LEVEL
+from dgl_dmns.core.table import NO_LEVEL
 from dgl_dmns.diagnostics.measures import entropy, gini, percentiles, top_share
 from dgl_dmns.diagnostics.observation import Observation, observe
 
@@ -209,7 +209,7 @@ def _false_negatives(
     hit = hidden.contains(query.unsqueeze(1), negative)
     chance = float(hidden.degrees()[query].double().mean()) / known.num_dst
     masks = {name: level == index for index, name in enumerate(seen.levels)}
-    masks["no level"] = level == UNIFORM_LEVEL
+    masks["no level"] = level == NO_LEVEL
     masks["all"] = torch.ones_like(hit)
     found = {}
     for name, mask in masks.items():

@@ -39,7 +39,7 @@ from dgl_dmns.core.modes import shielded
 from dgl_dmns.core.pools import PoolSettings
 from dgl_dmns.core.rules import Rule
 from dgl_dmns.core.sharing import share
-from dgl_dmns.core.table import UNIFORM_LEVEL, Candidates
+from dgl_dmns.core.table import NO_LEVEL, Candidates
 from dgl_dmns.messages import warn
 from dgl_dmns.samplers.base import EdgeName, check_k
 from dgl_dmns.samplers.refreshing import Encoder, RefreshingSampler
@@ -198,7 +198,7 @@ class MCNSSampler(RefreshingSampler):
         return Candidates(
             ids,
             torch.full(ids.shape, torch.nan, dtype=torch.float16),
-            torch.full(ids.shape, UNIFORM_LEVEL, dtype=torch.uint8),
+            torch.full(ids.shape, NO_LEVEL, dtype=torch.uint8),
         )
 
     @shielded
@@ -287,7 +287,7 @@ class MCNSSampler(RefreshingSampler):
             states = self.table.current().ids.long()
         relation.walked[(self.version + 1) % 2].copy_(h)
         blank = torch.zeros(states.shape, dtype=torch.float32)
-        self.table.write(everyone, Candidates(states, blank * torch.nan, blank + UNIFORM_LEVEL))
+        self.table.write(everyone, Candidates(states, blank * torch.nan, blank + NO_LEVEL))
         # One group stands for all in the statistics: their chains are alike.
         score = torch.stack([(h * h[slot]).sum(-1).mean() for slot in states[:, 0].unbind(1)])
         return TableReport(

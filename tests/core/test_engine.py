@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from dgl_dmns.core import (
-    UNIFORM_LEVEL,
+    NO_LEVEL,
     Blend,
     CandidateTable,
     Density,
@@ -196,13 +196,13 @@ def test_the_first_slot_follows_the_exact_distribution(
         assert_frequencies(slot, chances)
         tag = levels[query, :, 0].long()
         if rule.uses_generator:
-            tag = torch.where(tag == UNIFORM_LEVEL, len(SHARES), tag)
+            tag = torch.where(tag == NO_LEVEL, len(SHARES), tag)
             joint = torch.zeros(len(SHARES) + 1, len(exact.nodes), dtype=torch.int64)
             joint.index_put_((tag, seen[:, 0]), torch.ones(COUNT, dtype=torch.int64), True)
             expected = chances * exact.parts / exact.parts.sum(0)
             assert_frequencies(joint.flatten(), expected.flatten())
         else:
-            assert tag.unique().tolist() == [UNIFORM_LEVEL]
+            assert tag.unique().tolist() == [NO_LEVEL]
 
         # Without replacement: given the first, the second has the rest of the weights.
         assert bool((ids[query].sort(dim=-1).values.diff(dim=-1) > 0).all())
@@ -315,7 +315,7 @@ def test_hardest_is_the_exact_top_k(scorer: Any) -> None:
         best = sorted(admissible(query), key=lambda u: -float(score[u]))[:4]
         assert drawn.ids[row].tolist() == [best, best]
     assert bool(drawn.log_ratio.isnan().all())
-    assert drawn.level.unique().tolist() == [UNIFORM_LEVEL]
+    assert drawn.level.unique().tolist() == [NO_LEVEL]
 
 
 class Pointing(DiffusionGenerator):
@@ -353,11 +353,11 @@ def test_nearest_levels_come_in_their_shares_and_uniform_in_its_own() -> None:
     table = fill(Nearest(), PoolSettings(uniform_share=0.25, groups=1), 1, count=1500, model=model)
     drawn = table.current()
     levels = drawn.level.flatten().long()
-    seen = torch.bincount(torch.where(levels == UNIFORM_LEVEL, 3, levels), minlength=4)
+    seen = torch.bincount(torch.where(levels == NO_LEVEL, 3, levels), minlength=4)
     assert_frequencies(seen, torch.tensor([0.75 * 3 / 4, 0.75 / 4, 0.0, 0.25]))
     ids = drawn.ids.view(NODES, -1).long()
     for query in range(NODES):
-        uniform = ids[query][drawn.level.view(NODES, -1)[query] == UNIFORM_LEVEL]
+        uniform = ids[query][drawn.level.view(NODES, -1)[query] == NO_LEVEL]
         seen = torch.bincount(uniform, minlength=NODES)[admissible(query)]
         assert int(seen.sum()) == uniform.numel()
         assert_frequencies(seen, torch.ones(len(seen)))
@@ -479,7 +479,7 @@ def test_the_fallback_is_uniform_and_says_so(model: DiffusionGenerator, rule: Ru
     # The four that the pool could give come first and carry its ratios; the repeats are uniform.
     assert bool((ids[:, :4].sort(dim=-1).values == torch.tensor([8, 9, 10, 11])).all())
     assert bool((ratios[:, 4:] == 0).all())
-    assert bool((levels[:, 4:] == UNIFORM_LEVEL).all())
+    assert bool((levels[:, 4:] == NO_LEVEL).all())
     assert bool((ratios[:, :4] != 0).any())
     assert_frequencies(torch.bincount(ids[:, 4:].flatten().long() - 8), torch.ones(4))
 
@@ -551,7 +551,7 @@ def test_the_mean_score_of_each_level(model: DiffusionGenerator) -> None:
     drawn = table.current()
     score = distance_score(H.view(NODES, 1, 1, WIDTH), H[drawn.ids.long()])
     expected = {
-        "no level" if tag == UNIFORM_LEVEL else str(tag): float(score[drawn.level == tag].mean())
+        "no level" if tag == NO_LEVEL else str(tag): float(score[drawn.level == tag].mean())
         for tag in drawn.level.unique().tolist()
     }
     assert set(expected) == {"0", "1", "2", "no level"}

@@ -17,7 +17,7 @@ import torch.multiprocessing as mp
 from scipy.stats import chisquare
 from torch import Tensor
 
-from dgl_dmns.core import UNIFORM_LEVEL, Candidates, CandidateTable
+from dgl_dmns.core import NO_LEVEL, Candidates, CandidateTable
 
 
 def rng(seed: int) -> torch.Generator:
@@ -250,10 +250,10 @@ def test_log_ratios_keep_three_digits() -> None:
 def test_a_rule_without_a_distribution_keeps_nan() -> None:
     table = CandidateTable(1, 1, 1)
     one = torch.ones(1, 1, 1)
-    table.write(torch.tensor([0]), Candidates(one, one * torch.nan, one * UNIFORM_LEVEL))
+    table.write(torch.tensor([0]), Candidates(one, one * torch.nan, one * NO_LEVEL))
     table.publish()
     assert bool(table.draw(torch.tensor([0])).log_ratio.isnan())
-    assert int(table.draw(torch.tensor([0])).level) == UNIFORM_LEVEL
+    assert int(table.draw(torch.tensor([0])).level) == NO_LEVEL
 
 
 # Sharing and saving.

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 import dgl_dmns.samplers.dmns
 from dgl_dmns.core import (
-    UNIFORM_LEVEL,
+    NO_LEVEL,
     Density,
     FiLMPredictor,
     Gate,
@@ -1080,7 +1080,7 @@ def test_the_report_of_a_refresh() -> None:
     assert report.table.fallback == 0
     assert set(report.table.level_score) == {"0", "1", "2", "3", "no level"}
     levels = sampler.table.current().level.unique().tolist()
-    assert levels == [0, 1, 2, 3, UNIFORM_LEVEL]
+    assert levels == [0, 1, 2, 3, NO_LEVEL]
 
 
 def test_repr() -> None:

@@ -16,7 +16,7 @@ from scipy.stats import chisquare
 from states import same
 from torch import Tensor, nn
 
-from dgl_dmns.core import UNIFORM_LEVEL, Hardest, KnownEdges, Nearest
+from dgl_dmns.core import NO_LEVEL, Hardest, KnownEdges, Nearest
 from dgl_dmns.samplers import (
     AdversarialSampler,
     DMNSSampler,
@@ -131,7 +131,7 @@ def test_only_negatives_that_are_edges_by_now_are_replaced(name: str) -> None:
     for one, other in zip(before, after):
         assert torch.equal(one[~hit], other[:BEFORE][~hit])
     new = torch.cat([hit, torch.ones_like(hit[: AFTER - BEFORE])])
-    assert (after.level[new] == UNIFORM_LEVEL).all()
+    assert (after.level[new] == NO_LEVEL).all()
     assert (after.log_ratio[new] == 0).all()
     assert (after.ids.sort(dim=-1).values.diff(dim=-1) > 0).all()  # distinct in a group
 
