@@ -521,7 +521,7 @@ REMOVALS = {
         f"{RUNS} -k interrupted_baseline",
     ),
     "ranges of seeds": Removal(
-        "dgl_dmns/seeds.py",
+        "dgl_dmns/core/seeds.py",
         ">> (64 - bits)",
         ">> 0",
         "tests/test_seeds.py",
