@@ -23,9 +23,7 @@ from dgl_dmns.cli.kinds import looks_bipartite, names_of_two_kinds
 from dgl_dmns.cli.tables import FileError, IdColumn, Table, one_line
 from dgl_dmns.data import GraphData, simple_undirected
 
-__all__ = ["KINDS", "FileError", "NamedGraph", "read_edges"]
-
-KINDS = ("graph", "bipartite")
+__all__ = ["FileError", "NamedGraph", "read_edges"]
 
 
 @dataclass(frozen=True, eq=False)
