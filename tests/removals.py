@@ -221,7 +221,7 @@ REMOVALS = {
         "dgl_dmns/samplers/refreshing.py",
         "if self.version == version and self._task is None:",
         "if True:",
-        f"{WHOLE} -k 'refresh_stands or attached or no_trace or swapped'",
+        f"{WHOLE} -k after_the_swap",
     ),
     "a refresh that stands is not repeated": Removal(
         "dgl_dmns/samplers/refreshing.py",
