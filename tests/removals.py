@@ -42,6 +42,8 @@ FILES, TWO_KINDS = "tests/cli/test_files.py", "tests/cli/test_kinds.py"
 FROZEN = "tests/samplers/test_frozen.py"
 IDENTITY, MISUSE = "tests/samplers/test_identity.py", "tests/samplers/test_misuse.py"
 CHECKS = "tests/test_checks.py"
+WHOLE, SCORING = "tests/samplers/test_transaction.py", "tests/samplers/test_scoring.py"
+MONITOR = "tests/diagnostics/test_monitor.py"
 REPORT, SUPPLY = "tests/report/test_report.py", "tests/test_supply.py"
 
 REMOVALS = {
@@ -350,6 +352,103 @@ REMOVALS = {
         "cadence.done(self.refresh().seconds)\n            elif",
         "cadence.done(0.0)\n                self.refresh()\n            elif",
         "tests/samplers/test_conformance.py -k 'tried_again and dmns'",
+    ),
+    "random states after a failed refresh": Removal(
+        "dgl_dmns/samplers/transaction.py",
+        "relations[etype].random.set_state(state)",
+        "pass",
+        f"{WHOLE} -k 'no_trace and dynamic'",
+    ),
+    "observed embeddings after a failed refresh": Removal(
+        "dgl_dmns/samplers/transaction.py",
+        "        self.observed.go_on(observed)\n",
+        "",
+        f"{WHOLE} -k beside_a_refresh",
+    ),
+    "a fit on a copy": Removal(
+        "dgl_dmns/samplers/relation.py",
+        "model=copy.deepcopy(self.model),",
+        "",
+        f"{WHOLE} -k 'no_trace and blend'",
+    ),
+    "an adversary's fit on a copy": Removal(
+        "dgl_dmns/samplers/relation.py",
+        "adversary=copy.deepcopy(self.adversary),",
+        "",
+        f"{WHOLE} -k 'no_trace and adversarial'",
+    ),
+    "a copy of the predictor": Removal(
+        "dgl_dmns/samplers/models.py",
+        'copy.deepcopy(self.arguments["predictor"])',
+        'self.arguments["predictor"]',
+        f"{WHOLE} -k 'users_is_left_alone or own'",
+    ),
+    "tables that are withdrawn": Removal(
+        "dgl_dmns/samplers/transaction.py",
+        "one.table.withdraw(version)",
+        "pass",
+        f"{WHOLE} -k 'swapped_together or no_trace'",
+    ),
+    "relations that are withdrawn": Removal(
+        "dgl_dmns/samplers/transaction.py",
+        "one.__dict__.update(parts)",
+        "pass",
+        f"{WHOLE} -k 'swapped_together'",
+    ),
+    "refreshes that stand": Removal(
+        "dgl_dmns/samplers/refreshing.py",
+        "if self.version == version and self._task is None:",
+        "if True:",
+        f"{WHOLE} -k after_the_swap",
+    ),
+    "a refresh that stands is not repeated": Removal(
+        "dgl_dmns/samplers/refreshing.py",
+        "                        cadence.done(self.report.seconds)\n",
+        "                        pass\n",
+        f"{WHOLE} -k not_repeated",
+    ),
+    "whose records they are": Removal(
+        "dgl_dmns/diagnostics/monitor.py",
+        "if given != own:",
+        "if False:",
+        f"{MONITOR} -k another_sampler_or_graph",
+    ),
+    "the count of what is handed out": Removal(
+        "dgl_dmns/core/table.py",
+        "            if self.version == version:\n                self.drawn[version % 2] += "
+        "rows.numel()\n                return ids.long()",
+        "            if self.version == version:\n                return ids.long()",
+        f"{MONITOR} -k handed_out",
+    ),
+    "negatives that are used up": Removal(
+        "dgl_dmns/diagnostics/signs.py",
+        "if not left < limits.used_up:",
+        "if True:",
+        f"{MONITOR} -k used_up",
+    ),
+    "a layer that scores edges": Removal(
+        "dgl_dmns/samplers/scoring.py",
+        "        if changed:\n",
+        "        if False:\n",
+        f"{SCORING} -k is_noticed",
+    ),
+    "layers that embeddings pass through": Removal(
+        "dgl_dmns/samplers/scoring.py",
+        " if layer not in called]",
+        "]",
+        f"{SCORING} -k pass_through",
+    ),
+    "scores that tell nothing": Removal(
+        "dgl_dmns/samplers/scoring.py",
+        "if self._low[etype] == _IN_A_ROW:",
+        "if False:",
+        f"{SCORING} -k never_tell",
+    ),
+    "room before relations are built": Removal(
+        "dgl_dmns/samplers/stateful.py",
+        "groups = groups_with_room(resources, settings.groups, g, held)",
+        "groups = settings.groups",
+        "tests/samplers/test_resources.py -k said_before",
     ),
     "the random state in checkpoints": Removal(
         "dgl_dmns/samplers/relation.py",

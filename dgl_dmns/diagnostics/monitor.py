@@ -20,7 +20,9 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from dgl_dmns.core.engine import RefreshReport
-from dgl_dmns.diagnostics.observation import observe
+from dgl_dmns.core.snapshot import Snapshot
+from dgl_dmns.diagnostics.measures import percentiles
+from dgl_dmns.diagnostics.observation import Observation, observe
 from dgl_dmns.diagnostics.signs import NegativesWarning, Sign, Thresholds, signs
 from dgl_dmns.diagnostics.statistics import HeldOut, summarise
 from dgl_dmns.diagnostics.writers import TensorBoard, line_of, write_table
@@ -49,6 +51,9 @@ class Monitor:
       replaced it, the mean of 1 minus the cosine over nodes;
     - ``handed_out``: how many times each candidate of the last table was handed out, on average,
       until this refresh replaced it; NaN at the first one, and for a sampler of chains;
+    - ``end_percentile``: ``percentile`` of the last table's negatives by the embeddings of this
+      refresh, that is, at the end of their time; below 0.5, uniform negatives would have taught
+      more; NaN likewise;
     - ``refresh_seconds``, ``embed_seconds``, ``fit_seconds``, ``table_seconds``: cost of it;
     - ``table_mib``: memory of the table and the known edges; ``process_mib``: the most that the
       process has had so far.
@@ -156,7 +161,7 @@ class Monitor:
             "fallback": one.table.fallback,
             "fit_loss": float("nan") if one.fit is None else one.fit.loss,
             "staleness": staleness[etype[2]],
-            "handed_out": self._handed_out(etype, report.version),
+            **self._last_table(etype, report.version, h, seen),
             "refresh_seconds": report.seconds,
             **{f"{part}_seconds": value for part, value in report.seconds_by_part.items()},
             "table_mib": _mebibytes(self.sampler.relation(etype)),
@@ -164,10 +169,22 @@ class Monitor:
         }
         return rows.assign(**extra)
 
-    def _handed_out(self, etype: tuple[str, str, str], version: int) -> float:
+    def _last_table(
+        self, etype: tuple[str, str, str], version: int, h: dict[str, Tensor], seen: Observation
+    ) -> dict[str, float]:
+        """How far the table that this refresh has replaced was used, and used up."""
         if version < 2 or not self.sampler.rebuilds_rows:
-            return float("nan")
-        return self.sampler.relation(etype).table.handed_out(version - 1)
+            return {"handed_out": float("nan"), "end_percentile": float("nan")}
+        relation = self.sampler.relation(etype)
+        # The last table stands in the hidden buffer until the next refresh.
+        last = relation.table.hidden().ids[seen.query].flatten(1).long()
+        ends = h[etype[0]], h[etype[2]]
+        snapshot = Snapshot.take(*ends, relation.known, relation.frozen().scorer, None)
+        score = snapshot.scores(seen.query.unsqueeze(1), last).squeeze(1)
+        return {
+            "handed_out": relation.table.handed_out(version - 1),
+            "end_percentile": float(percentiles(score, seen.random_score).double().mean()),
+        }
 
     def _staleness(self, h: dict[str, Tensor]) -> dict[str, float]:
         last, self._last = self._last, {ntype: part.clone() for ntype, part in h.items()}

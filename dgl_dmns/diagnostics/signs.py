@@ -2,8 +2,10 @@
 
 The paper names four ways in which negatives fail: hardness that comes too early makes training
 diverge, hardness that is misaligned leaves it on a plateau, a condition that is not learned gives
-negatives no better than uniform ones, and a collapse repeats a few hubs. `signs` looks for them in
-what a `Monitor` has recorded. They are rules of thumb: `Thresholds` holds every number they use.
+negatives no better than uniform ones, and a collapse repeats a few hubs. A table of ready
+candidates adds two: they are handed out again and again, or used up, so that at the end of their
+time they score below random nodes and teach less than those. `signs` looks for all of them in what
+a `Monitor` has recorded. They are rules of thumb: `Thresholds` holds the numbers they use.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ class Sign:
     """One failure sign.
 
     Args:
-        name: ``"diverging"``, ``"plateau"``, ``"not learned"`` or ``"hubs"``.
+        name: ``"diverging"``, ``"plateau"``, ``"not learned"``, ``"hubs"``, ``"repeated"`` or
+            ``"used up"``.
         refresh: the refresh at which it was seen.
         message: what was seen, and a remedy.
     """
@@ -52,9 +55,14 @@ class Thresholds:
         learned: percentile of positives below which the encoder knows too little to judge that.
         uneven: excess of the Gini index over that of uniform draws that counts as a collapse.
         hub_share: share of the draws that the top hundredth of nodes takes in a collapse.
+        repeats: times that each candidate is handed out, on average, before the next table, above
+            which negatives count as repeated.
+        used_up: percentile at the end of a table's time below which its negatives count as used up;
+            0.5 is that of uniform ones.
 
     Raises:
-        ValueError: for a count below 1, or a share outside (0, 1).
+        ValueError: for a count below 1, a share outside (0, 1), or ``repeats`` that are not
+            positive.
     """
 
     warmup: int = 5
@@ -66,12 +74,17 @@ class Thresholds:
     learned: float = 0.7
     uneven: float = 0.4
     hub_share: float = 0.2
+    repeats: float = 2.0
+    used_up: float = 0.45
 
     def __post_init__(self) -> None:
         for name in ("warmup", "window"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected at least 1 refresh, got {getattr(self, name)}")
-        for name in ("gain", "fall", "hard", "easy", "learned", "uneven", "hub_share"):
+        if not self.repeats > 0:
+            raise ValueError(f"repeats: expected a positive number, got {self.repeats}")
+        shares = ("gain", "fall", "hard", "easy", "learned", "uneven", "hub_share", "used_up")
+        for name in shares:
             if not 0.0 < getattr(self, name) < 1.0:
                 raise ValueError(
                     f"{name}: expected a number between 0 and 1, got {getattr(self, name)}"
@@ -108,6 +121,8 @@ def signs(
         found["plateau"] = _plateau(auc if watched is None else watched, now, limits)
         found["not learned"] = _not_learned(auc[-1], now, limits)
         found["hubs"] = _hubs(now["all"], limits)
+        found["repeated"] = _repeated(now["all"], limits)
+        found["used up"] = _used_up(now["all"], limits)
     return [Sign(name, last, message) for name, message in found.items() if message]
 
 
@@ -185,6 +200,29 @@ def _hubs(negatives: Mapping[str, Any], limits: Thresholds) -> str:
         f"of uniform draws {negatives['gini_uniform']:.2f}). Raise uniform_share, lower lam, or "
         "take a smaller pool; with an inner product, nodes with long embeddings win for every "
         "query: normalise them or use weight decay"
+    )
+
+
+def _repeated(negatives: Mapping[str, Any], limits: Thresholds) -> str:
+    times = negatives.get("handed_out", math.nan)
+    if not times > limits.repeats:
+        return ""
+    more = math.ceil(times / limits.repeats)
+    return (
+        f"the same negatives come again and again: each candidate was handed out {times:.1f} times "
+        f"before the next table. Hold {more} times as many (groups=), or refresh {more} times as "
+        "often (every= of attach)"
+    )
+
+
+def _used_up(negatives: Mapping[str, Any], limits: Thresholds) -> str:
+    left = negatives.get("end_percentile", math.nan)
+    if not left < limits.used_up:
+        return ""
+    return (
+        f"negatives are used up before the next table: at the end of their time they scored above "
+        f"{left:.0%} of random nodes, so that uniform negatives would have taught more. Refresh "
+        "more often, hold more candidates (groups=), or raise uniform_share"
     )
 
 

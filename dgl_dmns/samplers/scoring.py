@@ -30,10 +30,10 @@ from dgl_dmns.samplers.relation import Relation
 
 __all__ = ["ScoringCheck", "edge_auc"]
 
-_EDGES = 400  # known edges that are looked at, and as many random nodes
+_EDGES = 256  # known edges that are looked at, and as many random nodes
 _REFRESHES = 10  # before scores are judged
 _IN_A_ROW = 3  # refreshes with scores that tell nothing, before that is said
-_AUC = 0.55  # of scores that tell nothing
+_AUC, _TELLS = 0.55, 0.6  # of scores that tell nothing, and of those that tell enough
 _EXAMPLE = (
     "scorer=lambda h_v, h_u: mlp(torch.cat(torch.broadcast_tensors(h_v, h_u), -1)).squeeze(-1), "
     "logits before any sigmoid"
@@ -56,6 +56,7 @@ class ScoringCheck:
         self.given = given
         self._before: list[tuple[Tensor, Tensor]] = []  # parameters, and what they were
         self._low: dict[EdgeType, int] = {}  # refreshes in a row
+        self._told: set[EdgeType] = set()  # whose scores have told edges once
 
     @contextmanager
     def watching(self, encoder: Any, optimizers: Iterable[torch.optim.Optimizer]) -> Iterator[None]:
@@ -95,9 +96,14 @@ class ScoringCheck:
         if not self._scores_open or version < _REFRESHES:
             return
         for one in relations:
-            etype, scorer = one.etype, one.frozen().scorer
+            etype = one.etype
+            if etype in self._told:
+                continue
+            scorer = one.frozen().scorer
             made = Snapshot.take(h[etype[0]], h[etype[2]], one.known, scorer, None)
             auc = edge_auc(made, seed=version)
+            if auc >= _TELLS:
+                self._told.add(etype)
             self._low[etype] = self._low.get(etype, 0) + 1 if auc < _AUC else 0
             if self._low[etype] == _IN_A_ROW:
                 self._scores_open = False

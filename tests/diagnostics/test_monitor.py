@@ -8,9 +8,16 @@ import pytest
 import torch
 from graphs import communities
 
-from dgl_dmns import DMNSSampler, DynamicSampler, SelfAdversarialSampler, UniformSampler
+from dgl_dmns import (
+    DMNSSampler,
+    DynamicSampler,
+    MCNSSampler,
+    SelfAdversarialSampler,
+    UniformSampler,
+)
 from dgl_dmns.core import FiLMPredictor
 from dgl_dmns.diagnostics import Monitor, NegativesWarning, Thresholds, signs
+from dgl_dmns.losses import bce_loss
 
 G, H, HELD_OUT = communities()
 
@@ -167,6 +174,28 @@ def test_going_on_in_another_process():
     assert repr(resumed).endswith("records=2, signs=0)")
 
 
+def test_records_of_another_sampler_or_graph_are_refused():
+    sampler, monitor = watched()
+    sampler.refresh()
+    state = monitor.state_dict()
+    other_graph = dgl.graph(G.edges(), num_nodes=G.num_nodes() + 1)
+    for other in (
+        DynamicSampler(G, lambda: H, k=3),
+        DMNSSampler(other_graph, lambda: H, k=3),
+        DMNSSampler(dgl.remove_edges(G, [0]), lambda: H, k=3),
+    ):
+        resumed = Monitor(other)
+        with pytest.raises(
+            ValueError, match="^state: expected the records of a monitor of"
+        ) as said:
+            resumed.load_state_dict(state)
+        assert "\n" not in str(said.value)
+        assert not len(resumed.frame())
+    del state["of"]
+    with pytest.raises(ValueError, match="got those of None"):
+        monitor.load_state_dict(state)
+
+
 def test_arguments():
     with pytest.raises(TypeError, match="expected one that is refreshed, got UniformSampler"):
         Monitor(UniformSampler(G, k=2))
@@ -245,9 +274,68 @@ def test_collapse_onto_hubs():
     assert "normalise them" in found["hubs"].message
 
 
+def trained(passes, refreshes=3, kind=DynamicSampler, **arguments):
+    """A monitor of a training of free vectors, a refresh after each so many passes over edges."""
+    torch.manual_seed(0)
+    h = torch.nn.Parameter(0.5 * torch.randn(H.shape))
+    optimizer = torch.optim.Adam([h], lr=0.05)
+    sampler, monitor = watched(lambda: h, kind, EARLY, groups=2, **arguments)
+    src, dst = G.edges()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NegativesWarning)
+        sampler.refresh()
+        for _ in range(refreshes):
+            for _ in range(passes):
+                u, v = sampler(G, torch.arange(G.num_edges()))
+                loss = bce_loss((h[src] * h[dst]).sum(-1), (h[u] * h[v]).sum(-1).view(len(src), -1))
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+            sampler.refresh()
+    rows = monitor.frame().query("level == 'all'").set_index("refresh")
+    return sampler, rows, {sign.name: sign for sign in monitor.found}
+
+
+def test_how_often_candidates_are_handed_out():
+    sampler, rows, _ = trained(3, 2)
+    assert rows["handed_out"].isna().tolist() == [True, False, False]
+    times = 3 * G.num_edges() / (2 * G.num_nodes())
+    assert rows["handed_out"].tolist()[1:] == pytest.approx([times, times])
+    sampler(G, torch.arange(10))
+    sampler.draw(torch.arange(4))
+    assert sampler.table.handed_out(sampler.version) == 14 / (2 * G.num_nodes())
+    copied = pickle.loads(pickle.dumps(sampler))
+    assert copied.table.handed_out(sampler.version) == 14 / (2 * G.num_nodes())
+    assert "drawn" not in sampler.table.state_dict()
+
+
+def test_candidates_that_come_again_and_again_are_used_up():
+    _, rows, found = trained(30)
+    assert rows["handed_out"].iloc[-1] > 60
+    assert rows["end_percentile"].iloc[-1] < 0.4
+    assert "groups=" in found["repeated"].message
+    assert f"{rows['handed_out'].iloc[-1]:.1f} times" in found["repeated"].message
+    assert "every= of attach" in found["repeated"].message
+    assert "uniform negatives would have taught more" in found["used up"].message
+
+
+def test_candidates_that_are_replaced_in_time_are_not():
+    _, rows, found = trained(1, 8)
+    assert (rows["end_percentile"].iloc[1:] > 0.5).all()
+    assert "used up" not in found
+
+
+def test_chains_are_not_handed_out_again():
+    _, rows, found = trained(2, 3, MCNSSampler)
+    assert rows["handed_out"].isna().all()
+    assert rows["end_percentile"].isna().all()
+    assert not {"repeated", "used up"} & found.keys()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ({"repeats": 0.0}, "repeats: expected a positive number, got 0"),
         ({"warmup": 0}, "warmup: expected at least 1 refresh, got 0"),
         ({"window": 0}, "window: expected at least 1 refresh, got 0"),
         ({"hard": 1.5}, "hard: expected a number between 0 and 1, got 1.5"),

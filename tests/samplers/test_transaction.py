@@ -28,6 +28,7 @@ from dgl_dmns import (
 from dgl_dmns.core.predictor import FiLMPredictor
 from dgl_dmns.core.rules import Density, Gate, Nearest
 from dgl_dmns.core.table import CandidateTable
+from dgl_dmns.samplers import refreshing
 
 NODES = 40
 SMALL: dict[str, Any] = {
@@ -314,6 +315,17 @@ def test_what_is_observed_beside_a_refresh_that_fails_is_kept() -> None:
     wanted[3], wanted[4], wanted[5] = 2.0, 4.0, 4.0
     assert torch.equal(sampler._observed.h["_N"], wanted)
     assert sampler.embedding_age()[[3, 4, 5, 6]].tolist() == [1, 0, 0, 2]
+
+
+def test_an_interrupt_after_the_swap_leaves_the_refresh_in_use() -> None:
+    g = graph()
+    sampler, plain = MAKE["blend"](g, embeddings), MAKE["blend"](g, embeddings)
+    sampler.refresh()
+    plain.refresh()
+    with breaking(refreshing, "swap", KeyboardInterrupt()), pytest.raises(KeyboardInterrupt):
+        sampler.refresh()
+    plain.refresh()
+    assert same(sampler.state_dict(), plain.state_dict())
 
 
 def test_a_predictor_of_the_users_is_left_alone() -> None:
