@@ -349,8 +349,8 @@ REMOVALS = {
     ),
     "a failed refresh is tried again": Removal(
         "dgl_dmns/samplers/refreshing.py",
-        "cadence.done(self.refresh().seconds)\n            elif",
-        "cadence.done(0.0)\n                self.refresh()\n            elif",
+        "cadence.done(self.refresh().seconds)\n                except",
+        "cadence.done(0.0)\n                    self.refresh()\n                except",
         "tests/samplers/test_conformance.py -k 'tried_again and dmns'",
     ),
     "random states after a failed refresh": Removal(

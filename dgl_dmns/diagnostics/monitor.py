@@ -26,7 +26,6 @@ from dgl_dmns.diagnostics.observation import Observation, observe
 from dgl_dmns.diagnostics.signs import NegativesWarning, Sign, Thresholds, signs
 from dgl_dmns.diagnostics.statistics import HeldOut, summarise
 from dgl_dmns.diagnostics.writers import TensorBoard, line_of, write_table
-from dgl_dmns.evaluate.fixed import graph_fingerprint
 from dgl_dmns.messages import warn
 
 if TYPE_CHECKING:
@@ -287,7 +286,7 @@ class Monitor:
     def _identity(self) -> str:
         """The sampler's class, its edge types and the edges of each, in words."""
         parts = [
-            f"{':'.join(etype)} ({graph_fingerprint(known)})"
+            f"{':'.join(etype)} ({known.fingerprint()})"
             for etype, known in self.sampler.known_by_type.items()
         ]
         return f"{type(self.sampler).__name__}: {', '.join(parts)}"

@@ -9,7 +9,6 @@ and says why where that is known.
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +22,7 @@ from dgl_dmns._versions import versions
 from dgl_dmns.core.generator import DiffusionGenerator
 from dgl_dmns.core.predictor import AffineNoisePredictor
 from dgl_dmns.diagnostics import Monitor, Observation, QueryView, observe, view_query
+from dgl_dmns.messages import warn
 
 __all__ = ["Run", "one_line", "save_run"]
 
@@ -207,7 +207,7 @@ def _save_look(file: Path, look: Callable[[], Observation | QueryView]) -> str:
     try:
         seen = look()
     except Exception as error:
-        warnings.warn(f"{file} is left out: {one_line(error)}", stacklevel=4)
+        warn(f"{file} is left out: {one_line(error)}")
         return one_line(error)
     seen.save(file)
     return ""
