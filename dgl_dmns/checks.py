@@ -64,13 +64,13 @@ def check_ids(
     check_tensor(name, ids, what)
     if ids.dtype == torch.bool:
         raise TypeError(
-            f"{name}: expected {what}, got a mask ({ids.dtype}, shape {tuple(ids.shape)}); write "
-            f"{name}.nonzero().squeeze(1)"
+            f"{name}: expected {what}, got {ids.dtype} of shape {tuple(ids.shape)}; for a mask, "
+            "pass mask.nonzero().squeeze(1)"
         )
     if ids.dtype not in (torch.int64, torch.int32):
         whole = not (ids.is_floating_point() or ids.is_complex())
         instead = (
-            f"a mask becomes ids by {name}.nonzero().squeeze(1), ids by {name}.to(torch.int64)"
+            f"for a mask, pass mask.nonzero().squeeze(1), for ids {name}.to(torch.int64)"
             if whole
             else "ids are whole numbers; look where the fractions come from"
         )

@@ -27,9 +27,9 @@ to ``s = log p - log uniform + const(v)``. There are three ways to use it:
   negatives this is the full softmax over all nodes.
 
 One side alone, other than in the last of these ways, leaves a shift, which the losses say once. Not
-under `softmax_loss`: the log ratio of self-adversarial negatives. It is their logit up to a constant
-of the query, so that nothing is left to push down, and training diverges; calibrate them under
-`bce_loss`, or not at all.
+under `softmax_loss`: the log ratio of self-adversarial negatives. It is their logit, but for a
+constant of the query, so that nothing is left to push down, and training diverges; calibrate them
+under `bce_loss`, or not at all.
 
 `multilevel_loss` is the paper's own loss for latent negatives (DMNS, equations 10 and 11). Log
 ratios are constants: no gradient flows through them. Everything here is plain torch.

@@ -34,8 +34,9 @@ class Cadence:
                 f"every, share: expected one of them, got every={every} and share={share}; steps "
                 "make runs repeatable, a share bounds the time"
             )
-        if every is not None:
-            every = as_integer("every", every, 1, "optimizer steps between refreshes")
+        every = None if every is None else as_integer("every", every)
+        if every is not None and every < 1:
+            raise ValueError(f"every: expected at least 1 optimizer step, got {every}")
         if share is not None and not 0 < as_number("share", share) < 1:
             raise ValueError(
                 f"share: expected a share of the time between 0 and 1, got {share}; 0.1 is a good "

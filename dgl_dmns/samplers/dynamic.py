@@ -91,8 +91,8 @@ class SelfAdversarialSampler(RefreshingSampler):
     Source: Sun et al., "RotatE", ICLR 2019. There, the softmax weighs the loss terms of uniform
     negatives; here it is the distribution that negatives are drawn from, without
     replacement within a group, and its log ratio is kept for a calibrated `bce_loss` (`log_ratio`).
-    Do not calibrate `softmax_loss` by it: the ratio is the score itself up to a constant of the query,
-    so that nothing is left to push down, and training diverges.
+    Do not calibrate `softmax_loss` by it: the ratio is the score itself, but for a constant of the
+    query, so that nothing is left to push down, and training diverges.
 
     Args:
         g: the training graph; its edges are the known positives. Several node and edge types:

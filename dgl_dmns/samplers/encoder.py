@@ -60,9 +60,13 @@ def check_encoder(encoder: Any, g: Any, feat: str) -> None:
             "encoder: expected an nn.Module or a callable that returns embeddings [N, D], got "
             f"{type(encoder).__name__}"
         )
-    _check_signature(encoder)
-    if not isinstance(encoder, nn.Module):
-        return
+    if isinstance(encoder, nn.Module):
+        _check_features(g, feat)
+    _check_signature(encoder, g, feat)
+
+
+def _check_features(g: Any, feat: str) -> None:
+    """Refuse a graph with a node type that has no feature of that name."""
     if is_homogeneous(g):
         if feat not in g.ndata:
             raise ValueError(
@@ -206,7 +210,7 @@ def _call_of(encoder: Encoder, feat: str, g: Any) -> str:
     return "encoder(g)" if _takes_argument(encoder) else "encoder()"
 
 
-def _check_signature(encoder: Encoder) -> None:
+def _check_signature(encoder: Encoder, g: Any, feat: str) -> None:
     """Refuse an encoder that is certain not to take the arguments that it is called with."""
     function: Any = unwrapped(encoder)
     module = isinstance(function, nn.Module)
@@ -222,9 +226,9 @@ def _check_signature(encoder: Encoder) -> None:
     try:
         signature.bind(*range(count))
     except TypeError as error:
-        how = "encoder(g, g.ndata[feat])" if module else f"encoder({'g' * count})"
+        takes = ", ".join(signature.parameters)
         raise TypeError(
-            f"encoder: called as {how}, but it takes ({', '.join(signature.parameters)}): {error}; "
+            f"encoder: called as {_call_of(encoder, feat, g)}, but it takes ({takes}): {error}; "
             "pass a callable that returns the embeddings of all nodes, for example lambda: "
             "model.inference(g, x)"
         ) from None

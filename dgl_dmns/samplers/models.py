@@ -39,14 +39,13 @@ class Models:
         learning_rate: float,
         **arguments: Any,
     ) -> None:
-        learning_rate = as_number("learning_rate", learning_rate)
-        if not learning_rate > 0:
+        if not as_number("learning_rate", learning_rate) > 0:
             raise ValueError(
                 f"learning_rate: expected a positive rate of the diffusion model, got "
                 f"{learning_rate}; 0.01 and 0.003 are good starts"
             )
         self.make: Callable[..., DiffusionGenerator] = DiffusionGenerator
-        self.arguments = {"learning_rate": learning_rate, **arguments}
+        self.arguments = {"learning_rate": float(learning_rate), **arguments}
 
     def of(self, relation: Relation, width: int) -> DiffusionGenerator:
         """The model of an edge type, made where there is none yet.

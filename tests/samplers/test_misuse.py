@@ -108,7 +108,7 @@ ADVICE = r"lambda: model\.inference\(g, x\)"
 @pytest.mark.parametrize(
     ("encoder", "message"),
     [
-        (Pairs(), r"^encoder: called as encoder\(g, g\.ndata\[feat\]\), .*neg_graph, blocks, x"),
+        (Pairs(), r"^encoder: called as encoder\(g, g\.ndata\['feat'\]\), .*neg_graph, blocks, x"),
         (Blocks().inference, r"^encoder: called as encoder\(g\), .*\(g, x\): "),
         (partial(Blocks().inference), r"^encoder: called as encoder\(g\), "),
         (nn.Bilinear(2, 2, 2).__call__, None),

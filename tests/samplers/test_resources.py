@@ -340,11 +340,12 @@ def test_bad_observations_are_refused(g: Any) -> None:
     for ids, h, message in (
         (torch.tensor([0, 1]), torch.ones(1, 8), r"embeddings \[B, 8\].*got \(2,\)"),
         (torch.tensor([0]), torch.ones(1, 7), r"and \(1, 7\)"),
-        (torch.tensor([0.0]), torch.ones(1, 8), "of torch.float32"),
         (torch.tensor([NODES]), torch.ones(1, 8), r"in 0 \.\. 299, got 300.*dgl.NID"),
     ):
         with pytest.raises(ValueError, match=message):
             sampler.observe(ids, h)
+    with pytest.raises(TypeError, match="node_ids: .*torch.float32"):
+        sampler.observe(torch.tensor([0.0]), torch.ones(1, 8))
     sampler.observe(torch.tensor([0]), torch.full((1, 8), float("nan")))
     with pytest.raises(ValueError, match="NaN or infinity in 1 of 300 rows"):
         sampler.refresh()
