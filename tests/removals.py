@@ -129,8 +129,8 @@ REMOVALS = {
     ),
     "signatures of encoders": Removal(
         "dgl_dmns/samplers/encoder.py",
-        "_check_signature(encoder)\n    if",
-        "if",
+        "_check_features(g, feat)\n    _check_signature(encoder, g, feat)",
+        "_check_features(g, feat)",
         f"{MISUSE} -k signatures",
     ),
     "how an encoder was called": Removal(
