@@ -119,7 +119,7 @@ REMOVALS = {
         "dgl_dmns/messages.py",
         "warnings.warn(message, category, stacklevel=_level())",
         "warnings.warn(message, category, stacklevel=2)",
-        f"{CHECKS} -k users_line",
+        f"{MISUSE} -k some_hundred",
     ),
     "a word about no refresh": Removal(
         "dgl_dmns/samplers/lookup.py",
