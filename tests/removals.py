@@ -183,7 +183,7 @@ REMOVALS = {
         "dgl_dmns/messages.py",
         "warnings.warn(message, category, stacklevel=_level())",
         "warnings.warn(message, category, stacklevel=2)",
-        f"{CHECKS} -k users_line",
+        f"{MISUSE} -k some_hundred",
     ),
     "a word about no refresh": Removal(
         "dgl_dmns/samplers/lookup.py",
@@ -193,8 +193,8 @@ REMOVALS = {
     ),
     "signatures of encoders": Removal(
         "dgl_dmns/samplers/encoder.py",
-        "_check_signature(encoder)\n    if",
-        "if",
+        "_check_features(g, feat)\n    _check_signature(encoder, g, feat)",
+        "_check_features(g, feat)",
         f"{MISUSE} -k signatures",
     ),
     "how an encoder was called": Removal(
