@@ -86,7 +86,7 @@ def bce_loss(
 
     >>> neg = torch.tensor([[0.0, 1.0]])
     >>> ratio = torch.tensor([[0.0, 1.0]])  # the second was drawn e times as often as uniformly
-    >>> round(bce_loss(torch.zeros(1), neg, ratio).item(), 4) == round(math.log(2), 4)
+    >>> round(bce_loss(torch.zeros(1), neg, log_ratio=ratio).item(), 4) == round(math.log(2), 4)
     True
     """
     pos, neg = _calibrated("bce_loss", pos, neg, log_ratio, pos_log_ratio)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import operator
 from typing import Any
+
+from dgl_dmns.checks import as_integer
 
 __all__ = ["fit_seed"]
 
@@ -29,12 +30,7 @@ def fit_seed(seed: Any, *places: int, bits: int = 63) -> int:
     >>> fit_seed(7), fit_seed(7, 1) == fit_seed(8, 1), fit_seed(1 << 70) < 1 << 63
     (7, False, True)
     """
-    try:
-        number = operator.index(seed)
-    except TypeError:
-        number = None
-    if number is None or isinstance(seed, bool):
-        raise TypeError(f"seed: expected a whole number, got {seed!r}")
+    number = as_integer("seed", seed)
     if not places and 0 <= number < 1 << bits:
         return number
     text = ",".join(str(int(part)) for part in (number, *places))

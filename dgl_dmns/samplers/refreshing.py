@@ -135,6 +135,7 @@ class RefreshingSampler(FillingSampler):
 
     # ---- refresh ----------------------------------------------------------------------------
 
+    @about
     @outside_inference_mode
     @shielded
     def refresh(

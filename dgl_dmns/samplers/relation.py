@@ -120,7 +120,8 @@ class Relation:
         return self._with(
             model=copy.deepcopy(self.model),
             adversary=copy.deepcopy(self.adversary),
-            scorer=_frozen(self.scorer),
+            # From a thread, the modes of live modules are left alone: the training uses them.
+            scorer=_frozen(self.scorer) if reseeded else _in_eval_mode(_frozen(self.scorer)),
             random=random,
         )
 

@@ -33,8 +33,8 @@ def test_two_sizes_give_files_ratios_and_an_exponent(tmp_path, capsys):
         assert share == pytest.approx(float(row["refresh later"]) / own)
         parts = sum(float(row[f"refresh {part}"]) for part in ("embed", "fit", "table"))
         assert parts == pytest.approx(float(row["refresh later"]), rel=0.2)
-        # ids, log ratios and levels of two buffers with 8 groups of 2, and two counters
-        table = 2 * 8 * 2 * (4 + 2 + 1) * int(row["nodes"]) + 16
+        # ids, log ratios and levels of two buffers with 8 groups of 2, and four counters
+        table = 2 * 8 * 2 * (4 + 2 + 1) * int(row["nodes"]) + 32
         assert float(row["table MB"]) == pytest.approx(table / 1e6)
     text = (tmp_path / "results.md").read_text(encoding="utf-8")
     assert "exponent in N of" in text

@@ -285,5 +285,5 @@ def test_any_whole_number_is_a_seed(seed: Any) -> None:
         sampler = kind(G, encoder, 2, seed=seed, **FITTED)
         sampler.refresh()
     assert type(sampler.seed) is int
-    with pytest.raises(TypeError, match=r"seed: expected a whole number, got 1\.5"):
+    with pytest.raises(TypeError, match=r"seed: expected an integer, got 1\.5"):
         DMNSSampler(G, encoder, 2, seed=1.5)

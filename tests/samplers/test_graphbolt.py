@@ -221,8 +221,10 @@ def test_log_ratio_of_a_minibatch_with_corrupted_sources() -> None:
     g = graph()
     sampler = dmns(g, rule=Density())
     src, dst = (ends[:5] for ends in g.edges())
-    minibatch = gb.MiniBatch(node_pairs=(src, dst), negative_srcs=src.view(-1, 1).repeat(1, 2))
-    pair = src.repeat_interleave(2), dst.repeat_interleave(2)
+    known = sampler.known.contains(torch.arange(g.num_nodes()), dst.view(-1, 1))
+    corrupted = known.int().argsort(dim=1, stable=True)[:, :2]  # that are linked to none of them
+    minibatch = gb.MiniBatch(node_pairs=(src, dst), negative_srcs=corrupted)
+    pair = corrupted.flatten(), dst.repeat_interleave(2)
     assert torch.equal(sampler.log_ratio(minibatch), sampler.log_ratio(pair))
 
 

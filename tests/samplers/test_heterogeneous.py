@@ -332,8 +332,8 @@ def test_a_type_does_not_depend_on_what_else_is_held() -> None:
 def test_a_table_takes_the_memory_that_is_said() -> None:
     table = make(k=3, groups=4).relation("buys").table
     assert (
-        sum(b.numel() * b.element_size() for b in table.buffers()) == 14 * 4 * 3 * 12 + 16
-    )  # two counters
+        sum(b.numel() * b.element_size() for b in table.buffers()) == 14 * 4 * 3 * 12 + 32
+    )  # four counters
 
 
 @pytest.mark.parametrize(
