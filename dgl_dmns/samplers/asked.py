@@ -77,21 +77,19 @@ class Asked:
     def for_ratios(
         self, sampler: str, relation: Relation, pairs: tuple[Tensor, Tensor], total: int
     ) -> None:
-        """Judge pairs that stand in no table, out of ``total`` whose log ratio was asked for.
-
-        Raises:
-            ValueError: if most are known edges, which are no negatives.
-        """
+        """Judge pairs that stand in no table, out of ``total`` whose log ratio was asked for."""
         src, dst = pairs
         known = relation.known
         free = known.degrees()[src] < known.num_dst - 1  # others get what is no true negative
         edges = int((known.contains(src, dst) & (src != dst) & free).sum())
         if 2 * edges > total:
-            raise ValueError(
-                f"negatives: {edges} of {total} pairs are known edges (edge type "
-                f"{relation.etype[1]!r}), so that these are positives; pass the negative graph, "
-                "and the positive one to positive_log_ratio()"
+            self._say(
+                "edges",
+                f"{sampler}: {edges} of {total} pairs handed to log_ratio are known edges (edge "
+                f"type {relation.etype[1]!r}), whose ratio is not looked up: 0; pass the negative "
+                "graph, and the positive one to positive_log_ratio()",
             )
+            return
         if not relation.table.version or src.numel() <= _STRANGE * total:
             return
         self._unfound += 1  # each batch drawn before the first refresh may be asked for twice

@@ -148,13 +148,12 @@ class TableSampler(NegativeSampler):
             a dict, a dict of those by canonical edge type (by the keys of a minibatch), with every
             edge type that is held and in ``negatives``. They belong to the table's live version or
             the one before; 0 for pairs that stand in neither, which is right for those drawn before
-            the first refresh. Where it is not, as for another sampler's negatives, a warning says
-            so, once.
+            the first refresh. Where it is not, as for another sampler's negatives or the positive
+            graph, a warning says so, once.
 
         Raises:
             ValueError: if the rule's distribution is not tractable, no table is held for an edge
-                type that has negatives, a minibatch has none yet, ids are out of range, or most
-                pairs are known edges: those of the positive graph.
+                type that has negatives, a minibatch has none yet, or ids are out of range.
             TypeError: if ``negatives`` is none of these, or ids are no integers.
         """
         if not self.rule.tractable:
