@@ -26,6 +26,9 @@ to ``s = log p - log uniform + const(v)``. There are three ways to use it:
 - `softmax_loss` with ``log_ratio`` and ``num_nodes``, where the positive needs no ratio: with many
   negatives this is the full softmax over all nodes.
 
+`shared_softmax_loss` compares each positive with the negatives of the whole batch. It takes
+embeddings in place of logits; ``negatives.loss(...)`` of a sampler calls it.
+
 `multilevel_loss` is the paper's own loss for latent negatives (DMNS, equations 10 and 11). Log
 ratios are constants: no gradient flows through them. Everything here is plain torch.
 """
@@ -40,7 +43,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, logsigmoid
 
-__all__ = ["bce_loss", "bpr_loss", "multilevel_loss", "softmax_loss"]
+from dgl_dmns.shared_softmax import shared_softmax_loss
+
+__all__ = ["bce_loss", "bpr_loss", "multilevel_loss", "shared_softmax_loss", "softmax_loss"]
 
 
 def bce_loss(

@@ -20,6 +20,7 @@ from torch.utils.data import get_worker_info
 
 from dgl_dmns._compat import is_distributed, require_dgl
 from dgl_dmns.core.known import KnownEdges
+from dgl_dmns.samplers.shared_loss import SharedLoss
 from dgl_dmns.samplers.streams import Stream
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def check_k(k: int) -> int:
     return k
 
 
-class NegativeSampler(_Base):  # type: ignore[misc]
+class NegativeSampler(SharedLoss, _Base):  # type: ignore[misc]
     """Base of all samplers here: k negatives for the source of every edge.
 
     A subclass implements `negatives`. Call `for_queries` to get negatives for query nodes instead

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from dgl_dmns.core.known import KnownEdges
+from dgl_dmns.core.mixture import FilteredDraws
 from dgl_dmns.samplers.base import EdgeType, FilteredSampler, edges_of
 
 __all__ = ["PopularitySampler"]
@@ -46,6 +47,7 @@ class PopularitySampler(FilteredSampler):
         super().__init__(g, k)
         self.exponent = float(exponent)
         self._cumulative: dict[EdgeType, Tensor] = {}
+        self._positive: dict[EdgeType, int] = {}
         for etype in g.canonical_etypes:
             destinations = edges_of(g, etype)[1]
             degree = torch.bincount(destinations, minlength=int(g.num_nodes(etype[2]))).double()
@@ -53,7 +55,11 @@ class PopularitySampler(FilteredSampler):
             largest = float(degree.max()) if degree.numel() else 1.0
             weight = (degree / max(1.0, largest)).pow(self.exponent)
             weight[degree == 0] = 0.0
-            self._cumulative[etype] = weight.cumsum(0).share_memory_()
+            cumulative = weight.cumsum(0)
+            self._cumulative[etype] = cumulative.share_memory_()
+            self._positive[etype] = int(
+                (cumulative.diff(prepend=weight[:0].new_zeros(1)) > 0).sum()
+            )
 
     def negatives(self, g: Any, src: Tensor, etype: EdgeType) -> Tensor:  # noqa: D102
         known = self.known_of(g, etype)
@@ -69,6 +75,15 @@ class PopularitySampler(FilteredSampler):
             return _draw_listed(known, cumulative, node, count, generator)
 
         return known.draw(src, self.k, propose, listed)
+
+    def _draws(self, etype: EdgeType, dst: Tensor) -> FilteredDraws:
+        cumulative = self._cumulative[etype]
+
+        def weight(nodes: Tensor) -> Tensor:
+            return cumulative[nodes] - cumulative[(nodes - 1).clamp(min=0)] * (nodes > 0)
+
+        total = float(cumulative[-1:].sum())
+        return FilteredDraws(self.known_by_type[etype], weight, total, self._positive[etype])
 
     def __repr__(self) -> str:
         return f"PopularitySampler(k={self.k}, exponent={self.exponent})"
