@@ -233,7 +233,7 @@ def _rows(name: str, rows: Tensor, h: Tensor) -> Tensor:
                 f"{name}: expected rows of h, 0 .. {len(h) - 1}, got {low} .. {high}; h holds the "
                 "nodes of the batch in the order of pos_graph.ndata[dgl.NID]"
             )
-    return rows.to(h.device, torch.int64)
+    return rows.to(h.device, torch.int64).contiguous()
 
 
 def _check_integers(name: str, ids: Tensor) -> None:

@@ -69,7 +69,8 @@ class SharedPool:
         query, node = torch.div(key, len(nodes), rounding_mode="floor"), key % len(nodes)
         mine = weight.new_zeros(len(key)).index_add_(0, pair, weight)
         alone = torch.bincount(pair) == torch.bincount(at)[node]
-        rest = (1 - mine / total[node]).clamp(min=0.0).masked_fill(alone, 0.0)
+        # Of draws without weight nothing is left, either.
+        rest = (1 - mine / total[node]).nan_to_num(0.0).clamp(min=0.0).masked_fill(alone, 0.0)
         others = len(chosen) - torch.bincount(row, minlength=len(drawn) // k)
         shift = ((len(drawn) - k) / others.double()).log()
         return cls(nodes, total.log(), Corrections(query, node, rest.log()), shift, column)
