@@ -315,8 +315,8 @@ REMOVALS = {
     ),
     "draws of a node that is drawn often": Removal(
         "dgl_dmns/core/shared_pool.py",
-        "return cls(nodes, total.log(), nothing, weight.new_zeros(()), column)",
-        "return cls(nodes, weight.max().log().expand(len(nodes)), nothing, weight.new_zeros(()), column)",
+        "total = weight.new_zeros(len(nodes)).index_add_(0, column, weight)",
+        "total = weight.new_zeros(len(nodes)).index_copy_(0, column, weight)",
         "tests/test_shared_softmax.py -k as_often",
     ),
     "own draws counted once beside a pool": Removal(
