@@ -31,6 +31,9 @@ under `softmax_loss`: the log ratio of self-adversarial negatives. It is their l
 constant of the query, so that nothing is left to push down, and training diverges; calibrate them
 under `bce_loss`, or not at all.
 
+`shared_softmax_loss` compares each positive with the negatives of the whole batch. It takes
+embeddings in place of logits; ``negatives.loss(...)`` of a sampler calls it.
+
 `multilevel_loss` is the paper's own loss for latent negatives (DMNS, equations 10 and 11). Log
 ratios are constants: no gradient flows through them. Everything here is plain torch.
 """
@@ -47,8 +50,9 @@ from torch.nn.functional import cross_entropy, logsigmoid
 
 from dgl_dmns.checks import as_integer, check_tensor
 from dgl_dmns.messages import warn
+from dgl_dmns.shared_softmax import shared_softmax_loss
 
-__all__ = ["bce_loss", "bpr_loss", "multilevel_loss", "softmax_loss"]
+__all__ = ["bce_loss", "bpr_loss", "multilevel_loss", "shared_softmax_loss", "softmax_loss"]
 
 _SAID: set[tuple[str, str]] = set()  # warnings that were given, in this process
 

@@ -710,6 +710,96 @@ REMOVALS = {
         "return 10 * _STEEPEST / spread",
         "tests/core/test_sharpness.py -k spread_bounds",
     ),
+    "known edges in a shared pool": Removal(
+        "dgl_dmns/core/shared_pool.py",
+        "rows, columns = self.is_among(shared)",
+        "rows, columns = row[:0], row[:0]",
+        "tests/test_shared_softmax.py -k 'full_softmax or all_known'",
+    ),
+    "positives in a shared pool": Removal(
+        "dgl_dmns/core/shared_pool.py",
+        "row = (shared.nodes[column] == self.dst).nonzero().squeeze(1)",
+        "row = column[:0]",
+        "tests/test_shared_softmax.py -k no_negatives",
+    ),
+    "draws of a node that is drawn often": Removal(
+        "dgl_dmns/core/shared_pool.py",
+        "total = weight.new_zeros(len(nodes)).index_add_(0, column, weight)",
+        "total = weight.new_zeros(len(nodes)).index_copy_(0, column, weight)",
+        "tests/test_shared_softmax.py -k as_often",
+    ),
+    "own draws counted once beside a pool": Removal(
+        "dgl_dmns/core/shared_pool.py",
+        "Corrections(query, node, rest.log()), shift, column)",
+        "Corrections(query[:0], node[:0], rest[:0]), shift, column)",
+        "tests/test_shared_softmax.py -k unbiased",
+    ),
+    "weight of a part of the pool": Removal(
+        "dgl_dmns/shared_softmax.py",
+        "other - shared.shift.to(other),",
+        "other,",
+        "tests/test_shared_softmax.py -k unbiased",
+    ),
+    "exponents that count nothing": Removal(
+        "dgl_dmns/core/pool_softmax.py",
+        ".clamp_(min=_LOWEST)",
+        ".clamp_(min=-0.5)",
+        "tests/test_shared_softmax.py -k gradients_made_by_hand",
+    ),
+    "gradients that cannot be differentiated again": Removal(
+        "dgl_dmns/core/pool_softmax.py",
+        "if torch.is_grad_enabled():  #",
+        "if False:  #",
+        "tests/test_shared_softmax.py -k differentiated_again",
+    ),
+    "scores summed in float32": Removal(
+        "dgl_dmns/shared_softmax.py",
+        "score = dot_score(query.to(dtype), candidate.to(dtype))",
+        "score = dot_score(query, candidate)",
+        "tests/test_shared_softmax.py -k half_precision_is_summed",
+    ),
+    "scores outside autocast": Removal(
+        "dgl_dmns/core/pool_softmax.py",
+        "with torch.autocast(other.device.type, enabled=False):",
+        "with torch.autocast(other.device.type, enabled=True):",
+        "tests/test_shared_softmax.py -k autocast",
+    ),
+    "known edges in the mixture": Removal(
+        "dgl_dmns/core/mixture.py",
+        "rows, columns = known_among(self.known, queries, nodes)",
+        "rows, columns = queries[:0], queries[:0]",
+        "tests/core/test_mixture.py",
+    ),
+    "self loops in the mixture": Removal(
+        "dgl_dmns/core/mixture.py",
+        "if known.exclude_self:  # a self loop",
+        "if False:  # a self loop",
+        "tests/core/test_mixture.py",
+    ),
+    "queries without a negative in the mixture": Removal(
+        "dgl_dmns/core/mixture.py",
+        "density += self._of_saturated(queries[none], nodes)",
+        "pass",
+        "tests/core/test_mixture.py",
+    ),
+    "popularity in a batch's destinations": Removal(
+        "dgl_dmns/samplers/shared.py",
+        "return ratio + self._log_rarity(etype, dst, nodes)",
+        "return ratio",
+        "tests/samplers/test_shared_loss.py -k 'sums and in-batch'",
+    ),
+    "negatives that a sampler cannot have drawn": Removal(
+        "dgl_dmns/samplers/shared_loss.py",
+        "impossible = int((ratio == -torch.inf).sum())",
+        "impossible = 0",
+        "tests/samplers/test_shared_loss.py -k bad_input",
+    ),
+    "negatives in the order of their positives": Removal(
+        "dgl_dmns/samplers/batches.py",
+        "or not torch.equal(neg_src, src.repeat_interleave(k))",
+        "",
+        "tests/samplers/test_shared_loss.py -k bad_input",
+    ),
 }
 
 

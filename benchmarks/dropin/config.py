@@ -22,6 +22,7 @@ __all__ = [
     "Recipe",
     "Row",
     "SelfAdversarial",
+    "Shared",
     "Uniform",
     "with_settings",
 ]
@@ -206,7 +207,34 @@ class DMNS:
             raise ValueError("calibrated: rule 'nearest' has no log ratio; use 'density' or 'gate'")
 
 
-Method = Union[Uniform, Popularity, InBatch, Dynamic, SelfAdversarial, MarkovChain, DMNS]
+@dataclass(frozen=True)
+class Shared:
+    """Negatives that the batch shares, under their own loss, whatever the recipe's is.
+
+    Args:
+        source: ``uniform`` or ``in-batch``, with ``negatives.loss`` of our samplers; or ``all``,
+            every node of the graph in every batch: the full softmax.
+        k: negatives per edge, where they differ from the recipe's.
+        queries: positives that share their negatives, in the order of the batch; the whole batch
+            where None.
+
+    Raises:
+        ValueError: for fewer than one query, or parts of a batch with another source than uniform.
+    """
+
+    source: Literal["uniform", "in-batch", "all"] = "uniform"
+    k: int | None = None
+    queries: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.queries is not None and (self.queries < 1 or self.source != "uniform"):
+            raise ValueError(
+                f"queries: expected at least 1, with source 'uniform', got {self.queries} with "
+                f"{self.source!r}"
+            )
+
+
+Method = Union[Uniform, Popularity, InBatch, Dynamic, SelfAdversarial, MarkovChain, DMNS, Shared]
 
 
 @dataclass(frozen=True)

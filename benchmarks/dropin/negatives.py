@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import fields, replace
 from typing import Any
 
+import dgl
 from dgl.dataloading import negative_sampler as dgl_negatives
 from torch import Tensor
 
@@ -18,22 +19,57 @@ from benchmarks.dropin.config import (
     Method,
     Popularity,
     SelfAdversarial,
+    Shared,
     Uniform,
 )
 from benchmarks.dropin.stand_ins import StandInSampler
 from dgl_dmns import samplers
-from dgl_dmns.core import Blend, Density, Gate, Nearest, Rule
+from dgl_dmns.core import Blend, Density, Gate, KnownEdges, Nearest, Rule
+from dgl_dmns.losses import shared_softmax_loss
 
-__all__ = ["calibration", "make_sampler", "negatives_per_edge"]
+__all__ = ["EveryNode", "calibration", "make_sampler", "negatives_per_edge"]
 
 Scorer = Callable[[Tensor, Tensor], Tensor]
 
 _RULES: dict[str, Callable[[], Rule]] = {"gate": Gate, "density": Density, "nearest": Nearest}
 
 
+class EveryNode:
+    """All nodes as negatives, once a batch, beside the source of its first edge: full softmax.
+
+    Args:
+        graph: the training graph; its edges are the known positives.
+    """
+
+    def __init__(self, graph: Any) -> None:
+        src, dst = graph.edges()
+        self.known = KnownEdges(src, dst, graph.num_nodes())
+
+    def __call__(self, g: Any, eids: Tensor) -> tuple[Tensor, Tensor]:
+        src, _ = g.find_edges(eids[:1])
+        return src.repeat(g.num_nodes()), g.nodes()
+
+    def loss(
+        self, h: Tensor, pos_graph: Any, neg_graph: Any, *, scorer: Scorer | None = None
+    ) -> Tensor:
+        """The loss of a batch, for every positive the sum over all nodes but known ones."""
+        src, dst = pos_graph.edges()
+        return shared_softmax_loss(
+            h,
+            src,
+            dst,
+            neg_graph.edges()[1],
+            num_nodes=self.known.num_dst,
+            known=self.known,
+            ids=pos_graph.ndata[dgl.NID],
+            scorer=scorer,
+        )
+
+
 def negatives_per_edge(method: Method, k: int) -> int:
     """K of a method: its own, or else the recipe's."""
-    return method.k if isinstance(method, Uniform) and method.k is not None else k
+    own = method.k if isinstance(method, (Uniform, Shared)) else None
+    return k if own is None else own
 
 
 def calibration(method: Method) -> Calibration:
@@ -60,6 +96,11 @@ def make_sampler(
             it: its target is defined by inner products.
         seed: of the samplers that follow the encoder; the others draw from torch's global stream.
     """
+    if isinstance(method, Shared):
+        if method.source == "all":
+            return EveryNode(graph)
+        made = samplers.UniformSampler if method.source == "uniform" else samplers.InBatchSampler
+        return made(graph, k)
     given = {field.name: getattr(method, field.name) for field in fields(method)}
     chosen = {name: value for name, value in given.items() if value is not None}
     for name in ("k", "calibrated", "rule", "score_share", "source"):

@@ -19,6 +19,7 @@ from benchmarks.dropin.config import (
     Recipe,
     Row,
     SelfAdversarial,
+    Shared,
     Uniform,
 )
 
@@ -136,6 +137,21 @@ def sharpness_rows(recipe: Recipe) -> dict[str, Row]:
     }
 
 
+def shared_rows(recipe: Recipe) -> dict[str, Row]:
+    """Negatives that the batch shares, beside those of the recipe's loss."""
+    k = recipe.k
+    return {
+        "uniform": Row(f"uniform ({k})", Uniform()),
+        "uniform-shared": Row(f"uniform, shared ({k})", Shared()),
+        "uniform-shared-1": Row("uniform, shared, one an edge", Shared(k=1)),
+        "uniform-shared-32": Row(
+            "uniform, one an edge, shared by 32 queries", Shared(k=1, queries=32)
+        ),
+        "in-batch-shared": Row(f"in-batch, shared ({k})", Shared("in-batch")),
+        "full-softmax": Row("full softmax over all nodes", Shared("all")),
+    }
+
+
 GROUPS: dict[str, Callable[[Recipe], dict[str, Row]]] = {
     "main": main_rows,
     "gate": gate_rows,
@@ -144,5 +160,6 @@ GROUPS: dict[str, Callable[[Recipe], dict[str, Row]]] = {
     "spaces": space_rows,
     "fitting": fitting_rows,
     "sharpness": sharpness_rows,
+    "shared": shared_rows,
 }
 """Groups by their command-line names."""

@@ -19,7 +19,7 @@ from dgl.dataloading import (
 from torch import Tensor, nn
 
 from benchmarks.common import measured
-from benchmarks.dropin.config import Cell, Recipe
+from benchmarks.dropin.config import Cell, Recipe, Shared
 from benchmarks.dropin.measure import false_negatives, mrr, ranking
 from benchmarks.dropin.model import DotScorer, Encoder, make_scorer
 from benchmarks.dropin.negatives import calibration, make_sampler, negatives_per_edge
@@ -91,6 +91,7 @@ class _Run:
         recipe = cell.recipe
         seed_all(cell.seed)
         self.problem, self.recipe = problem, recipe
+        self.shared = cell.row.method if isinstance(cell.row.method, Shared) else None
         self.calibrated = calibration(cell.row.method)
         self.k = negatives_per_edge(cell.row.method, recipe.k)
         self.encoder = Encoder(
@@ -166,6 +167,40 @@ class _Run:
         score: Tensor = self.scorer(h[src], h[dst])
         return score
 
+    def _loss(self, h: Tensor, pos_graph: Any, neg_graph: Any) -> tuple[Tensor, Tensor, Tensor]:
+        """The loss of a batch, and the scores of its positives and of its negatives."""
+        if self.shared is not None:
+            with torch.no_grad():
+                scores = self._scores(pos_graph, h), self._scores(neg_graph, h)
+            return self._shared_loss(self.shared, h, pos_graph, neg_graph), *scores
+        positive = self._scores(pos_graph, h)
+        negative = self._scores(neg_graph, h).view(-1, self.k)
+        ratio = of_positives = None
+        if self.calibrated != "no":
+            ratio = self.sampler.log_ratio(neg_graph).view_as(negative)
+        if self.calibrated == "both" and not self.recipe.full_softmax:
+            of_positives = self.sampler.positive_log_ratio(pos_graph)
+        nodes = self.problem.data.num_nodes
+        loss = objective(self.recipe, positive, negative, ratio, of_positives, nodes)
+        return loss, positive, negative
+
+    def _shared_loss(self, method: Shared, h: Tensor, pos_graph: Any, neg_graph: Any) -> Tensor:
+        scorer = None if isinstance(self.scorer, DotScorer) else self.scorer
+        count = pos_graph.num_edges()
+        if method.queries is None:
+            whole: Tensor = self.sampler.loss(h, pos_graph, neg_graph, scorer=scorer)
+            return whole
+        parts: list[Tensor] = []
+        for edges in torch.arange(count).split(method.queries):
+            own = (edges.unsqueeze(1) * self.k + torch.arange(self.k)).flatten()
+            graphs = [
+                dgl.edge_subgraph(graph, rows, relabel_nodes=False)
+                for graph, rows in ((pos_graph, edges), (neg_graph, own))
+            ]
+            parts.append(self.sampler.loss(h, *graphs, scorer=scorer) * len(edges))
+        mean: Tensor = torch.stack(parts).sum() / count
+        return mean
+
     def epoch(self) -> None:
         """One pass over the training edges."""
         started = time.perf_counter()
@@ -176,21 +211,7 @@ class _Run:
             h = self.encoder(blocks, self.problem.features[input_nodes])
             if self.recipe.observe and isinstance(self.sampler, RefreshingSampler):
                 self.sampler.observe(blocks[-1].dstdata[dgl.NID], h)
-            positive = self._scores(pos_graph, h)
-            negative = self._scores(neg_graph, h).view(-1, self.k)
-            ratio = of_positives = None
-            if self.calibrated != "no":
-                ratio = self.sampler.log_ratio(neg_graph).view_as(negative)
-            if self.calibrated == "both" and not self.recipe.full_softmax:
-                of_positives = self.sampler.positive_log_ratio(pos_graph)
-            loss = objective(
-                self.recipe,
-                positive,
-                negative,
-                ratio,
-                of_positives,
-                self.problem.data.num_nodes,
-            )
+            loss, positive, negative = self._loss(h, pos_graph, neg_graph)
             self.optimizer.zero_grad()
             loss.backward()
             before = self._last_refresh()
@@ -201,7 +222,9 @@ class _Run:
             self.batches += 1
             self.input_nodes += len(input_nodes)
             edges += len(positive)
-            total += torch.stack([positive.detach().sum(), negative.detach().mean(1).sum()])
+            total += torch.stack(
+                [positive.detach().sum(), negative.detach().mean() * len(positive)]
+            )
         self.epochs += 1
         if self.recipe.refresh_share < 1 and self.epochs % self.recipe.refresh_every == 0:
             self._refresh_part()

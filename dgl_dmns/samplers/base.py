@@ -24,6 +24,7 @@ from dgl_dmns.core.sharing import Folder
 from dgl_dmns.messages import warn
 from dgl_dmns.samplers.graphs import KnownGraph, check_graph, check_has_edges, edges_of, ends_of
 from dgl_dmns.samplers.identity import GraphIdentity
+from dgl_dmns.samplers.shared_loss import SharedLoss
 from dgl_dmns.samplers.streams import Stream
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def check_k(k: int) -> int:
     return k
 
 
-class NegativeSampler(_Base):  # type: ignore[misc]
+class NegativeSampler(SharedLoss, _Base):  # type: ignore[misc]
     """Base of all samplers here: k negatives for the source of every edge.
 
     A subclass implements `negatives`. Call `for_queries` to get negatives for query nodes instead

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from dgl_dmns.checks import as_number
+from dgl_dmns.core.mixture import FilteredDraws
 from dgl_dmns.core.modes import shielded
 from dgl_dmns.core.sharing import share
 from dgl_dmns.core.weighted import WeightedFallback
@@ -54,6 +55,7 @@ class PopularitySampler(FilteredSampler):
         self.exponent = exponent
         self._cumulative: dict[EdgeType, Tensor] = {}
         self._fallback: dict[EdgeType, WeightedFallback] = {}  # made where one is needed
+        self._positive: dict[EdgeType, int] = {}
         for etype in g.canonical_etypes:
             destinations = edges_of(g, etype)[1]
             degree = torch.bincount(destinations, minlength=int(g.num_nodes(etype[2]))).double()
@@ -61,7 +63,11 @@ class PopularitySampler(FilteredSampler):
             largest = float(degree.max()) if degree.numel() else 1.0
             weight = (degree / max(1.0, largest)).pow(self.exponent)
             weight[degree == 0] = 0.0
-            self._cumulative[etype] = share(weight.cumsum(0), "weights of nodes take")
+            cumulative = weight.cumsum(0)
+            self._cumulative[etype] = share(cumulative, "weights of nodes take")
+            self._positive[etype] = int(
+                (cumulative.diff(prepend=weight[:0].new_zeros(1)) > 0).sum()
+            )
 
     def negatives(self, g: Any, src: Tensor, etype: EdgeType) -> Tensor:  # noqa: D102
         known = self.known_of(g, etype)
@@ -82,6 +88,15 @@ class PopularitySampler(FilteredSampler):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_fallback": {}}
+
+    def _draws(self, etype: EdgeType, dst: Tensor) -> FilteredDraws:
+        cumulative = self._cumulative[etype]
+
+        def weight(nodes: Tensor) -> Tensor:
+            return cumulative[nodes] - cumulative[(nodes - 1).clamp(min=0)] * (nodes > 0)
+
+        total = float(cumulative[-1:].sum())
+        return FilteredDraws(self.known_by_type[etype], weight, total, self._positive[etype])
 
     def __repr__(self) -> str:
         return f"PopularitySampler(k={self.k}, exponent={self.exponent})"

@@ -14,7 +14,10 @@ from torch import Tensor
 
 from dgl_dmns.core.choice import first_above
 from dgl_dmns.core.known import KnownEdges
+from dgl_dmns.core.mixture import FilteredDraws
+from dgl_dmns.core.sharing import share
 from dgl_dmns.samplers.base import EdgeType, FilteredSampler
+from dgl_dmns.samplers.graphs import edges_of
 
 __all__ = ["InBatchSampler"]
 
@@ -30,6 +33,9 @@ class InBatchSampler(FilteredSampler):
     admissible destinations of the batch, and where the batch offers none, uniform among all nodes
     that are admissible. A batch of one edge therefore gets uniform negatives.
 
+    In `loss` a destination of the batch counts in inverse proportion to its in-degree, so that over
+    random batches the sum over them is that over all nodes with incoming edges.
+
     `for_queries` takes nodes and has no positives to share: the destinations of as many random
     known edges as there are queries take their place.
 
@@ -41,6 +47,16 @@ class InBatchSampler(FilteredSampler):
         ValueError: if ``k`` is below 1 or the graph has no edge.
         TypeError: if ``k`` is not an integer.
     """
+
+    def __init__(self, g: Any, k: int = 1) -> None:
+        super().__init__(g, k)
+        self._in_degree = {
+            etype: share(
+                torch.bincount(edges_of(g, etype)[1], minlength=int(g.num_nodes(etype[2]))),
+                "in-degrees of nodes take",
+            )
+            for etype in g.canonical_etypes
+        }
 
     def negatives(self, g: Any, src: Tensor, etype: EdgeType) -> Tensor:  # noqa: D102
         known = self.known_of(g, etype)
@@ -69,6 +85,43 @@ class InBatchSampler(FilteredSampler):
             return _draw_offered(known, left, offered, generator)
 
         return known.draw(src, self.k, propose, listed)
+
+    def _draws(self, etype: EdgeType, dst: Tensor) -> FilteredDraws:
+        known = self.known_by_type[etype]
+        if dst.numel() == 1:
+            return FilteredDraws(known)
+        offered, count = dst.unique(return_counts=True)
+
+        def weight(nodes: Tensor) -> Tensor:
+            return _times(offered, count, nodes)
+
+        return FilteredDraws(known, weight, float(dst.numel()), offered.numel())
+
+    def _mixture_log_ratio(
+        self, etype: EdgeType, src: Tensor, dst: Tensor, nodes: Tensor
+    ) -> Tensor:
+        ratio = super()._mixture_log_ratio(etype, src, dst, nodes)
+        return ratio + self._log_rarity(etype, dst, nodes)
+
+    def _own_log_ratio(
+        self, etype: EdgeType, src: Tensor, dst: Tensor, candidates: Tensor
+    ) -> Tensor:
+        ratio = super()._own_log_ratio(etype, src, dst, candidates)
+        return ratio + self._log_rarity(etype, dst, candidates)
+
+    def _log_rarity(self, etype: EdgeType, dst: Tensor, nodes: Tensor) -> Tensor:
+        """What makes a sum over the batch's destinations one over all nodes with incoming edges.
+
+        The log of how often a node is expected among the other edges' destinations, over how often
+        it stands in the batch; inf for nodes that are no destination of the batch.
+        """
+        if dst.numel() == 1:
+            return torch.zeros(nodes.shape, dtype=torch.float64)
+        offered, count = dst.unique(return_counts=True)
+        degree = self._in_degree[etype]
+        expected = (dst.numel() - 1) * degree[nodes].clamp(min=1).double() / degree.sum()
+        log: Tensor = (expected / _times(offered, count, nodes)).log()
+        return log
 
 
 def _draw_offered(
@@ -112,3 +165,10 @@ def _draw_offered(
         picked = chosen[row, first_above(total, row, point)]
         drawn[place] = torch.where(most > 0, picked, drawn[place])
     return drawn
+
+
+def _times(offered: Tensor, count: Tensor, nodes: Tensor) -> Tensor:
+    """How often nodes are on offer, given the distinct ones in ascending order: float64."""
+    place = torch.searchsorted(offered, nodes).clamp(max=offered.numel() - 1)
+    times: Tensor = count[place] * (offered[place] == nodes)
+    return times.double()

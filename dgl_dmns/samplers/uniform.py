@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from dgl_dmns.core.mixture import FilteredDraws
 from dgl_dmns.samplers.base import EdgeType, FilteredSampler
 
 __all__ = ["UniformSampler"]
@@ -36,3 +37,6 @@ class UniformSampler(FilteredSampler):
 
     def negatives(self, g: Any, src: Tensor, etype: EdgeType) -> Tensor:  # noqa: D102
         return self.known_of(g, etype).uniform(src, self.k, generator=self._call_generator())
+
+    def _draws(self, etype: EdgeType, dst: Tensor) -> FilteredDraws:
+        return FilteredDraws(self.known_by_type[etype])

@@ -12,6 +12,7 @@ from benchmarks.dropin.config import (
     Recipe,
     Row,
     SelfAdversarial,
+    Shared,
     Uniform,
     with_settings,
 )
@@ -20,8 +21,8 @@ from benchmarks.dropin.model import DotScorer, Encoder, MLPScorer, make_scorer
 from benchmarks.dropin.negatives import make_sampler, negatives_per_edge
 from benchmarks.dropin.problem import load_problem, prepared_features
 from benchmarks.dropin.report import Section, write_report
-from benchmarks.dropin.rows import GROUPS, main_rows
-from benchmarks.dropin.train import objective, run_cell, train
+from benchmarks.dropin.rows import GROUPS, main_rows, shared_rows
+from benchmarks.dropin.train import _Run, objective, run_cell, train
 from dgl_dmns import DMNSSampler
 from dgl_dmns.losses import softmax_loss
 from dgl_dmns.samplers import SelfAdversarialSampler
@@ -52,6 +53,57 @@ def test_every_row_runs_with_every_loss(problem, name, loss):
     if isinstance(row.method, DMNS):
         row = replace(row, method=replace(row.method, warmup_steps=5, fit_steps=2))
     assert_sound(train(problem, Cell("tiny", recipe, row, 0)))
+
+
+@pytest.mark.parametrize("scorer", ["dot", "mlp"])
+@pytest.mark.parametrize("name", tuple(shared_rows(SHORT))[1:])
+def test_every_row_of_shared_negatives_runs(problem, name, scorer):
+    recipe = replace(SHORT, scorer=scorer)
+    row = shared_rows(recipe)[name]
+    assert_sound(train(problem, Cell("tiny", recipe, row, 0)))
+    other = replace(recipe, loss="bpr")  # the rows have a loss of their own
+    results = [train(problem, Cell("tiny", one, row, 0)) for one in (recipe, other)]
+    assert results[0]["curve"] == results[1]["curve"]
+
+
+def test_full_softmax_row_sums_over_all_nodes(problem):
+    recipe = replace(SHORT, batch_size=4096)
+    run = _Run(problem, Cell("tiny", recipe, shared_rows(recipe)["full-softmax"], 0))
+    nodes, pos_graph, neg_graph, blocks = next(iter(run.loader))
+    h = run.encoder(blocks, problem.features[nodes])
+    ids = pos_graph.ndata["_ID"]
+    assert torch.equal(ids.sort().values, torch.arange(problem.data.num_nodes))
+    src, dst = pos_graph.edges()
+    known = problem.graph.has_edges_between(
+        ids[src].repeat_interleave(len(ids)), ids.repeat(len(src))
+    )
+    barred = known.view(len(src), -1) | (ids[src].unsqueeze(1) == ids)
+    score = h[src] @ h.t()
+    row = score.masked_fill(barred, -math.inf)
+    positive = (h[src] * h[dst]).sum(1, keepdim=True)
+    expected = (torch.cat([positive, row], 1).logsumexp(1) - positive.squeeze(1)).mean()
+    loss, *_ = run._loss(h, pos_graph, neg_graph)
+    torch.testing.assert_close(loss, expected)
+
+
+def test_parts_of_a_batch_share_their_own_negatives(problem):
+    recipe = replace(SHORT, batch_size=128)
+    row = shared_rows(recipe)["uniform-shared-32"]
+    run = _Run(problem, Cell("tiny", recipe, row, 0))
+    nodes, pos_graph, neg_graph, blocks = next(iter(run.loader))
+    h = run.encoder(blocks, problem.features[nodes])
+    parts = []
+    for at in range(0, 128, 32):
+        graphs = [
+            graph.edge_subgraph(torch.arange(at, at + 32), relabel_nodes=False)
+            for graph in (pos_graph, neg_graph)
+        ]
+        parts.append(run.sampler.loss(h, *graphs))
+    loss, *_ = run._loss(h, pos_graph, neg_graph)
+    torch.testing.assert_close(loss, torch.stack(parts).mean())
+    assert not torch.allclose(loss, run.sampler.loss(h, pos_graph, neg_graph))
+    with pytest.raises(ValueError, match="queries: expected at least 1, with source 'uniform'"):
+        Shared("in-batch", queries=32)
 
 
 @pytest.mark.parametrize(
@@ -200,6 +252,7 @@ def test_methods_leave_defaults_to_the_samplers(problem):
     assert changed.levels.fractions == (0.1, 0.5)
     assert changed.fit_steps == 3
     assert [negatives_per_edge(m, 5) for m in (Uniform(), Uniform(20), DMNS())] == [5, 20, 5]
+    assert [negatives_per_edge(Shared(k=k), 5) for k in (None, 1)] == [5, 1]
 
 
 def test_false_negatives_by_hand(problem):

@@ -1,0 +1,160 @@
+r"""The softmax over a pool that all queries share, without a matrix of all scores.
+
+Symbols: B queries with embeddings ``q_b``, C nodes of the pool with embeddings ``p_c`` and log
+weights ``w_c``; ``d_bc``, corrections of few pairs (-inf: left out); ``o_b``, the log of what else
+stands in the denominator of query b, its positive at least. Computed is what the pool adds,
+
+    ``sum over b of log(e^{o_b} + sum over c of e^{s(q_b, p_c) + w_c + d_bc}) - o_b``.
+
+The queries are taken in chunks. For the inner product the gradients are sums of the same
+exponentials, so they are made in the forward pass, and nothing of size B C is kept. Other scorers
+go through autograd, and each chunk is computed again in the backward pass.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from dgl_dmns.core.snapshot import Scorer, checked_scores
+
+__all__ = ["Corrections", "pool_softmax"]
+
+_CHUNK = 128  # queries at a time
+_ENTRIES = 1 << 22  # scores of a chunk, or products of embeddings before another scorer: at most
+_LOWEST = -60.0  # e^-60 counts nothing beside 1; smaller ones are slow, as denormal numbers
+
+
+@dataclass(frozen=True, eq=False)
+class Corrections:
+    """What is added to the logits of single pairs.
+
+    Args:
+        row: queries, shape [P], int64.
+        column: nodes of the pool, shape [P], int64; a pair that stands there twice gets both.
+        value: what is added, shape [P], floating point; -inf leaves the pair out.
+    """
+
+    row: Tensor
+    column: Tensor
+    value: Tensor
+
+    def in_order(self, like: Tensor) -> Corrections:
+        """Ordered by row, with values of the dtype of another tensor and all on its device."""
+        row, order = self.row.to(like.device).sort()
+        column, value = self.column.to(like.device)[order], self.value.to(like)[order]
+        return Corrections(row, column, value)
+
+    def add_to(self, logits: Tensor, start: int) -> Tensor:
+        """Corrects the logits [b, C] of a chunk that begins at row ``start``, in place."""
+        ends = torch.tensor([start, start + logits.shape[0]], device=self.row.device)
+        low, high = torch.searchsorted(self.row, ends).tolist()
+        at = (self.row[low:high] - start, self.column[low:high])
+        return logits.index_put_(at, self.value[low:high], accumulate=True)
+
+
+def pool_softmax(
+    query: Tensor,
+    pool: Tensor,
+    log_weight: Tensor,
+    other: Tensor,
+    corrections: Corrections,
+    scorer: Scorer | None = None,
+    temperature: float = 1.0,
+) -> Tensor:
+    """What the pool adds to the log denominators of all queries; see the top of this module.
+
+    Args:
+        query: embeddings of the queries, shape [B, D].
+        pool: embeddings of the pool, shape [C, D].
+        log_weight: shape [C], without gradient; -inf leaves a node out.
+        other: finite, shape [B], float32 or float64, with gradient.
+        corrections: of single pairs, without gradient.
+        scorer: scores of broadcastable embeddings; the inner product where None.
+        temperature: what scores are divided by.
+
+    Returns:
+        A scalar of the dtype of ``other``.
+    """
+    corrections = corrections.in_order(other)
+    log_weight = log_weight.to(other)
+    if scorer is None:
+        query, pool = query.to(other.dtype) / temperature, pool.to(other.dtype)
+        with torch.autocast(other.device.type, enabled=False):
+            apply: Any = _InnerProducts.apply
+            total: Tensor = apply(query, pool, log_weight, other, corrections)
+        return total
+
+    def chunk_of(query: Tensor, pool: Tensor, other: Tensor, start: int) -> Tensor:
+        score = scorer(query.unsqueeze(1), pool.unsqueeze(0))
+        score = checked_scores(score, (query.shape[0], pool.shape[0]))
+        logits = corrections.add_to(score.to(other.dtype) / temperature + log_weight, start)
+        logits = torch.cat([logits, other.unsqueeze(1)], dim=1)
+        return (logits.logsumexp(1) - other).sum()
+
+    step = max(1, min(_CHUNK, _ENTRIES // max(1, pool.numel())))
+    parts = [
+        checkpoint(
+            chunk_of, query[at : at + step], pool, other[at : at + step], at, use_reentrant=False
+        )
+        for at in range(0, query.shape[0], step)
+    ]
+    return torch.stack(parts).sum()
+
+
+class _InnerProducts(torch.autograd.Function):
+    """`pool_softmax` of inner products, its gradients made along the way."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, query: Tensor, pool: Tensor, log_weight: Tensor, other: Tensor, add: Corrections
+    ) -> Tensor:
+        needed = any(ctx.needs_input_grad)
+        by_query, by_pool, by_other = (torch.zeros_like(x) for x in (query, pool, other))
+        step = max(1, min(_CHUNK, _ENTRIES // max(1, pool.shape[0])))
+        total = other.new_zeros(())
+        columns = pool.t()
+        for at in range(0, query.shape[0], step):
+            part = slice(at, at + step)
+            logits = add.add_to(torch.addmm(log_weight, query[part], columns), at)
+            rest = other[part].unsqueeze(1)
+            largest = torch.maximum(logits.amax(1, keepdim=True), rest)
+            weight = logits.sub_(largest).clamp_(min=_LOWEST).exp_()
+            of_rest = (rest - largest).exp()
+            sum_ = weight.sum(1, keepdim=True) + of_rest
+            total += (sum_.log() + (largest - rest)).sum()
+            if needed:
+                by_other[part] = (of_rest / sum_).squeeze(1) - 1
+                by_query[part] = (weight @ pool) / sum_
+                by_pool.addmm_(weight.t(), query[part] / sum_)
+        if needed:
+            ctx.save_for_backward(by_query, by_pool, by_other, query, pool, other)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        *made, query, pool, other = ctx.saved_tensors
+        found = [slope * gradients[0] for slope in made]
+        if torch.is_grad_enabled():  # create_graph=True: the slopes carry no graph of their own
+            once: Any = _Once.apply
+            found = [once(slope, of) for slope, of in zip(found, (query, pool, other))]
+        return found[0], found[1], None, found[2], None
+
+
+class _Once(torch.autograd.Function):
+    """A gradient that cannot be differentiated again, and says so."""
+
+    @staticmethod
+    def forward(ctx: Any, slope: Tensor, of: Tensor) -> Tensor:
+        return slope.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        raise RuntimeError(
+            "shared_softmax_loss: gradients of the inner product are made by hand and cannot be "
+            "differentiated again; pass scorer=lambda a, b: (a * b).sum(-1) for second derivatives"
+        )

@@ -1,0 +1,317 @@
+r"""Softmax cross-entropy of each positive against the negatives of the whole batch.
+
+Symbols: B positives ``(v_b, u_b)`` with K candidates each, drawn from ``q(.|v_b)``; all M = B K of
+them are the pool P; N nodes; ``s`` the score over the temperature; ``r(u|v) = N q(u|v)``, the ratio
+to uniform draws.
+
+The embeddings of all candidates are there, so every query can be scored against all of them. By
+multiple importance sampling (the balance heuristic) with what the batch draws together,
+
+    ``Z_b = N / M sum over u in P of e^s(v_b, u) / rbar(u)``, ``rbar(u) = 1 / B sum_j r(u|v_j)``,
+
+where candidates that are known to ``v_b`` count 0 and M counts all draws. ``Z_b`` is an unbiased
+estimate of the sum of ``e^s(v_b, u)`` over all nodes u that are not known to ``v_b`` (and that some
+query of the batch can draw): for every query at once, with one correction for each candidate. The
+loss is the mean of
+
+    ``-s(v_b, u_b) + log(e^s(v_b, u_b) + Z_b)``,
+
+so with uniform negatives that of the full softmax, whose negatives are all nodes but known ones.
+
+With ``pool=m`` a random subset S of m candidates is scored against all queries, and each query's
+own ones besides. Given P, the ``m_b`` members of S that are not the query's own are a random part
+of the M - K that are not, so that
+
+    ``Z_b = own terms + (M - K) / m_b sum over the others in S``
+
+has the mean ``Z_b`` of before: unbiased, too. With ``share="edge"`` there are only the own ones,
+``Z_b = N / K sum over own u of e^s(v_b, u) / r(u|v_b)``.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, Union, get_args
+
+import torch
+from torch import Tensor
+
+from dgl_dmns.core.known import KnownEdges
+from dgl_dmns.core.pool_softmax import pool_softmax
+from dgl_dmns.core.shared_pool import Barred, SharedPool
+from dgl_dmns.core.snapshot import Scorer, checked_scores, dot_score
+
+__all__ = ["Ends", "Share", "shared_softmax_loss"]
+
+Share = Literal["batch", "edge"]
+"""Whose candidates a positive is compared with: those of the batch, or its own."""
+
+Ends = Union[Tensor, tuple[Tensor, Tensor]]
+"""What source and destination nodes have; a pair of them where their types differ."""
+
+
+def shared_softmax_loss(
+    h: Ends,
+    pos_src: Tensor,
+    pos_dst: Tensor,
+    candidates: Tensor,
+    *,
+    num_nodes: int,
+    known: KnownEdges | Tensor | None = None,
+    ids: Ends | None = None,
+    log_ratio: Tensor | None = None,
+    scorer: Scorer | None = None,
+    temperature: float = 1.0,
+    share: Share = "batch",
+    pool: int | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Softmax cross-entropy of each positive against candidates that the batch shares.
+
+    For the samplers of this package, ``negatives.loss(h, pos_graph, neg_graph)`` does all of it.
+    With DGL's own ``Uniform(k)``::
+
+        known = KnownEdges(*g.edges(), g.num_nodes())  # of dgl_dmns.core, once
+        h = model(blocks, blocks[0].srcdata["feat"])
+        loss = shared_softmax_loss(
+            h, *pos_graph.edges(), neg_graph.edges()[1],
+            num_nodes=g.num_nodes(), known=known, ids=pos_graph.ndata[dgl.NID],
+        )  # fmt: skip
+
+    Embeddings in half precision, and autocast, are fine: scores are summed in float32. Gradients
+    of the inner product are made by hand, in chunks of queries, so that memory does not grow with
+    B M; they cannot be differentiated again. Another scorer is computed twice, chunk by chunk.
+
+    Args:
+        h: embeddings of the batch's nodes, shape [n, D], floating point and finite; a pair
+            ``(of sources, of destinations)`` where their types differ.
+        pos_src: rows of the positives' sources in ``h``, shape [B], integer.
+        pos_dst: rows of their destinations, shape [B], integer.
+        candidates: rows of the negatives, shape [M] or [B, K], integer. Candidate i is positive
+            ``i // K``'s own, as in DGL; where own ones have no part (``share="batch"`` without
+            ``pool``) M can be any number. A node that is drawn twice counts twice.
+        num_nodes: N, how many nodes the negatives are drawn from.
+        known: what is no negative: known edges (then ``ids`` are needed, unless the rows of ``h``
+            are all nodes in order), or booleans of shape [B, M] ([B, K] with ``share="edge"``),
+            True where a candidate is to be left out. A positive's own destination always is.
+        ids: ids of the nodes that the rows of ``h`` belong to, shape [n], integer; a pair like
+            ``h``.
+        log_ratio: natural log of ``rbar(u)`` (of ``r(u|v)`` with ``share="edge"``) of each
+            candidate, in the shape of ``candidates``; inf leaves one out; 0 where not given, as for
+            uniform draws.
+        scorer: scores of broadcastable embeddings, ([.., D], [.., D]) to [..]; the inner product
+            where not given.
+        temperature: positive; scores are divided by it.
+        share: ``"batch"``: all candidates for all positives; ``"edge"``: its own for each.
+        pool: at most so many random candidates, more than K, are scored against all positives, and
+            its own against each; None for all.
+        generator: source of that choice, on the CPU; torch's global one where not given.
+
+    Returns:
+        The mean loss over the positives, a scalar, float32 (float64 for such embeddings). 0 with
+        gradients of 0 for an empty batch.
+
+    Raises:
+        TypeError: if embeddings or log ratios are not floating point, or ids no integers.
+        ValueError: for shapes, ids, devices or numbers that do not fit, and for NaN or infinity in
+            embeddings or scores.
+    """
+    if share not in get_args(Share):
+        raise ValueError(f"share: expected 'batch' or 'edge', got {share!r}")
+    if not (math.isfinite(temperature) and temperature > 0):
+        raise ValueError(f"temperature: expected a positive, finite number, got {temperature}")
+    if num_nodes < 1:
+        raise ValueError(f"num_nodes: expected at least 1, got {num_nodes}")
+    of_src, of_dst = _embeddings(h)
+    src = _rows("pos_src", pos_src, of_src)
+    dst = _rows("pos_dst", pos_dst, of_dst)
+    if src.shape != dst.shape or src.dim() != 1:
+        raise ValueError(
+            f"pos_src, pos_dst: expected two tensors of one shape [B], got {tuple(src.shape)} and "
+            f"{tuple(dst.shape)}"
+        )
+    way = _Way(None if scorer is dot_score else scorer, temperature)
+    if not src.numel():
+        return way.pairs(of_src[src], of_dst[dst]).sum()
+    drawn = _rows("candidates", candidates, of_dst).flatten()
+    own = _own(drawn, len(src), share, pool)
+    ratio = _log_ratio(log_ratio, drawn)
+    if isinstance(known, KnownEdges):
+        barred = Barred.of_edges(known, _ids(ids, (of_src, of_dst), known), src, dst)
+    else:
+        barred = Barred.of_mask(known, dst, drawn, own_only=share == "edge")
+
+    positive = way.pairs(of_src[src], of_dst[dst])
+    of_query = of_src.index_select(0, src)
+    other = positive
+    log_weight = math.log(num_nodes) - ratio
+    if own is not None:
+        of_own = of_dst.index_select(0, own.flatten()).view(*own.shape, -1)
+        score = way.pairs(of_query.unsqueeze(1), of_own)
+        within = math.log(own.shape[1] if share == "edge" else len(drawn))
+        score = score + (log_weight.view(own.shape) - within).to(score)
+        score = score.masked_fill(barred.own(own).to(score.device), -math.inf)
+        other = torch.cat([positive.unsqueeze(1), score], dim=1).logsumexp(1)
+    excess = (other - positive).sum()
+    if share == "batch":
+        log_weight = log_weight - math.log(len(drawn))
+        if own is None:
+            shared = SharedPool.of_all(drawn, log_weight)
+        else:
+            chosen = torch.randperm(len(drawn), generator=generator)[:pool].to(drawn.device)
+            shared = SharedPool.of_some(drawn, log_weight, own.shape[1], chosen)
+        excess = excess + pool_softmax(
+            of_query,
+            of_dst.index_select(0, shared.nodes),
+            shared.log_weight,
+            other - shared.shift.to(other),
+            barred.among(shared),
+            way.scorer,
+            temperature,
+        )
+    loss = excess / len(src)
+    if not bool(loss.isfinite()):
+        raise ValueError(
+            f"h: the scores of the batch are not finite (loss {float(loss)}); lower the learning "
+            "rate or clip gradients if training has diverged, or raise the temperature"
+        )
+    return loss
+
+
+@dataclass(frozen=True, eq=False)
+class _Way:
+    """How pairs are scored: scores over the temperature, in float32 at least."""
+
+    scorer: Scorer | None
+    temperature: float
+
+    def pairs(self, query: Tensor, candidate: Tensor) -> Tensor:
+        """Scores [..] of embeddings [.., D]."""
+        dtype = torch.promote_types(query.dtype, torch.float32)
+        if self.scorer is None:
+            with torch.autocast(query.device.type, enabled=False):
+                score = dot_score(query.to(dtype), candidate.to(dtype))
+        else:
+            shape = torch.broadcast_shapes(query.shape, candidate.shape)[:-1]
+            score = checked_scores(self.scorer(query, candidate), shape)
+        return score.to(dtype) / self.temperature
+
+
+def _embeddings(h: Ends) -> tuple[Tensor, Tensor]:
+    both = (h, h) if isinstance(h, Tensor) else h
+    for part in both[:1] if both[0] is both[1] else both:
+        if not part.is_floating_point():
+            raise TypeError(f"h: expected floating-point embeddings, got {part.dtype}")
+        if part.dim() != 2:
+            raise ValueError(f"h: expected embeddings of shape [n, D], got {tuple(part.shape)}")
+        if part.device != both[0].device or part.dtype != both[0].dtype:
+            raise ValueError(
+                f"h: expected both ends on one device in one dtype, got {both[0].dtype} on "
+                f"{both[0].device} and {part.dtype} on {part.device}"
+            )
+        bad = int((~part.detach().isfinite()).any(dim=1).sum())
+        if bad:
+            raise ValueError(
+                f"h: NaN or infinity in {bad} of {len(part)} rows; lower the learning rate or clip "
+                "gradients if training has diverged"
+            )
+    if both[0].shape[1] != both[1].shape[1]:
+        raise ValueError(
+            f"h: expected one width D for both ends, got {both[0].shape[1]} and {both[1].shape[1]}"
+        )
+    return both[0], both[1]
+
+
+def _rows(name: str, rows: Tensor, h: Tensor) -> Tensor:
+    """Rows of ``h`` as int64 on its device, if they are."""
+    _check_integers(name, rows)
+    if rows.numel():
+        low, high = (int(end) for end in rows.aminmax())
+        if low < 0 or high >= len(h):
+            raise ValueError(
+                f"{name}: expected rows of h, 0 .. {len(h) - 1}, got {low} .. {high}; h holds the "
+                "nodes of the batch in the order of pos_graph.ndata[dgl.NID]"
+            )
+    return rows.to(h.device, torch.int64).contiguous()
+
+
+def _check_integers(name: str, ids: Tensor) -> None:
+    if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
+        raise TypeError(f"{name}: expected integers, got {ids.dtype}")
+
+
+def _own(drawn: Tensor, queries: int, share: Share, pool: int | None) -> Tensor | None:
+    """Each query's own candidates [B, K], where the loss tells them apart."""
+    if not drawn.numel():
+        raise ValueError("candidates: expected at least one, got none")
+    if pool is not None and pool < 1:
+        raise ValueError(f"pool: expected at least 1, or None for all candidates, got {pool}")
+    if share == "edge" and pool is not None:
+        raise ValueError(
+            f"pool: with share='edge' nothing is pooled, got {pool}; leave out one of the two"
+        )
+    if share == "batch" and (pool is None or pool >= len(drawn)):
+        return None
+    if len(drawn) % queries:
+        raise ValueError(
+            f"candidates: expected K for each of the {queries} positives, got {len(drawn)}; which "
+            "are a positive's own matters with pool=... and share='edge'"
+        )
+    own = drawn.view(queries, -1)
+    if pool is not None and pool <= own.shape[1]:
+        raise ValueError(
+            f"pool: expected more than the {own.shape[1]} candidates of each positive, which are "
+            f"scored anyway, got {pool}; use share='edge' for these alone"
+        )
+    return own
+
+
+def _log_ratio(log_ratio: Tensor | None, drawn: Tensor) -> Tensor:
+    """Log ratios [M], float64, on the device of the candidates."""
+    if log_ratio is None:
+        return torch.zeros(drawn.shape, dtype=torch.float64, device=drawn.device)
+    if not log_ratio.is_floating_point():
+        raise TypeError(f"log_ratio: expected a floating-point tensor, got {log_ratio.dtype}")
+    ratio = log_ratio.detach().flatten().to(drawn.device, torch.float64)
+    if ratio.shape != drawn.shape:
+        raise ValueError(
+            f"log_ratio: expected one for each of the {len(drawn)} candidates, got "
+            f"{ratio.numel()}"
+        )
+    if not bool((ratio > -math.inf).all()):  # of NaN, too
+        raise ValueError(
+            "log_ratio: expected numbers above -inf, got NaN or -inf, that of a candidate that "
+            "cannot be drawn"
+        )
+    return ratio
+
+
+def _ids(ids: Ends | None, h: tuple[Tensor, Tensor], known: KnownEdges) -> tuple[Tensor, Tensor]:
+    """Node ids of the rows of both ends, int64, on the device of the known edges."""
+    device = known.indices.device
+    if ids is None:
+        if [len(part) for part in h] != [known.num_src, known.num_dst]:
+            raise ValueError(
+                f"ids: needed beside known edges unless h has a row for each of the "
+                f"{known.num_dst} nodes, got {len(h[1])} rows; pass pos_graph.ndata[dgl.NID]"
+            )
+        return torch.arange(known.num_src, device=device), torch.arange(
+            known.num_dst, device=device
+        )
+    both = (ids, ids) if isinstance(ids, Tensor) else ids
+    found = []
+    for part, rows, count in zip(both, h, (known.num_src, known.num_dst)):
+        _check_integers("ids", part)
+        if part.shape != (len(rows),):
+            raise ValueError(
+                f"ids: expected one for each of the {len(rows)} rows of h, got shape "
+                f"{tuple(part.shape)}"
+            )
+        if part.numel() and not (int(part.min()) >= 0 and int(part.max()) < count):
+            raise ValueError(
+                f"ids: expected node ids in 0 .. {count - 1}, as in the known edges, got "
+                f"{int(part.min())} .. {int(part.max())}"
+            )
+        found.append(part.to(device, torch.int64))
+    return found[0], found[1]

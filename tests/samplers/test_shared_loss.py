@@ -1,0 +1,366 @@
+"""`negatives.loss`: the sums of each sampler are those over all nodes; loaders, types, errors."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import dgl
+import pytest
+import torch
+from torch import Tensor
+
+import dgl_dmns
+from dgl_dmns import (
+    AdversarialSampler,
+    DMNSSampler,
+    DynamicSampler,
+    InBatchSampler,
+    MCNSSampler,
+    PopularitySampler,
+    SelfAdversarialSampler,
+    UniformSampler,
+)
+from dgl_dmns.core import KnownEdges
+from dgl_dmns.losses import shared_softmax_loss
+
+N, D, K = 24, 3, 4
+MAKES = {
+    "uniform": lambda g: UniformSampler(g, K),
+    "popularity": lambda g: PopularitySampler(g, K),
+    "in-batch": lambda g: InBatchSampler(g, K),
+}
+
+
+def graph(idtype: torch.dtype = torch.int64) -> Any:
+    """Parallel edges and self loops among its edges; node 0 is linked to all others."""
+    generator = torch.Generator().manual_seed(0)
+    src, dst = torch.randint(1, N, (2, 90), generator=generator)
+    src, dst = torch.cat([src, torch.zeros(N).long()]), torch.cat([dst, torch.arange(N)])
+    return dgl.graph((src, dst), num_nodes=N).astype(idtype)
+
+
+def embeddings() -> Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(N, D, generator=generator).requires_grad_()
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Any:
+    torch.manual_seed(0)
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*no true negative exists")
+        yield
+
+
+def batch(g: Any, sampler: Any, eids: Tensor) -> tuple[Any, Any]:
+    """The two graphs of a batch over all nodes, as a loader makes them."""
+    pos = dgl.graph(g.find_edges(eids), num_nodes=N)
+    return pos, dgl.graph(sampler(g, eids), num_nodes=N)
+
+
+# ---- no bias ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("more", [{}, {"pool": 9}, {"share": "edge"}])
+@pytest.mark.parametrize("name", MAKES)
+def test_sums_are_those_over_all_nodes_on_average(name: str, more: Any) -> None:
+    """Of the first edge's query, in batches whose other edges are random ones."""
+    g = graph()
+    sampler = MAKES[name](g)
+    known = next(iter(sampler.known_by_type.values()))
+    h = embeddings()
+    first = int(g.out_edges(torch.tensor([5]), form="eid")[0])
+    # What nobody points to is no popular node, and no destination of a batch.
+    can = torch.ones(N) if name == "uniform" else (g.in_degrees() > 0).float()
+    can = can * ~known.contains(torch.tensor(5), torch.arange(N))
+    score = h @ h[5] / 2
+    full = (score.exp() * can).sum()
+    (slope,) = torch.autograd.grad(full, h, retain_graph=True)
+    positive = score[g.find_edges(torch.tensor([first]))[1]].squeeze(0)
+    ways = torch.randn(N * D, 4)  # single rows are drawn too rarely
+    values, slopes, rounds = [], [], 120
+    for _ in range(rounds):
+        others = torch.randint(g.num_edges(), (7,))
+        pos, neg = batch(g, sampler, torch.cat([torch.tensor([first]), others]))
+        loss = first_of(sampler, h, pos, neg, more)
+        of = positive.exp() * torch.expm1(loss)
+        values.append(of.detach().view(1))
+        slopes.append(torch.autograd.grad(of, h, retain_graph=True)[0].flatten() @ ways)
+    for found, truth in ((values, full.detach().view(1)), (slopes, slope.flatten() @ ways)):
+        mean, error = torch.stack(found).mean(0), torch.stack(found).std(0) / math.sqrt(rounds)
+        assert ((mean - truth).abs() <= 4 * error + 1e-5).all()
+
+
+def first_of(sampler: Any, h: Tensor, pos: Any, neg: Any, more: Any) -> Tensor:
+    """The loss of the first positive alone, against the batch's pool."""
+    from dgl_dmns.samplers.batches import pair_batches
+
+    (one,) = pair_batches(h, pos, neg, list(sampler.known_by_type)).values()
+    known = sampler.known_by_type[one.etype]
+    own = more.get("share") == "edge"
+    candidates = one.candidates if own else one.candidates.flatten()
+    mask = known.contains(one.src.unsqueeze(1), candidates)
+    mask[1:] = True
+    return len(one.src) * shared_softmax_loss(
+        h,
+        one.src,
+        one.dst,
+        one.candidates,
+        num_nodes=N,
+        known=mask,
+        log_ratio=sampler._log_ratio_of(one, "edge" if own else "batch"),
+        temperature=2.0,
+        **more,
+    )
+
+
+def test_the_ratio_of_filtered_uniform_draws_is_below_one_where_many_know_a_node() -> None:
+    g = graph()
+    sampler = UniformSampler(g, K)
+    etype = g.canonical_etypes[0]
+    src, dst = g.edges()
+    ratio = sampler._mixture_log_ratio(etype, src, dst, torch.arange(N)).exp()
+    drawn = torch.bincount(sampler(g, torch.arange(len(src)).repeat(100))[1], minlength=N)
+    torch.testing.assert_close(ratio, N * drawn.double() / drawn.sum(), rtol=0.1, atol=0.01)
+    assert float(ratio.max() / ratio.min()) > 1.3
+
+
+# ---- what loaders return ------------------------------------------------------------------------
+
+
+def loader(g: Any, sampler: Any, **more: Any) -> Any:
+    return dgl.dataloading.DataLoader(
+        g,
+        torch.arange(g.num_edges(), dtype=g.idtype),
+        dgl.dataloading.as_edge_prediction_sampler(
+            dgl.dataloading.NeighborSampler([2]), negative_sampler=sampler
+        ),
+        batch_size=40,
+        **more,
+    )
+
+
+@pytest.mark.parametrize("idtype", [torch.int64, torch.int32])
+@pytest.mark.parametrize("more", [{}, {"pool": 20}, {"share": "edge"}])
+@pytest.mark.parametrize("name", MAKES)
+def test_batches_of_a_loader(name: str, more: Any, idtype: torch.dtype) -> None:
+    g = graph(idtype)
+    sampler = MAKES[name](g)
+    table = embeddings()
+    seen = 0
+    for _, pos, neg, _ in loader(g, sampler):
+        ids = pos.ndata[dgl.NID].long()
+        state = torch.get_rng_state()
+        loss = sampler.loss(table[ids], pos, neg, **more)
+        (gradient,) = torch.autograd.grad(loss, table)
+        assert loss.dtype == torch.float32
+        assert gradient.any()
+        # The same batch over all nodes, with ids in place of rows.
+        whole = [
+            dgl.graph(tuple(ids[e.long()] for e in x.edges()), num_nodes=N) for x in (pos, neg)
+        ]
+        torch.set_rng_state(state)
+        torch.testing.assert_close(sampler.loss(table, *whole, **more), loss)
+        seen += pos.num_edges()
+    assert seen == g.num_edges()
+
+
+def test_workers_draw_and_the_main_process_weighs() -> None:
+    g = graph()
+    sampler = InBatchSampler(g, K)
+    table = embeddings()
+    for _, pos, neg, _ in loader(g, sampler, num_workers=1):
+        assert math.isfinite(float(sampler.loss(table[pos.ndata[dgl.NID]], pos, neg)))
+
+
+@pytest.mark.parametrize("name", MAKES)
+def test_a_batch_of_one(name: str) -> None:
+    g = graph()
+    sampler = MAKES[name](g)
+    for edge in (3, g.num_edges() - 1):  # the last one's source is linked to all: no negatives
+        loss = sampler.loss(embeddings(), *batch(g, sampler, torch.tensor([edge])))
+        assert math.isfinite(float(loss))
+        assert (float(loss) > 0) == (edge == 3)
+
+
+@pytest.mark.parametrize("name", MAKES)
+def test_an_empty_batch(name: str) -> None:
+    g, h = graph(), embeddings()
+    sampler = MAKES[name](g)
+    empty = dgl.graph(([], []), num_nodes=N)
+    for more in ({}, {"pool": 9}, {"share": "edge"}):
+        loss = sampler.loss(h, empty, empty, **more)
+        assert float(loss) == 0.0
+        assert not torch.autograd.grad(loss, h)[0].any()
+
+
+def library() -> Any:
+    generator = torch.Generator().manual_seed(1)
+    cites, wrote = torch.randint(30, (2, 80), generator=generator), torch.randint(20, (2, 50))
+    edges = {("paper", "cites", "paper"): tuple(cites), ("author", "wrote", "paper"): tuple(wrote)}
+    return dgl.heterograph(edges, num_nodes_dict={"paper": 30, "author": 20})
+
+
+@pytest.mark.parametrize("name", MAKES)
+def test_several_types(name: str) -> None:
+    g = library()
+    sampler = MAKES[name](g)
+    eids = {e: torch.arange(g.num_edges(e)) for e in g.canonical_etypes}
+    sizes = {t: g.num_nodes(t) for t in g.ntypes}
+    pos, neg = (
+        dgl.heterograph({e: tuple(ends) for e, ends in edges.items()}, num_nodes_dict=sizes)
+        for edges in ({e: g.find_edges(i, e) for e, i in eids.items()}, sampler(g, eids))
+    )
+    h = {t: torch.randn(n, D).requires_grad_() for t, n in sizes.items()}
+    parts = sampler.loss(h, pos, neg, reduce="none")
+    assert set(parts) == set(g.canonical_etypes)
+    total = sampler.loss(h, pos, neg)
+    torch.testing.assert_close(total, sum(parts.values()))
+    assert all(x.any() for x in torch.autograd.grad(total, list(h.values())))
+    halved = sampler.loss(
+        h,
+        pos,
+        neg,
+        scorer={"cites": lambda a, b: (a * b).sum(-1) / 2, "wrote": None},
+        reduce="none",
+    )
+    assert float(halved["paper", "cites", "paper"]) != float(parts["paper", "cites", "paper"])
+    same = ("author", "wrote", "paper")
+    torch.testing.assert_close(halved[same], parts[same])
+    # Only one of the types has positives.
+    some = {same: eids[same][:5]}
+    pos, neg = (
+        dgl.heterograph(
+            {e: tuple(edges.get(e, ([], []))) for e in g.canonical_etypes}, num_nodes_dict=sizes
+        )
+        for edges in ({e: g.find_edges(i, e) for e, i in some.items()}, sampler(g, some))
+    )
+    assert list(sampler.loss(h, pos, neg, reduce="none")) == [same]
+
+
+@pytest.mark.parametrize("kind", ["node_pairs", "seeds"])
+@pytest.mark.parametrize("several", [False, True])
+def test_minibatches_of_graphbolt(kind: str, several: bool) -> None:
+    gb = pytest.importorskip("dgl.graphbolt")
+    import dgl_dmns.graphbolt  # noqa: F401
+
+    g = library() if several else graph()
+    sampler = UniformSampler(g, K)
+    items = {
+        ":".join(e): gb.ItemSet(torch.stack(g.edges(etype=e), 1), names=kind)
+        for e in g.canonical_etypes
+    }
+    every = gb.ItemSetDict(items) if several else next(iter(items.values()))
+    whole = gb.from_dglgraph(g, is_homogeneous=not several)
+    pipe = gb.ItemSampler(every, batch_size=25).sample_negative_with(sampler)
+    tables = {t: torch.randn(g.num_nodes(t), D) for t in g.ntypes}
+    for minibatch in gb.DataLoader(pipe.sample_neighbor(whole, [3])):
+        nodes = minibatch.sampled_subgraphs[-1].original_column_node_ids
+        if several:
+            h = {t: tables[t][ids] for t, ids in nodes.items()}
+            counts = {t: len(part) for t, part in h.items()}
+        else:
+            h, counts = tables["_N"][nodes], {"_N": len(nodes)}
+        found = sampler.loss(h, minibatch, reduce="none")
+        for key, loss in found.items():
+            e = tuple(key.split(":")) if several else key
+            if not all(counts.get(t) for t in (e[0], e[2])):
+                continue
+            expected = over_all_nodes(sampler, g, e, minibatch, kind, key if several else None)
+            torch.testing.assert_close(loss, expected(tables))
+        torch.testing.assert_close(sampler.loss(h, minibatch), sum(found.values()))
+
+
+def over_all_nodes(sampler: Any, g: Any, e: Any, minibatch: Any, kind: str, key: Any) -> Any:
+    """The loss of a minibatch's edges of one type from their ids."""
+
+    def read(name: str) -> Any:
+        value = getattr(minibatch, name)
+        return value if key is None else value[key]
+
+    if kind == "seeds":
+        label = read("labels").bool()
+        (src, dst), drawn = read("seeds")[label].unbind(1), read("seeds")[~label][:, 1]
+    else:
+        (src, dst), drawn = read("node_pairs"), read("negative_dsts")
+    drawn = drawn.view(len(src), -1)
+    nodes, place = drawn.unique(return_inverse=True)
+    ratio = sampler._mixture_log_ratio(e, src, dst, nodes)[place]
+    known = sampler.known_by_type[e]
+    return lambda tables: shared_softmax_loss(
+        (tables[e[0]], tables[e[2]]),
+        src,
+        dst,
+        drawn,
+        num_nodes=known.num_dst,
+        known=known,
+        ids=(torch.arange(known.num_src), torch.arange(known.num_dst)),
+        log_ratio=ratio,
+    )
+
+
+# ---- other samplers and bad input ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "make",
+    [DMNSSampler, SelfAdversarialSampler, DynamicSampler, MCNSSampler, AdversarialSampler],
+)
+@pytest.mark.parametrize("share", ["batch", "edge"])
+def test_samplers_without_a_distribution_say_what_to_take(make: Any, share: str) -> None:
+    g, h = graph(), embeddings()
+    sampler = make(g, lambda: h, k=2)
+    pos, neg = batch(g, UniformSampler(g, 2), torch.arange(5))
+    with pytest.raises(ValueError, match=f"loss: {make.__name__} has no .* take UniformSampler"):
+        sampler.loss(h, pos, neg, share=share)
+
+
+def test_every_sampler_has_the_loss() -> None:
+    named = {getattr(dgl_dmns, name) for name in dgl_dmns.__all__ if name.endswith("Sampler")}
+    assert all(hasattr(sampler, "loss") for sampler in named)
+
+
+def test_dgl_s_own_negatives_go_through_the_plain_function() -> None:
+    g, table = graph(), embeddings()
+    known = KnownEdges(*g.edges(), N)
+    for _, pos, neg, _ in loader(g, dgl.dataloading.negative_sampler.Uniform(K)):
+        ids = pos.ndata[dgl.NID]
+        loss = shared_softmax_loss(
+            table[ids], *pos.edges(), neg.edges()[1], num_nodes=N, known=known, ids=ids
+        )
+        assert math.isfinite(float(loss))
+
+
+def test_bad_input() -> None:
+    g, h = graph(), embeddings()
+    sampler = UniformSampler(g, K)
+    pos, neg = batch(g, sampler, torch.arange(6))
+    other = batch(g, sampler, torch.arange(7))[1]
+    shuffled = dgl.graph(tuple(x.flip(0) for x in neg.edges()), num_nodes=N)
+    larger = dgl.graph(neg.edges(), num_nodes=N + 1)
+    two = library()
+    cases: list[tuple[Any, type[Exception], str]] = [
+        ((h[:-1], pos, neg), ValueError, "h: expected one row for each of the 24 nodes"),
+        ((h.flatten(), pos, neg), ValueError, "h: expected one row for each of the 24 nodes"),
+        (({"user": h}, pos, neg), TypeError, "h: expected embeddings of nodes of type '_N'"),
+        ((h, pos, other), ValueError, "neg_graph: expected K negatives for each of the 6"),
+        ((h, pos, shuffled), ValueError, "neg_graph: expected K negatives for each of the 6"),
+        ((h, pos, larger), ValueError, "neg_graph: expected the 24 nodes of pos_graph"),
+        ((h, pos), TypeError, "neg_graph: expected the negative graph"),
+        ((h, g.edges(), neg), TypeError, "pos_graph: expected a positive graph"),
+        ((h, two, two), ValueError, "pos_graph: no edge type of name"),
+    ]
+    for arguments, error, message in cases:
+        with pytest.raises(error, match=message):
+            sampler.loss(*arguments)
+    with pytest.raises(ValueError, match="reduce: expected 'sum' or 'none', got 'mean'"):
+        sampler.loss(h, pos, neg, reduce="mean")
+    with pytest.raises(ValueError, match="h: NaN or infinity in 24 of 24 rows"):
+        sampler.loss(h * math.nan, pos, neg)
+    never = dgl.graph((neg.edges()[0], torch.zeros(6 * K).long()), num_nodes=N)
+    popular = PopularitySampler(dgl.graph(([1, 2], [2, 3]), num_nodes=N), K)
+    with pytest.raises(ValueError, match="neg_graph: 24 negatives are none that PopularitySampler"):
+        popular.loss(h, pos, never)
