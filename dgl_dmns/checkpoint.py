@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dgl_dmns.archives import read_arrays
+from dgl_dmns.archives import read_arrays, write_arrays
 
 __all__ = ["read_state", "write_state"]
 
@@ -65,8 +65,7 @@ def write_state(path: str | os.PathLike[str], state: Mapping[Any, Any]) -> None:
     try:
         with name.open("xb") as file:  # with the permissions of any new file, unlike mkstemp's
             words = {"format": FORMAT, "nesting": nesting, "sha256": digest}
-            np.savez(file, **{key: np.array(word) for key, word in words.items()}, **arrays)
-            file.flush()
+            write_arrays(file, {**words, **arrays}, compressed=False)
             os.fsync(file.fileno())
         os.replace(name, target)
         _sync_folder(target.parent)

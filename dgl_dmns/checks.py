@@ -16,10 +16,21 @@ from torch import Tensor
 
 __all__ = ["as_integer", "as_number", "check_ids", "check_object", "check_tensor", "type_name"]
 
+_SHORT = 60  # characters of a value that an error shows
+
 
 def type_name(value: Any) -> str:
     """What an error calls a value: its type, or the class that it is."""
     return f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
+
+
+def _shown(value: Any) -> str:
+    """A value in an error of one line: as code where that is short, else what it is."""
+    code = repr(value)
+    if isinstance(value, type) or "\n" in code or len(code) > _SHORT:
+        shape = f" of shape {tuple(value.shape)}" if hasattr(value, "shape") else ""
+        return f"{type_name(value)}{shape}"
+    return code
 
 
 def check_tensor(name: str, value: Any, what: str) -> None:
@@ -103,12 +114,11 @@ def as_integer(name: str, value: Any, least: int | None = None, what: str = "") 
     kind = str(getattr(value, "dtype", ""))
     several = getattr(value, "ndim", None) not in (0, None)
     if isinstance(value, bool) or kind in ("bool", "torch.bool") or several:
-        raise TypeError(f"{name}: {expected}, got {value!r}; write a number such as 5")
+        raise TypeError(f"{name}: {expected}, got {_shown(value)}; write a number such as 5")
     try:
         number = operator.index(value)
     except TypeError:
-        given = type_name(value) if isinstance(value, type) else f"{value!r}"
-        advice = "write a number such as 5"
+        given, advice = _shown(value), "write a number such as 5"
         if isinstance(value, (float, np.floating)) and float(value).is_integer():
             advice = f"write {int(value)}"
         raise TypeError(f"{name}: {expected}, got {given}; {advice}") from None
@@ -130,7 +140,7 @@ def as_number(name: str, value: Any) -> float:
             return float(value)
         except (TypeError, ValueError, RuntimeError):
             pass
-    given = type_name(value) if isinstance(value, type) else f"{value!r}"
+    given = _shown(value)
     raise TypeError(f"{name}: expected a number, got {given}; write one such as 0.5")
 
 
@@ -158,6 +168,6 @@ def check_object(name: str, value: Any, expected: Any, example: str) -> None:
     if not by_name and isinstance(value, expected):
         return
     given = f"{value!r}" if isinstance(value, (str, int, float)) else type(value).__name__
-    called = callable(value) and hasattr(value, "__qualname__")
+    called = callable(value) and "<" not in getattr(value, "__qualname__", "<")
     advice = f"call it: {value.__qualname__}(...)" if called else f"write {name}={example}"
     raise TypeError(f"{name}: expected an object such as {example}, got {given}; {advice}")

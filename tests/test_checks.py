@@ -404,3 +404,12 @@ def test_no_warning_of_the_package_goes_past_the_helper() -> None:
     root = Path(dgl_dmns.__path__[0])
     found = [f.name for f in root.rglob("*.py") if "warnings.warn(" in f.read_text("utf-8")]
     assert sorted(found) == ["__init__.py", "messages.py"]  # the first is about the import
+
+
+@pytest.mark.parametrize("value", [torch.arange(500), np.zeros((90, 2)), [7] * 900, "x" * 900])
+@pytest.mark.parametrize("check", [as_integer, as_number])
+def test_values_are_shown_in_one_short_line(check: Any, value: Any) -> None:
+    with pytest.raises(TypeError, match="^queries: ") as caught:
+        check("queries", value)
+    assert len(str(caught.value)) < 150
+    assert "\n" not in str(caught.value)

@@ -37,6 +37,12 @@ LARGEST = 2 << 30
 """Bytes of a file that is read, unpacked."""
 _SEPARATORS = ("\t", ",", ";", "|")
 _COMMENT = re.compile(r"[#%]+(\s|$)")
+_PACKERS = {
+    "gzip twice": b"\x1f\x8b",
+    "bzip2": b"BZh91AY&SY",
+    "xz": b"\xfd7zXZ\0",
+    "zstd": b"\x28\xb5\x2f\xfd",
+}
 _HEADER_LINES = 100  # that a header with line ends in quotes may have
 
 
@@ -129,8 +135,9 @@ def _check_bytes(file: Path) -> None:
                         f"{file}: expected at most {LARGEST} bytes, got more; write it as Parquet, "
                         "or build the graph in Python and train there (docs/get-started.md)"
                     )
-                if part.startswith(b"PK\3\4") and size == len(part):
-                    raise FileError(f"{file}: a zip archive or a workbook; save its table as CSV")
+                packed = _packed(part) if size == len(part) else None
+                if packed is not None:
+                    raise FileError(f"{file}: {packed}")
                 if b"\0" in part:  # which would end a cell for pandas
                     line += part.count(b"\n", 0, part.index(b"\0"))
                     raise FileError(
@@ -148,6 +155,16 @@ def _check_bytes(file: Path) -> None:
         raise FileError(f"{file}: not a complete gzip file ({one_line(error)})") from error
     if not size:
         raise FileError(f"{file}: the file is empty")
+
+
+def _packed(start: bytes) -> str | None:
+    """What to do about a file that is packed otherwise than by gzip, or twice."""
+    if start.startswith(b"PK\3\4"):
+        return "a zip archive or a workbook; save its table as CSV"
+    for name, begins in _PACKERS.items():
+        if start.startswith(begins):
+            return f"packed by {name}; unpack it, or pack it once by gzip"
+    return None
 
 
 def _layout(file: Path, wanted: Sequence[str], header: bool) -> tuple[_Layout, list[int]]:
@@ -172,7 +189,10 @@ def _layout(file: Path, wanted: Sequence[str], header: bool) -> tuple[_Layout, l
         separator = _separator_of_data(text, place)
         width = len(_split(text, separator))
         if width < len(wanted):
-            raise FileError(f"{place}: expected {len(wanted)} ids, got {width} cell(s)")
+            raise FileError(
+                f"{place}: expected {len(wanted)} ids, got {width} cell(s); cells are separated by "
+                "commas, tabs, semicolons, bars or blanks"
+            )
         names = tuple(f"{i + 1}" for i in range(width))
         return _Layout(skip, separator, names), list(range(len(wanted)))
     choices = {one: _split(text, one) for one in (*_SEPARATORS, None)}

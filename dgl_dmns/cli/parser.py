@@ -15,11 +15,20 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from dgl_dmns import __version__
 from dgl_dmns._compat import why_unusable
 
 __all__ = ["main", "make_parser"]
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line; the usage, of many, is in ``--help``."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {' '.join(message.split())}; see {self.prog} --help\n")
+
 
 _LARGEST = 2**31 - 1  # that torch and DGL take everywhere
 _LONGEST = 1000  # characters of an error: some of torch and DGL hold a stack
@@ -38,7 +47,7 @@ _SAMPLERS = (
 
 def make_parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="dgl-dmns",
         description="Link prediction with negatives that teach: train, compare, report, check.",
         allow_abbrev=False,
@@ -108,7 +117,7 @@ def make_parser() -> argparse.ArgumentParser:
     report.add_argument(
         "run", type=_folder, metavar="RUN", help="folder that train, bench or save_run wrote"
     )
-    report.add_argument("--out", type=Path, metavar="FILE", help="default: report.html in RUN")
+    report.add_argument("--out", type=_file, metavar="FILE", help="default: report.html in RUN")
 
     commands.add_parser(
         "doctor", help="versions, what works with what, and a short self-test", allow_abbrev=False
@@ -123,7 +132,7 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     )
     source.add_argument(
         "--edges",
-        type=Path,
+        type=_file,
         metavar="FILE",
         help="text (with commas, tabs, semicolons, bars or blanks; also .gz), Parquet, or a "
         "folder of Parquet files, with the columns src and dst",
@@ -143,7 +152,7 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--features",
-        type=Path,
+        type=_file,
         metavar="FILE",
         help="with --edges: such a file with a column id and numbers, or .npy of shape [N, F]; "
         "without it each node has a learned vector",
@@ -216,6 +225,12 @@ def _whole(word: str, least: int, most: float) -> int:
 def _folder(word: str) -> Path:
     if not word:
         raise argparse.ArgumentTypeError("expected the name of a folder, got ''")
+    return Path(word)
+
+
+def _file(word: str) -> Path:
+    if not word:
+        raise argparse.ArgumentTypeError("expected the name of a file, got ''")
     return Path(word)
 
 

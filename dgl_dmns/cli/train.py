@@ -15,6 +15,7 @@ import pandas as pd
 import torch
 
 from dgl_dmns._versions import versions
+from dgl_dmns.archives import write_arrays
 from dgl_dmns.cli.edges import FileError, NamedGraph, read_edges
 from dgl_dmns.cli.identity import fingerprints
 from dgl_dmns.cli.samplers import check_sampler, follows_encoder, parse_options
@@ -183,7 +184,8 @@ def _settings(arguments: argparse.Namespace, sampler: str, seed: int) -> Setting
 def _write_results(out: Path, graph: NamedGraph, outcomes: list[Outcome]) -> None:
     """Embeddings and metrics: what a run must not end without."""
     first, *others = outcomes
-    np.savez_compressed(out / "embeddings.npz", **graph.arrays(), embedding=first.h.numpy())
+    with (out / "embeddings.npz").open("wb") as file:
+        write_arrays(file, {**graph.arrays(), "embedding": first.h.numpy()})
     metrics: dict[str, Any] = dict(first.metrics)
     for other in others:
         metrics["uniform"] = other.metrics

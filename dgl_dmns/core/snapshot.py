@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from dgl_dmns.core.generator import DiffusionGenerator
 from dgl_dmns.core.known import KnownEdges
 
-__all__ = ["Scorer", "Snapshot", "checked_scores", "dot_score", "rows_of"]
+__all__ = ["Scorer", "Snapshot", "called_scorer", "checked_scores", "dot_score", "rows_of"]
 
 Scorer = Callable[[Tensor, Tensor], Tensor]
 """Scores of broadcastable embeddings: ([.., D], [.., D]) to [..]."""
@@ -26,16 +28,38 @@ def dot_score(h_query: Tensor, h_candidate: Tensor) -> Tensor:
     return (h_query * h_candidate).sum(-1)
 
 
-def checked_scores(score: Tensor, shape: tuple[int, ...]) -> Tensor:
+def called_scorer(scorer: Scorer, h_query: Tensor, h_candidate: Tensor) -> Tensor:
+    """What a scorer returns.
+
+    Raises:
+        TypeError, AttributeError, RuntimeError: of the scorer, with how it was called.
+    """
+    try:
+        return scorer(h_query, h_candidate)
+    except torch.cuda.OutOfMemoryError:
+        raise
+    except (TypeError, AttributeError, RuntimeError) as error:
+        kind = next(k for k in (TypeError, AttributeError, RuntimeError) if isinstance(error, k))
+        said = (str(error).splitlines() or [""])[0]
+        raise kind(
+            f"scorer: called with embeddings of shapes {tuple(h_query.shape)} and "
+            f"{tuple(h_candidate.shape)}, which failed: {type(error).__name__}: {said}; it takes "
+            "broadcastable embeddings [.., D], for example lambda h_v, h_u: mlp(torch.cat("
+            "torch.broadcast_tensors(h_v, h_u), -1)).squeeze(-1)"
+        ) from error
+
+
+def checked_scores(score: Any, shape: tuple[int, ...]) -> Tensor:
     """A scorer's scores, if there is one for each pair.
 
     Raises:
-        ValueError: for another shape.
+        ValueError: for another shape, or what is no tensor.
     """
-    if score.shape != shape:
+    if not isinstance(score, Tensor) or score.shape != shape:
+        given = tuple(score.shape) if isinstance(score, Tensor) else type(score).__name__
         raise ValueError(
             f"scorer: expected one score for each pair of embeddings, shape {tuple(shape)}, got "
-            f"{tuple(score.shape)}; it is called with broadcastable embeddings [.., D] and leaves "
+            f"{given}; it is called with broadcastable embeddings [.., D] and leaves "
             "their last dimension out (after a linear layer, squeeze(-1))"
         )
     return score
@@ -96,5 +120,5 @@ class Snapshot:
         h_query, h_pool = rows_of(self.h_query, query), rows_of(self.h_candidate, candidate)
         if self.scorer is None or self.scorer is dot_score:
             return h_query @ h_pool.transpose(1, 2)
-        score = self.scorer(h_query.unsqueeze(2), h_pool.unsqueeze(1))
+        score = called_scorer(self.scorer, h_query.unsqueeze(2), h_pool.unsqueeze(1))
         return checked_scores(score, (*query.shape, candidate.shape[1])).float()

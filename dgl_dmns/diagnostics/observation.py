@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dgl_dmns.archives import read_arrays
+from dgl_dmns.archives import read_arrays, write_arrays
 from dgl_dmns.checks import as_integer
 from dgl_dmns.core.diffusion import level_gaussians
 from dgl_dmns.core.known import KnownEdges
@@ -94,7 +94,8 @@ class Observation:
 
     def save(self, path: str | Path) -> None:
         """Write a NumPy archive (``.npz``)."""
-        np.savez_compressed(path, **{name: np.asarray(value) for name, value in vars(self).items()})
+        with Path(path).open("wb") as file:
+            write_arrays(file, vars(self))
 
     @classmethod
     def load(cls, path: str | Path) -> Observation:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from dgl_dmns.archives import read_arrays
+from dgl_dmns.archives import read_arrays, write_arrays
 from dgl_dmns.core.modes import shielded
 
 if TYPE_CHECKING:
@@ -52,7 +52,8 @@ class QueryView:
 
     def save(self, path: str | Path) -> None:
         """Write a NumPy archive (``.npz``)."""
-        np.savez_compressed(path, **vars(self))
+        with Path(path).open("wb") as file:
+            write_arrays(file, vars(self))
 
     @classmethod
     def load(cls, path: str | Path) -> QueryView:

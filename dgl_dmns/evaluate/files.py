@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from dgl_dmns.archives import read_arrays
+from dgl_dmns.archives import read_arrays, write_arrays
 from dgl_dmns.parquet import read_parquet
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def write(fixed: FixedNegatives, path: Path) -> None:
     try:
         if path.suffix == ".npz":
             with unfinished.open("wb") as file:
-                np.savez_compressed(file, **_arrays(fixed))
+                write_arrays(file, _arrays(fixed))
         else:
             _with_engine(lambda: to_frame(fixed).to_parquet(unfinished, index=False))
         os.replace(unfinished, path)

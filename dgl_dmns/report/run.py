@@ -89,10 +89,7 @@ class Run:
                 "dgl-dmns train write one"
             )
         try:
-            record = json.loads(file.read_text(encoding="utf-8"))
-            if not isinstance(record, dict) or record.pop("format", None) != FORMAT:
-                raise ValueError(f"expected the format {FORMAT!r}")
-            _check_record(record)
+            record = _read(file, _read_settings)
             return cls(
                 folder,
                 **record,
@@ -246,6 +243,14 @@ def _check_record(record: dict[str, Any]) -> None:
         isinstance(sign, dict) and sign.keys() >= {"name", "refresh", "message"} for sign in signs
     ):
         raise ValueError("run.json, signs: expected name, refresh and message of each")
+
+
+def _read_settings(file: Path) -> dict[str, Any]:
+    record = json.loads(file.read_text(encoding="utf-8"))
+    if not isinstance(record, dict) or record.pop("format", None) != FORMAT:
+        raise ValueError(f"expected the format {FORMAT!r}")
+    _check_record(record)
+    return record
 
 
 def _read_records(file: Path) -> pd.DataFrame | None:

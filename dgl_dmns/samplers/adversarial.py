@@ -35,7 +35,7 @@ from dgl_dmns.core.generator import FitReport
 from dgl_dmns.core.known import KnownEdges
 from dgl_dmns.core.pools import PoolSettings
 from dgl_dmns.core.rules import SelfAdversarial
-from dgl_dmns.core.snapshot import Scorer, Snapshot, checked_scores, dot_score
+from dgl_dmns.core.snapshot import Scorer, Snapshot, called_scorer, checked_scores, dot_score
 from dgl_dmns.messages import warn
 from dgl_dmns.samplers.refreshing import Encoder, RefreshingSampler
 from dgl_dmns.samplers.relation import Relation
@@ -139,7 +139,8 @@ class SoftmaxGenerator(nn.Module):
                 pick = torch.multinomial(log_p.detach().exp(), 1, generator=generator)
                 chosen = pool.gather(1, pick).squeeze(1)
                 with torch.no_grad():
-                    score = checked_scores(scorer(h[query], h[chosen]), chosen.shape)
+                    score = called_scorer(scorer, h[query], h[chosen])
+                    score = checked_scores(score, chosen.shape)
                     reward = logsigmoid(score.float())
                     if bool(self.baseline.isnan()):
                         self.baseline.copy_(reward.mean())

@@ -26,8 +26,8 @@ Encoder = Union[nn.Module, Callable[..., Embeddings]]
 
 An ``nn.Module`` is called as ``encoder(g, g.ndata[feat])`` on a homogeneous graph, and otherwise,
 as ``dgl.nn.HeteroGraphConv`` is, with a dict of features by node type. A callable is called without
-arguments (or with the graph); the modules that it refers to are found as
-`dgl_dmns.samplers.held_modules` says, and call ``model.eval()`` yourself where they are hidden.
+arguments (or with the graph); the modules that it refers to or calls are found as
+`dgl_dmns.samplers.held_modules` says.
 """
 
 
@@ -188,6 +188,9 @@ def _check_rows(name: str, h: Any, count: int, copy: bool) -> Tensor:
         h = h[torch.arange(h.shape[0])]
     if not isinstance(h, Tensor):
         raise ValueError(f"{name}: expected a tensor [N, D], got {type(h).__name__}; {advice}")
+    if h.layout != torch.strided or h.is_meta:
+        kind = "one without data (device meta)" if h.is_meta else f"one of {h.layout}"
+        raise ValueError(f"{name}: expected an ordinary tensor [N, D], got {kind}; {advice}")
     if h.dim() != 2 or h.shape[0] != count or h.shape[1] < 1:
         raise ValueError(f"{name}: expected shape [{count}, D], got {tuple(h.shape)}; {advice}")
     if not h.is_floating_point():

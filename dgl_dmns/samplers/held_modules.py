@@ -4,18 +4,21 @@
 all call a module in whatever mode the training has left it: with dropout, and with running
 statistics that move. What the function refers to tells: the object that a method is bound to, the
 cells and defaults of a function, the names of globals in its code, what it wraps, the arguments of
-a partial. What hides behind other things (a registry, a string) is not found.
+a partial. What hides behind other things (objects within objects, weak references) is seen by a
+hook as soon as it is called.
 """
 
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 __all__ = ["eval_mode", "modules_behind"]
 
@@ -32,14 +35,29 @@ def modules_behind(function: Any) -> list[nn.Module]:
 
 @contextmanager
 def eval_mode(modules: list[nn.Module]) -> Iterator[None]:
-    """Put modules into eval mode; each part has its own mode back afterwards."""
-    modes = [(part, part.training) for module in modules for part in module.modules()]
-    for module in modules:
+    """Put modules into eval mode, and others that this thread calls within.
+
+    Each part has its own mode back afterwards.
+    """
+    modes: list[tuple[nn.Module, bool]] = []
+    here = threading.get_ident()
+
+    def settle(module: nn.Module) -> None:
+        modes.extend((part, part.training) for part in module.modules())
         module.eval()
+
+    def before(module: nn.Module, _: Any) -> None:
+        if module.training and threading.get_ident() == here:
+            settle(module)
+
+    for module in modules:
+        settle(module)
+    hook = register_module_forward_pre_hook(before)
     try:
         yield
     finally:
-        for part, mode in modes:
+        hook.remove()
+        for part, mode in reversed(modes):  # what was noted first counts
             part.training = mode
 
 

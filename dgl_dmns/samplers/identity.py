@@ -105,8 +105,9 @@ class GraphIdentity:
         if worker is None or worker.id == 0:  # one word is enough
             warn(
                 f"{self._name}: {found}): this graph seems to number its nodes otherwise than the "
-                f"one that the sampler was made for, and known edges may come as negatives; "
-                f"{advice}; nothing is wrong with held-out edges under the same ids"
+                "one that the sampler was made for, or to have other edges, and known edges may "
+                f"come as negatives; {advice}; nothing is wrong with held-out edges under the same "
+                "ids"
             )
 
     def check_pairs(self, known: KnownEdges, pairs: tuple[Tensor, Tensor], etype: EdgeType) -> None:

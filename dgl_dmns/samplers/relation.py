@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from dgl_dmns.checks import check_ids, check_object
 from dgl_dmns.core.generator import DiffusionGenerator
 from dgl_dmns.core.repair import carry_over
-from dgl_dmns.core.snapshot import Scorer, Snapshot
+from dgl_dmns.core.snapshot import Scorer, Snapshot, dot_score
 from dgl_dmns.core.table import CandidateTable
 from dgl_dmns.samplers.base import (
     EdgeName,
@@ -373,13 +373,11 @@ def _frozen(scorer: Scorer | None) -> Scorer | None:
 
 def _in_eval_mode(scorer: Scorer | None) -> Scorer | None:
     """A function whose modules are in eval mode in each call; others as they are."""
-    modules = [] if scorer is None or isinstance(scorer, nn.Module) else modules_behind(scorer)
-    if not modules:
+    if scorer is None or scorer is dot_score or isinstance(scorer, nn.Module):
         return scorer
-    function = scorer
+    function, modules = scorer, modules_behind(scorer)
 
     def called(h_query: Tensor, h_candidate: Tensor) -> Tensor:
-        assert function is not None
         with eval_mode(modules):
             return function(h_query, h_candidate)
 

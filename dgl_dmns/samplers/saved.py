@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
@@ -67,6 +68,13 @@ class SavedSampler(TableSampler):
             RuntimeError: if this is a copy, which has no encoder.
         """
         self._check_original("load_state_dict")
+        found: Any = state
+        if not isinstance(found, Mapping) or "sampler" not in found:
+            given = sorted(map(str, found)) if isinstance(found, Mapping) else type(found).__name__
+            raise ValueError(
+                f"state: expected what state_dict() of a {type(self).__name__} returned, got "
+                f"{given}; take the sampler's part out of a checkpoint, or load(path) a file"
+            )
         if state["sampler"] != type(self).__name__:
             raise ValueError(
                 f"state: made by {state['sampler']}, this is a {type(self).__name__}; load it into "

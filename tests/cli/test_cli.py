@@ -505,3 +505,24 @@ def test_python_m(run):
             [sys.executable, "-m", module, *words, str(run)], capture_output=True, text=True
         )
         assert (done.returncode, done.stdout.strip()) == (0, str(run / "report.html"))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["train", "--edges", "e.csv", "--out", "o", "--seed", "1e3"], "--seed"),
+        (["train", "--edges", "", "--out", "o"], "--edges"),
+        (["train", "--edges", "e.csv", "--features", "", "--out", "o"], "--features"),
+        (["report", "o", "--out", ""], "--out"),
+        (["bench", "--edges", "e.csv", "--out", "o", "--samplers", "foo"], "--samplers"),
+        (["train", "--dataset", "cora", "--out", "o", "--no-header"], "--no-header"),
+        (["frobnicate"], "COMMAND"),
+    ],
+)
+def test_a_command_line_that_is_wrong_is_one_line(words, said, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line
+    assert "--help" in line

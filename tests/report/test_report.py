@@ -364,7 +364,7 @@ def test_files_of_an_earlier_run_are_replaced(sampler, folder, tmp_path):
 @pytest.mark.parametrize(
     ("file", "text", "message"),
     [
-        ("run.json", "{", "JSONDecodeError"),
+        ("run.json", "{", "run.json: Expecting"),
         ("run.json", '{"format": "other"}', "expected the format"),
         ("run.json", '{"format": "dgl-dmns run 1", "title": "x"}', "sampler"),
         ("scores.npz", "x", "scores.npz"),

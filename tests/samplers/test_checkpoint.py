@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import io
 import os
 import pickle
 import signal
@@ -20,6 +22,7 @@ from hypothesis import strategies as st
 from states import same
 
 from dgl_dmns import DMNSSampler
+from dgl_dmns.archives import write_arrays
 from dgl_dmns.checkpoint import read_state, write_state
 from dgl_dmns.samplers import SelfAdversarialSampler
 
@@ -265,3 +268,29 @@ def test_names_in_an_archive_lead_nowhere(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not a complete file of a state"):
         read_state(inside / "state")
     assert [p.name for p in tmp_path.rglob("*")] == ["inside", "state"]
+
+
+@pytest.mark.parametrize("state", [{}, {"model": 1}, None, [1], "x"])
+def test_what_is_no_state_is_refused(state: Any) -> None:
+    with pytest.raises(ValueError, match=r"^state: .*state_dict"):
+        make().load_state_dict(state)
+
+
+class Full(io.FileIO):
+    """A file on a disk with room for 200 bytes."""
+
+    def write(self, data: Any) -> int:
+        if self.tell() + len(data) > 200:
+            raise OSError(28, "No space left on device")
+        return super().write(data) or 0
+
+
+def test_a_disk_that_fills_up_is_one_error_that_names_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    printed: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", printed.append)
+    with Full(tmp_path / "a.npz", "w") as file, pytest.raises(OSError, match=r"No space.*a\.npz"):
+        write_arrays(file, {"one": np.zeros(9), "two": np.zeros(900)}, compressed=False)
+    gc.collect()
+    assert not printed

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
+import weakref
 from functools import lru_cache, partial, wraps
 from typing import Any, Callable
 
@@ -13,7 +15,13 @@ from dgl.nn import SAGEConv
 from torch import Tensor, nn
 
 from dgl_dmns.core import Gate
-from dgl_dmns.samplers import DMNSSampler, DynamicSampler, SelfAdversarialSampler, UniformSampler
+from dgl_dmns.samplers import (
+    AdversarialSampler,
+    DMNSSampler,
+    DynamicSampler,
+    SelfAdversarialSampler,
+    UniformSampler,
+)
 
 NODES, WIDTH, K = 80, 6, 2
 
@@ -220,6 +228,14 @@ def by_default(model: Noisy) -> Callable[[], Tensor]:
     return function
 
 
+class Pipeline:
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer = trainer
+
+    def embed(self) -> Tensor:
+        return self.trainer.embed()
+
+
 CALLABLES: dict[str, Callable[[Noisy], Any]] = {
     "bound method": lambda model: model.inference,
     "closure": lambda model: lambda: model(X),
@@ -231,6 +247,8 @@ CALLABLES: dict[str, Callable[[Noisy], Any]] = {
     "method of another object": lambda model: Trainer(model).embed,
     "object that is called": Trainer,
     "another object in a closure": lambda model: (lambda t: lambda: t.embed())(Trainer(model)),
+    "method of an object within an object": lambda model: Pipeline(Trainer(model)).embed,
+    "weak reference": lambda model: (lambda found: lambda: found()(X))(weakref.ref(model)),
     "list in a closure": lambda model: (lambda parts: lambda: parts[0](X))([model]),
 }
 
@@ -244,6 +262,20 @@ def test_modules_behind_a_callable_are_in_eval_mode(kind: str) -> None:
     assert model.modes == [False]
     assert (model.training, model.norm.training, model.drop.training) == (True, True, False)
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_a_module_whose_method_is_called_is_in_eval_mode() -> None:
+    class Functional(nn.Module):
+        def embed(self) -> Tensor:
+            return nn.functional.dropout(X, 0.5, self.training)
+
+    model = Functional()
+    seen = []
+    for encoder in (model.embed, lambda: model.embed()):
+        sampler = sampler_of(encoder)
+        seen.append(sampler._embeddings()["_N"])
+    assert all(torch.equal(h, X) for h in seen)
+    assert model.training
 
 
 def test_modules_behind_globals_are_too() -> None:
@@ -281,6 +313,58 @@ def test_modules_behind_a_scorer_are_in_eval_mode() -> None:
     assert not any(model.modes)
     assert model.training
     assert torch.equal(first.table.ids, second.table.ids)  # dropout has no part
+
+
+def test_a_module_that_a_scorer_only_calls_is_in_eval_mode_too() -> None:
+    model = Noisy()
+    found = weakref.ref(model)
+    sampler_of(scorer=lambda a, b: (a * found()(b.reshape(-1, WIDTH)).view_as(b)).sum(-1)).refresh()
+    assert model.modes
+    assert not any(model.modes)
+    assert model.training
+
+
+def test_another_threads_calls_keep_their_mode() -> None:
+    model = Noisy()
+
+    def encoder() -> Tensor:
+        thread = threading.Thread(target=model, args=(X,))
+        thread.start()
+        thread.join()
+        return X
+
+    hidden = (lambda found: lambda: found[0][0]())([[encoder]])
+    sampler_of(hidden).refresh()
+    assert model.modes == [True]
+
+
+# Scorers that cannot be called, or return something else.
+
+
+@pytest.mark.parametrize("kind", [DynamicSampler, AdversarialSampler])
+@pytest.mark.parametrize(
+    ("scorer", "error", "words"),
+    [
+        (lambda a: a, TypeError, "takes 1 positional.*broadcast"),
+        (lambda g, h: g.ndata["h"], AttributeError, "shapes .*ndata"),
+        (lambda a, b: (a * b).reshape(7, -1, 13), RuntimeError, "invalid.*broadcast"),
+        (lambda a, b: None, ValueError, "got NoneType"),
+        (lambda a, b: (a * b).sum(-1).numpy(), ValueError, "got ndarray"),
+    ],
+)
+def test_scorers_that_fail_say_how_they_were_called(
+    kind: Any, scorer: Any, error: type[Exception], words: str
+) -> None:
+    sampler = kind(G, lambda: X, K, scorer=scorer)
+    with pytest.raises(error, match=f"^scorer: .*{words}"):
+        sampler.refresh()
+
+
+@pytest.mark.parametrize(("kind", "words"), [("to_sparse", "sparse_coo"), ("meta", "device meta")])
+def test_embeddings_without_rows_in_memory_are_refused(kind: str, words: str) -> None:
+    odd = X.to_sparse() if kind == "to_sparse" else X.to("meta")
+    with pytest.raises(ValueError, match=f"^encoder: .*{words}"):
+        sampler_of(lambda: odd).refresh()
 
 
 # Log ratios of other pairs.
