@@ -251,6 +251,12 @@ REMOVALS = {
         "parser = argparse.ArgumentParser(",
         f"{RUNS} -k command_line_that_is_wrong",
     ),
+    "advice to who takes no scorer": Removal(
+        "dgl_dmns/samplers/scoring.py",
+        'takes = "scorer" in inspect.signature(sampler).parameters',
+        "takes = bool(inspect.signature(sampler).parameters)",
+        f"{SCORING} -k takes_no_scorer",
+    ),
     "what is no state": Removal(
         "dgl_dmns/samplers/saved.py",
         'if not isinstance(found, Mapping) or "sampler" not in found:',

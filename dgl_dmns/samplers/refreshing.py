@@ -65,7 +65,7 @@ class RefreshingSampler(FillingSampler):
         self._behind = 0  # refreshes that were begun since the one whose table is live
         self._in_use = 0  # the step of the embeddings behind that table
         given = any(one.scorer is not None for one in self.relations.values())
-        self._scoring = ScoringCheck(type(self).__name__, self.rule.uses_scores, given)
+        self._scoring = ScoringCheck(type(self), self.rule.uses_scores, given)
 
     def distribution(self, etype: EdgeName | None = None) -> NodeDistribution:
         """The distribution that the last refresh drew from: it samples, and it has densities.

@@ -15,6 +15,7 @@ Each gives one warning.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -44,16 +45,17 @@ class ScoringCheck:
     """Looks at each refresh of a sampler, and warns once of either sign.
 
     Args:
-        sampler: name of the sampler's class.
+        sampler: the sampler's class.
         judged: whether negatives are chosen by scores at all.
         given: whether the user has given a scorer.
     """
 
-    def __init__(self, sampler: str, judged: bool, given: bool) -> None:
-        self.sampler = sampler
+    def __init__(self, sampler: type, judged: bool, given: bool) -> None:
         self._layers_open = judged and not given
         self._scores_open = judged
         self.given = given
+        takes = "scorer" in inspect.signature(sampler).parameters
+        self._advice = f"pass {_EXAMPLE}" if takes else f"use a sampler that takes {_EXAMPLE}"
         self._before: list[tuple[Tensor, Tensor]] = []  # parameters, and what they were
         self._low: dict[EdgeType, int] = {}  # refreshes in a row
         self._told: set[EdgeType] = set()  # whose scores have told edges once
@@ -88,7 +90,7 @@ class ScoringCheck:
             warn(
                 f"a layer with one output is trained that no embedding passes "
                 "through; if it scores edges, negatives are chosen by another function than the "
-                f"model's, the inner product: pass {_EXAMPLE}"
+                f"model's, the inner product: {self._advice}"
             )
 
     def look(self, version: int, relations: Iterable[Relation], h: dict[str, Tensor]) -> None:
@@ -112,8 +114,7 @@ class ScoringCheck:
                     f"by {what}, known edges of {etype[1]!r} score no higher than "
                     f"random nodes after {version} refreshes (AUC {auc:.2f}), so that negatives "
                     "are no harder than uniform ones; if the model scores edges in another way, "
-                    f"pass that as scorer, for example {_EXAMPLE}; if it has yet to learn, attach "
-                    "later"
+                    f"{self._advice}; if it has yet to learn, attach later"
                 )
                 return
 

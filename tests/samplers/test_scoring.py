@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dgl_dmns import AdversarialSampler, DMNSSampler, DynamicSampler
+from dgl_dmns import AdversarialSampler, DMNSSampler, DynamicSampler, MCNSSampler
 from dgl_dmns.core.rules import Density
 from dgl_dmns.core.snapshot import Snapshot
 from dgl_dmns.data import embedded_graph
@@ -124,6 +124,14 @@ def test_scores_that_never_tell_edges_are_noticed_once(cls: Any) -> None:
                 sampler.refresh()
         else:
             sampler.refresh()  # a warning is an error
+
+
+def test_a_sampler_that_takes_no_scorer_is_not_to_be_given_one() -> None:
+    g = graph()
+    sampler = MCNSSampler(g, lambda: torch.ones(NODES, 6), 2)
+    with pytest.warns(UserWarning, match="use a sampler that takes scorer="):
+        for _ in range(12):
+            sampler.refresh()
 
 
 def test_scores_that_rise_late_are_not() -> None:
