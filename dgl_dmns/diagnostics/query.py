@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from dgl_dmns.archives import read_arrays, write_arrays
+from dgl_dmns.checks import as_integer
 from dgl_dmns.core.modes import shielded
 
 if TYPE_CHECKING:
@@ -104,6 +105,7 @@ def view_query(
     degrees = relation.known.degrees()
     if node is None:
         node = int((degrees - 12).abs().masked_fill(degrees == 0, 1 << 40).argmin())
+    node = as_integer("node", node)
     if not 0 <= node < len(degrees) or not int(degrees[node]):
         raise ValueError(
             f"node: expected a source node with a known neighbour, in 0 .. {len(degrees) - 1}, got "
@@ -129,7 +131,7 @@ def view_query(
         return flat
 
     return QueryView(
-        query=node,
+        query=int(node),
         levels=tuple(f"{f:g}T" for f in model.levels.fractions),
         point=project(z_query)[0],
         neighbours=project(z[relation.known.neighbours(node).long()]),

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from dgl_dmns.checks import as_integer, type_name
 from dgl_dmns.core.engine import CHUNK_BYTES
 from dgl_dmns.core.sharing import SHARED as _SHARED
 from dgl_dmns.core.sharing import amount as _amount
@@ -41,6 +44,8 @@ class Resources:
             on time, and so do draws; each table by itself does not.
 
     Raises:
+        TypeError: for a number of bytes that is no integer, a ``background`` that is neither True
+            nor False, or a folder that is no path.
         ValueError: if a number of bytes is below 1, or the folder does not exist.
     """
 
@@ -52,8 +57,18 @@ class Resources:
     def __post_init__(self) -> None:
         for name in ("chunk_bytes", "table_bytes"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name}: expected at least 1 byte, got {value}")
+            if value is not None or name == "chunk_bytes":
+                object.__setattr__(self, name, as_integer(name, value, 1, "bytes"))
+        if not isinstance(self.background, (bool, np.bool_)):
+            raise TypeError(
+                f"background: expected True or False, got {self.background!r}; write "
+                "Resources(background=True)"
+            )
+        if self.table_folder is not None and not isinstance(self.table_folder, (str, os.PathLike)):
+            raise TypeError(
+                f"table_folder: expected the path of a folder, got {type_name(self.table_folder)}; "
+                "write Resources(table_folder='/a/folder')"
+            )
         if self.table_folder is not None and not Path(self.table_folder).is_dir():
             raise ValueError(f"table_folder: there is no folder {self.table_folder}; make it first")
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import dgl
+import numpy as np
 import pytest
 import torch
 from dgl.dataloading import DataLoader, NeighborSampler, as_edge_prediction_sampler
@@ -118,8 +119,16 @@ def test_no_room_on_the_disk(g: Any, tmp_path: Path, monkeypatch: Any) -> None:
 
 def test_limits_are_checked(tmp_path: Path) -> None:
     for name in ("chunk_bytes", "table_bytes"):
-        with pytest.raises(ValueError, match=f"{name}: expected at least 1 byte, got 0"):
+        with pytest.raises(ValueError, match=f"{name}: expected at least 1 byte"):
             Resources(**{name: 0})
+        for bad in (1.5, "1 GB", True):
+            with pytest.raises(TypeError, match=f"^{name}: expected an integer, the bytes"):
+                Resources(**{name: bad})
+    assert Resources(table_bytes=np.int64(5)).table_bytes == 5
+    with pytest.raises(TypeError, match="^background: expected True or False, got 'yes'"):
+        Resources(background="yes")
+    with pytest.raises(TypeError, match="^table_folder: expected the path of a folder, got int"):
+        Resources(table_folder=5)
     with pytest.raises(ValueError, match="table_folder: there is no folder"):
         Resources(table_folder=tmp_path / "none")
 
