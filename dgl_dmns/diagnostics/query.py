@@ -103,18 +103,17 @@ def view_query(
             f"sampler: {type(sampler).__name__} has no generator to show; use a DMNSSampler"
         )
     degrees = relation.known.degrees()
-    if node is None:
-        node = int((degrees - 12).abs().masked_fill(degrees == 0, 1 << 40).argmin())
-    node = as_integer("node", node)
-    if not 0 <= node < len(degrees) or not int(degrees[node]):
+    middling = (degrees - 12).abs().masked_fill(degrees == 0, 1 << 40).argmin()
+    query = as_integer("node", middling if node is None else node)
+    if not 0 <= query < len(degrees) or not int(degrees[query]):
         raise ValueError(
             f"node: expected a source node with a known neighbour, in 0 .. {len(degrees) - 1}, got "
-            f"{node}"
+            f"{query}"
         )
     model = relation.model
     h = sampler._embeddings(embeddings)
     source, _, destination = relation.etype
-    z_query = model.space.encode(h[source][node : node + 1])
+    z_query = model.space.encode(h[source][query : query + 1])
     z = model.space.encode(h[destination])
     try:
         gaussians = model.gaussians(z_query)
@@ -131,12 +130,12 @@ def view_query(
         return flat
 
     return QueryView(
-        query=int(node),
+        query=query,
         levels=tuple(f"{f:g}T" for f in model.levels.fractions),
         point=project(z_query)[0],
-        neighbours=project(z[relation.known.neighbours(node).long()]),
-        negatives=project(z[held.ids[node].flatten().long()]),
-        negative_level=held.level[node].flatten().numpy().copy(),
+        neighbours=project(z[relation.known.neighbours(query).long()]),
+        negatives=project(z[held.ids[query].flatten().long()]),
+        negative_level=held.level[query].flatten().numpy().copy(),
         mean=project(gaussians.mean[:, 0]),
         covariance=(plane.T @ (variance.unsqueeze(-1) * plane)).numpy(),
         background=project(z[:: max(1, -(-len(z) // _BACKGROUND))]),
