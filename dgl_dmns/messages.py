@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any, TypeVar, cast
 
-__all__ = ["about", "warn"]
+__all__ = ["about", "first_line", "warn"]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -37,6 +37,11 @@ def warn(message: str, category: type[Warning] = UserWarning) -> None:
     subject = _SUBJECT.get()
     message = f"{subject}: {message}" if subject else message
     warnings.warn(message, category, stacklevel=_level())
+
+
+def first_line(error: BaseException) -> str:
+    """What kind of error it is, and the first line of what it says."""
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
 
 
 def _level() -> int:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dgl_dmns.core.generator import DiffusionGenerator
 from dgl_dmns.core.known import KnownEdges
+from dgl_dmns.messages import first_line
 
 __all__ = ["Scorer", "Snapshot", "called_scorer", "checked_scores", "dot_score", "rows_of"]
 
@@ -40,10 +41,9 @@ def called_scorer(scorer: Scorer, h_query: Tensor, h_candidate: Tensor) -> Tenso
         raise
     except (TypeError, AttributeError, RuntimeError) as error:
         kind = next(k for k in (TypeError, AttributeError, RuntimeError) if isinstance(error, k))
-        said = (str(error).splitlines() or [""])[0]
         raise kind(
             f"scorer: called with embeddings of shapes {tuple(h_query.shape)} and "
-            f"{tuple(h_candidate.shape)}, which failed: {type(error).__name__}: {said}; it takes "
+            f"{tuple(h_candidate.shape)}, which failed: {first_line(error)}; it takes "
             "broadcastable embeddings [.., D], for example lambda h_v, h_u: mlp(torch.cat("
             "torch.broadcast_tensors(h_v, h_u), -1)).squeeze(-1)"
         ) from error

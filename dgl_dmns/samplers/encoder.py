@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from dgl_dmns._compat import is_distributed
 from dgl_dmns.checks import type_name
 from dgl_dmns.core.modes import callers_device
+from dgl_dmns.messages import first_line
 from dgl_dmns.samplers.held_modules import eval_mode, modules_behind
 
 __all__ = ["Embeddings", "Encoder", "check_embeddings", "check_encoder", "embed", "is_homogeneous"]
@@ -123,10 +124,9 @@ def embed(encoder: Encoder, g: Any, feat: str, *, first: bool = False) -> Any:
             if not first:
                 raise
             kind = next((k for k in (TypeError, ValueError) if isinstance(error, k)), RuntimeError)
-            said = (str(error).splitlines() or [""])[0]
             raise kind(
                 f"encoder: called as {_call_of(encoder, feat, g)}, which failed: "
-                f"{type(error).__name__}: {said}; pass a callable that returns the embeddings of "
+                f"{first_line(error)}; pass a callable that returns the embeddings of "
                 "all nodes, for example lambda: model.inference(g, x)"
             ) from error
 

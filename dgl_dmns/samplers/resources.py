@@ -12,10 +12,7 @@ import numpy as np
 
 from dgl_dmns.checks import as_integer, type_name
 from dgl_dmns.core.engine import CHUNK_BYTES
-from dgl_dmns.core.sharing import SHARED as _SHARED
-from dgl_dmns.core.sharing import amount as _amount
-from dgl_dmns.core.sharing import free_in as _disk
-from dgl_dmns.core.sharing import free_memory as _free_memory
+from dgl_dmns.core.sharing import SHARED, amount, free_in, free_memory
 from dgl_dmns.core.table import BYTES_PER_CANDIDATE
 
 __all__ = ["Resources", "affordable_groups", "check_room", "groups_with_room"]
@@ -115,8 +112,8 @@ def affordable_groups(resources: Resources, groups: int, candidates: int) -> int
     one = BYTES_PER_CANDIDATE * candidates
     if one > resources.table_bytes:
         raise ValueError(
-            f"table_bytes: a table of one group takes {_amount(one)} ({candidates} candidates of "
-            f"{BYTES_PER_CANDIDATE} bytes), got a budget of {_amount(resources.table_bytes)}; "
+            f"table_bytes: a table of one group takes {amount(one)} ({candidates} candidates of "
+            f"{BYTES_PER_CANDIDATE} bytes), got a budget of {amount(resources.table_bytes)}; "
             "raise it, lower k, or hold fewer edge types with etypes=..."
         )
     return min(groups, resources.table_bytes // one)
@@ -136,20 +133,20 @@ def check_room(resources: Resources, groups: int, candidates: int) -> None:
     needed = BYTES_PER_CANDIDATE * groups * candidates
     if resources.table_folder is not None:
         room, where = (
-            _disk(Path(resources.table_folder)),
+            free_in(Path(resources.table_folder)),
             f"on the disk of {resources.table_folder}",
         )
         instead = "name another table_folder"
     else:
         room, where = min(
-            (_disk(_SHARED), f"in shared memory ({_SHARED}; in a container, raise its --shm-size)"),
-            (_free_memory(), "of memory"),
+            (free_in(SHARED), f"in shared memory ({SHARED}; in a container, raise its --shm-size)"),
+            (free_memory(), "of memory"),
         )
         instead = "keep it in a file with Resources(table_folder=...)"
     if needed > room:
         raise MemoryError(
-            f"a table of {groups} groups takes {_amount(needed)} ({BYTES_PER_CANDIDATE} * groups "
-            f"* k bytes for each source node), and there are {_amount(int(room))} free {where}; "
+            f"a table of {groups} groups takes {amount(needed)} ({BYTES_PER_CANDIDATE} * groups "
+            f"* k bytes for each source node), and there are {amount(int(room))} free {where}; "
             f"lower groups or k, set a budget with Resources(table_bytes=...), {instead}, or hold "
             "fewer edge types with etypes=..."
         )

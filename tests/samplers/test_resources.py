@@ -100,8 +100,8 @@ def test_no_room_is_said_before_anything_is_allocated(g: Any, monkeypatch: Any) 
     with pytest.raises(AssertionError, match="allocated"):  # with room, it is what is built
         made(g)
     for where, message in (
-        ("_free_memory", r"takes 33600 bytes .*there are 100 bytes free of memory; lower groups"),
-        ("_disk", r"there are 100 bytes free in shared memory \(/dev/shm.*--shm-size"),
+        ("free_memory", r"takes 33600 bytes .*there are 100 bytes free of memory; lower groups"),
+        ("free_in", r"there are 100 bytes free in shared memory \(/dev/shm.*--shm-size"),
     ):
         with monkeypatch.context() as patched:
             patched.setattr(limits, where, lambda *_: 100.0)
