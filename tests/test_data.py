@@ -412,9 +412,14 @@ def test_a_read_only_folder_is_refused(
 
 
 def test_names() -> None:
-    assert DATASET_NAMES == ("embedded", "cora", "citeseer", "coauthor-cs", "actor")
+    assert DATASET_NAMES == ("embedded", "dense", "cora", "citeseer", "coauthor-cs", "actor")
     assert load_dataset("embedded").num_nodes == 2500
-    with pytest.raises(ValueError, match="expected one of embedded, cora, .*actor, got 'pubmed'"):
+    dense = load_dataset("dense")
+    degrees = torch.bincount(dense.src, minlength=dense.num_nodes)
+    assert (dense.name, dense.features.shape) == ("dense", (1200, 0))
+    assert float(degrees.double().mean()) == 30
+    assert int(degrees.max()) > 200
+    with pytest.raises(ValueError, match="one of embedded, dense, cora, .*actor, got 'pubmed'"):
         load_dataset("pubmed")
 
 

@@ -1,7 +1,7 @@
 """Graphs and their splits for examples, tests and benchmarks; plain tensors throughout."""
 
 from dgl_dmns.data.datasets import DATASET_NAMES, load_dataset
-from dgl_dmns.data.embedded import GraphData, embedded_graph, simple_undirected
+from dgl_dmns.data.embedded import GraphData, dense_graph, embedded_graph, simple_undirected
 from dgl_dmns.data.splits import (
     EdgeSplit,
     RankingSplit,
@@ -15,6 +15,7 @@ __all__ = [
     "EdgeSplit",
     "GraphData",
     "RankingSplit",
+    "dense_graph",
     "embedded_graph",
     "load_dataset",
     "official_split",

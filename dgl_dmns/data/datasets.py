@@ -1,4 +1,4 @@
-"""Named data sets as `GraphData`: the embedded graph, and four that DGL's own classes load.
+"""Named data sets as `GraphData`: two generated graphs, and four that DGL's own classes load.
 
 The files lie where DGL keeps them (its cache layout): ``data_dir/<folder>/<file>``, the folder
 being the data set's name and a hash of its address.  DGL downloads what is absent.  Where that
@@ -19,6 +19,7 @@ import os
 import ssl
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from typing import Any
 import torch
 
 from dgl_dmns.core.modes import shielded
-from dgl_dmns.data.embedded import GraphData, embedded_graph, simple_undirected
+from dgl_dmns.data.embedded import GraphData, dense_graph, embedded_graph, simple_undirected
 
 __all__ = ["DATASET_NAMES", "load_dataset"]
 
@@ -82,7 +83,11 @@ _SOURCES: dict[str, _Source] = {
     ),
 }
 
-DATASET_NAMES: tuple[str, ...] = ("embedded", *_SOURCES)
+_GENERATED: dict[str, Callable[[], GraphData]] = {
+    "embedded": embedded_graph,
+    "dense": dense_graph,
+}
+DATASET_NAMES: tuple[str, ...] = (*_GENERATED, *_SOURCES)
 
 
 def _cache_dir(data_dir: str | os.PathLike[str] | None) -> Path:
@@ -149,10 +154,10 @@ def load_dataset(name: str, data_dir: str | os.PathLike[str] | None = None) -> G
     duplicates removed, both directions present (Actor comes directed and with both).
 
     Args:
-        name: ``embedded``, ``cora``, ``citeseer``, ``coauthor-cs`` or ``actor``.
+        name: ``embedded``, ``dense``, ``cora``, ``citeseer``, ``coauthor-cs`` or ``actor``.
         data_dir: DGL's cache directory, which holds one folder for each data set; DGL downloads
             into it what is absent, and writes processed files into it.  None: DGL's own, the
-            environment variable DGL_DOWNLOAD_DIR or else ~/.dgl.  ``embedded`` ignores it.
+            environment variable DGL_DOWNLOAD_DIR or else ~/.dgl.  Generated ones ignore it.
 
     Returns:
         The graph; all its tensors are on the CPU.
@@ -164,8 +169,8 @@ def load_dataset(name: str, data_dir: str | os.PathLike[str] | None = None) -> G
         PermissionError: DGL would have to write into a directory that is read-only.
         RuntimeError: the download or DGL's reading of the files failed.
     """
-    if name == "embedded":
-        return embedded_graph()
+    if name in _GENERATED:
+        return _GENERATED[name]()
     if name not in _SOURCES:
         raise ValueError(
             f"name: expected one of {', '.join(DATASET_NAMES)}, got {name!r}; "

@@ -27,7 +27,7 @@ The generator is not a model of any real graph: figures measured on it are check
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -36,7 +36,7 @@ from torch import Tensor
 
 from dgl_dmns.core.modes import shielded
 
-__all__ = ["GraphData", "embedded_graph", "simple_undirected"]
+__all__ = ["GraphData", "dense_graph", "embedded_graph", "simple_undirected"]
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -320,3 +320,23 @@ def embedded_graph(
         raw_src=src,
         raw_dst=dst,
     )
+
+
+def dense_graph(num_nodes: int = 1200, seed: int = 0, *, mean_degree: float = 30.0) -> GraphData:
+    """A graph with many edges for each node, hubs, and no features, of `embedded_graph`.
+
+    Queries are drawn often between two refreshes here, and a model has learned vectors alone.
+
+    Args:
+        num_nodes: N, at least 50.
+        seed: seed of the generator, 0 or more.
+        mean_degree: wished number of neighbours of a node.
+
+    Returns:
+        The graph, named ``dense``, with features of width 0.
+
+    Raises:
+        ValueError: as `embedded_graph`.
+    """
+    made = embedded_graph(num_nodes, seed, words=1, mean_degree=mean_degree)
+    return replace(made, name="dense", features=made.features[:, :0])
