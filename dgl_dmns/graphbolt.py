@@ -158,7 +158,7 @@ def _check_ratio(sampler: Any, negative_ratio: int | None) -> int:
                 f"sampler: GraphBolt's negatives keep the sources of their positives, got "
                 f"source={sampler.source!r}; make the sampler with source='edge'"
             )
-        numbers = {relation.table.shape[2] for relation in sampler.relations.values()}
+        numbers = {relation.k for relation in sampler.relations.values()}
     if len(numbers) > 1:
         raise ValueError(
             f"sampler: GraphBolt takes one number of negatives per edge for all edge types, got k "

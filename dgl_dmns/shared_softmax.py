@@ -37,6 +37,7 @@ from typing import Literal, Union, get_args
 import torch
 from torch import Tensor
 
+from dgl_dmns.checks import as_integer, as_number
 from dgl_dmns.core.known import KnownEdges
 from dgl_dmns.core.pool_softmax import pool_softmax
 from dgl_dmns.core.shared_pool import Barred, SharedPool
@@ -119,7 +120,7 @@ def shared_softmax_loss(
     """
     if share not in get_args(Share):
         raise ValueError(f"share: expected 'batch' or 'edge', got {share!r}")
-    if not (math.isfinite(temperature) and temperature > 0):
+    if not (math.isfinite(as_number("temperature", temperature)) and temperature > 0):
         raise ValueError(f"temperature: expected a positive, finite number, got {temperature}")
     if num_nodes < 1:
         raise ValueError(f"num_nodes: expected at least 1, got {num_nodes}")
@@ -245,7 +246,7 @@ def _own(drawn: Tensor, queries: int, share: Share, pool: int | None) -> Tensor 
     """Each query's own candidates [B, K], where the loss tells them apart."""
     if not drawn.numel():
         raise ValueError("candidates: expected at least one, got none")
-    if pool is not None and pool < 1:
+    if pool is not None and as_integer("pool", pool, what="candidates") < 1:
         raise ValueError(f"pool: expected at least 1, or None for all candidates, got {pool}")
     if share == "edge" and pool is not None:
         raise ValueError(

@@ -331,7 +331,7 @@ REMOVALS = {
     ),
     "latents that come apart": Removal(
         "dgl_dmns/core/nearest.py",
-        "uniform[:, slot] |= lost",
+        "uniform[:, slot] = ~(latent.abs().amax(dim=1) < _LARGEST)",
         "pass",
         f"{NUMBERS} -k comes_apart",
     ),
@@ -397,8 +397,8 @@ REMOVALS = {
     ),
     "the budget of tables that grow": Removal(
         "dgl_dmns/samplers/stateful.py",
-        "groups = groups_with_room(self.resources, self.settings.groups, g, numbers)",
-        "groups = self.settings.groups",
+        "groups = groups_with_room(self.resources, self._rows_of(g, numbers))",
+        "groups = {etype: self.settings.groups_for(k) for etype, k in numbers.items()}",
         f"{FROZEN} -k budget",
     ),
     "a failed refresh is tried again": Removal(
@@ -470,7 +470,7 @@ REMOVALS = {
     "the count of what is handed out": Removal(
         "dgl_dmns/core/table.py",
         "            if self.version == version:\n                self.drawn[version % 2] += "
-        "rows.numel()\n                return ids.long()",
+        "place.numel()\n                return ids.long()",
         "            if self.version == version:\n                return ids.long()",
         f"{MONITOR} -k handed_out",
     ),
@@ -500,8 +500,8 @@ REMOVALS = {
     ),
     "room before relations are built": Removal(
         "dgl_dmns/samplers/stateful.py",
-        "groups = groups_with_room(resources, settings.groups, g, held)",
-        "groups = settings.groups",
+        "groups = groups_with_room(resources, self._rows_of(g, held))",
+        "groups = {etype: settings.groups_for(number) for etype, number in held.items()}",
         "tests/samplers/test_resources.py -k said_before",
     ),
     "the random state in checkpoints": Removal(
@@ -543,7 +543,7 @@ REMOVALS = {
     ),
     "tables in states": Removal(
         "dgl_dmns/samplers/relation.py",
-        'self._check_table(state["table"])',
+        'self._check_table(state["table"], sizes)',
         "pass",
         f"{STATES} -k look_right",
     ),
@@ -730,16 +730,46 @@ REMOVALS = {
     "look-ups of one version": Removal(
         "dgl_dmns/core/table.py",
         "            if self.version == version:\n"
-        "                self.drawn[version % 2] += rows.numel()\n"
+        "                self.drawn[version % 2] += place.numel()\n"
         "                return ids.long()",
         "            return ids.long()",
         "tests/core/test_table.py -k overtake",
     ),
     "the hidden buffer": Removal(
         "dgl_dmns/core/table.py",
-        "hidden = (self.version + 1) % 2",
-        "hidden = self.version % 2",
+        "field[(self.version + 1) % 2] for",
+        "field[self.version % 2] for",
         f"{RACE} {FAULTS} -k 'one_version or in_the_middle or runs_out'",
+    ),
+    "the mark of a buffer that is being written": Removal(
+        "dgl_dmns/core/table.py",
+        "        self.unfinished.fill_(1)\n        for hidden, field in",
+        "        for hidden, field in",
+        f"{MISUSE} -k being_written",
+    ),
+    "turns that go around a row": Removal(
+        "dgl_dmns/core/rows.py",
+        "turn % self.table.sizes(src)",
+        "turn.minimum(self.table.sizes(src) - 1)",
+        "tests/core/test_rows.py -k evenly",
+    ),
+    "turns that are counted": Removal(
+        "dgl_dmns/core/turns.py",
+        "self.asked[place[found]] = after[found]",
+        "pass",
+        "tests/core/test_rows.py -k before_any",
+    ),
+    "uniform negatives drawn in the call": Removal(
+        "dgl_dmns/core/rows.py",
+        "fresh = self.known.uniform(src, self.k - whole, generator=generator)",
+        "fresh = ids[:, :1].repeat(1, self.k - whole)",
+        "tests/core/test_rows.py -k fresh",
+    ),
+    "ratios that a pool bounds": Removal(
+        "dgl_dmns/core/distribution.py",
+        "return ratio - torch.logaddexp(ratio, others) + math.log(size)",
+        "return ratio",
+        "tests/core/test_distribution.py -k small_pool",
     ),
     "silence": Removal(
         "dgl_dmns/__init__.py",

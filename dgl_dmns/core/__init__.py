@@ -23,7 +23,16 @@ from dgl_dmns.core.predictor import (
     MLPPredictor,
     NoisePredictor,
 )
-from dgl_dmns.core.rules import Blend, Density, Gate, Hardest, Nearest, Rule, SelfAdversarial
+from dgl_dmns.core.rules import (
+    Blend,
+    Density,
+    Gate,
+    Hardest,
+    Nearest,
+    Part,
+    Rule,
+    SelfAdversarial,
+)
 from dgl_dmns.core.schedule import NoiseSchedule
 from dgl_dmns.core.sharpness import sharpened
 from dgl_dmns.core.snapshot import Scorer, Snapshot, dot_score
@@ -53,6 +62,7 @@ __all__ = [
     "NodeDistribution",
     "NoisePredictor",
     "NoiseSchedule",
+    "Part",
     "PoolSettings",
     "RefreshReport",
     "Rule",

@@ -1,18 +1,19 @@
 r"""The distribution that negatives are drawn from, as an object: it samples, and it has densities.
 
-For a query ``v`` a rule puts weights ``g(u|v)`` on candidates; a table draws in proportion to them
-within pools of M uniform nodes. For a pool that holds a given candidate ``u``, the log ratio to the
-uniform distribution over the N admissible nodes is
+A share ``pi`` of the negatives of a query ``v`` is drawn uniformly, the others by a rule, so that
+the ratio of a node ``u`` to the uniform distribution over the N nodes is
 
-    ``w(u|v) = log g(u|v) - log(mean of g(.|v) over u and M - 1 uniform nodes)``,
+    ``r(u|v) = pi + (1 - pi) sum_c a_c g_c(u|v) / G_c(v)``,
 
-and ``log q(u|v) = w(u|v) - log N``. With a pool of all nodes (``pool >= N``) this is exact; with a
-smaller one it belongs to one pool, and the mean of ``e^w`` over pools is the exact ratio of what is
-drawn first from a pool of M. Weights of `Gate` and `Blend` contain the mixture of levels, whose own
-log ratios come from the same pool.
+with the rule's parts, and the norms that were measured while the table was filled
+(`dgl_dmns.core.pools`): no pool is drawn for a pair. It is never below ``pi``. A pool of M nodes
+bounds it, too: a node that was drawn had stood in the pool itself, beside M - 1 others, so that
+each ratio ``x = g / G`` over a pool becomes ``M x / (M - 1 + x)``. Where the pool is all nodes
+(``M >= N``) the norms contain each admissible node already, and ratios are exact.
 
-Known edges are left out of pools, but may be asked for: ``w`` of a positive is what the rule would
-have given it as a candidate, which a loss calibrated on both sides needs.
+Known edges are left out of pools, but may be asked for: their ratio is what the rule would have
+given them as candidates, beside the n nodes of the pool, ``x (n + 1) / (n + x)``, which a loss
+calibrated on both sides needs.
 """
 
 from __future__ import annotations
@@ -22,16 +23,21 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import softplus
 
+from dgl_dmns.core.gaussians import LevelGaussians
 from dgl_dmns.core.modes import in_float32, shielded
-from dgl_dmns.core.pools import PoolDraw, PoolSettings
+from dgl_dmns.core.pools import PoolDraw, PoolSettings, mixture_of_levels, mixture_of_parts
 from dgl_dmns.core.rules import Nearest, Rule
-from dgl_dmns.core.snapshot import Snapshot
-from dgl_dmns.core.table import Candidates
+from dgl_dmns.core.snapshot import Snapshot, rows_of
+from dgl_dmns.core.table import NO_LEVEL, Candidates
 
 __all__ = ["NodeDistribution", "check_tractable"]
 
-_PAIRS = 4096  # pairs whose pools are weighed at a time: a bounded working set
+_PAIRS = 1 << 15  # pairs that are weighed at a time: a bounded working set
+_CELLS = 1 << 20  # (query, node) cells likewise
+_MEASURED = 1024  # queries likewise
+_LARGEST = 80.0  # log ratios beyond that count as that: no pool is so large
 
 
 def check_tractable(rule: Rule) -> None:
@@ -51,6 +57,10 @@ class NodeDistribution:
         rule: a selection rule with a tractable distribution.
         settings: pools, exponent lambda and uniform share; ``groups`` has no meaning here.
         snapshot: embeddings, generator, scorer and known edges.
+        norms: norms of every query, float32 [N, L + P], see `dgl_dmns.core.engine.fill_table`;
+            those of queries that have NaN there, or of all where None, are measured over one pool
+            when they are needed.
+        seed: of those pools.
 
     Raises:
         ValueError: if the rule has no tractable distribution.
@@ -59,6 +69,8 @@ class NodeDistribution:
     rule: Rule
     settings: PoolSettings
     snapshot: Snapshot
+    norms: Tensor | None = None
+    seed: int = 0
 
     def __post_init__(self) -> None:
         check_tractable(self.rule)
@@ -66,15 +78,12 @@ class NodeDistribution:
     @in_float32
     @torch.no_grad()
     @shielded
-    def log_ratio(
-        self, src: Tensor, dst: Tensor, *, generator: torch.Generator | None = None
-    ) -> Tensor:
+    def log_ratio(self, src: Tensor, dst: Tensor) -> Tensor:
         """Log ratio ``log q(u|v) - log uniform(u)`` of any pairs, known edges included.
 
         Args:
             src: query ids, shape [P], int64.
             dst: candidate ids, shape [P], int64.
-            generator: source of the pools.
 
         Returns:
             Natural log ratios, shape [P], float32.
@@ -82,6 +91,15 @@ class NodeDistribution:
         Raises:
             ValueError: if the shapes differ or an id is out of range.
         """
+        hard = self.hard_log_ratio(src, dst)
+        share = self.settings.uniform_share
+        return torch.log(share + (1 - share) * hard.exp()) if share else hard
+
+    @in_float32
+    @torch.no_grad()
+    @shielded
+    def hard_log_ratio(self, src: Tensor, dst: Tensor) -> Tensor:
+        """The same of what the rule draws, without the uniform share."""
         known = self.snapshot.known
         if src.dim() != 1 or src.shape != dst.shape:
             raise ValueError(
@@ -95,29 +113,48 @@ class NodeDistribution:
                     f"{int(ids.max())}"
                 )
         if not src.numel():
-            return torch.zeros(0, dtype=torch.float32, device=src.device)
-        chunk = min(self.settings.queries_per_pool, src.numel())
-        block = max(1, _PAIRS // chunk) * chunk
-        parts = []
-        for rows, nodes in zip(src.split(block), dst.split(block)):
-            fill = (-rows.numel()) % chunk  # whole chunks only
-            padded = torch.cat([rows, rows.new_zeros(fill)])
-            draw = self._draw(padded, chunk, generator)
-            ratio = draw.log_ratio(torch.cat([nodes, nodes.new_zeros(fill)]))
-            parts.append(ratio[: rows.numel()])
+            return torch.zeros(0, dtype=torch.float32)
+        parts = [self._of_pairs(*pair) for pair in zip(src.split(_PAIRS), dst.split(_PAIRS))]
         return torch.cat(parts)
 
     @shielded
-    def log_prob(
-        self, src: Tensor, dst: Tensor, *, generator: torch.Generator | None = None
-    ) -> Tensor:
+    def log_prob(self, src: Tensor, dst: Tensor) -> Tensor:
         """Log probability ``log q(u|v)`` of any pairs; arguments and errors as in `log_ratio`.
 
         Returns:
             Natural log probabilities, shape [P], float32.
         """
-        ratio = self.log_ratio(src, dst, generator=generator)
-        return ratio - math.log(self.snapshot.known.num_dst)
+        return self.log_ratio(src, dst) - math.log(self.snapshot.known.num_dst)
+
+    @in_float32
+    @torch.no_grad()
+    def hard_log_ratios(self, queries: Tensor, nodes: Tensor) -> Tensor:
+        """Log ratios of what the rule draws, without the uniform share, of all pairs.
+
+        Args:
+            queries: query ids, shape [B], int64.
+            nodes: candidate ids, shape [C], int64.
+
+        Returns:
+            Natural log ratios, shape [B, C], float32; -inf for known edges.
+        """
+        self._measure(queries)
+        snapshot, parts = self.snapshot, []
+        known = snapshot.known.contains(queries.unsqueeze(1), nodes.unsqueeze(0))
+        for rows, of in zip(
+            queries.split(max(1, _CELLS // max(1, nodes.numel()))),
+            known.split(max(1, _CELLS // max(1, nodes.numel()))),
+        ):
+            score = density = None
+            if self.rule.uses_scores:
+                score = snapshot.scores(rows.unsqueeze(0), nodes.unsqueeze(0)).squeeze(0)
+            if self.rule.uses_generator:
+                assert snapshot.z_candidate is not None
+                z = rows_of(snapshot.z_candidate, nodes).unsqueeze(0)
+                density = self._gaussians(rows).pool_log_prob(z).squeeze(1)
+            ratio = self._closed(rows.unsqueeze(1), of, score, density)
+            parts.append(ratio.masked_fill(of, -math.inf))
+        return torch.cat(parts)
 
     @in_float32
     @torch.no_grad()
@@ -125,19 +162,98 @@ class NodeDistribution:
     def sample(
         self, src: Tensor, k: int, *, generator: torch.Generator | None = None
     ) -> Candidates:
-        """K candidates for each query, without replacement, from a pool of its own.
+        """K candidates for each query: each uniform with probability ``pi``, else by the rule.
 
         Args:
             src: query ids, shape [B], int64.
-            k: candidates, at most the pool.
+            k: candidates, at most the pool; those by the rule are drawn without replacement, from a
+                pool of its own for each query.
             generator: source of randomness.
 
         Returns:
             Candidates of shape [B, K]; -1 where a pool has no admissible node left.
         """
-        draw = self._draw(src, 1, generator)
-        return Candidates(*(field.squeeze(1) for field in draw.draw(k, 1)))
+        ids, level = (field.squeeze(1) for field in self._draw(src, generator).draw(k, 1))
+        coin = torch.rand(ids.shape, generator=generator, dtype=torch.float32)
+        uniform = coin < self.settings.uniform_share
+        fresh = self.snapshot.known.uniform(src, k, generator=generator)
+        return Candidates(torch.where(uniform, fresh, ids), level.masked_fill(uniform, NO_LEVEL))
 
-    def _draw(self, rows: Tensor, chunk: int, generator: torch.Generator | None) -> PoolDraw:
+    def _of_pairs(self, src: Tensor, dst: Tensor) -> Tensor:
+        """Log ratios of what the rule draws, of pairs [P]."""
+        self._measure(src)
+        snapshot = self.snapshot
+        score = density = None
+        if self.rule.uses_scores:
+            score = snapshot.scores(src.view(-1, 1), dst.view(-1, 1)).flatten()
+        if self.rule.uses_generator:
+            assert snapshot.z_candidate is not None
+            density = self._gaussians(src).log_prob(snapshot.z_candidate[dst])
+        return self._closed(src, snapshot.known.contains(src, dst), score, density)
+
+    def _gaussians(self, rows: Tensor) -> LevelGaussians:
+        assert self.snapshot.model is not None
+        assert self.snapshot.z_query is not None
+        return self.snapshot.model.gaussians(self.snapshot.z_query[rows])
+
+    def _closed(
+        self, rows: Tensor, known: Tensor, score: Tensor | None, density: Tensor | None
+    ) -> Tensor:
+        """Log ratios of the rule from scores [..] and log densities [L, ..] of some pairs.
+
+        Args:
+            rows: their query ids, a shape that broadcasts.
+            known: which are known edges, bool [..].
+            score: None for a rule without scores.
+            density: None for a rule without a generator.
+        """
+        assert self.norms is not None
+        norms = self.norms[rows].movedim(-1, 0)
+        mixture, levels = None, 0
+        if density is not None:
+            assert self.snapshot.model is not None
+            levels = len(density)
+            lam = self.settings.lam * self.snapshot.model.tempering
+            norm = norms[:levels]
+            ratio = (density * lam - norm).nan_to_num_(nan=-math.inf)
+            mixture = mixture_of_levels(self._beside(ratio, rows, known), norm, self.snapshot.model)
         assert not isinstance(self.rule, Nearest)
-        return PoolDraw(self.rule, self.settings, self.snapshot, rows, chunk, generator)
+        parts = []
+        for part, norm in zip(
+            self.rule.parts(score, mixture, self.snapshot.sharpness), norms[levels:]
+        ):
+            ratio = part.logits - norm
+            if self.rule.uses_scores:  # else it is the levels' mixture, of a node in the pool
+                ratio = self._beside(ratio, rows, known)
+            parts.append(part._replace(logits=ratio))
+        return mixture_of_parts(parts)
+
+    def _beside(self, ratio: Tensor, rows: Tensor, known: Tensor) -> Tensor:
+        """Log ratios over a pool, as of a node that stands in that pool."""
+        nodes, size = self.snapshot.known.num_dst, self.settings.pool
+        ratio = ratio.clamp(max=_LARGEST)
+        if size < nodes:
+            others = ratio.new_tensor(max(1, size - 1)).log()
+            return ratio - torch.logaddexp(ratio, others) + math.log(size)
+        # It does, unless it is known: then it is taken as beside it.
+        count = self.snapshot.known.admissible_count(rows).clamp(min=1).to(ratio).log()
+        return torch.where(known, ratio + softplus(-count) - softplus(ratio - count), ratio)
+
+    def _measure(self, src: Tensor) -> None:
+        """Measure the norms of queries that have none yet, over a pool for each of them."""
+        rows = src.unique()
+        if self.norms is not None:
+            rows = rows[self.norms[rows].isnan().any(1)]
+        generator = torch.Generator().manual_seed(self.seed)
+        for part in rows.split(_MEASURED) if rows.numel() else ():
+            draw = self._draw(part, generator)
+            draw.measure()
+            if self.norms is None:
+                shape = (self.snapshot.known.num_src, draw.norms.shape[1])
+                object.__setattr__(self, "norms", draw.norms.new_full(shape, math.nan))
+            assert self.norms is not None
+            self.norms[part] = draw.norms
+
+    def _draw(self, rows: Tensor, generator: torch.Generator | None) -> PoolDraw:
+        assert not isinstance(self.rule, Nearest)
+        return PoolDraw(self.rule, self.settings, self.snapshot, rows, 1, generator)

@@ -4,14 +4,16 @@ The data flow of a refresh, for source nodes (queries) and destination nodes (ca
 
     embeddings -> generator space -> fitting -> level Gaussians of a block of queries
         -> log ratio of every pool member -> known edges filtered -> rule
-        -> draw without replacement -> candidate table
+        -> draw without replacement -> candidate table, and the norms of each query
 
 Blocks of queries bound the working set (`chunk_bytes`); within a block, chunks share pools
-(`dgl_dmns.core.pools`). Beside it, filling a table takes 8 bytes a query for their order.
+(`dgl_dmns.core.pools`), and rows are of about the same size. Beside it, filling a table takes 16
+bytes a query for their order, and 4 bytes for each norm.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -161,7 +163,7 @@ def build_table(
     """Fill and publish a table from embeddings.
 
     Args:
-        table: the table to fill; its K and G are taken.
+        table: the table to fill, of groups and rows of its own sizes.
         rule: the selection rule.
         settings: pools and mixture.
         known: known edges, never proposed while an admissible node exists.
@@ -186,7 +188,7 @@ def build_table(
         snapshot = sharpened(snapshot, rule, generator=generator)
     else:
         snapshot = replace(snapshot, sharpness=sharpness)
-    report = fill_table(table, rule, settings, snapshot, generator=generator)
+    report, _ = fill_table(table, rule, settings, snapshot, generator=generator)
     table.publish()
     return report
 
@@ -202,11 +204,11 @@ def fill_table(
     chunk_bytes: int = CHUNK_BYTES,
     on_rows: Callable[[int], object] | None = None,
     generator: torch.Generator | None = None,
-) -> TableReport:
+) -> tuple[TableReport, Tensor | None]:
     """Fill the hidden buffer of a table from a snapshot; its `publish` is left to the caller.
 
     Args:
-        table: the table to fill; its K and G are taken.
+        table: the table to fill, of groups and rows of its own sizes.
         rule: the selection rule.
         settings: pools and mixture.
         snapshot: embeddings, generator, scorer and known edges.
@@ -218,75 +220,90 @@ def fill_table(
         generator: source of randomness.
 
     Returns:
-        What it came to.
+        What it came to; and the norms of every query, float32 [N, L + P] of L levels and P parts of
+        the rule, NaN for rows that were not drawn anew; None for a rule without a distribution.
 
     Raises:
         ValueError: if the rule needs a generator and the snapshot has none.
     """
     if rule.uses_generator and snapshot.model is None:
         raise ValueError(f"rule: {type(rule).__name__} needs a generator, got none")
-    queries, groups, k = table.shape
+    queries, k = table.queries, table.k
     if nodes is not None:
         table.keep()
         queries = nodes.numel()
     known = snapshot.known
     statistics = _LevelScores(len(snapshot.model.levels) if snapshot.model is not None else 0)
     filtered = fallback = seen = unstable = 0
+    norms: Tensor | None = None
     chunk = max(1, min(settings.queries_per_pool, queries))
     order = torch.randperm(queries, generator=generator, device=snapshot.h_query.device)
     if nodes is not None:
         order = nodes[order]
+    sizes, place = table.sizes(order).sort(descending=True, stable=True)
+    order = order[place]  # rows of a block are about as long
     # Whole chunks only: the last one is filled up with queries from the start of the order.
     order = torch.cat([order, order[: (-queries) % chunk]])
-    at_a_time = queries_at_a_time(settings, snapshot, k, chunk_bytes)
-    block = max(1, at_a_time // chunk) * chunk
-    for start in range(0, order.numel(), block):
-        rows = order[start : start + block]
+    start = 0
+    while start < order.numel():
+        groups = int(sizes[start])
+        at_a_time = queries_at_a_time(settings, snapshot, k, chunk_bytes, groups)
+        alike = int((2 * sizes[start:] >= groups).sum())  # as many groups are drawn for all rows
+        at_a_time = max(chunk, min(at_a_time // chunk, -(-alike // chunk)) * chunk)
+        rows = order[start : start + at_a_time]
+        own = rows[: queries - start]  # without those that only fill up the last chunk
         if isinstance(rule, Nearest):
             assert snapshot.model is not None
             assert snapshot.z_query is not None
             latents = snapshot.model.latent_draws(snapshot.z_query[rows])
-            share = settings.uniform_share
             parts, wild = zip(
                 *(
-                    nearest_group(rule, share, snapshot, rows, k, latents, chunk_bytes, generator)
+                    nearest_group(rule, snapshot, rows, k, latents, chunk_bytes, generator)
                     for _ in range(groups)
                 )
             )
             drawn = Candidates(*(torch.stack(field, dim=1) for field in zip(*parts)))
-            unstable += int(torch.stack(wild).any(dim=0)[: queries - start].sum())
+            unstable += int(torch.stack(wild).any(dim=0)[: own.numel()].sum())
         else:
             draw = PoolDraw(rule, settings, snapshot, rows, chunk, generator)
             drawn = draw.draw(k, groups)
             filtered += draw.filtered
             seen += draw.seen
             if draw.unstable is not None:
-                unstable += int(draw.unstable.flatten()[: queries - start].sum())
-        rows = rows[: queries - start]  # without those that only fill up the last chunk
-        ids, ratios, levels = (field[: rows.numel()] for field in drawn)
+                unstable += int(draw.unstable.flatten()[: own.numel()].sum())
+            if rule.tractable:
+                if norms is None:
+                    norms = draw.norms.new_full((table.queries, draw.norms.shape[1]), math.nan)
+                norms[own] = draw.norms[: own.numel()]
+        ids, levels = (field[: own.numel()] for field in drawn)
         empty = ids < 0
         fallback += int(empty.flatten(1).any(dim=1).sum())
-        ids = fill_open_slots(ids, empty, known, rows, generator)
+        ids = fill_open_slots(ids, empty, known, own, generator)
         levels = levels.masked_fill(empty, NO_LEVEL)
-        ratios = ratios.masked_fill(empty, 0.0)
-        table.write(rows, Candidates(ids, ratios, levels))
+        table.write(own, Candidates(ids, levels))
         # One group stands for all in the statistics: they were drawn alike.
-        statistics.add(levels[:, 0], snapshot.scores(rows.unsqueeze(1), ids[:, 0]).squeeze(1))
+        statistics.add(levels[:, 0], snapshot.scores(own.unsqueeze(1), ids[:, 0]).squeeze(1))
+        start += rows.numel()
         if on_rows is not None:
-            on_rows(rows.numel())
+            on_rows(own.numel())
     if unstable:
         warn(
             f"the diffusion model has come apart for {unstable} of {queries} queries: they get "
             "negatives without it, until a later fit holds; lower the sampler's learning_rate, or "
             "look at the embeddings for rows of extreme size",
         )
-    return TableReport(
+    report = TableReport(
         filtered / max(1, seen), fallback, statistics.means(), unstable, snapshot.sharpness
     )
+    return report, norms
 
 
 def queries_at_a_time(
-    settings: PoolSettings, snapshot: Snapshot, k: int, chunk_bytes: int = CHUNK_BYTES
+    settings: PoolSettings,
+    snapshot: Snapshot,
+    k: int,
+    chunk_bytes: int = CHUNK_BYTES,
+    groups: int = 1,
 ) -> int:
     """Queries whose candidates are drawn together, so that what is in between stays in bounds.
 
@@ -301,6 +318,7 @@ def queries_at_a_time(
         snapshot: embeddings, generator and known edges.
         k: candidates in a group.
         chunk_bytes: the bound; that of one chunk of queries that share a pool where it is less.
+        groups: groups of the longest row.
 
     Returns:
         A number of queries, 4096 at most.
@@ -309,7 +327,7 @@ def queries_at_a_time(
     levels, width = (0, 0) if model is None else (len(model.levels), model.space.width)
     pool = min(settings.pool, known.num_dst)
     each = 4 * pool * (levels + 7) + 8 * levels * width
-    each += settings.groups * k * (4 * levels + 64)
+    each += groups * k * (4 * levels + 64)
     each += 80 * known.indices.numel() // max(1, known.num_src)
     if settings.pool**2 >= known.num_dst:
         each += 4 * known.num_dst // settings.queries_per_pool

@@ -20,6 +20,8 @@ __all__ = ["KnownEdges"]
 
 _MANY = 64  # rejected draws whose share tells that proposals are no use
 _HASHED = 1 << 20  # numbers that are hashed at a time: a bounded working set
+_FEW = 256  # pairs: a search in the keys costs less than a look at the bitmap
+_KEYS = 1 << 24  # edges whose places are looked up by keys of 8 bytes each
 _MOST = 2**31 - 1  # destination nodes: tables and known edges hold ids of 32 bits
 
 
@@ -40,6 +42,7 @@ class KnownEdges(Shareable):
 
     indptr: Tensor
     indices: Tensor
+    keys: Tensor
 
     def __init__(
         self,
@@ -74,6 +77,8 @@ class KnownEdges(Shareable):
         indptr[1:] = torch.cumsum(torch.bincount(rows, minlength=num_src), dim=0)
         self.register_buffer("indptr", indptr)
         self.register_buffer("indices", (keys - rows * num_dst).to(torch.int32))
+        # One search among all edges is many times faster than one by halves in all rows at once.
+        self.register_buffer("keys", keys if keys.numel() <= _KEYS else keys[:0].clone())
         self.bitmap = PairBitmap(rows, keys - rows * num_dst)
         self.num_src = num_src
         self.num_dst = num_dst
@@ -123,7 +128,8 @@ class KnownEdges(Shareable):
             Booleans of the broadcast shape.
         """
         src, dst = src.to(torch.int64), dst.to(torch.int64)
-        if self.bitmap.useful and (src.dim() > 0 or dst.dim() > 0):
+        pairs = torch.broadcast_shapes(src.shape, dst.shape).numel()
+        if self.bitmap.useful and pairs > (_FEW if self.keys.numel() else 1):
             found = self.bitmap.may_contain(src, dst)
             left = found.nonzero(as_tuple=True)
             src, dst = torch.broadcast_tensors(src, dst)
@@ -134,11 +140,29 @@ class KnownEdges(Shareable):
 
     def contains_edges(self, src: Tensor, dst: Tensor) -> Tensor:
         """Whether pairs of one shape are stored edges, by a binary search in all rows at once."""
+        return self.find(src, dst)[1]
+
+    def find(self, src: Tensor, dst: Tensor) -> tuple[Tensor, Tensor]:
+        """Where stored edges stand among all of them.
+
+        Args:
+            src: source ids, any shape, int64.
+            dst: destination ids of that shape, int64.
+
+        Returns:
+            Places, int64: of a pair that is no edge, where it would stand; and which pairs are
+            edges, bool.
+        """
         if not self.indices.numel():
-            return torch.zeros(src.shape, dtype=torch.bool, device=src.device)
-        place = self.places(src, lambda at: self.indices[at] < dst)
+            return self.indptr[src], torch.zeros(src.shape, dtype=torch.bool, device=src.device)
         last = self.indices.numel() - 1
-        return (place < self.indptr[src + 1]) & (self.indices[place.clamp(max=last)] == dst)
+        if self.keys.numel():
+            key = src * self.num_dst + dst
+            place = torch.searchsorted(self.keys, key)
+            return place, self.keys[place.clamp(max=last)] == key
+        place = self.places(src, lambda at: self.indices[at] < dst)
+        found = (place < self.indptr[src + 1]) & (self.indices[place.clamp(max=last)] == dst)
+        return place, found
 
     def places(self, src: Tensor, before: Callable[[Tensor], Tensor]) -> Tensor:
         """Where in the row of each source a property ends that holds for its first known edges.

@@ -23,7 +23,6 @@ _SIMILARITIES = 20_000_000  # similarities held at a time: a bounded working set
 
 def nearest_group(
     rule: Nearest,
-    uniform_share: float,
     snapshot: Snapshot,
     rows: Tensor,
     k: int,
@@ -31,11 +30,10 @@ def nearest_group(
     chunk_bytes: int,
     generator: torch.Generator | None,
 ) -> tuple[Candidates, Tensor]:
-    """One group of k candidates for every query: nearest nodes to latents, a share uniform.
+    """One group of k candidates for every query: the nearest nodes to latents.
 
     Args:
         rule: the rule, with the number of nodes to search.
-        uniform_share: share of plain uniform negatives, in [0, 1].
         snapshot: embeddings and model.
         rows: query ids, shape [B], int64.
         k: candidates per query.
@@ -53,11 +51,10 @@ def nearest_group(
     z_candidate = snapshot.z_candidate
     device = rows.device
     count = rows.numel()
-    levels = z_candidate.new_tensor(model.levels.mixture_shares) * (1 - uniform_share)
-    shares = torch.cat([levels, levels.new_tensor([uniform_share])])
+    shares = z_candidate.new_tensor(model.levels.mixture_shares)
     component = torch.multinomial(shares, count * k, replacement=True, generator=generator)
     component = component.view(count, k)
-    uniform = component == len(model.levels)
+    uniform = torch.zeros(count, k, dtype=torch.bool, device=device)  # in place of lost latents
     ids = torch.full((count, k), -1, dtype=torch.int64, device=device)
     wild = torch.zeros(count, dtype=torch.bool, device=device)
     every = normalize(z_candidate, dim=1) if rule.pool is None else None
@@ -65,11 +62,9 @@ def nearest_group(
     step = max(1, min(_SIMILARITIES, chunk_bytes // 8) // max(1, searched))
     for slot in range(k):
         latents = draw_latents(generator)
-        pick = component[:, slot].clamp(max=len(model.levels) - 1)
-        latent = latents[pick, torch.arange(count, device=device)]
-        lost = ~(latent.abs().amax(dim=1) < _LARGEST) & ~uniform[:, slot]
-        wild |= lost
-        uniform[:, slot] |= lost
+        latent = latents[component[:, slot], torch.arange(count, device=device)]
+        uniform[:, slot] = ~(latent.abs().amax(dim=1) < _LARGEST)
+        wild |= uniform[:, slot]
         pool, unit = None, every
         if rule.pool is not None:
             pool = torch.randint(0, known.num_dst, (rule.pool,), generator=generator, device=device)
@@ -84,7 +79,7 @@ def nearest_group(
             ids[part, slot] = nearest.masked_fill(uniform[part, slot], -1)
     ids = fill_open_slots(ids.unsqueeze(1), uniform.unsqueeze(1), known, rows, generator).squeeze(1)
     level = torch.where(uniform, NO_LEVEL, component).to(torch.uint8)
-    return Candidates(ids, z_candidate.new_full(ids.shape, math.nan), level), wild
+    return Candidates(ids, level), wild
 
 
 def _best_admissible(

@@ -1,20 +1,25 @@
 r"""Drawing candidates from shared pools of uniform nodes, by a rule's weights.
 
 A chunk of ``queries_per_pool`` queries shares a pool of M uniform candidates, so that all densities
-of a level are two matrix products and all scores a third. The mixture over levels (shares ``p_l``)
-and the uniform share ``pi`` is
+of a level are two matrix products and all scores a third. The generator's log ratio, with shares
+``p_l`` of the levels, is
 
-    ``w(u|v) = log(pi + (1 - pi) * sum_l p_l * q_l(u|v) / uniform(u))``,
-    ``q_l(u|v)`` proportional to ``N(z_u; m_l(v), s_l(v)^2)^lambda`` over the pool.
+    ``w(u|v) = log(sum_l p_l d_l(u|v) / D_l(v))``,
+    ``d_l(u|v) = N(z_u; m_l(v), s_l(v)^2)^lambda``, ``D_l(v)`` the mean of ``d_l`` over the pool,
 
-The k candidates of a group are drawn without replacement in proportion to the rule's weights: by
-inverting the cumulative weights, a slot that repeats an earlier one being drawn again. The first
-has log ratio ``log_softmax(logits) + log M``.
+and a rule's parts, with weights ``g_c`` and shares ``a_c``, are mixed as
+
+    ``sum_c a_c g_c(u|v) / G_c(v)``, ``G_c(v)`` the mean of ``g_c`` over the pool.
+
+The k candidates of a group are drawn without replacement in proportion to that: by inverting the
+cumulative weights, a slot that repeats an earlier one being drawn again. The **norms**, logs of
+``D_l`` and ``G_c``, are kept for each query: with them, the log ratio of any pair follows in closed
+form, see `dgl_dmns.core.distribution`.
 
 How much a pool distorts. Within a pool the ratios sum to M, so a pool of few nodes lifts its best
 one to a share it would not have among all N: the smaller the pool, the harder the negatives. As M
 grows the draws tend to the rule's distribution over all nodes. Groups of a row can share a pool
-(``groups_per_pool``), so that a large one costs no more than many small ones.
+(``draws_per_pool``), so that a large one costs no more than many small ones.
 """
 
 from __future__ import annotations
@@ -30,14 +35,16 @@ from dgl_dmns.checks import as_integer, as_number
 from dgl_dmns.core.choice import distinct_pools, draw_distinct
 from dgl_dmns.core.gaussians import LevelGaussians
 from dgl_dmns.core.generator import DiffusionGenerator
-from dgl_dmns.core.rules import Hardest, PoolRule
+from dgl_dmns.core.rules import Hardest, Part, PoolRule
 from dgl_dmns.core.snapshot import Snapshot, rows_of
-from dgl_dmns.core.table import NO_LEVEL, Candidates
+from dgl_dmns.core.table import BYTES_PER_CANDIDATE, NO_LEVEL, Candidates
 
-__all__ = ["CELLS", "PoolDraw", "PoolSettings"]
+__all__ = ["CELLS", "PoolDraw", "PoolSettings", "mixture_of_levels", "mixture_of_parts"]
 
 CELLS = 1 << 16
 """(query, pool member) cells that are weighed at a time: what is in between fits a cache."""
+
+_BYTES = 112  # of a table, for each query and negative of an edge
 
 
 @dataclass(frozen=True)
@@ -47,10 +54,12 @@ class PoolSettings:
     Args:
         pool: uniform candidates M in a pool.
         queries_per_pool: queries that share a pool.
-        uniform_share: share ``pi`` of plain uniform negatives in the mixture, in [0, 1].
+        uniform_share: share ``pi`` of the negatives that are plain uniform ones, drawn in the call,
+            in [0, 1]; the table holds the others.
         lam: exponent ``lambda`` on the density, positive.
-        groups: groups of k candidates kept for each query.
-        groups_per_pool: groups that are drawn from one pool.
+        groups: groups that rows have on average, at most; None: as many as fit 112 bytes a query
+            for each of the k negatives of an edge.
+        draws_per_pool: candidates of a row that are drawn from one pool, one group at least.
 
     Raises:
         ValueError: for a value out of range.
@@ -59,18 +68,29 @@ class PoolSettings:
 
     pool: int = 32
     queries_per_pool: int = 64
-    uniform_share: float = 0.5
+    uniform_share: float = 0.0
     lam: float = 1.0
-    groups: int = 8
-    groups_per_pool: int = 1
+    groups: int | None = None
+    draws_per_pool: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("pool", "queries_per_pool", "groups", "groups_per_pool"):
-            object.__setattr__(self, name, as_integer(name, getattr(self, name), 1))
+        for name in ("pool", "queries_per_pool", "groups", "draws_per_pool"):
+            if name != "groups" or self.groups is not None:
+                object.__setattr__(self, name, as_integer(name, getattr(self, name), 1))
         if not 0.0 <= as_number("uniform_share", self.uniform_share) <= 1.0:
             raise ValueError(f"uniform_share: expected a value in [0, 1], got {self.uniform_share}")
         if not as_number("lam", self.lam) > 0.0:
             raise ValueError(f"lam: expected a positive exponent, got {self.lam}")
+
+    def hard(self, k: int) -> int:
+        """Candidates in a group of the table: those of k negatives that are not uniform."""
+        return max(1, math.ceil(round((1 - self.uniform_share) * k, 9)))
+
+    def groups_for(self, k: int) -> int:
+        """Groups that rows have on average, at most, for k negatives per edge."""
+        if self.groups is not None:
+            return self.groups
+        return max(1, _BYTES * k // (BYTES_PER_CANDIDATE * self.hard(k)))
 
 
 class PoolDraw:
@@ -116,6 +136,19 @@ class PoolDraw:
         self.barred_pairs = known.barred_of(rows) if few else None
         self.filtered = 0
         self.seen = 0
+        self._norms: Tensor | None = None  # of inverses, log sums over pools, [B, L + P]
+        self._pools_seen = 0
+
+    @property
+    def norms(self) -> Tensor:
+        """Norms of the levels and of the parts of each query, float32 [B, L + P].
+
+        Over several pools it is the harmonic mean that counts, since ratios are means of what is
+        divided by it. Infinity of the levels for queries whose Gaussians could not be computed
+        with.
+        """
+        assert self._norms is not None
+        return -(self._norms - math.log(self._pools_seen))
 
     def draw(self, k: int, groups: int) -> Candidates:
         """Groups of k candidates for every query of the block.
@@ -127,71 +160,38 @@ class PoolDraw:
         Returns:
             Candidates of shape [B, G, k]; -1 where a pool has no admissible node left.
         """
-        step = self.settings.groups_per_pool
+        step = max(1, self.settings.draws_per_pool // k)
         parts = [self._from_one_pool(k, min(step, groups - lo)) for lo in range(0, groups, step)]
         return Candidates(*(torch.cat(field, dim=1) for field in zip(*parts)))
+
+    def measure(self) -> None:
+        """Weigh one pool for its norms alone."""
+        pool = self._pools()
+        self._weighed(pool, self._barred(pool))
 
     def _from_one_pool(self, k: int, groups: int) -> Candidates:
         pool = self._pools()
         self.seen += self.queries.numel() * pool.shape[1]
         barred = self._barred(pool)
         self.filtered += int(barred.sum())
-        size = (~barred).sum(-1, keepdim=True).clamp(min=1).float().log()
-        logits, parts = self._weighed(pool, barred, size)
+        weight, tags = self._weighed(pool, barred)
         members = min(k, pool.shape[1])
         if isinstance(self.rule, Hardest):
-            best = logits.topk(members, dim=-1).indices
+            best = weight.topk(members, dim=-1).indices
             place = best.unsqueeze(2).expand(-1, -1, groups, -1).flatten(0, 1)
         else:
-            weight = (logits - logits.amax(-1, keepdim=True)).exp_().nan_to_num_(nan=0.0)
             place = draw_distinct(weight.flatten(0, 1), groups, members, self.generator)
         # From here on, places of [B, G, k] candidates in pools of [B, M].
-        place = place.reshape(*logits.shape[:2], groups * members)
+        place = place.reshape(*weight.shape[:2], groups * members)
         chosen = pool.unsqueeze(1).expand_as(barred).gather(2, place)
         chosen = chosen.masked_fill(barred.gather(2, place), -1)
-        if self.rule.tractable:
-            log_ratio = logits.log_softmax(-1).gather(2, place).add_(size)
-            log_ratio = log_ratio.nan_to_num_(nan=0.0, neginf=0.0)
-        else:
-            log_ratio = torch.full(chosen.shape, math.nan, dtype=torch.float32, device=pool.device)
-        level = _draw_levels(parts, place, self.generator)
+        level = _draw_levels(tags, place, self.generator)
         missing = k - members  # a graph with fewer nodes than k
         shape = (-1, groups, members)
         return Candidates(
             pad(chosen.reshape(shape), (0, missing), value=-1),
-            pad(log_ratio.reshape(shape), (0, missing)),
             pad(level.reshape(shape), (0, missing)),
         )
-
-    def log_ratio(self, nodes: Tensor) -> Tensor:
-        """Log ratio of one candidate per query, as a member of the pool of its chunk.
-
-        Args:
-            nodes: destination ids, shape [B], int64; known edges may be among them.
-
-        Returns:
-            Log ratios, shape [B], float32.
-        """
-        pool = self._pools()
-        own = nodes.view_as(self.queries).unsqueeze(-1)  # [C, Q, 1]
-        same = pool.unsqueeze(1) == own
-        barred = self._barred(pool) | same  # it stands behind the pool, not in it
-        if pool.shape[1] < self.snapshot.known.num_dst:
-            barred[..., -1] |= ~same.any(-1)  # and makes M - 1 others of M
-        barred = pad(barred, (0, 1), value=False)
-        size = (~barred).sum(-1, keepdim=True).float().log()
-        score = density = None
-        if self.rule.uses_scores:
-            mine = self.snapshot.scores(self.queries.view(-1, 1), own.view(-1, 1)).view_as(own)
-            score = torch.cat([self.snapshot.scores(self.queries, pool), mine], dim=-1)
-        if self.gaussians is not None:
-            assert self.snapshot.z_candidate is not None
-            others = self._densities(pool, slice(None))
-            assert others is not None
-            mine = self.gaussians.log_prob(self.snapshot.z_candidate[nodes])
-            density = torch.cat([others, mine.view(len(others), *own.shape)], dim=-1)
-        logits, _ = self._weigh(score, density, barred, size, slice(None))
-        return (logits.log_softmax(-1) + size)[..., -1].flatten()
 
     def _pools(self) -> Tensor:
         """A pool for each chunk, shape [C, M]."""
@@ -224,26 +224,33 @@ class PoolDraw:
         barred[owner[hit], order[place[hit]] % size] = True
         return barred.view(chunks, per_chunk, size)
 
-    def _weighed(
-        self, pool: Tensor, barred: Tensor, size: Tensor
-    ) -> tuple[Tensor, list[Tensor | None]]:
-        """The rule's weights in logs, [C, Q, M], and the parts of the mixture of some chunks each.
+    def _weighed(self, pool: Tensor, barred: Tensor) -> tuple[Tensor, list[Tensor | None]]:
+        """The rule's weights, [C, Q, M], and of some chunks each, what levels are drawn by.
 
         A few chunks at a time: what is computed in between fits a processor's cache.
         """
         chunks, per_chunk, members = barred.shape
         step = max(1, CELLS // (per_chunk * members))
-        logits, parts = [], []
+        count = (~barred).sum(-1, keepdim=True).clamp(min=1).float().log()
+        weights: list[Tensor] = []
+        tags: list[Tensor | None] = []
+        norms: list[Tensor] = []
         for lo in range(0, chunks, step):
             some = slice(lo, lo + step)
             score = None
             if self.rule.uses_scores:
                 score = self.snapshot.scores(self.queries[some], pool[some])
             density = self._densities(pool[some], slice(lo * per_chunk, (lo + step) * per_chunk))
-            weighed, mixed = self._weigh(score, density, barred[some], size[some], some)
-            logits.append(weighed)
-            parts.append(mixed)
-        return torch.cat(logits), parts
+            weighed = self._weigh(score, density, barred[some], count[some], some)
+            weights.append(weighed[0])
+            tags.append(weighed[1])
+            norms.append(weighed[2].flatten(0, 1))
+        inverse = -torch.cat(norms)
+        inverse.masked_fill_(inverse == math.inf, -math.inf)  # nobody was admissible
+        both = inverse if self._norms is None else torch.logaddexp(self._norms, inverse)
+        self._norms = both
+        self._pools_seen += 1
+        return torch.cat(weights), tags
 
     def _densities(self, pool: Tensor, queries: slice) -> Tensor | None:
         """Log densities of the levels of some queries over their pools, [L, C, Q, M].
@@ -261,76 +268,128 @@ class PoolDraw:
         score: Tensor | None,
         density: Tensor | None,
         barred: Tensor,
-        size: Tensor,
+        count: Tensor,
         chunks: slice,
-    ) -> tuple[Tensor, Tensor | None]:
-        """The rule's weights in logs, [C, Q, M], and the parts of the mixture, [L + 1, C, Q, M].
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        """The rule's weights, what levels are drawn by, and the norms.
 
         Densities are written over. Queries whose Gaussians cannot be computed with have none of
-        the levels' parts: for them the generator is uniform.
+        the levels: for them the generator is uniform.
+
+        Returns:
+            Weights [C, Q, M], ratios to their mean (of `Hardest` the scores); weights of the levels
+            in them, [L + 1, C, Q, M], the last for draws of no level, or None without levels; and
+            norms [C, Q, L + P].
 
         Raises:
             ValueError: for scores that are not finite.
         """
-        parts = mixture = None
+        ratio = mixture = None
+        norms: list[Tensor] = []
         if density is not None:
             assert self.snapshot.model is not None
             lam = self.settings.lam * self.snapshot.model.tempering
-            density = density.mul_(lam).masked_fill_(barred, -math.inf)
-            ratio = density.log_softmax(-1).nan_to_num_(nan=-math.inf).add_(size)
+            density.mul_(lam).masked_fill_(barred, -math.inf)
+            norm = density.logsumexp(-1, keepdim=True) - count
             if self.unstable is not None:
-                ratio.masked_fill_(self.unstable[chunks], -math.inf)
-            parts = _mixture_parts(ratio, self.snapshot.model, self.settings.uniform_share)
-            mixture = torch.logsumexp(parts, dim=0)
+                norm.masked_fill_(self.unstable[chunks], math.inf)
+            norms.extend(norm.squeeze(-1))
+            ratio = density.sub_(norm).exp_().nan_to_num_(nan=0.0)
+            for level, share in zip(ratio, self.snapshot.model.levels.mixture_shares):
+                level.mul_(share)
+            mixture = ratio.sum(0).log_()
             if self.unstable is not None:
                 mixture.masked_fill_(self.unstable[chunks], 0.0)
         if score is not None:
             score = score.masked_fill(barred, -math.inf)  # it may be a view of something else
-        logits = self.rule.logits(score, mixture, self.snapshot.sharpness)
-        logits = logits.masked_fill(barred, -math.inf)
-        if not bool((logits.amax(-1) < math.inf).all()):  # nor NaN
-            raise ValueError(
-                "scorer: scores of some pairs are NaN or infinite; embeddings of extreme size do "
-                "that to inner products: normalise them, or give the sampler the scorer that your "
-                "loss uses (the last table stays in use)"
-            )
-        return logits, parts
+        parts = []
+        for part in self.rule.parts(score, mixture, self.snapshot.sharpness):
+            logits = part.logits.masked_fill(barred, -math.inf)
+            if not bool((logits.amax(-1) < math.inf).all()):  # nor NaN
+                raise ValueError(
+                    "scorer: scores of some pairs are NaN or infinite; embeddings of extreme size "
+                    "do that to inner products: normalise them, or give the sampler the scorer "
+                    "that your loss uses (the last table stays in use)"
+                )
+            norm = logits.logsumexp(-1, keepdim=True) - count
+            norms.append(norm.squeeze(-1))
+            if isinstance(self.rule, Hardest):
+                return logits, None, torch.stack(norms, -1)
+            weight = (logits - norm).exp_().nan_to_num_(nan=0.0).mul_(part.share)
+            parts.append(part._replace(logits=weight))
+        tags = None if ratio is None else self._tags(ratio, mixture, parts)
+        weight = parts[0].logits
+        for part in parts[1:]:
+            weight = weight + part.logits
+        return weight, tags, torch.stack(norms, -1)
+
+    def _tags(self, ratio: Tensor, mixture: Tensor | None, parts: list[Part]) -> Tensor:
+        """What each level has of the weight of every pool member, then what no level has.
+
+        Args:
+            ratio: parts of the mixture of levels, written over, [L, C, Q, M].
+            mixture: log of their sum.
+            parts: with weights in place of logits.
+        """
+        assert mixture is not None
+        tags = ratio.new_zeros(len(ratio) + 1, *ratio.shape[1:])
+        for part in parts:
+            if part.levelled:
+                torch.mul(ratio, part.logits / mixture.exp(), out=tags[:-1])
+                tags[:-1].nan_to_num_(nan=0.0)
+            else:
+                tags[-1] = part.logits
+        if self.unstable is not None:  # no level claims anything
+            tags[-1].masked_fill_(~(tags > 0).any(0), 1.0)
+        return tags
 
 
-def _mixture_parts(ratio: Tensor, model: DiffusionGenerator, uniform_share: float) -> Tensor:
-    """Logits of each component's part of the mixture: L levels, then uniform; [L + 1, C, Q, M]."""
-    share = ratio.new_tensor(model.levels.mixture_shares) * (1 - uniform_share)
-    parts = ratio.new_empty(len(ratio) + 1, *ratio.shape[1:])
-    torch.add(ratio, share.log().view(-1, 1, 1, 1), out=parts[:-1])
-    parts[-1] = math.log(uniform_share) if uniform_share else -math.inf
-    return parts
+def mixture_of_levels(ratio: Tensor, norm: Tensor, model: DiffusionGenerator) -> Tensor:
+    """Log ratio of the mixture of levels; 0 where the levels' norms are infinite.
+
+    Args:
+        ratio: log ratios of the levels, shape [L, ..].
+        norm: their norms, of a shape that broadcasts.
+        model: the generator.
+    """
+    share = ratio.new_tensor(model.levels.mixture_shares).log()
+    mixture = (ratio + share.view(-1, *[1] * (ratio.dim() - 1))).logsumexp(0)
+    return mixture.masked_fill_(norm[0] == math.inf, 0.0)
+
+
+def mixture_of_parts(parts: list[Part]) -> Tensor:
+    """Log ratio of a rule's mixture, of parts whose logits are log ratios."""
+    if len(parts) == 1:
+        return parts[0].logits
+    return torch.stack([part.logits + math.log(part.share) for part in parts]).logsumexp(0)
 
 
 def _draw_levels(
-    parts: list[Tensor | None], chosen: Tensor, generator: torch.Generator | None
+    tags: list[Tensor | None], chosen: Tensor, generator: torch.Generator | None
 ) -> Tensor:
-    """The component each chosen candidate came from, drawn by its responsibilities, uint8.
+    """The level each chosen candidate came from, drawn by its responsibilities, uint8.
 
     Args:
-        parts: parts of the mixture, [L + 1, c, Q, M] for some chunks each; None without levels.
+        tags: weights of each level and of none, [L + 1, c, Q, M] for some chunks each; None
+            without levels.
         chosen: places in the pools, shape [C, Q, P].
         generator: source of randomness.
     """
     level = torch.full(chosen.shape, NO_LEVEL, dtype=torch.uint8, device=chosen.device)
-    if parts[0] is None:
+    if tags[0] is None:
         return level
-    components = len(parts[0])
+    components = len(tags[0])
     noise = torch.empty(components, *chosen.shape, dtype=torch.float32, device=chosen.device)
     noise.exponential_(generator=generator)
     start = 0
-    for some in parts:
+    for some in tags:
         assert some is not None
         here = slice(start, start + some.shape[1])
         start += some.shape[1]
-        # The largest of logit plus Gumbel noise; component by component reads memory in order.
-        best = noise.new_full(chosen[here].shape, -math.inf)
+        # The largest of weight over exponential noise; one by one reads memory in order.
+        best = noise.new_zeros(chosen[here].shape)
         for component in range(components):
-            value = some[component].gather(2, chosen[here]).sub_(noise[component, here].log_())
+            value = some[component].gather(2, chosen[here]).div_(noise[component, here])
             name = NO_LEVEL if component == components - 1 else component
             level[here].masked_fill_(value > best, name)
             torch.maximum(best, value, out=best)

@@ -97,35 +97,41 @@ def _from_the_rest(
 
 
 def carry_over(
-    table: CandidateTable, known: KnownEdges, groups: int, generator: torch.Generator | None
+    table: CandidateTable, known: KnownEdges, sizes: Tensor, generator: torch.Generator | None
 ) -> CandidateTable:
     """A table for a graph that has changed, with the rows of another one.
 
     Args:
         table: the table so far, of the first queries of the new graph.
         known: the known edges of the new graph, which may have more queries.
-        groups: groups of the new table, the first ones of the other, at most as many as it has.
+        sizes: groups of the rows of the new table, shape [N], int64.
         generator: source of the uniform nodes.
 
     Returns:
-        A table of the same version. What is live in it holds no known edge, as far as there are
+        A table of the same version. Rows that have grown repeat their groups, those that have
+        shrunk keep the first ones. What is live in it holds no known edge, as far as there are
         admissible nodes: such slots, and the rows of new queries, have uniform nodes.
     """
-    old, _, k = table.shape
     folder = None if table.path is None else table.path.parent
-    new = CandidateTable(known.num_src, groups, k, folder=folder)
+    new = CandidateTable(sizes, table.k, folder=folder)
     if not table.version:
         return new
     new.counter.copy_(table.counter)
     new.unfinished.copy_(table.unfinished)
-    for name in ("ids", "log_ratio", "level"):
-        getattr(new, name)[:, :old] = getattr(table, name)[:, :, :groups]
-    ids, log_ratio, level = new.current()
+    old = min(table.queries, known.num_src)
+    before = table.sizes()
     for rows in torch.arange(known.num_src).split(_BLOCK):
-        here = slice(int(rows[0]), int(rows[-1]) + 1)
-        hole = known.contains(rows.view(-1, 1, 1), ids[here])
-        hole[rows >= old] = True
-        ids[here] = fill_open_slots(ids[here].long(), hole, known, rows, generator).int()
-        log_ratio[here].masked_fill_(hole, 0.0)
-        level[here].masked_fill_(hole, NO_LEVEL)
+        owner, place = new.spread(rows)
+        here = rows[owner]
+        kept = here < old
+        mine = here[kept]
+        source = table.start[mine] + (place[kept] - new.start[mine]) % before[mine]
+        for name in ("ids", "level"):
+            getattr(new, name)[:, place[kept]] = getattr(table, name)[:, source]
+        ids, level = new.current()
+        drawn = ids[place].long().unsqueeze(1)
+        hole = known.contains(here.view(-1, 1, 1), drawn)
+        hole[~kept] = True
+        ids[place] = fill_open_slots(drawn, hole, known, here, generator).squeeze(1).int()
+        level[place] = level[place].masked_fill(hole.squeeze(1), NO_LEVEL)
     return new

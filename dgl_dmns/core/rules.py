@@ -2,8 +2,10 @@ r"""Selection rules: which members of a uniform pool become negatives of a query
 
 Notation (B queries, M pool members): query ``v``, candidate ``u``, score ``s(v, u)`` (a logit), and
 **log ratio** ``w(u|v) = log q(u|v) - log uniform(u)`` of the generator's distribution ``q`` over
-real nodes to the uniform one, estimated over the pool. A rule turns ``s`` and ``w`` into pool
-weights, in logs; candidates are then drawn without replacement in proportion to them.
+real nodes to the uniform one, estimated over the pool. A rule turns ``s`` and ``w`` into the parts
+of a mixture, each with its share and its pool weights, in logs; candidates are then drawn without
+replacement in proportion to the mixture's weights. Plain uniform negatives are no part of a rule:
+they are drawn in the call (`dgl_dmns.samplers`).
 
 - `Density`: weight ``e^w``, plain draws from the generator.
 - `Gate`: weight ``(e^s + 1) / (e^(s - w) + 1)``. Under an unchanged BCE loss, a candidate drawn
@@ -19,17 +21,16 @@ How sharp a softmax of scores is depends on their size. `Blend` and `SelfAdversa
 measured at each refresh (``edge_ratio``): scores are then multiplied by a **sharpness** of at least
 1, see `dgl_dmns.core.sharpness`.
 
-`Density`, `Gate`, `Blend` and `SelfAdversarial` have a tractable distribution, so their own log
-ratio is kept beside each candidate for a calibrated loss; `Nearest` and `Hardest` have none.
+`Density`, `Gate`, `Blend` and `SelfAdversarial` have a tractable distribution: the log ratio of any
+pair follows in closed form (`dgl_dmns.core.distribution`). `Nearest` and `Hardest` have none.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Union
+from typing import ClassVar, NamedTuple, Union
 
-import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
@@ -41,11 +42,26 @@ __all__ = [
     "Gate",
     "Hardest",
     "Nearest",
+    "Part",
     "PoolRule",
     "Rule",
     "SelfAdversarial",
     "check_rule",
 ]
+
+
+class Part(NamedTuple):
+    """A part of the mixture that a rule draws from.
+
+    Attributes:
+        share: of all draws; the shares of a rule's parts sum to 1.
+        logits: weights of pool members in logs, up to a constant of the query.
+        levelled: whether its draws come from the generator, so from one of the hardness levels.
+    """
+
+    share: float
+    logits: Tensor
+    levelled: bool
 
 
 @dataclass(frozen=True)
@@ -57,12 +73,12 @@ class Density:
     tractable = True
     edge_ratio: ClassVar[float | None] = None
 
-    def logits(
+    def parts(
         self, score: Tensor | None, log_ratio: Tensor | None, sharpness: float = 1.0
-    ) -> Tensor:
-        """Pool weights in logs, of the shape of ``log_ratio``."""
+    ) -> list[Part]:
+        """One part, whose weights are the generator's."""
         assert log_ratio is not None
-        return log_ratio
+        return [Part(1.0, log_ratio, levelled=True)]
 
 
 @dataclass(frozen=True)
@@ -74,13 +90,13 @@ class Gate:
     tractable = True
     edge_ratio: ClassVar[float | None] = None
 
-    def logits(
+    def parts(
         self, score: Tensor | None, log_ratio: Tensor | None, sharpness: float = 1.0
-    ) -> Tensor:
-        """Pool weights in logs: ``softplus(s) - softplus(s - w)``."""
+    ) -> list[Part]:
+        """One part, of weights ``softplus(s) - softplus(s - w)`` in logs."""
         assert score is not None
         assert log_ratio is not None
-        return softplus(score) - softplus(score - log_ratio)
+        return [Part(1.0, softplus(score) - softplus(score - log_ratio), levelled=True)]
 
 
 @dataclass(frozen=True)
@@ -101,7 +117,7 @@ class Blend:
         ValueError: if a value is out of range.
     """
 
-    score_share: float = 0.5
+    score_share: float = 0.8
     edge_ratio: float | None = None
 
     uses_generator = True
@@ -116,19 +132,16 @@ class Blend:
             )
         _check_edge_ratio(self.edge_ratio)
 
-    def logits(
+    def parts(
         self, score: Tensor | None, log_ratio: Tensor | None, sharpness: float = 1.0
-    ) -> Tensor:
-        """Pool weights in logs, normalised over the last dimension.
-
-        A score of minus infinity marks a candidate that may not be drawn.
-        """
+    ) -> list[Part]:
+        """Two parts: the gate's, and the softmax of the scores."""
         assert score is not None
-        gate = Gate().logits(score, log_ratio).masked_fill(score == -math.inf, -math.inf)
-        return torch.logaddexp(
-            gate.log_softmax(-1) + math.log(1 - self.score_share),
-            (score * sharpness).log_softmax(-1) + math.log(self.score_share),
-        )
+        (gate,) = Gate().parts(score, log_ratio)
+        return [
+            gate._replace(share=1 - self.score_share),
+            Part(self.score_share, score * sharpness, levelled=False),
+        ]
 
 
 @dataclass(frozen=True)
@@ -188,12 +201,12 @@ class SelfAdversarial:
                 "one of the two"
             )
 
-    def logits(
+    def parts(
         self, score: Tensor | None, log_ratio: Tensor | None, sharpness: float = 1.0
-    ) -> Tensor:
-        """Pool weights in logs: the scaled scores."""
+    ) -> list[Part]:
+        """One part, whose weights in logs are the scaled scores."""
         assert score is not None
-        return score * (sharpness / self.temperature)
+        return [Part(1.0, score * (sharpness / self.temperature), levelled=False)]
 
 
 @dataclass(frozen=True)
@@ -205,12 +218,12 @@ class Hardest:
     tractable = False
     edge_ratio: ClassVar[float | None] = None
 
-    def logits(
+    def parts(
         self, score: Tensor | None, log_ratio: Tensor | None, sharpness: float = 1.0
-    ) -> Tensor:
+    ) -> list[Part]:
         """The scores themselves; the largest are taken without noise."""
         assert score is not None
-        return score
+        return [Part(1.0, score, levelled=False)]
 
 
 def _check_edge_ratio(ratio: float | None) -> None:

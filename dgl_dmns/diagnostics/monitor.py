@@ -176,7 +176,8 @@ class Monitor:
             return {"handed_out": float("nan"), "end_percentile": float("nan")}
         relation = self.sampler.relation(etype)
         # The last table stands in the hidden buffer until the next refresh.
-        last = relation.table.hidden().ids[seen.query].flatten(1).long()
+        place = relation.rows.first_places(seen.query)
+        last = relation.table.hidden().ids[place].flatten(1).long()
         ends = h[etype[0]], h[etype[2]]
         snapshot = Snapshot.take(*ends, relation.known, relation.frozen().scorer, None)
         score = snapshot.scores(seen.query.unsqueeze(1), last).squeeze(1)

@@ -50,7 +50,8 @@ class Observation:
         levels: names of the L levels, hardest first: ``"0.1T"`` is the level at a tenth of the
             diffusion steps; empty for a sampler without a generator.
         query: int64 [Q], source nodes with at least one known edge.
-        negative: int64 [Q, C], all candidates that the table holds for them.
+        negative: int64 [Q, C], what eight calls hand out for them: of a table, the first groups of
+            each row, and uniform ones.
         level: uint8 [Q, C], index of the level each came from; 255 for none.
         score: float32 [Q, C], scores of the negatives.
         positive_score: float32 [Q, P], of random known neighbours.
@@ -166,9 +167,7 @@ def observe(
                 "refresh() or attach() first"
             )
         h = sampler._embeddings(embeddings)
-        held_now = relation.table.current()
-        negative = held_now.ids[query].flatten(1).long()
-        level = held_now.level[query].flatten(1).clone()
+        negative, level = relation.rows.look(query, generator)
         scorer, model = relation.frozen().scorer, relation.model
     else:
         h = _given_embeddings(embeddings, canonical, known)

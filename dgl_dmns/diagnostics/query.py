@@ -122,7 +122,8 @@ def view_query(
     centre = z.mean(0)
     _, vectors = torch.linalg.eigh((z - centre).T @ (z - centre))
     plane = vectors[:, -2:].flip(1)
-    held = relation.table.current()
+    _, place = relation.table.spread(torch.tensor([query]))
+    held = relation.table.look_up(place, count=False)
     variance = gaussians.std[:, 0].square()
 
     def project(points: torch.Tensor) -> np.ndarray[Any, Any]:
@@ -134,8 +135,8 @@ def view_query(
         levels=tuple(f"{f:g}T" for f in model.levels.fractions),
         point=project(z_query)[0],
         neighbours=project(z[relation.known.neighbours(query).long()]),
-        negatives=project(z[held.ids[query].flatten().long()]),
-        negative_level=held.level[query].flatten().numpy().copy(),
+        negatives=project(z[held.ids.flatten()]),
+        negative_level=held.level.flatten().numpy().copy(),
         mean=project(gaussians.mean[:, 0]),
         covariance=(plane.T @ (variance.unsqueeze(-1) * plane)).numpy(),
         background=project(z[:: max(1, -(-len(z) // _BACKGROUND))]),

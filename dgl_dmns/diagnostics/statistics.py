@@ -41,8 +41,8 @@ def negative_statistics(
     """Hardness, false negatives and variety of the negatives that a sampler holds now.
 
     Rows: each hardness level (``"0.1T"`` is the level at a tenth of the diffusion steps), hardest
-    first; ``"no level"``, the negatives that no level claims (they pass the same rule as the
-    others, so that they are no uniform draws); ``"all"`` negatives; then, to compare with,
+    first; ``"no level"``, uniform negatives and those that the score alone has chosen; ``"all"``
+    negatives; then, to compare with,
     ``"random"`` nodes without a known edge and ``"positive"`` ones, known neighbours. A sampler
     without a generator has the last three rows alone.
 
@@ -62,6 +62,8 @@ def negative_statistics(
     - ``density_auc``: probability that the level's density is larger at a positive than at a random
       node; 0.5 for a generator that has not learned its condition.
     - ``psi_share``: share of latents with Psi >= 0, see `dgl_dmns.core.positivity`.
+    - ``handed_out``: how many times each candidate of the table was handed out so far, on average,
+      alike in all rows.
     - ``refreshes_behind``, ``steps_behind``, ``embedding_age``: how far the negatives lie behind
       the training, alike in all rows, see `dgl_dmns.samplers.background.Staleness`.
 
@@ -105,7 +107,7 @@ def summarise(
     seen: Observation, sampler: NegativeSampler, held_out: HeldOut | None, seed: int
 ) -> pd.DataFrame:
     """The rows of one edge type; arguments as of `negative_statistics`."""
-    false = _false_negatives(seen, sampler, held_out)
+    false = _false_negatives(seen, sampler, held_out, seed)
     percentile = percentiles(seen.score, seen.random_score)
     above = percentiles(seen.score, seen.positive_score)
     generator = torch.Generator().manual_seed(fit_seed(seed))
@@ -134,6 +136,10 @@ def summarise(
     )
     frame = pd.DataFrame(rows, columns=_COLUMNS)
     frame.insert(0, "etype", ":".join(seen.etype))
+    relation = getattr(sampler, "relations", {}).get(seen.etype)
+    frame["handed_out"] = float("nan")
+    if relation is not None:
+        frame["handed_out"] = relation.table.handed_out(relation.table.version)
     behind = getattr(sampler, "staleness", None)
     for name, of in _BEHIND.items():
         value = getattr(behind, of, None)
@@ -190,7 +196,7 @@ def _variety(ids: Tensor, num_dst: int, generator: torch.Generator) -> dict[str,
 
 
 def _false_negatives(
-    seen: Observation, sampler: NegativeSampler, held_out: HeldOut | None
+    seen: Observation, sampler: NegativeSampler, held_out: HeldOut | None, seed: int
 ) -> dict[str, dict[str, float]]:
     """Held-out edges among the negatives of all queries that have some, by level."""
     pairs = _pairs_of(held_out, seen.etype, list(sampler.known_by_type))
@@ -201,8 +207,8 @@ def _false_negatives(
     table = getattr(sampler, "relations", {})
     if seen.etype in table:
         query = hidden.degrees().nonzero().squeeze(1)
-        current = table[seen.etype].table.current()
-        negative, level = current.ids[query].flatten(1).long(), current.level[query].flatten(1)
+        generator = torch.Generator().manual_seed(fit_seed(seed))
+        negative, level = table[seen.etype].rows.look(query, generator)
     else:
         mine = hidden.degrees()[seen.query] > 0
         query, negative, level = seen.query[mine], seen.negative[mine], seen.level[mine]

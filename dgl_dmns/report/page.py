@@ -79,6 +79,10 @@ _COLUMNS = {
     ),
     "false_negative_lift": ("lift", "false negatives, times those of uniform draws"),
     "distinct": ("distinct", "distinct nodes among the negatives looked at"),
+    "handed_out": (
+        "handed out",
+        "how many times each candidate of the table before was handed out, on average",
+    ),
     "gini": ("Gini", "unevenness of how often nodes are drawn, 0 to 1"),
     "gini_uniform": ("Gini, unif.", "the same of as many uniform draws"),
     "density_auc": (
@@ -91,8 +95,7 @@ _PSI_COLUMNS = {
     "psi_share": ("Psi ≥ 0", "share of latents where Psi is not negative"),
 }
 _ROWS = {
-    "no level": "negatives that no level claims; they pass the same rule as the others, so that "
-    "they are no uniform draws",
+    "no level": "uniform negatives, and those that the score alone has chosen",
     "random nodes": "uniform draws without a known edge, to compare with",
     "positives": "known neighbours, to compare with",
 }

@@ -186,8 +186,9 @@ class AdversarialSampler(RefreshingSampler):
         encoder: an ``nn.Module`` called as ``encoder(g, g.ndata[feat])``, or a callable that
             returns embeddings [N, D].
         k: negatives per edge.
+        uniform_share: as for `SelfAdversarialSampler`.
         pool: uniform candidates M in a pool, at least ``k``.
-        groups: groups of k candidates kept per query between refreshes.
+        groups: groups of k candidates that rows have on average, at most, see `DMNSSampler`.
         fit_steps: REINFORCE steps in a refresh.
         warmup_steps: REINFORCE steps of the first refresh.
         batch_queries: queries in a step.
@@ -213,8 +214,9 @@ class AdversarialSampler(RefreshingSampler):
         encoder: Encoder,
         k: int = 1,
         *,
+        uniform_share: float = 0.0,
         pool: int = 32,
-        groups: int = 8,
+        groups: int | None = None,
         fit_steps: int = 40,
         warmup_steps: int = 200,
         batch_queries: int = 512,
@@ -241,7 +243,7 @@ class AdversarialSampler(RefreshingSampler):
             encoder,
             k,
             rule=SelfAdversarial(),
-            settings=PoolSettings(pool=pool, groups=groups),
+            settings=PoolSettings(pool=pool, uniform_share=uniform_share, groups=groups),
             feat=feat,
             scorer=scorer,
             seed=seed,
@@ -286,6 +288,12 @@ class AdversarialSampler(RefreshingSampler):
         )
 
     @torch.no_grad()
+    def _snapshot(self, relation: Relation, h_query: Tensor, h_candidate: Tensor) -> Snapshot:
+        # The generator's scores are inner products of its projections: the engine's default scorer.
+        query, candidate = self._adversary_of(relation, h_query.shape[1]).project(h_query)
+        return Snapshot.take(query, candidate, relation.known, None, None)
+
+    @torch.no_grad()
     def _rebuild(
         self,
         relation: Relation,
@@ -294,10 +302,7 @@ class AdversarialSampler(RefreshingSampler):
         nodes: Tensor | None,
         on_rows: Callable[[int], object],
     ) -> TableReport:
-        # The generator's scores are inner products of its projections: the engine's default scorer.
-        query, candidate = self._adversary_of(relation, h_query.shape[1]).project(h_query)
-        snapshot = Snapshot.take(query, candidate, relation.known, None, None)
-        done = self._fill(relation, snapshot, nodes, on_rows)
+        done = super()._rebuild(relation, h_query, h_candidate, nodes, on_rows)
         return replace(done, level_score={"no level": _mean_score(relation, h_query)})
 
     def _own_state(self, relation: Relation) -> dict[str, Any]:
@@ -327,7 +332,8 @@ class AdversarialSampler(RefreshingSampler):
 def _mean_score(relation: Relation, h: Tensor) -> float:
     """The encoder's mean score of the first group of negatives just written."""
     score = relation.scorer or dot_score
-    ids = relation.table.hidden().ids[:, 0].long()
+    table = relation.table
+    ids = table.hidden().ids[table.start[:-1]].long()
     parts = [
         checked_scores(score(h, h[slot]), slot.shape).double().mean() for slot in ids.unbind(1)
     ]

@@ -1,9 +1,10 @@
 """What a sampler is asked that trains on in silence: uniform for ever, log ratios of other pairs.
 
-Negatives are uniform until the first refresh, and a pair that stands in no table has the log ratio
-of a uniform one, 0. Both are right where a loader draws ahead of the first refresh, and a mistake
-where ``attach`` was forgotten, or where the pairs are the positive graph's, another sampler's or
-of a refresh long ago. How many calls came before the first refresh is counted for all processes.
+Negatives are uniform until the first refresh, which is right where a loader draws ahead of it, and
+a mistake where ``attach`` was forgotten. A log ratio is known for any pair, and wrong where the
+pairs are the positive graph's, another sampler's or of a refresh long ago: some of them are
+searched for in the table. How many calls came before the first refresh is counted for all
+processes.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["Asked", "checked_pairs"]
 
 _CALLS = 300  # without any refresh, after which nobody means it
-_STRANGE = 0.25  # share of pairs in no table from which on they are another's
+_LOOKED_AT = 64  # pairs that are searched for in the table
+_OWN = 0.4  # share of its hard negatives that has to stand in the table
 
 
 def checked_pairs(
@@ -74,32 +76,37 @@ class Asked:
                 "sampler.refresh() in its loop"
             )
 
-    def for_ratios(
-        self, sampler: str, relation: Relation, pairs: tuple[Tensor, Tensor], total: int
-    ) -> None:
-        """Judge pairs that stand in no table, out of ``total`` whose log ratio was asked for."""
+    def for_ratios(self, sampler: str, relation: Relation, pairs: tuple[Tensor, Tensor]) -> None:
+        """Judge pairs whose log ratio is asked for: edges, or negatives of another sampler."""
         src, dst = pairs
-        known = relation.known
+        known, total = relation.known, src.numel()
+        if not total or self._warned >= {"edges", "ratios"}:
+            return
         free = known.degrees()[src] < known.num_dst - 1  # others get what is no true negative
         edges = int((known.contains(src, dst) & (src != dst) & free).sum())
         if 2 * edges > total:
             self._say(
                 "edges",
                 f"{sampler}: {edges} of {total} pairs handed to log_ratio are known edges (edge "
-                f"type {relation.etype[1]!r}), whose ratio is not looked up: 0; pass the negative "
-                "graph, and the positive one to positive_log_ratio()",
+                f"type {relation.etype[1]!r}); pass the negative graph, and the positive one to "
+                "positive_log_ratio()",
             )
             return
-        if not relation.table.version or src.numel() <= _STRANGE * total:
+        hard = 1 - relation.rows.uniform_share
+        if not relation.table.version or "ratios" in self._warned:
+            return
+        some = torch.arange(0, total, -(-total // _LOOKED_AT))
+        held = int(relation.table.holds(src[some], dst[some]).sum())
+        if held >= _OWN * hard * len(some) - 1:
             return
         self._unfound += 1  # each batch drawn before the first refresh may be asked for twice
         if self._unfound > 2 * int(self.calls[0]):
             self._say(
                 "ratios",
-                f"{sampler}: {src.numel()} of {total} pairs stand in no table of this sampler, so "
-                "that their log ratio is 0 as of uniform negatives: they were drawn by another "
-                "sampler, or more than one refresh ago; pass the negatives that this sampler drew "
-                "for the batch, and prefetch less than a refresh takes",
+                f"{sampler}: {held} of {len(some)} pairs that were looked at stand in a table of "
+                "this sampler: the others were drawn by another sampler, or more than one refresh "
+                "ago; pass the negatives that this sampler drew for the batch, and prefetch less "
+                "than a refresh takes",
             )
 
     def for_positives(self, sampler: str, relation: Relation, pairs: tuple[Tensor, Tensor]) -> None:

@@ -10,7 +10,7 @@ import torch
 from dgl_dmns.checks import as_integer, as_number, type_name
 from dgl_dmns.core.engine import Stopwatch
 
-__all__ = ["Cadence", "check_optimizer", "steps_of_a_pass"]
+__all__ = ["Cadence", "check_optimizer", "passes_of", "steps_of_a_pass"]
 
 _BATCH = 1024  # positives that a step is taken to have, where nothing is said
 
@@ -72,6 +72,14 @@ def steps_of_a_pass(edges: int) -> int:
     several = torch.distributed.is_available() and torch.distributed.is_initialized()
     ranks = torch.distributed.get_world_size() if several else 1
     return max(1, math.ceil(edges / (_BATCH * ranks)))
+
+
+def passes_of(steps: int, edges: int) -> int:
+    """Passes over the positives that so many optimizer steps take in batches of 1024, or of all.
+
+    What a table has to last for, on each of several ranks alone; 1 at least.
+    """
+    return max(1, math.ceil(steps * min(_BATCH, edges) / edges))
 
 
 def check_optimizer(optimizer: Any) -> None:

@@ -19,6 +19,7 @@ from dgl_dmns.core.levels import Levels
 from dgl_dmns.core.modes import in_float32, shielded
 from dgl_dmns.core.pools import PoolSettings
 from dgl_dmns.core.predictor import AffineNoisePredictor, NoisePredictor
+from dgl_dmns.core.rows import RowDraws
 from dgl_dmns.core.rules import Blend, Rule, check_rule
 from dgl_dmns.core.schedule import NoiseSchedule
 from dgl_dmns.core.space import SpaceKind
@@ -32,7 +33,7 @@ from dgl_dmns.samplers.resources import Resources
 
 __all__ = ["DMNSSampler"]
 
-_GROUPS_PER_POOL = 8  # one large pool for eight groups costs less than a small one for each
+_DRAWS_PER_POOL = 40  # a large pool for many costs less than small ones for a few each
 
 
 class DMNSSampler(RefreshingSampler):
@@ -57,18 +58,21 @@ class DMNSSampler(RefreshingSampler):
         levels: hardness levels, or their fractions alone; the paper's where not given.
         curriculum: shares of the levels in each refresh, for example ``EasyFirst(10)``; those of
             ``levels`` throughout where not given.
-        rule: `Blend` (default: half of the draws through the gate, half by the scorer's softmax;
-            for an unchanged loss), `Gate` (hard for the scorer and likely for the generator),
-            `Density` (for the calibrated losses with `log_ratio`; uncalibrated it is too
-            hard at convergence), or `Nearest` (the nearest node to a drawn latent).
-        uniform_share: share of plain uniform negatives in the mixture of levels, in [0, 1].
+        rule: `Blend` (default, for an unchanged loss: a fifth of the draws through the gate, the
+            others by the scorer's softmax), `Gate` (hard for the scorer and likely for the
+            generator), `Density` (for the calibrated losses with `log_ratio`; uncalibrated it is
+            too hard at convergence), or `Nearest` (the nearest node to a drawn latent).
+        uniform_share: share of the negatives that are plain uniform ones, drawn in the call, in
+            [0, 1].
         pool: uniform candidates in a pool, at least ``k``.
         lam: exponent on the generator's density.
         effective_size: number of a pool's members that a level's density has to spread over at
             least (effective sample size, mean over queries and levels), between 1 and ``pool``;
             each refresh lowers ``lam`` as far as that takes. For wide spaces, whose densities are
             peaked; ``lam`` stays as it is where not given.
-        groups: groups of k candidates kept per query between refreshes.
+        groups: groups of candidates that rows of the table have on average, at most. A row has one
+            for each edge of its query in the pass between two refreshes, evenly fewer where that is
+            more; None: as many as fit 112 bytes a node for each negative of an edge.
         scorer: scores of broadcastable embeddings [.., D], the model's logit before any sigmoid, or
             a dict of such functions by edge type; the inner product where not given. Of an
             ``nn.Module`` each refresh takes a copy, in eval mode.
@@ -114,11 +118,11 @@ class DMNSSampler(RefreshingSampler):
         levels: Levels | Sequence[float] | None = None,
         curriculum: Curriculum | None = None,
         rule: Rule | None = None,
-        uniform_share: float = 0.9,
+        uniform_share: float = 0.5,
         pool: int = 128,
         lam: float = 1.0,
         effective_size: float | None = None,
-        groups: int = 8,
+        groups: int | None = None,
         scorer: Scorers | None = None,
         source: Source = "edge",
         etypes: Sequence[EdgeName] | None = None,
@@ -179,7 +183,7 @@ class DMNSSampler(RefreshingSampler):
                 uniform_share=uniform_share,
                 lam=lam,
                 groups=groups,
-                groups_per_pool=_GROUPS_PER_POOL,
+                draws_per_pool=_DRAWS_PER_POOL,
             ),
             feat=feat,
             scorer=scorer,
@@ -357,13 +361,14 @@ class DMNSSampler(RefreshingSampler):
                 f"known: expected edges from {queries} queries (the rows of h_query) to {nodes} "
                 f"nodes of type {relation.etype[2]!r}, got {known}"
             )
-        k = relation.table.shape[2]
+        k = relation.k
         if not queries:
             return torch.empty(0, k, dtype=torch.int64, device=h_query.device)
         h = self._embeddings(embeddings)
-        table = CandidateTable(queries, 1, k)
+        generator = generator or relation.random
+        hard = CandidateTable(torch.ones(queries, dtype=torch.int64), self.settings.hard(k))
         build_table(
-            table,
+            hard,
             self.rule,
             self.settings,
             known,
@@ -372,9 +377,11 @@ class DMNSSampler(RefreshingSampler):
             model=model,
             scorer=relation.frozen().scorer,
             sharpness=relation.sharpness,
-            generator=generator or relation.random,
+            generator=generator,
         )
-        return table.current().ids.squeeze(1).to(h_query.device, torch.int64)
+        rows = RowDraws(known, hard, None, k, self.settings.uniform_share)
+        drawn = rows.draw_ids(torch.arange(queries), generator=generator)
+        return drawn.to(h_query.device)
 
     def _fitted(self, call: str, etype: EdgeName | None) -> tuple[Relation, DiffusionGenerator]:
         """What is held for an edge type, with its generator, for a call that needs both."""

@@ -38,7 +38,7 @@ class DynamicSampler(RefreshingSampler):
             (heterogeneous graph: a dict of those).
         k: negatives per edge; a dict by edge type where they differ.
         pool: uniform candidates in a pool, at least ``k``.
-        groups: groups of k candidates kept per query between refreshes.
+        groups: groups of k candidates that rows have on average, at most, see `DMNSSampler`.
         scorer: scores of broadcastable embeddings [.., D], or a dict of such functions by edge
             type; the inner product where not given.
         source: ``"edge"`` or ``"uniform"``, see `StatefulSampler`.
@@ -60,7 +60,7 @@ class DynamicSampler(RefreshingSampler):
         k: NegativesPerEdge = 1,
         *,
         pool: int = 32,
-        groups: int = 8,
+        groups: int | None = None,
         scorer: Scorers | None = None,
         source: Source = "edge",
         etypes: Sequence[EdgeName] | None = None,
@@ -90,7 +90,7 @@ class SelfAdversarialSampler(RefreshingSampler):
 
     Source: Sun et al., "RotatE", ICLR 2019. There, the softmax weighs the loss terms of uniform
     negatives; here it is the distribution that negatives are drawn from, without
-    replacement within a group, and its log ratio is kept for a calibrated `bce_loss` (`log_ratio`).
+    replacement within a group; its log ratio is known, for a calibrated `bce_loss` (`log_ratio`).
     Do not calibrate `softmax_loss` by it: the ratio is the score itself, but for a constant of the
     query, so that nothing is left to push down, and training diverges.
 
@@ -104,8 +104,10 @@ class SelfAdversarialSampler(RefreshingSampler):
         temperature: positive divisor of the scores; larger is nearer to uniform.
         edge_ratio: measure the divisor instead, at each refresh, see
             `dgl_dmns.core.SelfAdversarial`.
+        uniform_share: share of the negatives that are plain uniform ones, drawn in the call, in
+            [0, 1]; at least a half for `loss` with negatives that the batch shares.
         pool: uniform candidates in a pool, at least ``k``.
-        groups: groups of k candidates kept per query between refreshes.
+        groups: groups of k candidates that rows have on average, at most, see `DMNSSampler`.
         scorer: scores of broadcastable embeddings [.., D], or a dict of such functions by edge
             type; the inner product where not given.
         source: ``"edge"`` or ``"uniform"``, see `StatefulSampler`.
@@ -128,8 +130,9 @@ class SelfAdversarialSampler(RefreshingSampler):
         *,
         temperature: float = 1.0,
         edge_ratio: float | None = None,
+        uniform_share: float = 0.0,
         pool: int = 32,
-        groups: int = 8,
+        groups: int | None = None,
         scorer: Scorers | None = None,
         source: Source = "edge",
         etypes: Sequence[EdgeName] | None = None,
@@ -143,7 +146,7 @@ class SelfAdversarialSampler(RefreshingSampler):
             encoder,
             k,
             rule=SelfAdversarial(temperature, edge_ratio),
-            settings=PoolSettings(pool=pool, groups=groups),
+            settings=PoolSettings(pool=pool, uniform_share=uniform_share, groups=groups),
             feat=feat,
             scorer=scorer,
             source=source,

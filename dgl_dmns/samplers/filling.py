@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from dgl_dmns.core.distribution import NodeDistribution
 from dgl_dmns.core.engine import TableReport, fill_table
 from dgl_dmns.core.generator import FitReport
 from dgl_dmns.core.sharpness import sharpened
@@ -30,6 +31,11 @@ class FillingSampler(StatefulSampler):
         """
         return None
 
+    def _snapshot(self, relation: Relation, h_query: Tensor, h_candidate: Tensor) -> Snapshot:
+        """What the rule chooses from, with scores as they are."""
+        model = relation.model if self.rule.uses_generator else None
+        return Snapshot.take(h_query, h_candidate, relation.known, relation.scorer, model)
+
     def _rebuild(
         self,
         relation: Relation,
@@ -38,8 +44,7 @@ class FillingSampler(StatefulSampler):
         nodes: Tensor | None,
         on_rows: Callable[[int], object],
     ) -> TableReport:
-        model = relation.model if self.rule.uses_generator else None
-        snapshot = Snapshot.take(h_query, h_candidate, relation.known, relation.scorer, model)
+        snapshot = self._snapshot(relation, h_query, h_candidate)
         snapshot = sharpened(snapshot, self.rule, refreshes=self.version, generator=relation.random)
         relation.sharpness = snapshot.sharpness
         return self._fill(relation, snapshot, nodes, on_rows)
@@ -51,8 +56,8 @@ class FillingSampler(StatefulSampler):
         nodes: Tensor | None,
         on_rows: Callable[[int], object],
     ) -> TableReport:
-        """Fill the hidden table of an edge type, and keep what it was filled from."""
-        report = fill_table(
+        """Fill the hidden table of an edge type, and keep the distribution that it drew from."""
+        report, norms = fill_table(
             relation.table,
             self.rule,
             self.settings,
@@ -62,5 +67,13 @@ class FillingSampler(StatefulSampler):
             on_rows=on_rows,
             generator=relation.random,
         )
-        relation.snapshot = snapshot
+        relation.norms = norms
+        relation.distribution = self._distribution(relation, snapshot)
         return report
+
+    def _distribution(self, relation: Relation, snapshot: Snapshot) -> NodeDistribution | None:
+        if not self.rule.tractable:
+            return None
+        return NodeDistribution(
+            self.rule, self.settings, snapshot, relation.norms, seed=relation.seed
+        )

@@ -6,16 +6,20 @@ All that is here is there in loader workers, too. What fills the tables is in
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
 
+from dgl_dmns.core.distribution import NodeDistribution
 from dgl_dmns.core.generator import DiffusionGenerator
 from dgl_dmns.core.known import KnownEdges
+from dgl_dmns.core.mixture import FilteredDraws
 from dgl_dmns.core.modes import shielded
 from dgl_dmns.core.rules import Rule
+from dgl_dmns.core.snapshot import Scorer
 from dgl_dmns.core.table import Candidates, CandidateTable
 from dgl_dmns.samplers.asked import Asked, checked_pairs
 from dgl_dmns.samplers.base import EdgeName, EdgeType, NegativeSampler, canonical_edge_type
@@ -23,6 +27,9 @@ from dgl_dmns.samplers.negative_pairs import negative_pairs
 from dgl_dmns.samplers.relation import Relation
 
 __all__ = ["Source", "TableSampler"]
+
+_DEFENSIVE = 0.5  # share of uniform negatives, from which on no weight exceeds two
+_QUERIES = 64  # of a batch, whose mean stands for that of the others
 
 Source = Literal["edge", "uniform"]
 """Where the source of a negative comes from: its positive edge, or all nodes alike."""
@@ -81,19 +88,40 @@ class TableSampler(NegativeSampler):
         return min(relation.table.version for relation in self.relations.values())
 
     @shielded
-    def draw(self, src: Tensor, etype: EdgeName | None = None) -> Candidates:
-        """Negatives with their log ratios and levels for source nodes (after a refresh).
+    def draw(
+        self, src: Tensor, etype: EdgeName | None = None, *, dst: Tensor | None = None
+    ) -> Candidates:
+        """Negatives with their levels for source nodes (after a refresh).
 
         Args:
             src: source ids, shape [B], int64, on the CPU.
             etype: edge type; may be left out where one is held.
+            dst: destinations of the positive edges, shape [B], int64, for the groups whose turn it
+                is; random groups of the rows where not given.
 
         Returns:
             Candidates of shape [B, k].
         """
-        return self.relation(etype).table.draw(src, generator=self._call_generator())
+        return self.relation(etype).rows.draw(src, dst, generator=self._call_generator())
 
     def negatives(self, g: Any, src: Tensor, etype: EdgeType) -> Tensor:  # noqa: D102
+        return self._drawn(g, src, None, etype)
+
+    def negatives_for_edges(self, g: Any, src: Tensor, dst: Tensor, etype: EdgeType) -> Tensor:
+        """Negatives of edges: each known edge gets the group of its source whose turn it is.
+
+        Args:
+            g: the graph.
+            src: source ids of the edges, shape [B], int64, on the CPU.
+            dst: destination ids of the edges, shape [B], int64, on the CPU.
+            etype: canonical edge type.
+
+        Returns:
+            Destination ids, shape [B, k], int64.
+        """
+        return self._drawn(g, src, dst, etype)
+
+    def _drawn(self, g: Any, src: Tensor, dst: Tensor | None, etype: EdgeType) -> Tensor:
         relation = self.relations.get(etype)
         if relation is None:
             if not src.numel():
@@ -105,26 +133,28 @@ class TableSampler(NegativeSampler):
         relation.check_call(g, src)
         if relation.table.version == 0:
             self.asked.before_a_refresh(type(self).__name__, src.numel())
-            return relation.known.uniform(
-                src, relation.table.shape[2], generator=self._call_generator()
-            )
-        return self._draw_ids(relation, src)
+            return relation.known.uniform(src, relation.k, generator=self._call_generator())
+        return self._draw_ids(relation, src, dst)
 
-    def _draw_ids(self, relation: Relation, src: Tensor) -> Tensor:
+    def _draw_ids(self, relation: Relation, src: Tensor, dst: Tensor | None) -> Tensor:
         """The ids of `draw`, shape [B, k], int64, without what a call has no use for."""
-        return relation.table.draw_ids(src, generator=self._call_generator())
+        return relation.rows.draw_ids(src, dst, generator=self._call_generator())
 
     def _pairs_for_edges(
         self, g: Any, src: Tensor, dst: Tensor, etype: EdgeType
     ) -> tuple[Tensor, Tensor]:
         if self.source == "edge" or not src.numel():
             return super()._pairs_for_edges(g, src, dst, etype)
-        count = src.numel() * self.relation(etype).table.shape[2]
+        relation = self.relation(etype)
+        count = src.numel() * relation.k
         # A loader of a graph that has grown since draws among the nodes that its graph has.
-        nodes = min(self.relation(etype).known.num_src, int(g.num_nodes(etype[0])))
+        nodes = min(relation.known.num_src, int(g.num_nodes(etype[0])))
         drawn = torch.randint(0, nodes, (count,), generator=self._call_generator())
         # Each negative has a source of its own; the first of a group has the exact distribution.
-        return drawn, self.negatives(g, drawn, etype)[:, 0]
+        if relation.table.version == 0:
+            return drawn, self.negatives(g, drawn, etype)[:, 0]
+        relation.check_call(g, drawn)
+        return drawn, relation.rows.draw_one(drawn, generator=self._call_generator())
 
     @overload
     def log_ratio(self, negatives: tuple[Tensor, Tensor]) -> Tensor: ...
@@ -136,7 +166,10 @@ class TableSampler(NegativeSampler):
 
     @shielded
     def log_ratio(self, negatives: Any) -> Any:
-        """Log ratio ``log q(u|v) - log uniform(u)`` of each negative edge.
+        """Log ratio ``log q(u|v) - log uniform(u)`` of each negative edge, in closed form.
+
+        ``q`` is the mixture of the uniform share and of what the rule draws, by the embeddings of
+        the last refresh, so that it is known in the process that refreshes (not in loader workers).
 
         Args:
             negatives: the negative graph a loader returned; or a GraphBolt minibatch; or a pair
@@ -146,12 +179,12 @@ class TableSampler(NegativeSampler):
         Returns:
             Log ratios, shape [P], float32, in the order of the edges; for a heterogeneous graph or
             a dict, a dict of those by canonical edge type (by the keys of a minibatch), with every
-            edge type that is held and in ``negatives``. They belong to the table's live version or
-            the one before; 0 for pairs that stand in neither, which is right for those drawn before
-            the first refresh. Where it is not, as for another sampler's negatives or the positive
-            graph, a warning says so, once.
+            edge type that is held and in ``negatives``. 0 before the first refresh, whose negatives
+            are uniform. A warning says, once, where the pairs are another sampler's negatives or
+            the positive graph's.
 
         Raises:
+            RuntimeError: as for `RefreshingSampler.distribution`, after the first refresh.
             ValueError: if the rule's distribution is not tractable, no table is held for an edge
                 type that has negatives, a minibatch has none yet, or ids are out of range.
             TypeError: if ``negatives`` is none of these, or ids are no integers.
@@ -169,15 +202,100 @@ class TableSampler(NegativeSampler):
     def _find_log_ratio(self, etype: EdgeType | None, src: Tensor, dst: Tensor) -> Tensor:
         relation = self.relation(etype)
         pairs = checked_pairs("negatives", (src, dst), relation.known, relation.etype)
-        ratio, found = relation.table.look_for(*pairs)
-        left = (~found).nonzero().squeeze(1)
-        if left.numel():
-            strange = (pairs[0][left], pairs[1][left])
-            self.asked.for_ratios(type(self).__name__, relation, strange, len(found))
-        return ratio.to(src.device)
+        self.asked.for_ratios(type(self).__name__, relation, pairs)
+        if relation.table.version == 0:
+            return torch.zeros(src.shape, dtype=torch.float32, device=src.device)
+        return self.distribution(relation.etype).log_ratio(*pairs).to(src.device)
+
+    def _mixture_log_ratio(
+        self, etype: EdgeType, src: Tensor, dst: Tensor, candidates: Tensor
+    ) -> Tensor:
+        """See `SharedLoss`: exact for the uniform share and a candidate's own query.
+
+        The other queries of the batch are represented by some of them.
+
+        Raises:
+            ValueError: if less than half of the negatives are uniform, so that a candidate could
+                weigh more than two uniform ones.
+        """
+        relation = self.relations[etype]
+        share = relation.rows.uniform_share
+        if not self.rule.tractable:
+            return super()._mixture_log_ratio(etype, src, dst, candidates)  # says what to take
+        nodes, place = candidates.unique(return_inverse=True)
+        uniform = FilteredDraws(relation.known).mixture_log_ratio(src, nodes)[place]
+        if relation.table.version == 0 or share == 1:
+            return uniform
+        if share < _DEFENSIVE:
+            raise ValueError(
+                f"uniform_share: where the batch shares its negatives at least {_DEFENSIVE:g} of "
+                f"them have to be uniform, so that none weighs too much, got {share:g}; make the "
+                f"sampler with uniform_share={_DEFENSIVE:g}, or take share='edge'"
+            )
+        count = len(src)
+        own = self._hard_log_ratio(relation, src, candidates).exp() / count
+        if count > 1:
+            some = torch.arange(count)
+            if count > _QUERIES:
+                some = torch.randperm(count, generator=self._call_generator())[:_QUERIES]
+            hard = self.distribution(etype).hard_log_ratios(src[some], nodes).double()
+            hard = (hard + _admissible_share(relation.known, src[some]).unsqueeze(1)).exp_()
+            total = hard.sum(0)[place]
+            others = torch.full((count, 1), float(len(some)), dtype=torch.float64)
+            # A query is no other of its own.
+            total[some] -= hard.gather(1, place[some])
+            others[some] -= 1
+            own += total.clamp(min=0) / others.clamp(min=1) * ((count - 1) / count)
+        return torch.logaddexp(uniform + math.log(share), own.log() + math.log1p(-share))
+
+    def _hard_log_ratio(self, relation: Relation, src: Tensor, candidates: Tensor) -> Tensor:
+        """Log of ``N q(u|v)`` of what the rule draws, of own candidates [B, K]; float64.
+
+        Queries without an admissible node, who get themselves, or any node, have none: -inf.
+        """
+        query = src.repeat_interleave(candidates.shape[1])
+        ratio = self.distribution(relation.etype).hard_log_ratio(query, candidates.flatten())
+        ratio = ratio.double() + _admissible_share(relation.known, query)
+        none = relation.known.admissible_count(query) <= 0
+        return ratio.masked_fill(none, -torch.inf).view_as(candidates)
+
+    def _scorer_of(self, etype: EdgeType) -> Scorer | None:
+        return self.relations[etype].scorer
+
+    def _own_log_ratio(
+        self, etype: EdgeType, src: Tensor, dst: Tensor, candidates: Tensor
+    ) -> Tensor:
+        """See `SharedLoss`: in closed form."""
+        if not self.rule.tractable:
+            return super()._own_log_ratio(etype, src, dst, candidates)
+        relation = self.relations[etype]
+        if relation.table.version == 0:
+            return FilteredDraws(relation.known).own_log_ratio(src, candidates)
+        share = relation.rows.uniform_share
+        if not share and not self.rule.uses_generator:
+            raise ValueError(
+                "share='edge': the log ratio of negatives that the score alone has chosen is the "
+                "score itself, so that nothing is left to learn; make the sampler with "
+                "uniform_share=0.5"
+            )
+        hard = self._hard_log_ratio(relation, src, candidates)
+        uniform = _admissible_share(relation.known, src).exp().unsqueeze(1)
+        ratio = torch.log(share * uniform + (1 - share) * hard.exp())
+        return ratio.masked_fill((relation.known.admissible_count(src) <= 0).unsqueeze(1), 0.0)
+
+    def distribution(self, etype: EdgeName | None = None) -> NodeDistribution:
+        """The distribution that the last refresh drew from, see `RefreshingSampler`."""
+        raise NotImplementedError
 
     def _check_positives(self, etype: EdgeType | None, src: Tensor, dst: Tensor) -> None:
         """Warn, once, where pairs handed over as positives are mostly no known edges."""
         relation = self.relation(etype)
         pairs = checked_pairs("positives", (src, dst), relation.known, relation.etype)
         self.asked.for_positives(type(self).__name__, relation, pairs)
+
+
+def _admissible_share(known: KnownEdges, src: Tensor) -> Tensor:
+    """Log of all nodes over the admissible ones of some sources, float64: ``N / A``."""
+    count = known.admissible_count(src).clamp(min=1).double()
+    left: Tensor = math.log(known.num_dst) - count.log()
+    return left

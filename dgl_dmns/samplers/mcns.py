@@ -167,15 +167,18 @@ class MCNSSampler(RefreshingSampler):
         return self.relation().walked
 
     @shielded
-    def draw(self, src: Tensor, etype: EdgeName | None = None) -> Candidates:
+    def draw(
+        self, src: Tensor, etype: EdgeName | None = None, *, dst: Tensor | None = None
+    ) -> Candidates:
         """Advance the chains of source nodes and return their states (after a refresh).
 
         Args:
             src: source ids, shape [B], int64, on the CPU.
             etype: the only edge type, which need not be named.
+            dst: without meaning here.
 
         Returns:
-            Candidates of shape [B, k]; log ratios are NaN, since ``pi_v`` is not normalised.
+            Candidates of shape [B, k], of no level.
         """
         generator = self._call_generator()
         walked = self._walked
@@ -187,19 +190,15 @@ class MCNSSampler(RefreshingSampler):
             ids = self.known.uniform(src, self.k, generator=generator)
         else:
             live = self.version % 2
-            _, groups, k = self.table.shape
-            states = self.table.ids[live].view(-1, k)
-            pick = torch.randint(0, groups, src.shape, generator=generator)
-            chains, row = torch.unique(src * groups + pick, return_inverse=True)
+            states = self.table.ids[live]
+            place = self.table.random_places(src, generator)
+            chains, row = torch.unique(place, return_inverse=True)
+            groups = self.table.groups // self.table.queries  # all rows are alike
             query = torch.div(chains, groups, rounding_mode="floor")
             moved = self._walk(query, states[chains].long(), walked[live], generator)
             states[chains] = moved.to(torch.int32)
             ids = moved[row]
-        return Candidates(
-            ids,
-            torch.full(ids.shape, torch.nan, dtype=torch.float16),
-            torch.full(ids.shape, NO_LEVEL, dtype=torch.uint8),
-        )
+        return Candidates(ids, torch.full(ids.shape, NO_LEVEL, dtype=torch.uint8))
 
     @shielded
     def update_graph(self, g: Any) -> None:
@@ -216,8 +215,12 @@ class MCNSSampler(RefreshingSampler):
             share(walked, _HELD)[:, : before.shape[1]] = before
             self.relation().walked = walked
 
-    def _draw_ids(self, relation: Relation, src: Tensor) -> Tensor:
+    def _draw_ids(self, relation: Relation, src: Tensor, dst: Tensor | None) -> Tensor:
         return self.draw(src).ids
+
+    @property
+    def _rows_alike(self) -> bool:
+        return True
 
     def _walk(self, src: Tensor, x: Tensor, h: Tensor, generator: torch.Generator | None) -> Tensor:
         """States after ``steps`` steps from states ``x`` [B, k], for queries [B]; int64."""
@@ -279,15 +282,15 @@ class MCNSSampler(RefreshingSampler):
                 f"encoder: expected embeddings of width {relation.walked.shape[2]}, as at the "
                 f"first refresh, got {width}; make a new sampler for another encoder"
             )
-        _, groups, k = self.table.shape
+        groups, k = self.table.groups // count, self.table.k
         if self.version == 0:
             states = self.known.uniform(everyone, groups * k, generator=relation.random)
-            states = states.view(count, groups, k)
         else:
             states = self.table.current().ids.long()
         relation.walked[(self.version + 1) % 2].copy_(h)
-        blank = torch.zeros(states.shape, dtype=torch.float32)
-        self.table.write(everyone, Candidates(states, blank * torch.nan, blank + NO_LEVEL))
+        states = states.view(count, groups, k)
+        blank = torch.full(states.shape, NO_LEVEL, dtype=torch.uint8)
+        self.table.write(everyone, Candidates(states, blank))
         # One group stands for all in the statistics: their chains are alike.
         score = torch.stack([(h * h[slot]).sum(-1).mean() for slot in states[:, 0].unbind(1)])
         return TableReport(

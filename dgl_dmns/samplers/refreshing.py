@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
 
@@ -27,7 +28,7 @@ from dgl_dmns.core.modes import callers_device, in_float32, outside_inference_mo
 from dgl_dmns.messages import about
 from dgl_dmns.samplers.background import Staleness, Task
 from dgl_dmns.samplers.base import EdgeName, EdgeType
-from dgl_dmns.samplers.cadence import Cadence, check_optimizer, steps_of_a_pass
+from dgl_dmns.samplers.cadence import Cadence, check_optimizer, passes_of, steps_of_a_pass
 from dgl_dmns.samplers.encoder import Embeddings, Encoder
 from dgl_dmns.samplers.filling import FillingSampler
 from dgl_dmns.samplers.lookup import Source
@@ -77,29 +78,36 @@ class RefreshingSampler(FillingSampler):
             The distribution, whose embeddings are those of the last refresh.
 
         Raises:
-            RuntimeError: before the first refresh of this process, and after a state was loaded
-                (it has a table, but no embeddings) or the graph has changed, until the next one; or
-                if this is a copy.
+            RuntimeError: before the first refresh, and after the graph has changed, until the next
+                one; or if this is a copy.
             ValueError: if the rule's distribution is not tractable, or the edge type has to be
                 named.
         """
         self._check_original("distribution")
         check_tractable(self.rule)
-        snapshot = self.relation(etype).snapshot
-        if snapshot is None:
-            raise RuntimeError(
-                "distribution: there was no refresh in this process yet, or none since a state was "
-                "loaded or the graph has changed; call refresh() or attach()"
+        relation = self.relation(etype)
+        found = relation.distribution
+        if found is None and relation.norms is not None and self._last is not None:
+            # A state was loaded.
+            source, _, destination = relation.etype
+            ends = self._last[source], self._last[destination]
+            snapshot = replace(
+                self._snapshot(relation.as_refreshed(), *ends), sharpness=relation.sharpness
             )
-        return NodeDistribution(self.rule, self.settings, snapshot)
+            found = relation.distribution = self._distribution(relation, snapshot)
+        if found is None:
+            raise RuntimeError(
+                "distribution: there was no refresh yet, or none since the graph has changed; call "
+                "refresh() or attach()"
+            )
+        return found
 
     @shielded
     def positive_log_ratio(self, positives: Any) -> Any:
         """Log ratio that positive edges have under the distribution of the negatives.
 
-        For ``pos_log_ratio=`` of `dgl_dmns.losses`, beside ``log_ratio=`` for the negatives. It is
-        estimated over a pool of the sampler's size, by the embeddings of the last refresh, in the
-        process that refreshes (not in loader workers).
+        For ``pos_log_ratio=`` of `dgl_dmns.losses`, beside ``log_ratio=`` for the negatives: what
+        the rule would have given them as candidates, see `dgl_dmns.core.distribution`.
 
         Args:
             positives: the positive graph a loader returned; or a pair ``(src, dst)`` of node id
@@ -128,9 +136,7 @@ class RefreshingSampler(FillingSampler):
 
     def _positive_log_ratio(self, etype: EdgeType | None, src: Tensor, dst: Tensor) -> Tensor:
         self._check_positives(etype, src, dst)
-        ratio = self.distribution(etype).log_ratio(
-            src.cpu().long(), dst.cpu().long(), generator=self._call_generator()
-        )
+        ratio = self.distribution(etype).log_ratio(src.cpu().long(), dst.cpu().long())
         return ratio.to(src.device)
 
     # ---- refresh ----------------------------------------------------------------------------
@@ -161,8 +167,8 @@ class RefreshingSampler(FillingSampler):
                 of those by node type for a heterogeneous graph.
             nodes: ids of source nodes, whose rows alone are drawn anew; a dict of those by source
                 node type where there are several, and edge types of other sources stay as they are.
-                The other rows keep their candidates and the log ratios that they were drawn with.
-                The generators are fitted all the same, on pairs of all nodes.
+                The other rows keep their candidates. The generators are fitted all the same, on
+                pairs of all nodes.
             observed: whether the rows that `observe` was given stand in for the encoder, if there
                 are any; False calls it, and later observations start from what it returns.
 
@@ -355,7 +361,8 @@ class RefreshingSampler(FillingSampler):
 
         Args:
             optimizer: the encoder's optimizer.
-            every: optimizer steps between refreshes; the batches of an epoch are a good choice.
+            every: optimizer steps between refreshes; the batches of an epoch are a good choice. A
+                first call makes tables that last for so many steps in batches of 1024.
                 Where neither it nor ``share`` is given, the steps that a pass over the known edges
                 takes in batches of 1024 (on several ranks, of 1024 on each).
             share: share of the time that refreshes may take, between 0 and 1, in place of
@@ -374,6 +381,9 @@ class RefreshingSampler(FillingSampler):
         check_optimizer(optimizer)
         edges = sum(relation.known.indices.numel() for relation in self.relations.values())
         cadence = Cadence(every, share, steps_of_a_pass(edges))
+        if every is not None and not self.version:
+            for relation in self.relations.values():
+                relation.make_last(passes_of(every, edges))
         cadence.done(self.refresh().seconds)
         self._steps = steps = self._steps or 0
         if optimizer in self._attached:

@@ -6,16 +6,22 @@ import copy
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Union
 
 import torch
 from torch import Tensor, nn
 
 from dgl_dmns.checks import check_ids, check_object
+from dgl_dmns.core.distribution import NodeDistribution
 from dgl_dmns.core.generator import DiffusionGenerator
+from dgl_dmns.core.known import KnownEdges
+from dgl_dmns.core.pools import PoolSettings
 from dgl_dmns.core.repair import carry_over
-from dgl_dmns.core.snapshot import Scorer, Snapshot, dot_score
+from dgl_dmns.core.rows import RowDraws, row_sizes
+from dgl_dmns.core.snapshot import Scorer, dot_score
 from dgl_dmns.core.table import CandidateTable
+from dgl_dmns.core.turns import MOST_PASSES, Turns
 from dgl_dmns.samplers.base import (
     EdgeName,
     EdgeType,
@@ -37,8 +43,15 @@ __all__ = [
     "scorers_by_type",
 ]
 
-_ROWS = 4096  # that are looked through at a time
-_REFRESHED = ("model", "adversary", "walked", "snapshot", "sharpness")  # beside the table
+_GROUPS = 1 << 16  # that are looked through at a time
+_REFRESHED = (
+    "model",
+    "adversary",
+    "walked",
+    "norms",
+    "distribution",
+    "sharpness",
+)  # beside the table
 
 NegativesPerEdge = Union[int, Mapping[Any, int]]
 """Negatives per edge: one number, or one for each edge type (canonical, or the relation alone)."""
@@ -50,15 +63,19 @@ Scorers = Union[Scorer, Mapping[Any, Scorer], nn.ModuleDict]
 class Relation:
     """One edge type: its known edges, candidate table, generator, scorer and random state.
 
-    Memory: the table takes ``14 * groups * k`` bytes for each node of the source type.
+    A row of the table has a group for each edge of its query in the passes between two refreshes,
+    evenly fewer where that is more than it may take; the uniform share of the negatives is drawn in
+    the call, and never twice.
 
     Args:
         g: the training graph.
         etype: canonical edge type, with at least one edge.
         k: negatives per edge.
-        groups: groups of k candidates kept per query.
+        settings: with the share of uniform negatives.
+        groups: groups that rows have on average, at most.
         seed: seed of fitting and table building.
         scorer: scores of broadcastable embeddings, the inner product where None.
+        alike: whether all rows have ``groups`` groups, for queries that are drawn alike.
         folder: where the table lies in a file, see `CandidateTable`, and known edges for which
             shared memory has no room; None: in shared memory.
     """
@@ -68,24 +85,73 @@ class Relation:
         g: Any,
         etype: EdgeType,
         k: int,
+        settings: PoolSettings,
         groups: int,
         seed: int,
         scorer: Scorer | None,
         *,
+        alike: bool = False,
         folder: str | os.PathLike[str] | None = None,
     ) -> None:
         self.etype = etype
         self.folder = folder
         self.known = known_edges(g, etype, folder)
-        self.table = CandidateTable(self.known.num_src, groups, k, folder=folder)
+        self.groups = groups
+        self.alike = alike
+        sizes = self._sizes(self.known, groups, passes=1)
+        table = CandidateTable(sizes, settings.hard(k), folder=folder)
+        turns = self._turns(self.known, passes=1)
+        self.rows = RowDraws(self.known, table, turns, k, settings.uniform_share)
         self.model: DiffusionGenerator | None = None
         self.adversary: nn.Module | None = None  # of `AdversarialSampler`
         self.walked: Tensor | None = None  # embeddings that the chains of `MCNSSampler` read
-        self.snapshot: Snapshot | None = None  # what the table was filled from in this process
+        self.norms: Tensor | None = None  # of the distribution that the table was drawn from
+        self.distribution: NodeDistribution | None = None  # that, in this process
+        self.scorer_weights: dict[str, Tensor] | None = None  # of a module, that a state brought
         self.sharpness = 1.0  # that the table was drawn with
         self.scorer = scorer
         self.seed = seed
         self.random = torch.Generator().manual_seed(seed)
+
+    @property
+    def table(self) -> CandidateTable:
+        """The candidates that are not uniform."""
+        return self.rows.table
+
+    @property
+    def k(self) -> int:
+        """Negatives per edge."""
+        return self.rows.k
+
+    def _sizes(self, known: KnownEdges, groups: int, passes: int) -> Tensor:
+        """Groups of every row for so many passes over the known edges, shape [N], int64."""
+        if self.alike:
+            return torch.full((known.num_src,), groups)
+        return row_sizes(known.degrees() * passes, groups * known.num_src)
+
+    def _turns(self, known: KnownEdges, passes: int) -> Turns | None:
+        if self.alike:
+            return None
+        turns = Turns(known, passes)
+        turns.share("the turns of edges take", self.folder)
+        return turns
+
+    @property
+    def passes(self) -> int:
+        """Passes over the known edges that rows are made for."""
+        return 1 if self.rows.turns is None else self.rows.turns.passes
+
+    def make_last(self, passes: int) -> None:
+        """Make rows that last for so many passes, where nothing is in the table yet."""
+        passes = min(passes, MOST_PASSES)
+        if passes != self.passes and not self.alike:
+            sizes = self._sizes(self.known, self.groups, passes)
+            table = CandidateTable(sizes, self.table.k, folder=self.folder)
+            before = self.table
+            self.rows = replace(self.rows, table=table, turns=self._turns(self.known, passes))
+            before.retire()
+
+    # ---- copies and state -------------------------------------------------------------------
 
     @property
     def nodes(self) -> int | tuple[int, int]:
@@ -137,11 +203,14 @@ class Relation:
 
         Args:
             g: the new graph, checked by `check_growth`.
-            groups: groups of its table, at most as many as now.
+            groups: groups that rows of its table have on average, at most.
         """
         known = known_edges(g, self.etype, self.folder)
-        table = carry_over(self.table, known, groups, self.random)
-        return self._with(known=known, table=table, snapshot=None)
+        sizes = self._sizes(known, groups, self.passes)
+        table = carry_over(self.table, known, sizes, self.random)
+        turns = self._turns(known, self.passes)
+        rows = replace(self.rows, known=known, table=table, turns=turns)
+        return self._with(known=known, rows=rows, groups=groups, norms=None, distribution=None)
 
     def _with(self, **changes: Any) -> Relation:
         """The same with other parts in place of some."""
@@ -194,14 +263,36 @@ class Relation:
                 )
 
     def state(self) -> dict[str, Any]:
-        """The table, the random state and the sharpness, by reference; and whose they are."""
+        """Table, turns, random state and sharpness, by reference; and whose they are."""
         return {
             "nodes": self.nodes,
             "edges": self.known.fingerprint(),
+            "passes": self.passes,
             "table": self.table.state_dict(),
+            "asked": None if self.rows.turns is None else self.rows.turns.asked,
             "random": self.random.get_state(),
             "sharpness": self.sharpness,
+            "norms": self.norms,
+            "scorer": self._frozen_weights(),
         }
+
+    def _frozen_weights(self) -> dict[str, Tensor] | None:
+        """The weights of a module as scorer at the last refresh."""
+        if self.distribution is None:
+            return self.scorer_weights
+        scorer = self.distribution.snapshot.scorer
+        return dict(scorer.state_dict()) if isinstance(scorer, nn.Module) else None
+
+    def as_refreshed(self) -> Relation:
+        """The same with the scorer as it was at the refresh that a loaded state comes from.
+
+        Raises:
+            RuntimeError: if the scorer has other weights than that one.
+        """
+        made = self.frozen()
+        if self.scorer_weights is not None and isinstance(made.scorer, nn.Module):
+            made.scorer.load_state_dict(self.scorer_weights)
+        return made
 
     def check_state(self, state: dict[str, Any]) -> None:
         """Refuse a state that does not fit.
@@ -215,30 +306,58 @@ class Relation:
                 f"state: made for {state['nodes']} nodes, this sampler has {self.nodes}; load it "
                 f"into a sampler of the same graph (edge type {self.etype[1]!r})"
             )
-        shape = tuple(state["table"]["ids"].shape[1:])
-        if shape != self.table.shape:
-            raise ValueError(
-                f"state: table of (nodes, groups, k) = {shape}, this sampler has "
-                f"{self.table.shape}; use the same k and groups (edge type {self.etype[1]!r})"
-            )
         if state.get("edges") != self.known.fingerprint():
             raise ValueError(
                 f"state: made for other known edges (fingerprint {state.get('edges')}, this "
                 f"sampler's is {self.known.fingerprint()}; edge type {self.etype[1]!r}); load it "
                 "into a sampler of the graph that it was made for, and call update_graph then"
             )
-        sharpness = state["sharpness"]
+        passes, sharpness = state["passes"], state["sharpness"]
+        if not (isinstance(passes, int) and 1 <= passes <= MOST_PASSES):
+            raise ValueError(
+                f"state: expected a number of passes from 1 to {MOST_PASSES}, got {passes!r} (edge "
+                f"type {self.etype[1]!r}); load a state that a sampler has given"
+            )
         if not (isinstance(sharpness, float) and 1.0 <= sharpness < math.inf):
             raise ValueError(
                 f"state: expected a sharpness of at least 1, got {sharpness!r} (edge type "
                 f"{self.etype[1]!r}); load a state that a sampler has given"
             )
-        self._check_table(state["table"])
+        sizes = self._sizes(self.known, self.groups, passes)
+        hard, groups = self.table.k, int(sizes.sum())
+        found = tuple(state["table"]["ids"].shape[1:])
+        start = torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
+        if found != (groups, hard) or not torch.equal(state["table"]["start"], start):
+            raise ValueError(
+                f"state: table of {found[0]} groups of {found[1]}, this sampler has {groups} of "
+                f"{hard}; use the same k, groups, uniform_share and resources (edge type "
+                f"{self.etype[1]!r})"
+            )
+        norms = state["norms"]
+        if norms is not None and (norms.dim() != 2 or len(norms) != self.known.num_src):
+            raise ValueError(
+                f"state: expected norms of {self.known.num_src} queries, got shape "
+                f"{tuple(norms.shape)} (edge type {self.etype[1]!r}); load a state that a sampler "
+                "has given"
+            )
+        asked = state["asked"]
+        counted = self.known.indices.numel() if passes > 1 else 0
+        if (asked is None) != self.alike or (
+            asked is not None and (asked.dtype != torch.uint8 or asked.shape != (counted,))
+        ):
+            raise ValueError(
+                f"state: expected the turns of {counted} edges (edge type {self.etype[1]!r}); load "
+                "a state that a sampler has given"
+            )
+        self._check_table(state["table"], sizes)
 
-    def _check_table(self, table: dict[str, Tensor]) -> None:
+    def _check_table(self, table: dict[str, Tensor], sizes: Tensor) -> None:
         own = self.table.state_dict()
+        shapes = {"ids": (2, int(sizes.sum()), self.table.k)}
+        shapes["level"] = shapes["ids"]
         if table.keys() != own.keys() or any(
-            table[name].dtype != field.dtype or table[name].shape != field.shape
+            table[name].dtype != field.dtype
+            or table[name].shape != shapes.get(name, tuple(field.shape))
             for name, field in own.items()
         ):
             raise ValueError(
@@ -252,10 +371,13 @@ class Relation:
                 f"state: expected a version of at least 0 and ids in 0 .. {known.num_dst - 1}, got "
                 f"others (edge type {self.etype[1]!r}); load a state that a sampler has given"
             )
-        rows = torch.arange(known.num_src) if version else torch.empty(0, dtype=torch.int64)
-        rows = rows[~torch.isin(rows, known.saturated())]  # others have true negatives
-        for part in rows.split(_ROWS):
-            if bool(known.contains(part.view(-1, 1, 1), table["ids"][version % 2][part]).any()):
+        if not version:
+            return
+        owner = torch.repeat_interleave(torch.arange(known.num_src), sizes)
+        true = ~torch.isin(owner, known.saturated())  # others have no true negatives
+        for place in true.nonzero().squeeze(1).split(_GROUPS):
+            ids = table["ids"][version % 2][place]
+            if bool(known.contains(owner[place].unsqueeze(1), ids).any()):
                 raise ValueError(
                     f"state: its negatives are edges of this graph (edge type {self.etype[1]!r}); "
                     "load it into a sampler of the graph that it was made for, and call "
@@ -264,16 +386,23 @@ class Relation:
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Restore what `state` gave, in place: workers see it."""
+        self.make_last(state["passes"])
+        if self.rows.turns is not None:
+            self.rows.turns.asked.copy_(state["asked"])
         self.table.unfinished.fill_(1)
         for name, value in state["table"].items():  # the mark of the hidden buffer comes last
             getattr(self.table, name).copy_(value)
         self.random.set_state(state["random"])
         self.sharpness = state["sharpness"]
-        self.snapshot = None  # it is of the table before
+        self.norms = None if state["norms"] is None else state["norms"].clone()
+        self.scorer_weights = copy.deepcopy(state["scorer"])
+        self.distribution = None  # it is of the table before
 
     def __getstate__(self) -> dict[str, Any]:
         """What workers and spawned processes get: what a look-up needs."""
-        dropped = dict.fromkeys(("model", "adversary", "snapshot", "scorer", "random"))
+        dropped = dict.fromkeys(
+            ("model", "adversary", "norms", "distribution", "scorer_weights", "scorer", "random")
+        )
         return {**self.__dict__, **dropped}
 
 

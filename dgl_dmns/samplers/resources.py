@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -15,7 +14,7 @@ from dgl_dmns.core.engine import CHUNK_BYTES
 from dgl_dmns.core.sharing import SHARED, amount, free_in, free_memory
 from dgl_dmns.core.table import BYTES_PER_CANDIDATE
 
-__all__ = ["Resources", "affordable_groups", "check_room", "groups_with_room"]
+__all__ = ["Resources", "Rows", "affordable_groups", "check_room", "groups_with_room"]
 
 
 @dataclass(frozen=True)
@@ -28,8 +27,8 @@ class Resources:
             `dgl_dmns.core.engine.queries_at_a_time`). What a refresh needs beside it is linear in
             the number of nodes, see the page on scaling.
         table_bytes: budget of the tables of all edge types together, in bytes: ``groups`` is
-            lowered until ``14 * groups * k`` bytes for each source node fit. Fewer groups mean that
-            the same negatives come back sooner. No budget where None.
+            lowered until they fit. Fewer groups mean that the same negatives come back sooner. No
+            budget where None.
         table_folder: a folder for tables in files that are mapped into memory, for tables larger
             than it; shared memory where None. The files are removed when the sampler is, or when
             its process ends; a process that is killed leaves them (``dgl-dmns-*``). Known edges and
@@ -70,67 +69,86 @@ class Resources:
             raise ValueError(f"table_folder: there is no folder {self.table_folder}; make it first")
 
 
+@dataclass(frozen=True)
+class Rows:
+    """What the table of an edge type asks for.
+
+    Args:
+        queries: number of source nodes.
+        hard: candidates in a group.
+        groups: groups that rows have on average, at most.
+    """
+
+    queries: int
+    hard: int
+    groups: int
+
+    def candidates(self, groups: int) -> int:
+        """Candidates of the table at most, with so many groups of a row on average."""
+        return self.hard * groups * self.queries
+
+
 def groups_with_room(
-    resources: Resources, groups: int, g: Any, numbers: Mapping[tuple[str, str, str], int]
-) -> int:
-    """The groups that the tables of a graph can have, by the budget and by the machine.
+    resources: Resources, rows: Mapping[tuple[str, str, str], Rows]
+) -> dict[tuple[str, str, str], int]:
+    """The groups that rows can have, by the budget and by the machine.
 
     Args:
         resources: with the budget, and where the tables go.
-        groups: as many as are wanted.
-        g: the graph.
-        numbers: k of each edge type that has a table.
+        rows: what the table of each edge type asks for.
 
     Returns:
-        At most ``groups``.
+        At most as many as each asks for.
 
     Raises:
         ValueError, MemoryError: as `affordable_groups` and `check_room` say.
     """
-    candidates = sum(int(g.num_nodes(etype[0])) * k for etype, k in numbers.items())
-    groups = affordable_groups(resources, groups, candidates)
-    check_room(resources, groups, candidates)
+    most = affordable_groups(resources, list(rows.values()))
+    groups = {etype: min(most, one.groups) for etype, one in rows.items()}
+    check_room(resources, sum(one.candidates(groups[e]) for e, one in rows.items()))
     return groups
 
 
-def affordable_groups(resources: Resources, groups: int, candidates: int) -> int:
-    """The groups of a table that fit the budget.
+def affordable_groups(resources: Resources, rows: Sequence[Rows]) -> int:
+    """The groups of a row that fit the budget.
 
     Args:
         resources: with the budget.
-        groups: as many as are wanted.
-        candidates: k times the source nodes, the sum over edge types: a group of every row.
+        rows: what the tables ask for.
 
     Returns:
-        At most ``groups``.
+        A number that none of the tables has to go beyond.
 
     Raises:
         ValueError: if not even one group fits.
     """
-    if resources.table_bytes is None:
-        return groups
-    one = BYTES_PER_CANDIDATE * candidates
-    if one > resources.table_bytes:
+    most = max(one.groups for one in rows)
+
+    def size(groups: int) -> int:
+        return BYTES_PER_CANDIDATE * sum(one.candidates(min(groups, one.groups)) for one in rows)
+
+    if resources.table_bytes is None or size(most) <= resources.table_bytes:
+        return most
+    if size(1) > resources.table_bytes:
         raise ValueError(
-            f"table_bytes: a table of one group takes {amount(one)} ({candidates} candidates of "
-            f"{BYTES_PER_CANDIDATE} bytes), got a budget of {amount(resources.table_bytes)}; "
-            "raise it, lower k, or hold fewer edge types with etypes=..."
+            f"table_bytes: tables with one group for each source node take {amount(size(1))}, got "
+            f"a budget of {amount(resources.table_bytes)}; raise it, lower k, or hold fewer edge "
+            "types with etypes=..."
         )
-    return min(groups, resources.table_bytes // one)
+    return max(groups for groups in range(1, most) if size(groups) <= resources.table_bytes)
 
 
-def check_room(resources: Resources, groups: int, candidates: int) -> None:
+def check_room(resources: Resources, candidates: int) -> None:
     """Refuse tables that the machine has no room for, before anything is allocated.
 
     Args:
         resources: says where the tables go.
-        groups: groups of the tables.
-        candidates: as in `affordable_groups`.
+        candidates: of all tables together.
 
     Raises:
         MemoryError: if they do not fit.
     """
-    needed = BYTES_PER_CANDIDATE * groups * candidates
+    needed = BYTES_PER_CANDIDATE * candidates
     if resources.table_folder is not None:
         room, where = (
             free_in(Path(resources.table_folder)),
@@ -145,8 +163,8 @@ def check_room(resources: Resources, groups: int, candidates: int) -> None:
         instead = "keep it in a file with Resources(table_folder=...)"
     if needed > room:
         raise MemoryError(
-            f"a table of {groups} groups takes {amount(needed)} ({BYTES_PER_CANDIDATE} * groups "
-            f"* k bytes for each source node), and there are {amount(int(room))} free {where}; "
+            f"tables of {candidates} candidates take {amount(needed)}, and there are "
+            f"{amount(int(room))} free {where}; "
             f"lower groups or k, set a budget with Resources(table_bytes=...), {instead}, or hold "
             "fewer edge types with etypes=..."
         )

@@ -12,7 +12,7 @@ from torch import Tensor
 from dgl_dmns.checkpoint import read_state, write_state
 from dgl_dmns.core.modes import shielded
 from dgl_dmns.samplers.base import EdgeType
-from dgl_dmns.samplers.encoder import Embeddings
+from dgl_dmns.samplers.encoder import Embeddings, check_embeddings
 from dgl_dmns.samplers.lookup import TableSampler
 from dgl_dmns.samplers.observed import ObservedEmbeddings
 from dgl_dmns.samplers.relation import Relation
@@ -53,6 +53,8 @@ class SavedSampler(TableSampler):
         self._settle()
         parts = {e: {**r.state(), **self._own_state(r)} for e, r in self.relations.items()}
         state = next(iter(parts.values())) if self.homogeneous else {"by_type": parts}
+        # With the embeddings the distribution is known, and log ratios go on.
+        state = {**state, "embeddings": self._last}
         if self._observed is not None:
             state = {**state, "observed": self._observed.state_dict()}
         return copy.deepcopy({"sampler": type(self).__name__, **state})
@@ -94,12 +96,16 @@ class SavedSampler(TableSampler):
         if observed is not None:
             observed = ObservedEmbeddings.restored(observed, self._counts())
             self._check_width(next(iter(observed.h.values())).shape[1])
+        last = state["embeddings"]
+        if last is not None:
+            plain = next(iter(last.values())) if self.homogeneous else last
+            last = check_embeddings(plain, self._counts(), homogeneous=self.homogeneous, copy=True)
         self._settle()
         self._load_own_state(own)
         for relation, part in own:
             relation.load_state(part)
         self._observed = observed
-        self._last = None  # of another training, if any
+        self._last = last
 
     def _check_width(self, width: int) -> None:
         """Refuse a state that was made for embeddings of another width than the encoder's."""

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = ["SharedLoss"]
 
+_FEW = 16  # negatives that say nothing
+
 
 class SharedLoss:
     """Softmax cross-entropy against the negatives of the whole batch, as a method of samplers."""
@@ -64,8 +66,8 @@ class SharedLoss:
             pos_graph: the positive graph that a loader returned with this sampler's negatives, also
                 one of a ``DistGraph``; or a GraphBolt minibatch.
             neg_graph: the negative graph; left out with a minibatch.
-            scorer: scores of broadcastable embeddings, or a dict of such by edge type, as for the
-                samplers that follow an encoder; the inner product where not given.
+            scorer: scores of broadcastable embeddings, or a dict of such by edge type; where not
+                given the one that the sampler was made with, or else the inner product.
             temperature: positive; scores are divided by it.
             share: ``"batch"``, or ``"edge"`` to compare each positive with its own negatives alone.
             pool: at most so many of the batch's negatives, drawn at random, are scored against all
@@ -81,6 +83,8 @@ class SharedLoss:
             ValueError: if the sampler's negatives have no tractable distribution, if embeddings,
                 graphs or arguments do not fit, or if a score is NaN or infinite.
             TypeError: if an argument is of another kind.
+            RuntimeError: of a sampler that follows an encoder, after its graph has changed, until
+                the next refresh.
         """
         from dgl_dmns.samplers.batches import pair_batches
         from dgl_dmns.samplers.relation import scorers_by_type
@@ -90,6 +94,8 @@ class SharedLoss:
         held = list(self.known_by_type)
         batches = pair_batches(h, pos_graph, neg_graph, held)
         scorer_of = scorers_by_type(scorer, [batch.etype for batch in batches.values()], held)
+        if scorer is None:
+            scorer_of = self._scorer_of
         losses = {
             key: self._loss_of(batch, scorer_of(batch.etype), temperature, share, pool)
             for key, batch in batches.items()
@@ -100,6 +106,10 @@ class SharedLoss:
             parts = h.values() if hasattr(h, "values") else [h]
             return torch.stack([(part[:0].float()).sum() for part in parts]).sum()
         return torch.stack(list(losses.values())).sum()
+
+    def _scorer_of(self, etype: EdgeType) -> Scorer | None:
+        """The scorer that the sampler was made with, if any."""
+        return None
 
     def _loss_of(
         self,
@@ -129,11 +139,9 @@ class SharedLoss:
         """Log ratios of the candidates [B, K], float64, on the CPU."""
         src, dst = batch.ids[0][batch.src.cpu()], batch.ids[1][batch.dst.cpu()]
         candidates = batch.ids[1][batch.candidates.cpu()]
-        if share == "edge":
-            ratio = self._own_log_ratio(batch.etype, src, dst, candidates)
-        else:
-            nodes, place = candidates.unique(return_inverse=True)
-            ratio = self._mixture_log_ratio(batch.etype, src, dst, nodes)[place]
+        self._check_negatives(batch.etype, src, candidates)
+        ratio_of = self._own_log_ratio if share == "edge" else self._mixture_log_ratio
+        ratio = ratio_of(batch.etype, src, dst, candidates)
         impossible = int((ratio == -torch.inf).sum())
         if impossible:
             raise ValueError(
@@ -142,8 +150,24 @@ class SharedLoss:
             )
         return ratio
 
+    def _check_negatives(self, etype: EdgeType, src: Tensor, candidates: Tensor) -> None:
+        """Refuse positives in the place of negatives, which known edges are masked among.
+
+        Raises:
+            ValueError: if most of the candidates are known edges of their own queries.
+        """
+        known = self.known_by_type[etype]
+        free = known.admissible_count(src) > 0
+        own = known.contains(src[free].unsqueeze(1), candidates[free])
+        if own.numel() >= _FEW and 2 * int(own.sum()) > own.numel():
+            raise ValueError(
+                f"neg_graph: {int(own.sum())} of {own.numel()} negatives are known edges of their "
+                "sources; pass the positive graph first, and the negative graph that this sampler "
+                "drew for it"
+            )
+
     def _mixture_log_ratio(
-        self, etype: EdgeType, src: Tensor, dst: Tensor, nodes: Tensor
+        self, etype: EdgeType, src: Tensor, dst: Tensor, candidates: Tensor
     ) -> Tensor:
         """Log ratio to uniform draws of what the queries of a batch draw together.
 
@@ -155,16 +179,17 @@ class SharedLoss:
             etype: canonical edge type.
             src: ids of the positives' sources, the queries, shape [B], int64, on the CPU.
             dst: ids of their destinations, shape [B], int64.
-            nodes: distinct ids of the candidates in ascending order, shape [C], int64.
+            candidates: ids of what each of them has drawn, shape [B, K], int64.
 
         Returns:
-            Natural log ratios, shape [C], floating point; inf for a candidate that is to count
+            Natural log ratios, shape [B, K], floating point; inf for a candidate that is to count
             nothing, -inf for one that cannot be drawn.
 
         Raises:
             ValueError: for a sampler whose draws have no tractable distribution.
         """
-        return self._draws(etype, dst).mixture_log_ratio(src, nodes)
+        nodes, place = candidates.unique(return_inverse=True)
+        return self._draws(etype, dst).mixture_log_ratio(src, nodes)[place]
 
     def _own_log_ratio(
         self, etype: EdgeType, src: Tensor, dst: Tensor, candidates: Tensor
@@ -184,6 +209,6 @@ class SharedLoss:
         """
         raise ValueError(
             f"loss: {type(self).__name__} has no distribution of its negatives that this loss can "
-            "correct for; take UniformSampler, PopularitySampler or InBatchSampler, or "
-            "dgl_dmns.losses.softmax_loss(pos, neg) for each positive with its own"
+            "correct for; take UniformSampler, or DMNSSampler with Blend(), Gate() or Density(), "
+            "or dgl_dmns.losses.softmax_loss(pos, neg) for each positive with its own"
         )

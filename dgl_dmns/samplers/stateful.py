@@ -7,8 +7,7 @@ made, and carried on to a graph that has grown; `dgl_dmns.samplers.saved` saves 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 import torch
@@ -20,7 +19,7 @@ from dgl_dmns.core.pools import PoolSettings
 from dgl_dmns.core.rules import Rule, check_rule
 from dgl_dmns.core.seeds import fit_seed
 from dgl_dmns.samplers.asked import Asked
-from dgl_dmns.samplers.base import EdgeName, shared_memory_for
+from dgl_dmns.samplers.base import EdgeName, EdgeType, shared_memory_for
 from dgl_dmns.samplers.encoder import (
     Embeddings,
     Encoder,
@@ -40,7 +39,7 @@ from dgl_dmns.samplers.relation import (
     held_edge_types,
     scorers_by_type,
 )
-from dgl_dmns.samplers.resources import Resources, groups_with_room
+from dgl_dmns.samplers.resources import Resources, Rows, groups_with_room
 from dgl_dmns.samplers.saved import SavedSampler
 
 if TYPE_CHECKING:
@@ -142,8 +141,8 @@ class StatefulSampler(SavedSampler):
         resources = Resources() if resources is None else resources
         check_object("resources", resources, Resources, "Resources(background=True)")
         self.resources = resources
-        groups = groups_with_room(resources, settings.groups, g, held)
-        self.settings = settings = replace(settings, groups=groups)
+        self.settings = settings
+        groups = groups_with_room(resources, self._rows_of(g, held))
         # Seeds go by place in the graph: a type's negatives do not depend on what else is held.
         places = {etype: place for place, etype in enumerate(g.canonical_etypes)}
         with shared_memory_for(list(held)):
@@ -152,9 +151,11 @@ class StatefulSampler(SavedSampler):
                     g,
                     e,
                     number,
-                    groups,
+                    settings,
+                    groups[e],
                     fit_seed(seed + places[e]),
                     scorer_of(e),
+                    alike=self._rows_alike,
                     folder=resources.table_folder,
                 )
                 for e, number in held.items()
@@ -167,6 +168,22 @@ class StatefulSampler(SavedSampler):
         self._has_embedded = False
         self.asked = Asked()
         self._set_up()
+
+    @property
+    def _rows_alike(self) -> bool:
+        """Whether queries are drawn alike, in place of as often as they have edges."""
+        return self.source == "uniform"
+
+    def _rows_of(self, g: Any, numbers: Mapping[EdgeType, int]) -> dict[EdgeType, Rows]:
+        """What the table of each edge type asks for, by its number of negatives."""
+        return {
+            etype: Rows(
+                int(g.num_nodes(etype[0])),
+                self.settings.hard(k),
+                self.settings.groups_for(k),
+            )
+            for etype, k in numbers.items()
+        }
 
     def stats(self, **arguments: Any) -> pd.DataFrame:  # noqa: D102
         if arguments.get("embeddings") is None:
@@ -197,7 +214,7 @@ class StatefulSampler(SavedSampler):
             embeddings: shape [B, D], floating point, with or without gradient; a dict likewise.
 
         Raises:
-            RuntimeError: before the first refresh of this process, or if this is a copy.
+            RuntimeError: before the first refresh, or if this is a copy.
             TypeError: for ids that are no integers, such as a mask.
             ValueError: if they do not fit one another or the nodes. Rows that are not finite are
                 refused by the next refresh.
@@ -299,12 +316,11 @@ class StatefulSampler(SavedSampler):
         for relation in self.relations.values():
             relation.check_growth(g)
         check_encoder(self._encoder, g, self._feat)
-        numbers = {etype: one.table.shape[2] for etype, one in self.relations.items()}
-        groups = groups_with_room(self.resources, self.settings.groups, g, numbers)
+        numbers = {etype: one.k for etype, one in self.relations.items()}
+        groups = groups_with_room(self.resources, self._rows_of(g, numbers))
         with shared_memory_for(list(self.relations)):
-            relations = {etype: one.on(g, groups) for etype, one in self.relations.items()}
+            relations = {etype: one.on(g, groups[etype]) for etype, one in self.relations.items()}
         self._g = g
-        self.settings = replace(self.settings, groups=groups)
         self.relations = relations
         self._last = self._observed = None  # new nodes have no embedding yet
         self.known_by_type = {etype: one.known for etype, one in relations.items()}
@@ -312,7 +328,7 @@ class StatefulSampler(SavedSampler):
         self._identity.made_for(g, relations)
 
     def __repr__(self) -> str:
-        numbers = sorted({relation.table.shape[2] for relation in self.relations.values()})
+        numbers = sorted({relation.k for relation in self.relations.values()})
         k = "..".join(str(number) for number in dict.fromkeys((numbers[0], numbers[-1])))
         types = "" if self.homogeneous else f", types={len(self.relations)}"
         return f"{type(self).__name__}(k={k}{types}, rule={self.rule}, version={self.version})"

@@ -4,9 +4,7 @@ A refresh works on copies of what it fits (`Relation.apart`) and in the hidden b
 tables; `swap` makes all of it live at its end. The little that has to change before, random states
 and observed embeddings that start anew, is kept as `Before`, which takes it back.
 
-Two things are beyond that. Rows that were written to a hidden buffer are lost to `log_ratio`, as
-they are while any refresh is under way: a third buffer would cost half a table more. And what the
-user's own functions have changed stays changed.
+What the user's own functions have changed is beyond that: it stays changed.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dgl_dmns.core import Blend, Density, Gate, Hardest, Nearest, SelfAdversarial
+from dgl_dmns.core.rules import PoolRule
 
 RULES = [Density(), Gate(), Blend(), Nearest(), SelfAdversarial(), Hardest()]
 
@@ -18,10 +19,18 @@ def normal(*shape: int, seed: int, scale: float = 1.0) -> Tensor:
     return scale * draws
 
 
+def logits(rule: PoolRule, score: Tensor | None, log_ratio: Tensor | None) -> Tensor:
+    """The weights of a rule of one part, in logs."""
+    (part,) = rule.parts(score, log_ratio)
+    assert part.share == 1
+    assert part.levelled == rule.uses_generator
+    return part.logits
+
+
 def test_the_gate_is_its_definition() -> None:
     s, w = normal(30, 40, seed=1, scale=3), normal(30, 40, seed=2, scale=2)
     weight = (s.exp() + 1) / ((s - w).exp() + 1)
-    assert torch.allclose(Gate().logits(s, w), weight.log(), rtol=1e-9, atol=1e-9)
+    assert torch.allclose(logits(Gate(), s, w), weight.log(), rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("w", [-30.0, -1.0, 0.0, 2.0, 10.0])
@@ -30,14 +39,14 @@ def test_the_gate_is_uniform_for_an_unsure_scorer_and_the_generator_for_a_sure_o
 ) -> None:
     ratio = torch.tensor(w, dtype=torch.float64)
     low, high = torch.tensor([-200.0, 200.0], dtype=torch.float64)
-    assert float(Gate().logits(low, ratio)) == pytest.approx(0.0, abs=1e-12)
-    assert float(Gate().logits(high, ratio)) == pytest.approx(w, abs=1e-9)
+    assert float(logits(Gate(), low, ratio)) == pytest.approx(0.0, abs=1e-12)
+    assert float(logits(Gate(), high, ratio)) == pytest.approx(w, abs=1e-9)
 
 
 def test_the_gate_lies_between_uniform_and_the_generator_and_rises_with_both() -> None:
     s = torch.linspace(-20, 20, 81, dtype=torch.float64)
     w = torch.linspace(-8, 8, 33, dtype=torch.float64)
-    gate = Gate().logits(s.unsqueeze(1), w.unsqueeze(0))
+    gate = logits(Gate(), s.unsqueeze(1), w.unsqueeze(0))
     assert bool((gate >= w.clamp(max=0) - 1e-12).all())
     assert bool((gate <= w.clamp(min=0) + 1e-12).all())
     assert bool((gate.diff(dim=1) > 0).all())  # likelier for the generator: more weight
@@ -45,15 +54,13 @@ def test_the_gate_lies_between_uniform_and_the_generator_and_rises_with_both() -
     assert torch.equal(gate[:, w == 0], torch.zeros(81, 1, dtype=torch.float64))
 
 
-def test_a_blend_mixes_two_distributions_and_leaves_out_what_is_barred() -> None:
+def test_a_blend_has_the_parts_of_the_gate_and_of_the_softmax() -> None:
     s, w = normal(6, 20, seed=8), normal(6, 20, seed=9)
-    s[:, 3] = -math.inf
-    allowed = torch.arange(20) != 3
-    gate = Gate().logits(s, w)[:, allowed].softmax(-1)
-    expected = 0.3 * s[:, allowed].softmax(-1) + 0.7 * gate
-    found = Blend(0.3).logits(s, w)
-    assert torch.allclose(found[:, allowed].exp(), expected)
-    assert bool((found[:, 3] == -math.inf).all())
+    gate, soft = Blend(0.3).parts(s, w, 2.0)
+    assert (gate.share, gate.levelled) == (0.7, True)
+    assert torch.equal(gate.logits, logits(Gate(), s, w))
+    assert (soft.share, soft.levelled) == (0.3, False)
+    assert torch.equal(soft.logits, 2 * s)
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0, -0.5, math.nan])
@@ -65,7 +72,7 @@ def test_a_blend_needs_both_of_its_parts(share: float) -> None:
 def test_the_gate_is_roughly_the_smaller_of_the_two() -> None:
     s, w = normal(500, seed=3, scale=4), normal(500, seed=4, scale=4).abs()
     smaller = torch.minimum((s.exp() + 1).log(), w)
-    gate = Gate().logits(s, w)
+    gate = logits(Gate(), s, w)
     assert bool((gate <= smaller + 1e-12).all())
     assert bool((gate >= smaller - math.log(2)).all())
 
@@ -80,7 +87,7 @@ def test_the_gate_pushes_like_the_calibrated_loss() -> None:
     s = normal(queries, members, seed=5, scale=3)
     q = normal(queries, members, seed=6, scale=2).softmax(-1)
     w = q.log() + math.log(members)
-    gated = Gate().logits(s, w).softmax(-1) * s.sigmoid()
+    gated = logits(Gate(), s, w).softmax(-1) * s.sigmoid()
     calibrated = q * (s - w).sigmoid()
     factor = gated / calibrated
     assert torch.allclose(factor, factor[:, :1].expand_as(factor), rtol=1e-9)
@@ -94,31 +101,31 @@ def test_the_gate_does_not_overflow(dtype: torch.dtype) -> None:
     s = torch.tensor([1e4, -1e4, 0.0, 1e4], dtype=dtype)
     w = torch.tensor([-1e4, 1e4, -1e4, 1e4], dtype=dtype)
     expected = torch.tensor([-1e4, 0.0, -1e4, 1e4], dtype=dtype)
-    assert torch.allclose(Gate().logits(s, w), expected, atol=1.0)
+    assert torch.allclose(logits(Gate(), s, w), expected, atol=1.0)
 
 
 def test_a_pool_member_that_the_generator_bars_has_no_weight() -> None:
     s, w = torch.tensor([2.0, 2.0]), torch.tensor([0.5, -torch.inf])
-    assert Gate().logits(s, w).softmax(-1).tolist() == [1.0, 0.0]
+    assert logits(Gate(), s, w).softmax(-1).tolist() == [1.0, 0.0]
 
 
 def test_the_density_is_the_generators_mixture() -> None:
     w = normal(5, 6, seed=7)
-    assert torch.equal(Density().logits(None, w), w)
-    assert torch.equal(Density().logits(normal(5, 6, seed=8), w), w)
+    assert torch.equal(logits(Density(), None, w), w)
+    assert torch.equal(logits(Density(), normal(5, 6, seed=8), w), w)
 
 
 @pytest.mark.parametrize("temperature", [0.25, 1.0, 4.0])
 def test_self_adversarial_is_a_softmax_of_the_scores(temperature: float) -> None:
     s = normal(5, 6, seed=9)
     weight = (s / temperature).exp()
-    chances = SelfAdversarial(temperature).logits(s, None).softmax(-1)
+    chances = logits(SelfAdversarial(temperature), s, None).softmax(-1)
     assert torch.allclose(chances, weight / weight.sum(-1, keepdim=True))
 
 
 def test_hardest_ranks_by_the_scores() -> None:
     s = normal(5, 6, seed=10)
-    assert torch.equal(Hardest().logits(s, None), s)
+    assert torch.equal(logits(Hardest(), s, None), s)
 
 
 def test_what_each_rule_needs() -> None:

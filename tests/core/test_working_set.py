@@ -37,22 +37,22 @@ def peak_bytes(work: Callable[[], Any]) -> int:
 
 
 @pytest.mark.parametrize(
-    ("rule", "settings", "chunk_bytes"),
+    ("rule", "settings", "groups", "chunk_bytes"),
     [
-        (Blend(), PoolSettings(pool=32, groups_per_pool=8), 5 << 20),
-        (Density(), PoolSettings(pool=256, groups=2), 5 << 20),
+        (Blend(), PoolSettings(pool=32, draws_per_pool=40), 8, 5 << 20),
+        (Density(), PoolSettings(pool=256), 2, 5 << 20),
     ],
 )
-def test_it_is_bounded(rule: Any, settings: PoolSettings, chunk_bytes: int) -> None:
+def test_it_is_bounded(rule: Any, settings: PoolSettings, groups: int, chunk_bytes: int) -> None:
     source = torch.Generator().manual_seed(0)
     known = KnownEdges(*torch.randint(0, NODES, (2, 5 * NODES), generator=source), NODES)
     h = torch.randn(NODES, 16, generator=source)
     model = DiffusionGenerator(16, compact_width=8)
     model.space.update(h)
     snapshot = Snapshot.take(h, h, known, None, model)
-    rows = queries_at_a_time(settings, snapshot, 5, chunk_bytes)
+    rows = queries_at_a_time(settings, snapshot, 5, chunk_bytes, groups)
     assert settings.queries_per_pool <= rows < NODES
-    table = CandidateTable(NODES, settings.groups, 5)
+    table = CandidateTable(torch.full((NODES,), groups), 5)
     most = peak_bytes(lambda: fill_table(table, rule, settings, snapshot, chunk_bytes=chunk_bytes))
     assert chunk_bytes / 8 < most <= chunk_bytes + 8 * NODES
 

@@ -49,11 +49,20 @@ def test_rows_and_their_shares(table):
     levels = ["0.1T", "0.125T", "0.25T", "0.5T", "no level"]
     assert table.index.tolist() == [*levels, "all", "random", "positive"]
     assert table.loc[levels, "share"].sum() == pytest.approx(1.0)
+    assert 0.5 < table.loc["no level", "share"] < 0.9  # the uniform half, and the scorer's
 
 
-def test_figures_against_a_count_by_hand(sampler, table):
-    ids, _, level = sampler.table.current()
-    src = torch.arange(len(H)).view(-1, 1, 1).expand_as(ids)
+def test_figures_against_a_count_by_hand():
+    sampler = refreshed(uniform_share=0.0)
+    table = sampler.stats(held_out=HELD_OUT).set_index("level")
+    # Eight groups of each row, shorter rows over again.
+    rows = sampler.table.current()
+    groups = [
+        torch.stack([part[group % len(part)] for group in range(8)])
+        for part in torch.arange(sampler.table.groups).split(sampler.table.sizes().tolist())
+    ]
+    ids, level = (field[torch.stack(groups)].flatten(1) for field in rows)
+    src = torch.arange(len(H)).view(-1, 1).expand_as(ids)
     score = (H[src] * H[ids.long()]).sum(-1)
     assert table.loc["all", "score"] == pytest.approx(float(score.mean()), rel=1e-4)
     assert table.loc["0.1T", "score"] == pytest.approx(float(score[level == 0].mean()), rel=1e-4)

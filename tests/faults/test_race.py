@@ -54,7 +54,7 @@ def test_readers_in_threads_and_processes_see_one_version_each_time(background: 
         1,
         rule=Hardest(),
         pool=NODES,
-        groups=2,
+        uniform_share=0.0,
         warmup_steps=0,
         fit_steps=0,
         resources=Resources(background=background),

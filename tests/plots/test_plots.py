@@ -138,7 +138,7 @@ def test_a_query_in_the_plane(monitor, graph):
     view = view_query(sampler, 7)
     known = sampler.known.neighbours(7)
     assert view.neighbours.shape == (len(known), 2)
-    assert view.negatives.shape == (24, 2)
+    assert view.negatives.shape == (2 * len(known), 2)  # a group for each edge
     z = sampler.model.space.encode(h)
     # The projection is linear: draws of a level, projected, have its mean and covariance.
     gaussians = sampler.model.gaussians(z[7:8])

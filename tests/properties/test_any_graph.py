@@ -207,14 +207,23 @@ def test_drawn_nodes_follow_the_exact_distribution(name: str) -> None:
 
 @pytest.mark.parametrize("rule", ["density", "gate", "blend", "self-adversarial"])
 def test_drawn_nodes_follow_the_rules_distribution(rule: str) -> None:
-    """With a pool of all nodes `distribution` is exact; tables hold draws from it."""
+    """With a pool of all nodes `distribution` is exact, the uniform share included."""
     g = ring(10)
     h = torch.randn(10, 4, generator=torch.Generator().manual_seed(1))
     sampler = samplers.DMNSSampler(
-        g, lambda: h, 1, rule=RULES[rule], groups=2000, pool=16, uniform_share=0.3, **SMALL
+        g,
+        lambda: h,
+        1,
+        rule=RULES[rule],
+        groups=20_000,
+        pool=16,
+        uniform_share=0.1,
+        source="uniform",  # all rows alike
+        **SMALL,
     )
     sampler.refresh()
-    drawn = sampler.table.current().ids.squeeze(2)
+    torch.manual_seed(2)
+    drawn = sampler.for_queries(g, torch.arange(10).repeat(2000)).view(2000, 10).T
     observed = torch.stack([torch.bincount(row, minlength=10) for row in drawn]).double()
     node = torch.arange(10)
     pairs = torch.cartesian_prod(node, node)

@@ -177,12 +177,13 @@ def homogeneous() -> dict[str, Any]:
     result["after"] = epoch(batches)
     result["table"] = sampler.table.current().ids.clone()
     result["random"] = sampler.state_dict()["random"]
-    result["ratios"] = [
-        sampler.log_ratio((batch["src"], batch["dst"])) for batch in result["after"]
-    ]
+    pairs = [(batch["src"], batch["dst"]) for batch in result["after"]]
+    result["held"] = [sampler.table.holds(*one) for one in pairs]
+    result["ratios"] = [sampler.log_ratio(one) for one in pairs]
 
     # The hardest node is the one that stands out; a refresh makes it another one.
-    hardest = DMNSSampler(g, lambda: h, 1, rule=Hardest(), pool=nodes, **{**SMALL, "groups": 1})
+    of = {"rule": Hardest(), "pool": nodes, "uniform_share": 0.0}
+    hardest = DMNSSampler(g, lambda: h, 1, **of, **{**SMALL, "groups": 1})
     batches = loader(hardest)
     for star in (3, 30):
         g.barrier()

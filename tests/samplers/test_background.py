@@ -18,6 +18,7 @@ from states import same
 from torch import Tensor
 
 from dgl_dmns import AdversarialSampler, DMNSSampler, DynamicSampler, MCNSSampler, Resources
+from dgl_dmns.core import Candidates
 from dgl_dmns.diagnostics import Monitor
 
 NODES = 300
@@ -177,15 +178,15 @@ def test_a_table_half_written_is_not_read(g: Any) -> None:
     sampler.refresh()
     sampler.refresh()
     table = sampler.table
-    older = table.ids[1 - table.version % 2][:, 0, 0].long()
-    src = torch.arange(NODES)
-    inside = (table.current().ids.flatten(1) == older.unsqueeze(1)).any(1)
-    assert not inside.all()
-    assert (table.find_log_ratio(src, older)[~inside] != 0).any()
-    rows = torch.arange(3)
-    part = [field[rows] for field in table.current()]
-    table.write(rows, type(table.current())(*part))
-    assert (table.find_log_ratio(src, older)[~inside] == 0).all()
+    src, place = table.spread(torch.arange(NODES))
+    older = table.hidden().ids[place, 0].long()
+    live = torch.zeros(NODES, NODES, dtype=torch.bool)
+    live[src.unsqueeze(1), table.current().ids[place].long()] = True
+    gone = ~live[src, older]
+    assert gone.any()
+    assert table.holds(src, older).all()
+    table.write_at(place[:3], Candidates(*(field[place[:3]] for field in table.current())))
+    assert not table.holds(src, older)[gone].any()
     table.publish()
     assert not int(table.unfinished)
 
@@ -210,7 +211,7 @@ def test_a_graph_that_grows_waits_for_the_refresh(g: Any) -> None:
     sampler.refresh()
     sampler.update_graph(dgl.add_nodes(g, 5))
     assert sampler.version == 2
-    assert sampler.table.shape[0] == NODES + 5
+    assert sampler.table.queries == NODES + 5
     sampler.refresh(torch.randn(NODES + 5, 8))
     assert sampler.wait().version == 3  # type: ignore[union-attr]
 

@@ -198,7 +198,7 @@ def test_a_file_that_does_not_fit_leaves_the_sampler_as_it_was(tmp_path: Path) -
     other = make(k=2)
     other.refresh()
     other.save(tmp_path / "other")
-    with pytest.raises(ValueError, match="use the same k and groups"):
+    with pytest.raises(ValueError, match="use the same k, groups, uniform_share"):
         sampler.load(tmp_path / "other")
     rival = SelfAdversarialSampler(graph(), lambda: torch.randn(NODES, 6, generator=rng(2)), 3)
     rival.save(tmp_path / "rival")
@@ -215,7 +215,9 @@ def test_a_file_that_does_not_fit_leaves_the_sampler_as_it_was(tmp_path: Path) -
     assert same(sampler.state_dict(), before)
 
 
-@pytest.mark.parametrize("harm", ["out of range", "negative", "known edges", "wide ids", "version"])
+@pytest.mark.parametrize(
+    "harm", ["out of range", "negative", "known edges", "wide ids", "rows", "turns", "version"]
+)
 def test_a_table_made_to_look_right_is_refused(tmp_path: Path, harm: str) -> None:
     sampler = make()
     sampler.refresh()
@@ -224,14 +226,18 @@ def test_a_table_made_to_look_right_is_refused(tmp_path: Path, harm: str) -> Non
     table = state["table"]
     live = table["ids"][1]
     if harm == "out of range":
-        table["ids"][0, 3, 1, 2] = NODES
+        table["ids"][0, 3, 1] = NODES
     elif harm == "negative":
-        live[0, 0, 0] = -1
+        live[0, 0] = -1
     elif harm == "known edges":
         src, dst = graph().edges()
-        live[src[0], 0, 0] = dst[0]
+        live[table["start"][src[0]], 0] = dst[0]
     elif harm == "wide ids":
         table["ids"] = table["ids"].long()
+    elif harm == "rows":
+        table["start"] -= 1
+    elif harm == "turns":
+        state["asked"] = torch.zeros(3, dtype=torch.uint8)
     else:
         table["counter"].fill_(-2)
     write_state(tmp_path / "harm", state)

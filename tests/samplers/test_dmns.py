@@ -366,20 +366,17 @@ def test_before_the_first_refresh_negatives_are_uniform() -> None:
 
 @pytest.mark.parametrize("rule", [Gate(), Density(), Nearest()])
 def test_a_uniform_share_of_one_is_uniform(rule: Any) -> None:
-    """The whole way through fitting, pools and the table, with hard candidates to be had."""
+    """With hard candidates to be had in the table."""
     g = random_graph()
-    groups = 100 if isinstance(rule, Nearest) else 600  # it draws latents for each slot
-    every = g.num_nodes()  # a pool of fewer nodes would show through the groups that share it
-    settings = {"uniform_share": 1.0, "groups": groups, "pool": every}
-    sampler = make(g, k=2, rule=rule, generator=rng(6), **settings)
-    report = sampler.refresh()
-    assert report.fit is not None
+    sampler = make(g, k=2, rule=rule, uniform_share=1.0, generator=rng(6))
+    assert sampler.refresh().table.level_score.keys() != {"no level"}
     known = known_edges(g)
     for node in (0, 7, 21):
-        assert_uniform(sampler.table.current().ids[node].long(), known.admissible(node).tolist())
-    assert set(report.table.level_score) == {"no level"}
+        drawn = sampler.draw(torch.full((2000,), node))
+        assert_uniform(drawn.ids, known.admissible(node).tolist())
+        assert bool((drawn.level == NO_LEVEL).all())
     if rule.tractable:
-        assert float(sampler.table.current().log_ratio.abs().max()) < 1e-3
+        assert not sampler.log_ratio((torch.arange(NODES), torch.arange(NODES).flip(0))).any()
 
 
 def test_the_density_finds_the_neighbours_that_are_not_linked() -> None:
@@ -396,17 +393,36 @@ def test_the_density_finds_the_neighbours_that_are_not_linked() -> None:
     assert likely[0.0] > 3 * likely[1.0]
 
 
+def row(sampler: DMNSSampler, query: int) -> list[list[int]]:
+    """The groups of a query in the table."""
+    start, end = sampler.table.start[query : query + 2].tolist()
+    groups: list[list[int]] = sampler.table.current().ids[start:end].tolist()
+    return groups
+
+
 def test_draws_are_groups_of_the_table() -> None:
     g = random_graph()
-    sampler = make(g, generator=rng(7))
+    sampler = make(g, uniform_share=0.0, generator=rng(7))
     sampler.refresh()
-    table = sampler.table.current()
     src, dst = sampler(g, torch.arange(EDGES))
     assert torch.equal(src, g.edges()[0].repeat_interleave(3))
     for query, group in zip(src[::3].tolist(), dst.view(-1, 3).tolist()):
-        assert group in table.ids[query].tolist()
-    drawn = sampler.draw(torch.tensor([5, 5]))
-    assert drawn.ids.shape == (2, 3)
+        assert group in row(sampler, query)
+    assert sampler.draw(torch.tensor([5, 5])).ids.shape == (2, 3)
+
+
+def test_a_share_of_the_draws_is_uniform_and_fresh() -> None:
+    g = random_graph()
+    sampler = make(g, uniform_share=0.5, rule=Density(), generator=rng(7))
+    sampler.refresh()
+    assert sampler.table.k == 2  # of 3 negatives, one and a half are hard
+    src = torch.full((2000,), 7)
+    drawn = sampler.draw(src)
+    hard = drawn.level != NO_LEVEL
+    assert float(hard.float().mean()) == pytest.approx(0.5, abs=0.02)
+    assert bool(hard[:, 0].all())  # the hard ones come first
+    assert set(drawn.ids[hard].tolist()) <= {u for group in row(sampler, 7) for u in group}
+    assert_uniform(drawn.ids[:, 2], known_edges(g).admissible(7).tolist())
 
 
 # Attaching to an optimizer.
@@ -452,6 +468,60 @@ def test_attach_refreshes_once_a_pass_where_nothing_is_said(
 
 def test_a_pass_in_batches_of_1024() -> None:
     assert [cadence.steps_of_a_pass(n) for n in (1, 1024, 1025, 10_000)] == [1, 1, 2, 10]
+    assert [cadence.passes_of(n, 2048) for n in (1, 2, 3, 6)] == [1, 1, 2, 3]
+    assert [cadence.passes_of(n, 100) for n in (1, 3)] == [1, 3]
+
+
+def lasting(**arguments: Any) -> tuple[Any, DMNSSampler]:
+    """A graph of distinct edges, and a sampler with rows for several passes, none uniform."""
+    g = dgl.to_simple(random_graph())
+    sampler = make(g, k=1, uniform_share=0.0, **arguments)
+    sampler.attach(torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1), every=7)
+    return g, sampler
+
+
+def places(g: Any, sampler: DMNSSampler) -> Tensor:
+    """Places of the groups that a pass over the edges hands out, shape [E].
+
+    In the table, the place of each group becomes its only candidate.
+    """
+    sampler.table.ids.copy_(torch.arange(sampler.table.groups).view(1, -1, 1))
+    eids = torch.randperm(g.num_edges())
+    found = torch.empty_like(eids)
+    for some in eids.split(16):
+        found[some] = sampler(g, some)[1]
+    return found
+
+
+def test_rows_last_for_the_passes_between_two_refreshes() -> None:
+    g, sampler = lasting(groups=64)
+    relation = sampler.relation()
+    assert relation.passes == 7  # a step takes all of so few edges
+    degrees = sampler.known.degrees()
+    assert torch.equal(sampler.table.sizes(), (degrees * relation.passes).clamp(min=1))
+    # No group is handed out twice, and then each edge begins with its first one again.
+    seen = torch.stack([places(g, sampler) for _ in range(relation.passes)])
+    assert seen.unique().numel() == seen.numel()
+    src = g.edges()[0].expand_as(seen)
+    assert bool(
+        (sampler.table.start[src] <= seen).all() & (seen < sampler.table.start[src + 1]).all()
+    )
+    assert torch.equal(places(g, sampler), seen[0])
+
+
+def test_shortened_rows_hand_out_each_group_about_as_often() -> None:
+    g, sampler = lasting(groups=4)
+    passes = sampler.relation().passes
+    assert sampler.table.groups <= 4 * NODES
+    seen = torch.stack([places(g, sampler) for _ in range(passes)])
+    degrees, sizes = sampler.known.degrees(), sampler.table.sizes()
+    counts = torch.bincount(seen.flatten(), minlength=sampler.table.groups)
+    for node in range(NODES):
+        mine = counts[sampler.table.start[node] : sampler.table.start[node + 1]]
+        assert int(mine.max() - mine.min()) <= 1
+    wanted = degrees * passes
+    part = ((sizes - 1).double() / (wanted - 1))[wanted > 1]
+    assert float(part.max() - part.min()) < 1 / float((wanted[wanted > 1] - 1).min())
 
 
 def test_an_attached_refresh_sees_the_weights_after_the_step() -> None:
@@ -589,6 +659,17 @@ def test_a_state_from_before_the_first_refresh() -> None:
         other.load_state_dict(fresh)
 
 
+def test_a_state_keeps_whose_turn_it_is() -> None:
+    g, sampler = lasting(groups=64)
+    sampler(g, torch.arange(g.num_edges()))
+    sampler(g, torch.arange(50))  # some edges have asked twice
+    other = make(g, k=1, uniform_share=0.0, groups=64, seed=9)
+    other.load_state_dict(through_a_file(sampler.state_dict()))
+    assert other.relation().passes == sampler.relation().passes
+    for _ in range(2):
+        assert torch.equal(places(g, other), places(g, sampler))
+
+
 def refreshed_state(**arguments: Any) -> Any:
     sampler = make(**arguments)
     sampler.refresh()
@@ -618,9 +699,9 @@ def test_a_state_of_another_graph() -> None:
         make().load_state_dict(state)
 
 
-@pytest.mark.parametrize("arguments", [{"k": 2}, {"groups": 3}])
-def test_a_state_of_another_table(arguments: dict[str, int]) -> None:
-    message = r"^state: table of \(nodes, groups, k\) = \(40, 4, 3\), .* use the same k and groups"
+@pytest.mark.parametrize("arguments", [{"k": 1}, {"groups": 1}, {"uniform_share": 0.0}])
+def test_a_state_of_another_table(arguments: dict[str, Any]) -> None:
+    message = r"^state: table of \d+ groups of 2, this sampler has .*; use the same k, groups, unif"
     with pytest.raises(ValueError, match=message):
         make(**arguments).load_state_dict(refreshed_state())
 
@@ -748,38 +829,38 @@ def test_generate_for_another_width(shape: tuple[int, ...]) -> None:
 # Log ratios.
 
 
-def test_log_ratios_are_those_of_the_table() -> None:
+def test_log_ratios_are_those_of_the_distribution() -> None:
     g = random_graph()
-    sampler = make(g, groups=1, rule=Density(), uniform_share=0.2)
+    sampler = make(g, rule=Density(), uniform_share=0.2, pool=NODES)  # one pool: no noise
     sampler.refresh()
     src, dst = sampler(g, torch.arange(EDGES))
-    table = sampler.table.current()
-    expected = [
-        float(table.log_ratio[v, 0][table.ids[v, 0].tolist().index(u)])
-        for v, u in zip(src.tolist(), dst.tolist())
-    ]
     found = sampler.log_ratio((src, dst))
     assert found.dtype == torch.float32
-    assert found.tolist() == expected
-    assert any(value != 0 for value in expected)
+    assert float(found.min()) > math.log(0.2)
+    assert float(found.std()) > 0.1
     order = torch.randperm(len(src), generator=rng(14))
     assert torch.equal(sampler.log_ratio((src[order], dst[order])), found[order])
     assert torch.equal(sampler.log_ratio((src.int(), dst.int())), found)
-    with pytest.warns(UserWarning, match="are known edges"):  # a positive is no candidate
-        assert not sampler.log_ratio(g.edges()).any()
+    # Ratios to the uniform distribution over the nodes that a query may take: 1 on average.
+    known = known_edges(g)
+    for node in (0, 7, 21):
+        free = known.admissible(node)
+        ratio = sampler.log_ratio((torch.full_like(free, node), free)).exp()
+        assert float(ratio.mean()) == pytest.approx(1, abs=1e-4)
+    with pytest.warns(UserWarning, match="are known edges"):
+        sampler.log_ratio(g.edges())
 
 
-def test_log_ratios_of_negatives_drawn_ahead_survive_one_refresh() -> None:
-    g = random_graph()
-    sampler = make(g, groups=1, rule=Density(), uniform_share=0.0)
+def test_log_ratios_are_those_of_the_last_refresh_or_state() -> None:
+    sampler = make()
+    pairs = torch.arange(20), torch.arange(20, 40)
+    assert not sampler.log_ratio(pairs).any()  # uniform as yet
     sampler.refresh()
-    pairs = sampler(g, torch.arange(EDGES))
-    before = sampler.log_ratio(pairs)
-    sampler.refresh(normal(NODES, WIDTH, seed=15))
-    live = sampler.table.current().ids[pairs[0], 0] == pairs[1].unsqueeze(1)
-    gone = ~live.any(dim=1)
-    assert int(gone.sum()) > 50
-    assert torch.equal(sampler.log_ratio(pairs)[gone], before[gone])
+    first, state = sampler.log_ratio(pairs), through_a_file(sampler.state_dict())
+    sampler.refresh(H.flip(0))
+    assert not torch.equal(sampler.log_ratio(pairs), first)
+    sampler.load_state_dict(state)
+    assert torch.equal(sampler.log_ratio(pairs), first)
 
 
 def test_positives_have_log_ratios_under_the_distribution_of_the_negatives() -> None:
@@ -796,16 +877,12 @@ def test_positives_have_log_ratios_under_the_distribution_of_the_negatives() -> 
         mine = sampler.positive_log_ratio(positive)
         theirs = sampler.positive_log_ratio(global_pairs(positive))
         torch.testing.assert_close(mine, theirs)
-    # A negative has the ratio that the table keeps, up to half precision.
-    pairs = sampler(g, torch.arange(EDGES))
-    kept, again = sampler.log_ratio(pairs), sampler.positive_log_ratio(pairs)
-    torch.testing.assert_close(kept, again, rtol=0, atol=4e-3)
 
 
 def test_densities_spread_over_an_effective_size() -> None:
     """A raw space of 64 directions peaks; the exponent falls as far as the size asks for."""
     h = torch.randn(40, 64, generator=torch.Generator().manual_seed(5))
-    arguments: dict[str, Any] = {"space": "raw", "pool": 30, "uniform_share": 0.0, "k": 3}
+    arguments: dict[str, Any] = {"space": "raw", "pool": 40, "uniform_share": 0.0, "k": 3}
     arguments["rule"] = Density()
     peaked = make(encoder=lambda: h, **arguments)
     peaked.refresh()
@@ -815,7 +892,7 @@ def test_densities_spread_over_an_effective_size() -> None:
     assert 0 < fit.tempering < 1
 
     def size(made: DMNSSampler) -> float:
-        """Of the mixture of levels, whose parts spread over 10 of 30 members."""
+        """Of the mixture of levels, whose parts spread over 10 of 40 nodes."""
         src = torch.arange(40).repeat_interleave(40)
         dst = torch.arange(40).repeat(40)
         share = made.distribution().log_ratio(src, dst).exp().view(40, 40)
@@ -827,10 +904,7 @@ def test_densities_spread_over_an_effective_size() -> None:
     by_hand = make(encoder=lambda: h, **{**arguments, "lam": fit.tempering})
     by_hand.refresh()
     pairs = torch.arange(20), torch.arange(20, 40)
-    ratios = [
-        made.distribution().log_ratio(*pairs, generator=torch.Generator().manual_seed(1))
-        for made in (sampler, by_hand, peaked)
-    ]
+    ratios = [made.distribution().log_ratio(*pairs) for made in (sampler, by_hand, peaked)]
     assert torch.allclose(ratios[0], ratios[1], atol=1e-4)
     assert not torch.allclose(ratios[0], ratios[2], atol=1e-1)
     levels = [
@@ -853,11 +927,8 @@ def test_an_effective_size_that_is_reached_changes_nothing() -> None:
     assert fit is not None
     assert fit.tempering == 1
     pairs = torch.arange(20), torch.arange(20, 40)
-    one, other = (
-        made.distribution().log_ratio(*pairs, generator=torch.Generator().manual_seed(1))
-        for made in (plain, sized)
-    )
-    assert torch.equal(one, other)
+    one, other = (made.distribution().log_ratio(*pairs) for made in (plain, sized))
+    torch.testing.assert_close(one, other)
 
 
 @pytest.mark.parametrize("size", [1, 0.5, 16, math.nan])
@@ -871,9 +942,9 @@ def test_an_effective_size_needs_densities() -> None:
         make(effective_size=4, rule=Nearest())
 
 
-def test_the_distribution_needs_a_refresh_in_this_process() -> None:
+def test_the_distribution_needs_a_refresh_and_the_original() -> None:
     sampler = make()
-    with pytest.raises(RuntimeError, match="distribution: there was no refresh in this process"):
+    with pytest.raises(RuntimeError, match="^distribution: there was no refresh yet"):
         sampler.distribution()
     sampler.refresh()
     assert sampler.distribution().rule == sampler.rule
@@ -918,9 +989,8 @@ def global_pairs(graph: Any) -> tuple[Tensor, Tensor]:
 def test_log_ratios_of_a_negative_graph_are_aligned(workers: int, idtype: torch.dtype) -> None:
     g = random_graph().astype(idtype)
     eids = torch.arange(EDGES, dtype=idtype)
-    sampler = make(g, groups=1, rule=Density(), uniform_share=0.2)
+    sampler = make(g, rule=Density(), uniform_share=0.0)
     sampler.refresh()
-    table = sampler.table.current()
     known = known_edges(g)
     edges = 0
     batches = DataLoader(
@@ -934,14 +1004,12 @@ def test_log_ratios_of_a_negative_graph_are_aligned(workers: int, idtype: torch.
     for _, positive, negative, _ in batches:
         edges += positive.num_edges()
         assert negative.num_edges() == 3 * positive.num_edges()
-        src, dst = global_pairs(negative)
-        assert torch.equal(src, global_pairs(positive)[0].repeat_interleave(3))
+        src, dst = (ids.long() for ids in global_pairs(negative))
+        assert torch.equal(src, global_pairs(positive)[0].long().repeat_interleave(3))
         assert not bool(known.contains(src, dst).any())
-        ratio = sampler.log_ratio(negative)
-        place = (table.ids[src.long(), 0] == dst.unsqueeze(1)).int()
-        assert bool((place.sum(dim=1) == 1).all())
-        expected = table.log_ratio[src.long(), 0, place.argmax(dim=1)].float()
-        assert torch.equal(ratio, expected)
+        assert bool(sampler.table.holds(src, dst).all())
+        expected = sampler.distribution().log_ratio(src, dst)
+        assert torch.equal(sampler.log_ratio(negative), expected)
     assert edges == EDGES
 
 
@@ -954,7 +1022,7 @@ def test_a_refresh_in_the_main_process_reaches_workers(persistent: bool) -> None
     g = random_graph()
     stars = torch.tensor([3, 30])
     known = known_edges(g)
-    sampler = make(g, k=1, rule=Hardest(), pool=NODES, groups=1)
+    sampler = make(g, k=1, rule=Hardest(), pool=NODES, uniform_share=0.0)
     batches = loader(g, sampler, 2, persistent_workers=persistent)
 
     def epoch() -> tuple[Tensor, Tensor]:
@@ -1034,7 +1102,8 @@ def test_pickling_carries_neither_encoder_nor_graph_nor_generator() -> None:
         torch.manual_seed(19)
         drawn.append(one(g, torch.arange(EDGES)))
     assert same(*drawn)
-    assert same(sampler.log_ratio(drawn[0]), other.log_ratio(drawn[0]))
+    with pytest.raises(RuntimeError, match="^distribution: this is a copy of a sampler"):
+        other.log_ratio(drawn[0])
     assert repr(other) == repr(sampler)
     # The original is left as it was.
     assert sampler.refresh().version == 2
@@ -1079,13 +1148,13 @@ def test_the_report_of_a_refresh() -> None:
     assert 0 < report.table.filtered < 0.2
     assert report.table.fallback == 0
     assert set(report.table.level_score) == {"0", "1", "2", "3", "no level"}
-    levels = sampler.table.current().level.unique().tolist()
+    levels = sampler.draw(torch.arange(NODES)).level.unique().tolist()
     assert levels == [0, 1, 2, 3, NO_LEVEL]
 
 
 def test_repr() -> None:
     assert (
-        repr(make()) == "DMNSSampler(k=3, rule=Blend(score_share=0.5, edge_ratio=None), version=0)"
+        repr(make()) == "DMNSSampler(k=3, rule=Blend(score_share=0.8, edge_ratio=None), version=0)"
     )
 
 

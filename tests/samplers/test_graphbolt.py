@@ -159,7 +159,7 @@ def test_in_batch_negatives_see_the_batch() -> None:
 def test_a_refresh_reaches_the_next_epoch_of_lasting_workers(name: str, workers: int) -> None:
     g = graph()
     # Rows of one group each: what is drawn is the live table's row, so the version can be told.
-    sampler = dmns(g, groups=1)
+    sampler = dmns(g, groups=1, uniform_share=0.0)
     whole = gb.from_dglgraph(g, is_homogeneous=True)
     pipe = source(g, name).sample_dmns_negative(sampler).sample_neighbor(whole, [2])
     store = {("node", None, "x"): gb.TorchBasedFeature(torch.ones(60, 1))}
@@ -167,7 +167,7 @@ def test_a_refresh_reaches_the_next_epoch_of_lasting_workers(name: str, workers:
     loader = gb.DataLoader(pipe, num_workers=workers)
     tables = []
     for _ in range(2):
-        rows = sampler.table.current().ids[:, 0].clone().long()
+        rows = sampler.table.current().ids.long()
         tables.append(rows)
         batches = list(loader)
         assert len(batches) == 12

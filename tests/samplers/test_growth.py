@@ -17,6 +17,7 @@ from states import same
 from torch import Tensor, nn
 
 from dgl_dmns.core import NO_LEVEL, Hardest, KnownEdges, Nearest
+from dgl_dmns.core.rows import row_sizes
 from dgl_dmns.samplers import (
     AdversarialSampler,
     DMNSSampler,
@@ -122,17 +123,23 @@ def test_only_negatives_that_are_edges_by_now_are_replaced(name: str) -> None:
     g = small_graph()
     sampler = MAKE[name](g, encoder)
     sampler.refresh()
-    before = [field.clone() for field in sampler.table.current()]
+    old = sampler.table
     g = grown(g)
     sampler.update_graph(g)
-    after = sampler.table.current()
-    hit = barred(g)[torch.arange(BEFORE).view(-1, 1, 1), before[0].long()]
+    new = sampler.table
+    assert torch.equal(new.sizes(), row_sizes(sampler.known.degrees(), 3 * AFTER))
+    assert bool((new.sizes()[:BEFORE] > old.sizes()).any())
+    # Rows that have grown repeat their groups.
+    query, place = new.spread(torch.arange(BEFORE))
+    source = old.start[query] + (place - new.start[query]) % old.sizes(query)
+    before = [field[source] for field in old.current()]
+    after = new.current()
+    hit = barred(g)[query.unsqueeze(1), before[0].long()]
     assert 5 < int(hit.sum()) < hit.numel() / 2
     for one, other in zip(before, after):
-        assert torch.equal(one[~hit], other[:BEFORE][~hit])
-    new = torch.cat([hit, torch.ones_like(hit[: AFTER - BEFORE])])
-    assert (after.level[new] == NO_LEVEL).all()
-    assert (after.log_ratio[new] == 0).all()
+        assert torch.equal(one[~hit], other[place][~hit])
+    assert (after.level[place][hit] == NO_LEVEL).all()
+    assert (after.level[new.start[BEFORE] :] == NO_LEVEL).all()
     assert (after.ids.sort(dim=-1).values.diff(dim=-1) > 0).all()  # distinct in a group
 
 
@@ -222,17 +229,30 @@ def test_a_state_resumes_on_the_new_graph(name: str) -> None:
     assert same(third.state_dict(), state)
 
 
-def test_a_log_ratio_of_negatives_drawn_before() -> None:
+def test_a_log_ratio_waits_for_the_next_refresh() -> None:
     g = small_graph()
     sampler = MAKE["self-adversarial"](g, encoder)
     sampler.refresh()
-    src, dst = sampler(g, torch.arange(g.num_edges()))
-    ratio = sampler.log_ratio((src, dst))
-    g = grown(g)
-    sampler.update_graph(g)
-    edge = barred(g)[src, dst]
-    assert edge.any()
-    assert torch.equal(sampler.log_ratio((src, dst)), ratio.masked_fill(edge, 0.0))
+    pairs = sampler(g, torch.arange(g.num_edges()))
+    sampler.update_graph(grown(g))
+    with pytest.raises(RuntimeError, match="^distribution: .* none since the graph has changed"):
+        sampler.log_ratio(pairs)
+    sampler.refresh()
+    assert sampler.log_ratio(pairs).any()
+
+
+def test_rows_last_as_long_on_the_new_graph() -> None:
+    g = small_graph()
+    sampler = MAKE["dmns"](g, encoder, groups=200)
+    sampler.attach(torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1), every=4)
+    passes = sampler.relation().passes
+    assert passes == 4
+    sampler(g, torch.arange(50))
+    sampler.update_graph(grown(g))
+    assert sampler.relation().passes == passes
+    assert torch.equal(sampler.table.sizes(), sampler.known.degrees().clamp(min=1) * passes)
+    # No edge of the new graph has asked yet.
+    assert not sampler.state_dict()["asked"].any()
 
 
 def test_several_types() -> None:
@@ -294,7 +314,9 @@ def test_a_training_run_on_a_graph_that_grows(workers: int) -> None:
             loss.backward()
             optimizer.step()
     assert sampler.version >= 6
-    assert sampler.relation().table.shape == (AFTER, 3, K)
+    table = sampler.relation().table
+    assert (table.queries, table.k) == (AFTER, 2)  # one and a half of K are hard
+    assert table.groups <= 3 * AFTER
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -403,7 +425,7 @@ def fitted() -> DMNSSampler:
 
 def test_queries_by_embedding_have_the_rule_of_the_table() -> None:
     """The hardest of all nodes, for queries that are no nodes of the graph."""
-    sampler = MAKE["dmns"](small_graph(), encoder, rule=Hardest(), pool=BEFORE)
+    sampler = MAKE["dmns"](small_graph(), encoder, rule=Hardest(), pool=BEFORE, uniform_share=0.0)
     sampler.refresh()
     h_query = rows(AFTER)[BEFORE:]
     expected = (h_query @ rows(BEFORE).T).topk(K).indices
@@ -422,7 +444,8 @@ def test_queries_by_embedding_have_the_rule_of_the_table() -> None:
 def test_an_embedding_gets_what_its_node_gets(name: str) -> None:
     """The distribution for a node's own embedding is that of its row in the table."""
     g, node, times = small_graph(), 5, 1000
-    sampler = MAKE[name](g, encoder, warmup_steps=60, pool=BEFORE, uniform_share=0.0, groups=times)
+    alike = {"uniform_share": 0.0, "groups": times, "source": "uniform"}
+    sampler = MAKE[name](g, encoder, warmup_steps=60, pool=BEFORE, **alike)
     sampler.refresh()
     edges = barred(g)[node].nonzero().squeeze(1)
     known = KnownEdges(
@@ -433,7 +456,7 @@ def test_an_embedding_gets_what_its_node_gets(name: str) -> None:
         exclude_self=False,
     )
     drawn = sampler.for_embeddings(rows(BEFORE)[[node] * times], known=known)
-    row = sampler.table.current().ids[node]
+    row = sampler.table.current().ids.view(BEFORE, times, K)[node]
     share = torch.stack(
         [
             torch.bincount(ids.flatten().long(), minlength=BEFORE) / ids.numel()

@@ -93,13 +93,15 @@ def allowed(g: Any, etype: Any) -> Tensor:
 def test_self_adversarial_draws_from_the_softmax_over_the_destination_type() -> None:
     g = shop()
     # All items in the pool and k = 1: the groups of a row are independent draws.
-    sampler = SelfAdversarialSampler(g, lambda: H, 1, pool=9, groups=3000, etypes=["buys"])
+    sampler = SelfAdversarialSampler(
+        g, lambda: H, 1, pool=9, groups=3000, source="uniform", etypes=["buys"]
+    )
     sampler.refresh()
-    drawn, log_ratio, _ = sampler.table.current()
+    drawn = sampler.table.current().ids.long().view(12, 3000)
     free = allowed(g, BUYS)
     for user in range(12):
         weight = (H["item"] @ H["user"][user]).double().exp() * free[user]
-        counts = torch.bincount(drawn[user].flatten().long(), minlength=9)
+        counts = torch.bincount(drawn[user], minlength=9)
         expected = weight / weight.sum() * 3000
         assert not counts[~free[user]].any()
         often = expected >= 5
@@ -107,8 +109,10 @@ def test_self_adversarial_draws_from_the_softmax_over_the_destination_type() -> 
         table = torch.cat([table[:, often], table[:, ~often].sum(1, keepdim=True)], dim=1)
         table = table[:, table[1] > 0]
         assert chisquare(table[0].numpy(), table[1].numpy()).pvalue > 1e-4
-        exact = (weight / weight.sum() * free[user].sum()).log()[drawn[user].flatten().long()]
-        torch.testing.assert_close(log_ratio[user].flatten().double(), exact, atol=4e-3, rtol=2e-3)
+        mine = weight.nonzero().squeeze(1)
+        exact = (weight[mine] / weight[mine].mean()).log()
+        found = sampler.log_ratio((torch.full_like(mine, user), mine)).double()
+        torch.testing.assert_close(found, exact, atol=1e-5, rtol=1e-5)
 
 
 def matched(groups: int = 4, size: int = 10) -> tuple[Any, dict[str, Tensor]]:
@@ -226,7 +230,7 @@ def test_a_refresh_that_fails_in_one_relation_publishes_none(background: bool) -
         live, old = relation.table.current(), before[etype]
         assert relation.table.version == 1
         assert torch.equal(live.ids, old["ids"][1])
-        assert torch.equal(live.log_ratio, old["log_ratio"][1])
+        assert torch.equal(live.level, old["level"][1])
     spoilt = False
     refresh()
     assert [r.table.version for r in sampler.relations.values()] == [2, 2, 2]
@@ -330,10 +334,11 @@ def test_a_type_does_not_depend_on_what_else_is_held() -> None:
 
 
 def test_a_table_takes_the_memory_that_is_said() -> None:
-    table = make(k=3, groups=4).relation("buys").table
-    assert (
-        sum(b.numel() * b.element_size() for b in table.buffers()) == 14 * 4 * 3 * 12 + 32
-    )  # four counters
+    relation = make(k=3, groups=4, uniform_share=0.0).relation("buys")
+    table, needed = relation.table, relation.known.degrees().clamp(min=1)
+    assert torch.equal(table.sizes(), needed)
+    taken = sum(b.numel() * b.element_size() for b in table.buffers())
+    assert taken == 10 * 3 * int(needed.sum()) + 8 * 13 + 32  # rows, and four counters
 
 
 @pytest.mark.parametrize(
@@ -531,7 +536,7 @@ def test_a_predictor_is_copied_for_each_edge_type() -> None:
 
 def test_log_ratios_by_edge_type() -> None:
     g = shop()
-    sampler = make(g, groups=1, rule=Density(), uniform_share=0.2)
+    sampler = make(g, rule=Density(), uniform_share=0.2)
     eids = {"buys": torch.arange(30), "knows": torch.arange(20)}
     new = sampler.log_ratio(sampler(g, eids))
     assert all(not ratio.any() for ratio in new.values())
@@ -540,9 +545,7 @@ def test_log_ratios_by_edge_type() -> None:
     ratios = sampler.log_ratio(negatives)
     assert list(ratios) == [BUYS, KNOWS]
     for etype, (src, dst) in negatives.items():
-        table = sampler.relation(etype).table.current()
-        place = (table.ids[src, 0] == dst.unsqueeze(1)).int().argmax(dim=1)
-        assert torch.equal(ratios[etype], table.log_ratio[src, 0, place].float())
+        assert torch.equal(ratios[etype], sampler.distribution(etype).log_ratio(src, dst))
         assert ratios[etype].any()
     by_name = sampler.log_ratio({"knows": negatives[KNOWS]})
     assert same(by_name, {KNOWS: ratios[KNOWS]})
@@ -637,7 +640,7 @@ def test_states_that_do_not_fit_change_nothing() -> None:
         ValueError, match=r"^state: made for \[.*'buys'.*\], this sampler holds \[.*_E"
     ):
         homogeneous.load_state_dict(before)
-    with pytest.raises(ValueError, match=r"^state: table of .*; use the same k and groups \(edge"):
+    with pytest.raises(ValueError, match=r"^state: table of .*; use the same k, groups, uniform"):
         make(k={"buys": 3, "bought by": 3, "knows": 2}).load_state_dict(before)
     g = shop()
     g.add_nodes(1, ntype="item")
@@ -659,7 +662,9 @@ def test_copies_look_up_and_do_nothing_else(duplicate: Any) -> None:
         torch.manual_seed(4)
         drawn.append(one(g, {"buys": torch.arange(30), "knows": torch.arange(20)}))
     assert same(*drawn)
-    assert same(sampler.log_ratio(drawn[0]), other.log_ratio(drawn[0]))
+    assert sampler.log_ratio(drawn[0]).keys() == drawn[0].keys()
+    with pytest.raises(RuntimeError, match="^distribution: this is a copy of a sampler"):
+        other.log_ratio(drawn[0])
     assert repr(other) == repr(sampler)
     assert all(relation.model is None for relation in other.relations.values())
     with pytest.raises(RuntimeError, match="^refresh: this is a copy of a sampler"):
@@ -671,7 +676,7 @@ def test_copies_look_up_and_do_nothing_else(duplicate: Any) -> None:
 def test_a_refresh_in_the_main_process_reaches_workers(persistent: bool) -> None:
     """The hardest item is the one that stands out; a refresh makes it another one."""
     g = shop()
-    sampler = make(g, k=1, rule=Hardest(), pool=12, groups=1)
+    sampler = make(g, k=1, rule=Hardest(), pool=12, uniform_share=0.0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         loader = DataLoader(
@@ -709,7 +714,8 @@ def test_attached_to_an_optimizer() -> None:
 
 def test_users_with_no_edge_of_a_type_get_filtered_negatives_all_the_same() -> None:
     g = dgl.heterograph({BUYS: ([0, 0], [1, 2])}, num_nodes_dict={"user": 4, "item": 6})
-    sampler = make(g, lambda: {"user": normal(4, WIDTH), "item": normal(6, WIDTH)}, k=4)
+    h = {"user": normal(4, WIDTH), "item": normal(6, WIDTH)}
+    sampler = make(g, lambda: h, k=4, uniform_share=0.0)
     sampler.refresh()
     src, dst = g.edges()
     known = KnownEdges(src, dst, 4, 6, exclude_self=False)

@@ -231,15 +231,18 @@ def test_self_adversarial_draws_from_the_softmax_of_the_scores(temperature: floa
     g = random_graph(10, 15)
     h = embeddings(10, scale=0.7)
     # With all nodes in the pool and k = 1, the groups of a row are independent draws.
-    sampler = SelfAdversarialSampler(g, lambda: h, 1, temperature=temperature, pool=10, groups=3000)
+    sampler = SelfAdversarialSampler(
+        g, lambda: h, 1, temperature=temperature, pool=10, groups=3000, source="uniform"
+    )
     sampler.refresh()
-    drawn, log_ratio, _ = sampler.table.current()
+    drawn = sampler.table.current().ids.long().view(10, 3000)
     for node in range(10):
         weight = ((h @ h[node]).double() / temperature).exp() * admissible(g, node)
-        assert_drawn_from(drawn[node].long(), weight)
-        share = weight / weight.sum()
-        exact = (share * admissible(g, node).sum()).log()[drawn[node].flatten().long()]
-        torch.testing.assert_close(log_ratio[node].flatten().double(), exact, atol=4e-3, rtol=2e-3)
+        assert_drawn_from(drawn[node], weight)
+        mine = weight.nonzero().squeeze(1)
+        exact = (weight[mine] / weight[mine].mean()).log()
+        found = sampler.log_ratio((torch.full_like(mine, node), mine)).double()
+        torch.testing.assert_close(found, exact, atol=1e-5, rtol=1e-5)
 
 
 def test_temperature_has_to_be_positive() -> None:
@@ -330,13 +333,13 @@ def test_mcns_carries_its_chains_on() -> None:
     sampler.refresh()
     # A query that stands twice in a batch picks the same group here.
     drawn = sampler.for_queries(g, torch.tensor([5, 9, 5]))
-    live = sampler.table.current().ids[:, 0]
+    live = sampler.table.current().ids
     assert torch.equal(live[5].long(), drawn[2])
     assert torch.equal(drawn[0], drawn[2])
     assert torch.equal(live[9].long(), drawn[1])
     before = live.clone()
     sampler.refresh(embeddings(40, scale=2.0))
-    assert torch.equal(sampler.table.current().ids[:, 0], before)
+    assert torch.equal(sampler.table.current().ids, before)
     # One step moves some chains and leaves others.
     moved = sampler.for_queries(g, torch.arange(40)) != before.long()
     assert 0.2 < moved.float().mean() < 0.95
@@ -346,9 +349,9 @@ def test_mcns_moves_the_groups_that_were_picked() -> None:
     g = random_graph(40, 80)
     sampler = MCNSSampler(g, lambda: embeddings(40), 3, groups=2)
     sampler.refresh()
-    before = sampler.table.current().ids.clone()
+    before = sampler.table.current().ids.view(40, 2, 3).clone()
     drawn = sampler.for_queries(g, torch.full((30,), 5))
-    live = sampler.table.current().ids
+    live = sampler.table.current().ids.view(40, 2, 3)
     assert {tuple(row) for row in drawn.tolist()} == {tuple(row) for row in live[5].tolist()}
     sampler.for_queries(g, torch.tensor([7]))
     moved = (live != before).any(2)
@@ -376,7 +379,7 @@ def test_mcns_workers_advance_the_chains_of_the_main_process() -> None:
         num_workers=1,
     )
     assert len(list(loader)) == 2
-    changed = (sampler.table.current().ids != before).flatten(1).any(1)
+    changed = (sampler.table.current().ids != before).view(40, -1).any(1)
     linked = g.out_degrees() > 0
     assert not changed[~linked].any()
     assert changed[linked].float().mean() > 0.8
@@ -470,8 +473,12 @@ def test_the_adversary_learns_to_find_high_scores() -> None:
     fitted = mean_score(sampler, g, h)
     assert fitted > uniform + 1.0
     assert report.table.level_score["no level"] == pytest.approx(fitted, abs=0.3)
+    # By the distribution, what is drawn is much likelier than uniform nodes are.
     src, dst = sampler(g, torch.arange(600))
-    assert sampler.log_ratio((src, dst)).mean() > 0.3
+    uniform_dst = UniformSampler(g, 5)(g, torch.arange(600))[1]
+    ratio = sampler.distribution().log_ratio
+    likelier = ratio(src, dst) - ratio(src, uniform_dst)
+    assert likelier.mean() > 1.0
 
 
 def test_the_adversary_heeds_the_scorer() -> None:

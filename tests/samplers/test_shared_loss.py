@@ -12,7 +12,6 @@ from torch import Tensor
 
 import dgl_dmns
 from dgl_dmns import (
-    AdversarialSampler,
     DMNSSampler,
     DynamicSampler,
     InBatchSampler,
@@ -21,7 +20,7 @@ from dgl_dmns import (
     SelfAdversarialSampler,
     UniformSampler,
 )
-from dgl_dmns.core import KnownEdges
+from dgl_dmns.core import Blend, Density, Gate, KnownEdges, Nearest
 from dgl_dmns.losses import shared_softmax_loss
 
 N, D, K = 24, 3, 4
@@ -29,7 +28,23 @@ MAKES = {
     "uniform": lambda g: UniformSampler(g, K),
     "popularity": lambda g: PopularitySampler(g, K),
     "in-batch": lambda g: InBatchSampler(g, K),
+    "dmns": lambda g: refreshed(DMNSSampler(g, table_of(g), pool=N, fit_steps=0)),
+    "self-adversarial": lambda g: refreshed(
+        SelfAdversarialSampler(g, table_of(g), uniform_share=0.5, pool=N)
+    ),
 }
+
+
+def table_of(g: Any) -> Any:
+    """An encoder of fixed embeddings."""
+    generator = torch.Generator().manual_seed(2)
+    h = {t: torch.randn(g.num_nodes(t), D, generator=generator) for t in g.ntypes}
+    return lambda: h if len(h) > 1 or len(g.canonical_etypes) > 1 else next(iter(h.values()))
+
+
+def refreshed(sampler: Any) -> Any:
+    sampler.refresh()
+    return sampler
 
 
 def graph(idtype: torch.dtype = torch.int64) -> Any:
@@ -83,6 +98,8 @@ def test_sums_are_those_over_all_nodes_on_average(name: str, more: Any) -> None:
     ways = torch.randn(N * D, 4)  # single rows are drawn too rarely
     values, slopes, rounds = [], [], 120
     for _ in range(rounds):
+        if hasattr(sampler, "refresh"):  # an edge has one group of a table
+            sampler.refresh()
         others = torch.randint(g.num_edges(), (7,))
         pos, neg = batch(g, sampler, torch.cat([torch.tensor([first]), others]))
         loss = first_of(sampler, h, pos, neg, more)
@@ -215,11 +232,14 @@ def test_several_types(name: str) -> None:
         for edges in ({e: g.find_edges(i, e) for e, i in eids.items()}, sampler(g, eids))
     )
     h = {t: torch.randn(n, D).requires_grad_() for t, n in sizes.items()}
+    torch.manual_seed(1)  # the queries that stand for all of a batch
     parts = sampler.loss(h, pos, neg, reduce="none")
     assert set(parts) == set(g.canonical_etypes)
+    torch.manual_seed(1)
     total = sampler.loss(h, pos, neg)
     torch.testing.assert_close(total, sum(parts.values()))
     assert all(x.any() for x in torch.autograd.grad(total, list(h.values())))
+    torch.manual_seed(1)
     halved = sampler.loss(
         h,
         pos,
@@ -305,16 +325,19 @@ def over_all_nodes(sampler: Any, g: Any, e: Any, minibatch: Any, kind: str, key:
 # ---- other samplers and bad input ---------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "make",
-    [DMNSSampler, SelfAdversarialSampler, DynamicSampler, MCNSSampler, AdversarialSampler],
-)
+def nearest(*arguments: Any, **named: Any) -> Any:
+    return DMNSSampler(*arguments, rule=Nearest(), **named)
+
+
+@pytest.mark.parametrize("make", [nearest, DynamicSampler, MCNSSampler])
 @pytest.mark.parametrize("share", ["batch", "edge"])
 def test_samplers_without_a_distribution_say_what_to_take(make: Any, share: str) -> None:
     g, h = graph(), embeddings()
     sampler = make(g, lambda: h, k=2)
     pos, neg = batch(g, UniformSampler(g, 2), torch.arange(5))
-    with pytest.raises(ValueError, match=f"loss: {make.__name__} has no .* take UniformSampler"):
+    with pytest.raises(
+        ValueError, match=f"loss: {type(sampler).__name__} has no .* take UniformSampler"
+    ):
         sampler.loss(h, pos, neg, share=share)
 
 
@@ -364,3 +387,53 @@ def test_bad_input() -> None:
     popular = PopularitySampler(dgl.graph(([1, 2], [2, 3]), num_nodes=N), K)
     with pytest.raises(ValueError, match="neg_graph: 24 negatives are none that PopularitySampler"):
         popular.loss(h, pos, never)
+
+
+def test_positives_in_the_place_of_negatives_are_refused() -> None:
+    g, h = graph(), embeddings()
+    pos, neg = batch(g, UniformSampler(g, 1), torch.arange(20))
+    with pytest.raises(ValueError, match="neg_graph: .* of 20 negatives are known edges"):
+        UniformSampler(g, 1).loss(h, pos, pos)
+    with pytest.raises(TypeError, match="pool: expected an integer, the candidates, got 2.5"):
+        UniformSampler(g, 1).loss(h, pos, neg, pool=2.5)
+    with pytest.raises(TypeError, match="temperature: expected a number"):
+        UniformSampler(g, 1).loss(h, pos, neg, temperature="1")
+
+
+def test_hard_negatives_alone_are_refused_where_they_weigh_too_much() -> None:
+    g, h = graph(), embeddings()
+    for make, share, message in (
+        (SelfAdversarialSampler, "batch", "uniform_share: where the batch shares .* got 0"),
+        (SelfAdversarialSampler, "edge", "share='edge': the log ratio of negatives that the score"),
+        (DMNSSampler, "batch", "uniform_share: where the batch shares"),
+    ):
+        sampler = refreshed(make(g, table_of(g), uniform_share=0.0))
+        with pytest.raises(ValueError, match=message):
+            sampler.loss(h, *batch(g, sampler, torch.arange(9)), share=share)
+    loss = sampler.loss(h, *batch(g, sampler, torch.arange(g.num_edges())), share="edge")
+    assert math.isfinite(float(loss))  # of a query without an admissible node, too
+
+
+@pytest.mark.parametrize("rule", [Blend(), Gate(), Density()])
+def test_the_ratio_of_a_table_s_draws_is_that_of_the_whole_batch_on_average(
+    rule: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over all choices of the queries that stand for the batch; exact if all do."""
+    import dgl_dmns.samplers.lookup as lookup
+
+    g = graph()
+    sampler = refreshed(DMNSSampler(g, table_of(g), rule=rule, pool=N, fit_steps=0))
+    etype = g.canonical_etypes[0]
+    src, dst = g.find_edges(torch.randperm(90)[:30])
+    candidates = sampler.negatives_for_edges(g, src, dst, etype)
+    exact = sampler._mixture_log_ratio(etype, src, dst, candidates).exp()
+    every = torch.arange(N).expand(30, N)
+    whole = sampler._own_log_ratio(etype, src, dst, every).exp()
+    whole[sampler.known.contains(src.unsqueeze(1), every)] = 0.0
+    torch.testing.assert_close(exact, whole.mean(0)[candidates], rtol=1e-3, atol=1e-3)
+    monkeypatch.setattr(lookup, "_QUERIES", 8)
+    some = torch.stack(
+        [sampler._mixture_log_ratio(etype, src, dst, candidates).exp() for _ in range(400)]
+    )
+    error = some.std(0) / math.sqrt(400)
+    assert ((some.mean(0) - exact).abs() <= 4.5 * error + 1e-6).all()

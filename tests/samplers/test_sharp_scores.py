@@ -10,7 +10,7 @@ from dgl_dmns.samplers import Resources, SelfAdversarialSampler
 
 N, BLOCK = 240, 24
 SHARP = Blend(0.8, edge_ratio=8.0)
-SMALL = {"warmup_steps": 5, "fit_steps": 3, "batch_pairs": 64, "groups": 4, "pool": 64}
+SMALL = {"warmup_steps": 5, "fit_steps": 3, "batch_pairs": 64, "pool": 64, "uniform_share": 0.0}
 
 
 @pytest.fixture

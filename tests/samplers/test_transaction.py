@@ -153,7 +153,7 @@ def everything(sampler: Any) -> dict[str, Any]:
             "sharpness": one.sharpness,
             "walked": walked,
             "weights": [None if p is None else p.state_dict() for p in (one.model, one.adversary)],
-            "objects": (id(one.model), id(one.adversary), id(one.snapshot)),
+            "objects": (id(one.model), id(one.adversary), id(one.distribution)),
         }
     observed = sampler._observed
     return copy.deepcopy(

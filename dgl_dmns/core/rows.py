@@ -1,0 +1,152 @@
+"""Drawing from rows: the hard negatives of a table, and uniform ones drawn in the call.
+
+A share ``pi`` of the negatives of a query is uniform over its admissible nodes. These need no
+table: they are drawn fresh in every call. The others stand in the query's row, a group for each
+edge, which are handed out in turn (`dgl_dmns.core.turns`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dgl_dmns.core.known import KnownEdges
+from dgl_dmns.core.table import NO_LEVEL, Candidates, CandidateTable
+from dgl_dmns.core.turns import Turns
+
+__all__ = ["RowDraws", "row_sizes"]
+
+_LOOKED_AT = 8  # groups of a row
+
+
+def row_sizes(need: Tensor, most: int) -> Tensor:
+    """Groups of every row: what it needs, or evenly less, where that is more than there may be.
+
+    Args:
+        need: groups that each query is drawn from between two refreshes, shape [N], int64.
+        most: groups of all rows together, at least N.
+
+    Returns:
+        Numbers of groups of at least 1, shape [N], int64.
+    """
+    extra = (need - 1).clamp(min=0)
+    wanted, room = int(extra.sum()), max(0, most - need.numel())
+    if wanted <= room:
+        return extra + 1
+    return (extra.double() * (room / wanted)).long() + 1
+
+
+@dataclass(frozen=True, eq=False)
+class RowDraws:
+    """Draws k negatives for queries, from their rows and uniformly.
+
+    Args:
+        known: the known edges.
+        table: the rows, of groups of as many as may be hard of the k negatives.
+        turns: whose turn it is; random groups of a row where None.
+        k: negatives of an edge.
+        uniform_share: share ``pi`` of uniform negatives, in [0, 1].
+    """
+
+    known: KnownEdges
+    table: CandidateTable
+    turns: Turns | None
+    k: int
+    uniform_share: float
+
+    def draw(
+        self,
+        src: Tensor,
+        dst: Tensor | None = None,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> Candidates:
+        """The k negatives of edges, those of the table first.
+
+        Args:
+            src: query ids, shape [B], int64.
+            dst: the edges' destinations, shape [B], int64: a known edge gets the group whose turn
+                it is, every other pair, and each query where they are not given, a random one.
+            generator: source of the choice and of the uniform negatives.
+
+        Returns:
+            Candidates of shape [B, k], ids as int64.
+        """
+        ids, level = self.table.look_up(self._places(src, dst, generator))
+        return self._mixed(src, ids, level, generator)
+
+    def draw_ids(
+        self, src: Tensor, dst: Tensor | None = None, *, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """The ids that `draw` would return, shape [B, k], at a lower price."""
+        ids = self.table.ids_at(self._places(src, dst, generator))
+        return self._mixed(src, ids, None, generator).ids
+
+    def draw_one(self, src: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+        """One negative of each query, uniform with probability ``pi``; shape [B], int64."""
+        hard = self.table.ids_at(self._places(src, None, generator))[:, 0]
+        if not self.uniform_share:
+            return hard
+        coin = torch.rand(src.shape, generator=generator, dtype=torch.float32)
+        fresh = self.known.uniform(src, 1, generator=generator).squeeze(1)
+        return torch.where(coin < self.uniform_share, fresh, hard)
+
+    def look(self, query: Tensor, generator: torch.Generator) -> Candidates:
+        """What eight calls hand out for queries, without taking any turn.
+
+        Returns:
+            Candidates of shape [Q, 8 k].
+        """
+        parts = []
+        for place in self.first_places(query).unbind(1):
+            ids, level = self.table.look_up(place, count=False)
+            parts.append(self._mixed(query, ids, level, generator))
+        return Candidates(*(torch.cat(field, dim=1) for field in zip(*parts)))
+
+    def first_places(self, query: Tensor) -> Tensor:
+        """Places of the first eight groups of some rows, shorter ones over again; shape [Q, 8]."""
+        within = torch.arange(_LOOKED_AT) % self.table.sizes(query).unsqueeze(1)
+        return self.table.start[query].unsqueeze(1) + within
+
+    def _places(self, src: Tensor, dst: Tensor | None, generator: torch.Generator | None) -> Tensor:
+        if dst is None or self.turns is None:
+            return self.table.random_places(src, generator)
+        turn, known = self.turns.take(src, dst)
+        place = self.table.start[src] + turn % self.table.sizes(src)
+        if not bool(known.all()):
+            other = (~known).nonzero().squeeze(1)
+            place[other] = self.table.random_places(src[other], generator)
+        return place
+
+    def _mixed(
+        self,
+        src: Tensor,
+        ids: Tensor,
+        level: Tensor | None,
+        generator: torch.Generator | None,
+    ) -> Candidates:
+        """K negatives [B, k] from groups [B, H] of the table and fresh uniform ones.
+
+        ``(1 - pi) k`` are hard; where that is no integer, one more by chance, so that it holds on
+        average. Without levels, what is returned in their place has no meaning.
+        """
+        if not self.uniform_share:
+            return Candidates(ids, ids if level is None else level)
+        wanted = round((1 - self.uniform_share) * self.k, 9)
+        whole = int(wanted)
+        hard = torch.zeros(src.shape, dtype=torch.bool)
+        fresh = self.known.uniform(src, self.k - whole, generator=generator)
+        if wanted > whole:
+            coin = torch.rand(src.shape, generator=generator, dtype=torch.float32)
+            hard = coin < wanted - whole
+            fresh[:, 0] = torch.where(hard, ids[:, whole], fresh[:, 0])
+        mixed = torch.cat([ids[:, :whole], fresh], dim=1)
+        if level is None:
+            return Candidates(mixed, mixed)
+        tags = torch.full(mixed.shape, NO_LEVEL, dtype=torch.uint8)
+        tags[:, :whole] = level[:, :whole]
+        if wanted > whole:
+            tags[:, whole].masked_scatter_(hard, level[:, whole][hard])
+        return Candidates(mixed, tags)
