@@ -1,11 +1,12 @@
 """Complete a knowledge graph: an R-GCN with a DistMult decoder, uniform and DMNS negatives.
 
 Run ``python examples/rgcn.py``; people, works and the relations between them are generated on the
-spot. For each triple (v, r, u) a sampler returns k other tails of the same node type: DGL's any,
-ours such that the triple is not known. Ours holds a diffusion model and a table for each relation,
-and learns what is hard from the decoder itself, which scores every relation with weights of its own
-(``scorer=``). The difference between the two runs is one line, in `negative_sampler` below; the
-rest is DGL's usual heterogeneous pipeline with sampled neighbours.
+spot. For each triple (v, r, u) a sampler returns k other tails of the same node type such that the
+triple is not known, and ``negatives.loss`` compares each triple with all tails of its relation in
+the batch, by the decoder, which scores every relation with weights of its own. `DMNSSampler` holds
+a diffusion model and a table for each relation, and learns what is hard from the decoder, too. The
+difference between the two runs is one line, in `negative_sampler` below; the rest is DGL's usual
+heterogeneous pipeline with sampled neighbours.
 
 The table says how both fare, whoever wins.
 """
@@ -23,11 +24,10 @@ import dgl
 import pandas as pd
 import torch
 from dgl.dataloading import DataLoader, NeighborSampler, as_edge_prediction_sampler
-from dgl.dataloading import negative_sampler as dgl_negatives
 from dgl.nn import GraphConv, HeteroGraphConv
 from torch import Tensor, nn
 
-from dgl_dmns import DMNSSampler
+from dgl_dmns import DMNSSampler, UniformSampler
 from dgl_dmns.core import KnownEdges
 from dgl_dmns.evaluate import ranking_metrics, ranks
 from dgl_dmns.seeds import seed_all
@@ -182,11 +182,15 @@ class DistMult(nn.Module):
 
 
 def negative_sampler(kind: str, g: Any, model: RGCN, decoder: DistMult, k: int, seed: int) -> Any:
-    """DGL's own uniform sampler, or ours; inverses only carry messages, so they have no table."""
+    """Uniform or ours; inverses only carry messages, so they have no table."""
     if kind == "uniform":
-        return dgl_negatives.PerSourceUniform(k)
-    scorer = {name: partial(decoder, name) for name in RELATIONS}
-    return DMNSSampler(g, model, k=k, etypes=list(RELATIONS), scorer=scorer, seed=seed)
+        return UniformSampler(g, k)
+    return DMNSSampler(g, model, k=k, etypes=list(RELATIONS), scorer=scorers(decoder), seed=seed)
+
+
+def scorers(decoder: DistMult) -> dict[str, Any]:
+    """The decoder's scores of each relation, for the loss and for what is hard."""
+    return {name: partial(decoder, name) for name in RELATIONS}
 
 
 # 4. The usual DGL training loop. ------------------------------------------------------------------
@@ -225,10 +229,7 @@ def train(kind: str, data: Knowledge, seed: int, args: argparse.Namespace) -> di
         model.train()
         for _, pos_graph, neg_graph, blocks in loader:
             h = model(blocks, blocks[0].srcdata["feat"])
-            positive, negative = (scores(decoder, graph, h) for graph in (pos_graph, neg_graph))
-            score = torch.cat([positive, negative])
-            label = torch.cat([torch.ones_like(positive), torch.zeros_like(negative)])
-            loss = nn.functional.binary_cross_entropy_with_logits(score, label)
+            loss = negatives.loss(h, pos_graph, neg_graph, scorer=scorers(decoder))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -244,15 +245,6 @@ def train(kind: str, data: Knowledge, seed: int, args: argparse.Namespace) -> di
         "epochs": float(epoch + 1),
         "seconds/epoch": seconds / (epoch + 1),
     }
-
-
-def scores(decoder: DistMult, graph: Any, h: dict[str, Tensor]) -> Tensor:
-    """Scores of all triples of a pair graph, relation after relation."""
-    parts = []
-    for name, (head, tail) in RELATIONS.items():
-        v, u = graph.edges(etype=name)
-        parts.append(decoder(name, h[head][v], h[tail][u]))
-    return torch.cat(parts)
 
 
 @torch.no_grad()
@@ -280,7 +272,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=2, help="number of seeds")
     parser.add_argument("--epochs", type=int, default=300, help="at most this many")
     parser.add_argument("--patience", type=int, default=40, help="epochs without improvement")
-    parser.add_argument("--k", type=int, default=5, help="negatives per triple, for both samplers")
+    parser.add_argument("--k", type=int, default=1, help="negatives per triple, for both samplers")
     parser.add_argument("--fanout", type=int, default=5, help="neighbours per relation and layer")
     parser.add_argument("--batch-size", type=int, default=4096)
     parser.add_argument("--lr", type=float, default=1e-2)

@@ -22,21 +22,23 @@ def quickstart():
     monkeypatch.undo()
 
 
-def test_trains_with_both_samplers_and_writes_its_files(quickstart, tmp_path, capsys):
+def test_trains_three_times_and_writes_its_files(quickstart, tmp_path, capsys):
     assert quickstart.main(["--seeds", "1", "--epochs", "3", "--out", str(tmp_path)]) == 0
-    table = pd.read_csv(tmp_path / "table.csv", index_col="sampler")
-    assert list(table.index) == ["uniform", "dmns"]
+    table = pd.read_csv(tmp_path / "table.csv", index_col="kind")
+    assert list(table.index) == ["dgl", "uniform", "dmns"]
     assert {"MRR", "Hits@10", "Hits@50", "MAP@9", "seconds/epoch"} <= set(table.columns)
     # Three epochs already rank far better than chance: 1 in 2 500 nodes, and 0.29 among nine.
     assert (table["MRR"] > 0.005).all()
     assert (table["MAP@9"] > 0.4).all()
-    uniform, dmns = json.loads((tmp_path / "runs.json").read_text())
-    assert len(uniform["curve"]) == len(dmns["curve"]) == len(dmns["hardness"]) == 3
-    assert not uniform["hardness"]
+    runs = json.loads((tmp_path / "runs.json").read_text())
+    assert [len(run["curve"]) for run in runs] == [3] * 3
+    assert [len(run["hardness"]) for run in runs] == [0, 0, 3]
+    dmns = runs[-1]
     assert set(dmns["hardness"][-1]) == {*"0123", "no level"}
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
     printed = capsys.readouterr().out
-    assert "DMNS over uniform" in printed
+    for kind in ("uniform", "DMNS"):
+        assert f"{kind}, shared, over DGL's uniform, its loss: " in printed
     assert "embedded" in printed
 
 

@@ -32,7 +32,7 @@ class _Parser(argparse.ArgumentParser):
 
 _LARGEST = 2**31 - 1  # that torch and DGL take everywhere
 _LONGEST = 1000  # characters of an error: some of torch and DGL hold a stack
-_DATASETS = ("embedded", "cora", "citeseer", "coauthor-cs", "actor")
+_DATASETS = ("embedded", "dense", "cora", "citeseer", "coauthor-cs", "actor")
 _SAMPLERS = (
     "dmns",
     "uniform",
@@ -71,7 +71,7 @@ def make_parser() -> argparse.ArgumentParser:
         action="extend",
         default=[],
         metavar="NAME=VALUE",
-        help="arguments of the sampler, for example uniform_share=0.5 pool=64",
+        help="arguments of the sampler, for example uniform_share=0.7 pool=64",
     )
     _add_training(one)
     one.add_argument(
@@ -128,7 +128,7 @@ def make_parser() -> argparse.ArgumentParser:
 def _add_data(parser: argparse.ArgumentParser) -> None:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument(
-        "--dataset", choices=_DATASETS, help="embedded is generated; others are DGL's"
+        "--dataset", choices=_DATASETS, help="embedded and dense are generated; others are DGL's"
     )
     source.add_argument(
         "--edges",
@@ -178,12 +178,21 @@ def _problem_with_data(arguments: argparse.Namespace) -> str | None:
 
 def _add_training(parser: argparse.ArgumentParser) -> None:
     numbers = (
-        ("--k", 5, "negatives an edge"),
         ("--epochs", 200, "at most this many"),
         ("--patience", 30, "epochs without a better validation MRR before it stops"),
         ("--batch-size", 2048, "edges in a batch"),
         ("--hidden", 64, "width of the embeddings"),
         ("--layers", 2, "GraphSAGE layers"),
+    )
+    parser.add_argument(
+        "--loss",
+        choices=("shared", "softmax", "bce"),
+        default="shared",
+        help="shared: softmax cross-entropy against the negatives of the whole batch; softmax: "
+        "against an edge's own; bce: binary cross-entropy; default: %(default)s",
+    )
+    parser.add_argument(
+        "--k", type=_count, help="negatives an edge; default: 1 with --loss shared, else 5"
     )
     for name, default, text in numbers:
         parser.add_argument(name, type=_count, default=default, help=f"{text}; default: {default}")

@@ -76,6 +76,7 @@ _BY_NAME: dict[str, _Kind] = {  # their default is None
     "rule": (f"one of {', '.join(_RULES)}", lambda value: value in list(_RULES)),
     "effective_size": _NUMBER,
     "edge_ratio": _NUMBER,
+    "groups": _WHOLE,
 }
 
 
@@ -135,9 +136,17 @@ def _literal(text: str) -> Any:
 
 
 def make_sampler(
-    name: str, g: Any, encoder: Any, k: int, seed: int, options: Mapping[str, Any]
+    name: str,
+    g: Any,
+    encoder: Any,
+    k: int,
+    seed: int,
+    options: Mapping[str, Any],
+    loss: str = "bce",
 ) -> NegativeSampler:
     """A sampler by name; those that follow an encoder are given ``encoder``.
+
+    Under another loss than ``bce`` half of the negatives are uniform where the options say nothing.
 
     Raises:
         ValueError: for a value out of range; the message names the option.
@@ -149,6 +158,8 @@ def make_sampler(
         arguments["rule"] = _RULES[options["rule"]]()
     if "seed" in taken:
         arguments["seed"] = seed
+    if loss != "bce" and "uniform_share" in taken:
+        arguments.setdefault("uniform_share", 0.5)
     try:
         return kind(g, *([encoder] if follows_encoder(name) else []), **arguments)
     except (ValueError, TypeError, RuntimeError, MemoryError, OverflowError) as error:
@@ -160,14 +171,33 @@ def follows_encoder(name: str) -> bool:
     return "encoder" in inspect.signature(SAMPLERS[name]).parameters
 
 
-def check_sampler(name: str, k: int, options: Mapping[str, Any]) -> None:
-    """Refuse options that a sampler does not take, on a graph of three nodes: before data is read.
+def check_sampler(name: str, k: int, options: Mapping[str, Any], loss: str = "bce") -> None:
+    """Refuse what a sampler does not take, on a graph of three nodes: before data is read.
 
     Raises:
-        ValueError: for a value out of range; the message names the option.
+        ValueError: for a value out of range; the message names the option; or for a loss that needs
+            the distribution of the negatives, which the sampler does not have.
     """
     g = require_dgl().graph(([0, 1, 2], [1, 2, 0]))
-    make_sampler(name, g, lambda: torch.eye(3), k, 0, options)
+    sampler = make_sampler(name, g, lambda: torch.eye(3), k, 0, options, loss)
+    if loss != "bce" and options.get("source", "edge") != "edge":
+        raise ValueError(
+            f"--loss {loss}: it needs negatives of the positives' sources; write --loss bce with "
+            "--set source=uniform"
+        )
+    share = options.get("uniform_share", 0.5)
+    least = {"shared": share >= 0.5, "softmax": share > 0 or name == "dmns"}
+    if not least.get(loss, True):
+        raise ValueError(
+            f"--set uniform_share={share}: --loss {loss} needs "
+            + ("at least a half" if loss == "shared" else "some")
+            + " of uniform negatives; leave it out, or write --loss bce"
+        )
+    if loss != "bce" and not getattr(getattr(sampler, "rule", None), "tractable", True):
+        raise ValueError(
+            f"--loss {loss}: the negatives of {name} have no distribution that it could correct "
+            "for; write --loss bce"
+        )
 
 
 def option_error(sampler: str, options: Mapping[str, Any], error: Exception) -> ValueError:

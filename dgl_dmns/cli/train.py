@@ -49,7 +49,10 @@ def run_train(arguments: argparse.Namespace, command: str) -> int:
     ]
     out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(arguments.threads)
-    _say(f"{_facts(graph.data)}; {settings.k} negatives an edge, {settings.sampler}")
+    _say(
+        f"{_facts(graph.data)}; {settings.k} negatives an edge, {settings.sampler}, "
+        f"{settings.loss} loss"
+    )
     outcomes: list[Outcome] = []
     for (one, file), state in zip(runs, states):
         outcomes.append(
@@ -100,8 +103,9 @@ def run_bench(arguments: argparse.Namespace, command: str) -> int:
             (out / "bench.json").write_text(said, encoding="utf-8")
     _say(means(pd.DataFrame(rows)).to_string(index=False))
     _say(
-        f"Mean (and standard error) of {arguments.seeds} seed(s), {arguments.k} negatives an edge "
-        f"each. {outcome.measured} Every run: {out / 'bench.csv'}"
+        f"Mean (and standard error) of {arguments.seeds} seed(s), {settings[samplers[0]].k} "
+        f"negatives an edge each, {arguments.loss} loss. {outcome.measured} Every run: "
+        f"{out / 'bench.csv'}"
     )
     _say(f"Written to {write_report(out)}")
     return 0
@@ -165,10 +169,12 @@ def _facts(data: GraphData) -> str:
 
 def _settings(arguments: argparse.Namespace, sampler: str, seed: int) -> Settings:
     options = parse_options(sampler, getattr(arguments, "set", []))
-    check_sampler(sampler, arguments.k, options)
+    k = (1 if arguments.loss == "shared" else 5) if arguments.k is None else arguments.k
+    check_sampler(sampler, k, options, arguments.loss)
     return Settings(
         sampler=sampler,
-        k=arguments.k,
+        loss=arguments.loss,
+        k=k,
         epochs=arguments.epochs,
         patience=arguments.patience,
         batch_size=arguments.batch_size,

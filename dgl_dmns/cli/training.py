@@ -29,11 +29,12 @@ from dgl_dmns.evaluate import candidate_ranking, full_ranking, ranking_metrics
 from dgl_dmns.losses import bce_loss
 from dgl_dmns.samplers import RefreshingSampler
 from dgl_dmns.seeds import fit_seed, seed_all
+from dgl_dmns.shared_softmax import Share
 
 __all__ = ["Outcome", "Settings", "read_checkpoint", "train"]
 
 _dgl: Any = require_dgl()
-_FORMAT = "dgl-dmns training 2"
+_FORMAT = "dgl-dmns training 3"
 _MOST_PAIRS = 2000  # validation and test pairs that are ranked among all nodes
 
 
@@ -42,7 +43,8 @@ class Settings:
     """What decides a run; see ``dgl-dmns train --help``."""
 
     sampler: str = "dmns"
-    k: int = 5
+    loss: str = "shared"
+    k: int = 1
     epochs: int = 200
     patience: int = 30
     batch_size: int = 2048
@@ -93,7 +95,13 @@ class _Trainer:
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=settings.lr)
         seed = fit_seed(settings.seed)
         self.sampler = make_sampler(
-            settings.sampler, self.g, self.model, settings.k, seed, settings.options
+            settings.sampler,
+            self.g,
+            self.model,
+            settings.k,
+            seed,
+            settings.options,
+            settings.loss,
         )
         key, twin = src * data.num_nodes + dst, dst * data.num_nodes + src
         self.reverse = torch.searchsorted(key, twin)  # edges are ordered by (src, dst)
@@ -149,14 +157,21 @@ class _Trainer:
         seed_all(self.settings.seed, self.epoch + 1)
         for _, pos_graph, neg_graph, blocks in self._loader():
             h = self.model(blocks, blocks[0].srcdata["feat"])
-            positive, negative = edge_score(pos_graph, h), edge_score(neg_graph, h)
-            loss = bce_loss(positive, negative.view(len(positive), -1), balanced=True)
+            loss = self._loss(h, pos_graph, neg_graph)
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()
             losses.append(float(loss.detach()))
             bar.update()
         return sum(losses) / len(losses)
+
+    def _loss(self, h: Tensor, pos_graph: Any, neg_graph: Any) -> Tensor:
+        if self.settings.loss != "bce":
+            share: Share = "batch" if self.settings.loss == "shared" else "edge"
+            of_pools: Tensor = self.sampler.loss(h, pos_graph, neg_graph, share=share)
+            return of_pools
+        positive, negative = edge_score(pos_graph, h), edge_score(neg_graph, h)
+        return bce_loss(positive, negative.view(len(positive), -1), balanced=True)
 
     @torch.no_grad()
     def embed(self) -> Tensor:

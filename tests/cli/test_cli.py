@@ -20,6 +20,7 @@ from dgl_dmns.data import DATASET_NAMES
 
 SMALL = ["--quiet", "--hidden", "16", "--batch-size", "512"]
 ALONE = [*SMALL, "--no-baseline"]
+OWN = [*SMALL, "--loss", "bce"]  # a batch shares more negatives than the graph has: all uniform
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,7 @@ def edges(tmp_path_factory):
 def run(edges):
     """A finished run."""
     out = edges.parent / "run"
-    words = ["train", "--edges", str(edges), "--out", str(out), "--epochs", "4", *SMALL]
+    words = ["train", "--edges", str(edges), "--out", str(out), "--epochs", "4", *OWN]
     assert main(words) == 0
     return out
 
@@ -97,7 +98,7 @@ def test_the_metrics_are_those_of_the_embeddings(run, edges):
 
 def test_a_run_that_was_interrupted_goes_on_as_if_it_had_not_been(run, edges, capsys):
     out = edges.parent / "resumed"
-    words = ["train", "--edges", str(edges), "--out", str(out), *SMALL]
+    words = ["train", "--edges", str(edges), "--out", str(out), *OWN]
     assert main([*words, "--epochs", "2"]) == 0
     assert main([*words, "--epochs", "4"]) == 1
     assert "holds a run already; add --resume" in capsys.readouterr().err
@@ -204,7 +205,7 @@ def test_no_file_of_another_run_is_overwritten(edges, tmp_path, command, there, 
 
 def test_an_interrupted_baseline_leaves_the_run_and_goes_on(with_features, monkeypatch, tmp_path):
     _, words = with_features
-    words = [*words, "--sampler", "dynamic", "--out", str(tmp_path)]
+    words = [*words, "--sampler", "dynamic", "--loss", "bce", "--out", str(tmp_path)]
     whole, calls = dgl_dmns.cli.train.train, []
 
     def once(*arguments, **named):
@@ -252,11 +253,11 @@ def test_width_1(with_features, tmp_path, width):
 
 def test_training_learns_and_stops(edges, tmp_path):
     words = ["train", "--edges", str(edges), "--out", str(tmp_path), "--lr", "0.03", *SMALL]
-    words += ["--sampler", "uniform", "--patience", "5", "--epochs", "60", "--seed", "3"]
+    words += ["--sampler", "uniform", "--patience", "10", "--epochs", "80", "--seed", "4"]
     assert main(words) == 0
     metrics = pd.read_csv(tmp_path / "metrics.csv")
     best = metrics["mrr"].idxmax() + 1
-    assert len(metrics) == best + 5
+    assert len(metrics) == best + 10
     assert metrics["loss"].min() < 0.7 * metrics["loss"].iloc[0]
     assert metrics["mrr"].max() > 2 * metrics["mrr"].iloc[0]
     said = json.loads((tmp_path / "run.json").read_text())["measured"]
@@ -265,10 +266,27 @@ def test_training_learns_and_stops(edges, tmp_path):
 
 
 @pytest.mark.parametrize("sampler", sorted(set(_SAMPLERS) - {"dmns"}))
-def test_every_sampler_trains(edges, tmp_path, sampler):
+def test_every_sampler_trains(edges, tmp_path, sampler, capsys):
     words = ["train", "--edges", str(edges), "--sampler", sampler, "--out", str(tmp_path / "r")]
-    assert main([*words, "--epochs", "1", "--k", "2", *ALONE]) == 0
+    words += ["--epochs", "1", "--k", "2", *ALONE]
+    if sampler in ("dynamic", "mcns"):
+        for loss in ("shared", "softmax"):
+            assert main([*words, "--loss", loss]) == 1
+            said = f"error: --loss {loss}: the negatives of {sampler} have no distribution"
+            assert capsys.readouterr().err.startswith(said)
+        words += ["--loss", "bce"]
+    assert main(words) == 0
     assert (tmp_path / "r" / "report.html").is_file()
+
+
+@pytest.mark.parametrize(("loss", "k"), [("shared", 1), ("softmax", 5), ("bce", 5)])
+def test_losses_and_how_many_negatives_they_have(edges, tmp_path, loss, k, capsys):
+    words = ["train", "--edges", str(edges), "--loss", loss, "--lr", "0.03", *ALONE]
+    assert main([*words, "--epochs", "12", "--seed", "4", "--out", str(tmp_path)]) == 0
+    assert f"{k} negatives an edge, dmns, {loss} loss" in capsys.readouterr().out
+    assert json.loads((tmp_path / "run.json").read_text())["settings"]["k"] == k
+    mrr = pd.read_csv(tmp_path / "metrics.csv")["mrr"]
+    assert mrr.max() > 2 * mrr.iloc[0]
 
 
 def test_options_of_the_sampler(edges, tmp_path, capsys):
@@ -293,7 +311,7 @@ WRONG = {
     **dict.fromkeys(("groups=2.5", "groups=10000000000", "pool=True", "pool='64'"), "a whole"),
     **dict.fromkeys(("lam=None", "uniform_share=nan", "lam=1e999", "lam=x"), "a number"),
     **dict.fromkeys(("space=3",), "a word"),
-    **dict.fromkeys(("pool=2", "pool=-1", "levels=[2]", "lam=0", "uniform_share=2"), ""),
+    **dict.fromkeys(("pool=0", "pool=-1", "levels=[2]", "lam=0", "uniform_share=2"), ""),
     **dict.fromkeys(("source=foo", "effective_size=500", "batch_pairs=0"), ""),
     "k=3": "write --k 3",
     "seed=3": "write --seed 3",
@@ -349,6 +367,7 @@ def test_no_error_is_a_traceback(monkeypatch, capsys, error):
 
 def test_a_bench_compares_at_equal_seeds(edges, tmp_path, capsys):
     words = ["bench", "--edges", str(edges), "--samplers", "uniform", "dynamic", "uniform", *SMALL]
+    words += ["--loss", "bce"]
     assert main([*words, "--seeds", "2", "--epochs", "2", "--out", str(tmp_path)]) == 0
     rows = pd.read_csv(tmp_path / "bench.csv")
     assert rows["sampler"].tolist() == ["uniform", "dynamic"] * 2
