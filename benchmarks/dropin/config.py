@@ -29,7 +29,7 @@ __all__ = [
 
 Calibration = Literal["no", "negatives", "both"]
 
-RESULT_VERSION = 3  # raise it when a change of the code changes results
+RESULT_VERSION = 4  # raise it when a change of the code changes results
 
 
 @dataclass(frozen=True)
@@ -212,9 +212,11 @@ class Shared:
     """Negatives that the batch shares, under their own loss, whatever the recipe's is.
 
     Args:
-        source: ``uniform`` or ``in-batch``, with ``negatives.loss`` of our samplers; or ``all``,
-            every node of the graph in every batch: the full softmax.
+        source: ``uniform``, ``in-batch``, ``self-adversarial`` (half of them uniform) or ``dmns``,
+            with ``negatives.loss`` of our samplers; or ``all``, every node of the graph in every
+            batch: the full softmax.
         k: negatives per edge, where they differ from the recipe's.
+        uniform_share: of ``dmns`` and ``self-adversarial``, where not their default or a half.
         queries: positives that share their negatives, in the order of the batch; the whole batch
             where None.
 
@@ -222,8 +224,9 @@ class Shared:
         ValueError: for fewer than one query, or parts of a batch with another source than uniform.
     """
 
-    source: Literal["uniform", "in-batch", "all"] = "uniform"
+    source: Literal["uniform", "in-batch", "self-adversarial", "dmns", "all"] = "uniform"
     k: int | None = None
+    uniform_share: float | None = None
     queries: int | None = None
 
     def __post_init__(self) -> None:

@@ -27,12 +27,13 @@ class Encoder(nn.Module):
 
     Args:
         kind: ``sage`` (mean), ``gcn`` or ``gat`` (one head).
-        in_feats: width F of the features.
+        in_feats: width F of the features; 0 for learned vectors.
         hidden: width D of each layer.
         layers: number of layers.
         dropout: between the layers.
         temperature: embeddings get the norm ``temperature ** -0.5``, so that their inner product
             is the cosine over the temperature; None: any norm.
+        num_nodes: number of nodes, for learned vectors.
 
     Raises:
         ValueError: for an unknown kind.
@@ -46,10 +47,12 @@ class Encoder(nn.Module):
         layers: int,
         dropout: float,
         temperature: float | None = None,
+        num_nodes: int = 0,
     ) -> None:
         super().__init__()
         self.temperature = temperature
-        widths = [in_feats] + [hidden] * (layers - 1)
+        self.own = None if in_feats else nn.Embedding(num_nodes, hidden)
+        widths = [in_feats or hidden] + [hidden] * (layers - 1)
         self.layers = nn.ModuleList(_convolution(kind, width, hidden) for width in widths)
         self.dropout = nn.Dropout(dropout)
 
@@ -58,12 +61,14 @@ class Encoder(nn.Module):
 
         Args:
             graph: the whole graph, or a list of blocks, one a layer.
-            x: features of the input nodes, shape [N, F].
+            x: features of the input nodes, shape [N, F]; their ids, int64 [N], for learned vectors.
 
         Returns:
             Shape [N', D], of the last block's destination nodes.
         """
         blocks = graph if isinstance(graph, list) else [graph] * len(self.layers)
+        if self.own is not None:
+            x = self.own(x)
         for block, layer in zip(blocks, self.layers):
             x = layer(block, x).flatten(1)
             if layer is not self.layers[-1]:

@@ -99,6 +99,15 @@ def make_sampler(
     if isinstance(method, Shared):
         if method.source == "all":
             return EveryNode(graph)
+        share = method.uniform_share
+        own: dict[str, Any] = {} if share is None else {"uniform_share": share}
+        if method.source == "dmns":
+            return samplers.DMNSSampler(graph, encoder, k, scorer=scorer, seed=seed, **own)
+        if method.source == "self-adversarial":
+            own = {"uniform_share": 0.5, **own}
+            return samplers.SelfAdversarialSampler(
+                graph, encoder, k, scorer=scorer, seed=seed, **own
+            )
         made = samplers.UniformSampler if method.source == "uniform" else samplers.InBatchSampler
         return made(graph, k)
     given = {field.name: getattr(method, field.name) for field in fields(method)}

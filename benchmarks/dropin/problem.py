@@ -37,7 +37,7 @@ class Problem:
         messages: the graph that the encoder runs on, self loops appended for GCN and GAT, so that
             an edge of ``graph`` has the same id in both.
         reverse: id of the reverse of each edge of ``graph``, int64 [E].
-        features: of the nodes, float32 [N, F].
+        features: of the nodes, float32 [N, F]; ids, int64 [N], where the graph has none.
         held: the validation and test edges, both directions.
         nine: the fixed uniform negatives of ``val`` and ``test``, int64 [V, 9].
         heart: HeaRT's negatives of the test edges, int64 [2, V, n / 2], or None.
@@ -105,7 +105,8 @@ def _heart(
 
 @lru_cache(maxsize=1)
 def _features(dataset: str, folder: str | None, kind: str, width: int) -> Tensor:
-    return prepared_features(benchmark_data(dataset, folder).features, kind, width)
+    x = benchmark_data(dataset, folder).features
+    return prepared_features(x, kind, width) if x.shape[1] else torch.arange(len(x))
 
 
 def prepared_features(x: Tensor, kind: str, width: int) -> Tensor:

@@ -148,6 +148,11 @@ def shared_rows(recipe: Recipe) -> dict[str, Row]:
             "uniform, one an edge, shared by 32 queries", Shared(k=1, queries=32)
         ),
         "in-batch-shared": Row(f"in-batch, shared ({k})", Shared("in-batch")),
+        "self-adversarial-shared-1": Row(
+            "self-adversarial, shared, one an edge", Shared("self-adversarial", k=1)
+        ),
+        "dmns-shared": Row(f"DMNS, shared ({k})", Shared("dmns")),
+        "dmns-shared-1": Row("DMNS, shared, one an edge", Shared("dmns", k=1)),
         "full-softmax": Row("full softmax over all nodes", Shared("all")),
     }
 

@@ -96,11 +96,12 @@ class _Run:
         self.k = negatives_per_edge(cell.row.method, recipe.k)
         self.encoder = Encoder(
             recipe.encoder,
-            problem.features.shape[1],
+            problem.data.features.shape[1] and problem.features.shape[1],
             recipe.hidden,
             recipe.layers,
             recipe.dropout,
             recipe.temperature,
+            problem.data.num_nodes,
         )
         self.scorer = make_scorer(recipe.scorer, recipe.hidden)
         self.model = nn.ModuleList([self.encoder, self.scorer])

@@ -156,7 +156,9 @@ def table_of(table: CandidateTable, src: Tensor, dst: Tensor) -> int | None:
     """
     version = table.version
     for one in (version, version - 1):
-        if bool((table.ids[one % 2][src].flatten(1) == dst.unsqueeze(1)).any(1).all()):
+        owner, place = table.spread(src)
+        hit = owner[(table.ids[one % 2][place] == dst[owner].unsqueeze(1)).any(1)]
+        if hit.unique().numel() == src.numel():
             return one
     return None
 
@@ -178,6 +180,7 @@ class _Soak:
             self.g,
             self.embed,
             k=5,
+            uniform_share=0.0,  # each negative tells which table it is from
             seed=setting.seed,
             resources=Resources(background=setting.background),
         )

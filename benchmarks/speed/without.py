@@ -28,8 +28,8 @@ def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
         setattr(owner, name, before)
 
 
-def _ids_of_all(self: TableSampler, relation: Relation, src: Tensor) -> Tensor:
-    return relation.table.draw(src, generator=self._call_generator()).ids
+def _ids_of_all(self: TableSampler, relation: Relation, src: Tensor, dst: Tensor | None) -> Tensor:
+    return relation.rows.draw(src, dst, generator=self._call_generator()).ids
 
 
 @contextmanager

@@ -55,12 +55,12 @@ def test_without_a_kill_errors_are_not_swallowed(monkeypatch):
 
 
 def test_the_age_of_negatives():
-    table = CandidateTable(3, 1, 1)
+    table = CandidateTable(torch.tensor([1, 2, 1]), 1)
     rows = torch.arange(3)
 
     def publish(node):
-        ids = torch.full((3, 1, 1), node)
-        table.write(rows, Candidates(ids, ids, ids))
+        ids = torch.full((3, 2, 1), node)
+        table.write(rows, Candidates(ids, ids))
         table.publish()
 
     publish(7)

@@ -1,5 +1,6 @@
 import csv
 from contextlib import nullcontext
+from dataclasses import replace
 
 import pytest
 import torch
@@ -33,8 +34,10 @@ def test_two_sizes_give_files_ratios_and_an_exponent(tmp_path, capsys):
         assert share == pytest.approx(float(row["refresh later"]) / own)
         parts = sum(float(row[f"refresh {part}"]) for part in ("embed", "fit", "table"))
         assert parts == pytest.approx(float(row["refresh later"]), rel=0.2)
-        # ids, log ratios and levels of two buffers with 8 groups of 2, and four counters
-        table = 2 * 8 * 2 * (4 + 2 + 1) * int(row["nodes"]) + 32
+        # Ids and levels of two buffers, a group of one for each edge; starts; four counters.
+        nodes = int(row["nodes"])
+        degrees = load_problem(replace(TINY, nodes=nodes), 0).graph.out_degrees()
+        table = 2 * (4 + 1) * int(degrees.clamp(min=1).sum()) + 8 * (nodes + 1) + 32
         assert float(row["table MB"]) == pytest.approx(table / 1e6)
     text = (tmp_path / "results.md").read_text(encoding="utf-8")
     assert "exponent in N of" in text

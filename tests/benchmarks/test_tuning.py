@@ -44,7 +44,7 @@ def test_every_row_has_six_settings_of_which_four_are_shared():
 
 @pytest.mark.parametrize(("name", "place"), OWN)
 def test_own_settings_run_and_change_the_result(name, place):
-    row = default_rows(Training(epochs=3))[name]
+    row = default_rows(Training(epochs=6))[name]
     problem = load_problem("tiny", row.training, 0, False, Folders())
     other, default = (
         train(problem, Cell("tiny", one, 0)) for one in (SETTINGS[name][place].of(row), row)
