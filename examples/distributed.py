@@ -120,9 +120,12 @@ def train(args: argparse.Namespace) -> None:
     embedder = Embedder(g, model.module)
     negatives = DMNSSampler(g, embedder, k=args.k, seed=args.seed)
     everything = torch.ones(g.num_edges(), dtype=torch.bool)
+    eids = dgl.distributed.edge_split(everything, g.get_partition_book(), force_even=True)
+    # Before the loader, which sends the sampler away at once: this may make tables of another size.
+    negatives.attach(optimizer, every=max(1, len(eids) // args.batch_size))
     loader = DistEdgeDataLoader(
         g,
-        dgl.distributed.edge_split(everything, g.get_partition_book(), force_even=True),
+        eids,
         NeighborSampler([10, 10]),
         exclude="reverse_id",
         reverse_eids=reverse_edges(g),
@@ -131,7 +134,6 @@ def train(args: argparse.Namespace) -> None:
         shuffle=True,
         drop_last=True,  # as many batches for every trainer, so all refresh after the same step
     )
-    negatives.attach(optimizer, every=loader.expected_idxs)
     started = time.perf_counter()
     for _ in range(args.epochs):
         for inputs, positive, negative, blocks in loader:
