@@ -26,9 +26,10 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from dgl_dmns.core.gaussians import LevelGaussians
+from dgl_dmns.core.generator import DiffusionGenerator
 from dgl_dmns.core.modes import in_float32, shielded
-from dgl_dmns.core.pools import PoolDraw, PoolSettings, mixture_of_levels, mixture_of_parts
-from dgl_dmns.core.rules import Nearest, Rule
+from dgl_dmns.core.pools import PoolDraw, PoolSettings
+from dgl_dmns.core.rules import Nearest, Part, Rule
 from dgl_dmns.core.snapshot import Snapshot, rows_of
 from dgl_dmns.core.table import NO_LEVEL, Candidates
 
@@ -141,10 +142,8 @@ class NodeDistribution:
         self._measure(queries)
         snapshot, parts = self.snapshot, []
         known = snapshot.known.contains(queries.unsqueeze(1), nodes.unsqueeze(0))
-        for rows, of in zip(
-            queries.split(max(1, _CELLS // max(1, nodes.numel()))),
-            known.split(max(1, _CELLS // max(1, nodes.numel()))),
-        ):
+        step = max(1, _CELLS // max(1, nodes.numel()))
+        for rows, of in zip(queries.split(step), known.split(step)):
             score = density = None
             if self.rule.uses_scores:
                 score = snapshot.scores(rows.unsqueeze(0), nodes.unsqueeze(0)).squeeze(0)
@@ -216,7 +215,9 @@ class NodeDistribution:
             lam = self.settings.lam * self.snapshot.model.tempering
             norm = norms[:levels]
             ratio = (density * lam - norm).nan_to_num_(nan=-math.inf)
-            mixture = mixture_of_levels(self._beside(ratio, rows, known), norm, self.snapshot.model)
+            mixture = _mixture_of_levels(
+                self._beside(ratio, rows, known), norm, self.snapshot.model
+            )
         assert not isinstance(self.rule, Nearest)
         parts = []
         for part, norm in zip(
@@ -226,7 +227,7 @@ class NodeDistribution:
             if self.rule.uses_scores:  # else it is the levels' mixture, of a node in the pool
                 ratio = self._beside(ratio, rows, known)
             parts.append(part._replace(logits=ratio))
-        return mixture_of_parts(parts)
+        return _mixture_of_parts(parts)
 
     def _beside(self, ratio: Tensor, rows: Tensor, known: Tensor) -> Tensor:
         """Log ratios over a pool, as of a node that stands in that pool."""
@@ -257,3 +258,23 @@ class NodeDistribution:
     def _draw(self, rows: Tensor, generator: torch.Generator | None) -> PoolDraw:
         assert not isinstance(self.rule, Nearest)
         return PoolDraw(self.rule, self.settings, self.snapshot, rows, 1, generator)
+
+
+def _mixture_of_levels(ratio: Tensor, norm: Tensor, model: DiffusionGenerator) -> Tensor:
+    """Log ratio of the mixture of levels; 0 where the levels' norms are infinite.
+
+    Args:
+        ratio: log ratios of the levels, shape [L, ..].
+        norm: their norms, of a shape that broadcasts.
+        model: the generator.
+    """
+    share = ratio.new_tensor(model.levels.mixture_shares).log()
+    mixture = (ratio + share.view(-1, *[1] * (ratio.dim() - 1))).logsumexp(0)
+    return mixture.masked_fill_(norm[0] == math.inf, 0.0)
+
+
+def _mixture_of_parts(parts: list[Part]) -> Tensor:
+    """Log ratio of a rule's mixture, of parts whose logits are log ratios."""
+    if len(parts) == 1:
+        return parts[0].logits
+    return torch.stack([part.logits + math.log(part.share) for part in parts]).logsumexp(0)

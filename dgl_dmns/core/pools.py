@@ -34,12 +34,11 @@ from torch.nn.functional import pad
 from dgl_dmns.checks import as_integer, as_number
 from dgl_dmns.core.choice import distinct_pools, draw_distinct
 from dgl_dmns.core.gaussians import LevelGaussians
-from dgl_dmns.core.generator import DiffusionGenerator
 from dgl_dmns.core.rules import Hardest, Part, PoolRule
 from dgl_dmns.core.snapshot import Snapshot, rows_of
 from dgl_dmns.core.table import BYTES_PER_CANDIDATE, NO_LEVEL, Candidates
 
-__all__ = ["CELLS", "PoolDraw", "PoolSettings", "mixture_of_levels", "mixture_of_parts"]
+__all__ = ["CELLS", "PoolDraw", "PoolSettings"]
 
 CELLS = 1 << 16
 """(query, pool member) cells that are weighed at a time: what is in between fits a cache."""
@@ -342,26 +341,6 @@ class PoolDraw:
         if self.unstable is not None:  # no level claims anything
             tags[-1].masked_fill_(~(tags > 0).any(0), 1.0)
         return tags
-
-
-def mixture_of_levels(ratio: Tensor, norm: Tensor, model: DiffusionGenerator) -> Tensor:
-    """Log ratio of the mixture of levels; 0 where the levels' norms are infinite.
-
-    Args:
-        ratio: log ratios of the levels, shape [L, ..].
-        norm: their norms, of a shape that broadcasts.
-        model: the generator.
-    """
-    share = ratio.new_tensor(model.levels.mixture_shares).log()
-    mixture = (ratio + share.view(-1, *[1] * (ratio.dim() - 1))).logsumexp(0)
-    return mixture.masked_fill_(norm[0] == math.inf, 0.0)
-
-
-def mixture_of_parts(parts: list[Part]) -> Tensor:
-    """Log ratio of a rule's mixture, of parts whose logits are log ratios."""
-    if len(parts) == 1:
-        return parts[0].logits
-    return torch.stack([part.logits + math.log(part.share) for part in parts]).logsumexp(0)
 
 
 def _draw_levels(

@@ -107,18 +107,10 @@ class TableSampler(NegativeSampler):
     def negatives(self, g: Any, src: Tensor, etype: EdgeType) -> Tensor:  # noqa: D102
         return self._drawn(g, src, None, etype)
 
-    def negatives_for_edges(self, g: Any, src: Tensor, dst: Tensor, etype: EdgeType) -> Tensor:
-        """Negatives of edges: each known edge gets the group of its source whose turn it is.
-
-        Args:
-            g: the graph.
-            src: source ids of the edges, shape [B], int64, on the CPU.
-            dst: destination ids of the edges, shape [B], int64, on the CPU.
-            etype: canonical edge type.
-
-        Returns:
-            Destination ids, shape [B, k], int64.
-        """
+    def negatives_for_edges(  # noqa: D102
+        self, g: Any, src: Tensor, dst: Tensor, etype: EdgeType
+    ) -> Tensor:
+        # Each known edge gets the group of its source whose turn it is.
         return self._drawn(g, src, dst, etype)
 
     def _drawn(self, g: Any, src: Tensor, dst: Tensor | None, etype: EdgeType) -> Tensor:

@@ -135,7 +135,11 @@ def affordable_groups(resources: Resources, rows: Sequence[Rows]) -> int:
             f"a budget of {amount(resources.table_bytes)}; raise it, lower k, or hold fewer edge "
             "types with etypes=..."
         )
-    return max(groups for groups in range(1, most) if size(groups) <= resources.table_bytes)
+    fits = 1
+    while most - fits > 1:
+        middle = (fits + most) // 2
+        fits, most = (middle, most) if size(middle) <= resources.table_bytes else (fits, middle)
+    return fits
 
 
 def check_room(resources: Resources, candidates: int) -> None:
