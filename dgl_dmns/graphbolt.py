@@ -30,7 +30,7 @@ from torch.utils.data import functional_datapipe
 
 from dgl_dmns._compat import require_graphbolt
 from dgl_dmns.checks import as_integer, check_ids
-from dgl_dmns.core.modes import shielded
+from dgl_dmns.core import shielded
 from dgl_dmns.samplers.base import FilteredSampler, NegativeSampler
 from dgl_dmns.samplers.dmns import DMNSSampler
 from dgl_dmns.samplers.graphs import KnownGraph

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from dgl_dmns._compat import require_dgl
-from dgl_dmns.core.modes import callers_device, shielded
+from dgl_dmns.core import callers_device, shielded
 
 _dgl: Any = require_dgl()
 

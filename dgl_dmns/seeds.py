@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from dgl_dmns._compat import require_dgl
-from dgl_dmns.core.seeds import fit_seed
+from dgl_dmns.core import fit_seed
 
 __all__ = ["fit_seed", "seed_all"]
 

@@ -38,10 +38,15 @@ import torch
 from torch import Tensor
 
 from dgl_dmns.checks import as_integer, as_number
-from dgl_dmns.core.known import KnownEdges
-from dgl_dmns.core.pool_softmax import pool_softmax
-from dgl_dmns.core.shared_pool import Barred, SharedPool
-from dgl_dmns.core.snapshot import Scorer, checked_scores, dot_score
+from dgl_dmns.core import (
+    Barred,
+    KnownEdges,
+    Scorer,
+    SharedPool,
+    checked_scores,
+    dot_score,
+    pool_softmax,
+)
 
 __all__ = ["Ends", "Share", "shared_softmax_loss"]
 

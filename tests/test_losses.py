@@ -14,7 +14,7 @@ from torch.autograd.gradcheck import gradcheck
 from torch.nn import functional
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
-from dgl_dmns.core.levels import Levels
+from dgl_dmns.core import Levels
 from dgl_dmns.losses import bce_loss, bpr_loss, multilevel_loss, softmax_loss
 
 SAMPLED: list[Callable[..., Tensor]] = [bce_loss, softmax_loss, bpr_loss]

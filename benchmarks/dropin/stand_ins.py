@@ -18,8 +18,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from dgl_dmns.core import DiffusionGenerator, FitReport, KnownEdges, LevelGaussians
-from dgl_dmns.core.pairs import sample_neighbours
+from dgl_dmns.core import (
+    DiffusionGenerator,
+    FitReport,
+    KnownEdges,
+    LevelGaussians,
+    sample_neighbours,
+)
 from dgl_dmns.samplers import DMNSSampler
 
 __all__ = ["Centre", "NoisedCentre", "StandInSampler"]

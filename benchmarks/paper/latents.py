@@ -24,10 +24,11 @@ from dgl_dmns.core import (
     LevelGaussians,
     level_gaussians,
     noise_to,
+    psi_density,
+    psi_distance,
     sample_chain,
     sample_neighbours,
 )
-from dgl_dmns.core.positivity import psi_density, psi_distance
 
 __all__ = ["LatentSource", "slot_levels"]
 

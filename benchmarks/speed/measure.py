@@ -21,7 +21,7 @@ from benchmarks.dropin.model import Encoder
 from benchmarks.speed.config import CLOCKS, Cell, Row, Setting
 from benchmarks.speed.problem import Problem, load_problem
 from benchmarks.speed.without import WITHOUT, replaced
-from dgl_dmns.core.engine import Stopwatch
+from dgl_dmns.core import Stopwatch
 from dgl_dmns.losses import bce_loss
 from dgl_dmns.samplers import (
     DMNSSampler,

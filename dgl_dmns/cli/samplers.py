@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from dgl_dmns._compat import require_dgl
-from dgl_dmns.core.rules import Blend, Density, Gate, Nearest
+from dgl_dmns.core import Blend, Density, Gate, Nearest
 from dgl_dmns.samplers import (
     AdversarialSampler,
     DMNSSampler,

@@ -26,7 +26,7 @@ from typing import Any
 
 import torch
 
-from dgl_dmns.core.modes import shielded
+from dgl_dmns.core import shielded
 from dgl_dmns.data.embedded import GraphData, dense_graph, embedded_graph, simple_undirected
 
 __all__ = ["DATASET_NAMES", "load_dataset"]

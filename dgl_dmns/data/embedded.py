@@ -34,7 +34,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from dgl_dmns.core.modes import shielded
+from dgl_dmns.core import shielded
 
 __all__ = ["GraphData", "dense_graph", "embedded_graph", "simple_undirected"]
 

@@ -25,8 +25,7 @@ import torch
 from torch import Tensor
 
 from dgl_dmns.checks import as_number, check_object
-from dgl_dmns.core.modes import shielded
-from dgl_dmns.core.seeds import fit_seed
+from dgl_dmns.core import fit_seed, shielded
 from dgl_dmns.data.embedded import GraphData, simple_undirected
 
 __all__ = ["EdgeSplit", "RankingSplit", "official_split", "split_directed", "split_pairs"]

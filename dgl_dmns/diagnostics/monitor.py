@@ -19,8 +19,7 @@ import pandas as pd
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from dgl_dmns.core.engine import RefreshReport
-from dgl_dmns.core.snapshot import Snapshot
+from dgl_dmns.core import RefreshReport, Snapshot
 from dgl_dmns.diagnostics.measures import percentiles
 from dgl_dmns.diagnostics.observation import Observation, observe
 from dgl_dmns.diagnostics.signs import NegativesWarning, Sign, Thresholds, signs

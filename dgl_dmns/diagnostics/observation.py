@@ -19,15 +19,18 @@ from torch import Tensor
 
 from dgl_dmns.archives import read_arrays, write_arrays
 from dgl_dmns.checks import as_integer
-from dgl_dmns.core.diffusion import level_gaussians
-from dgl_dmns.core.known import KnownEdges
-from dgl_dmns.core.modes import shielded
-from dgl_dmns.core.pairs import sample_neighbours
-from dgl_dmns.core.positivity import psi_distance
-from dgl_dmns.core.predictor import AffineNoisePredictor
-from dgl_dmns.core.seeds import fit_seed
-from dgl_dmns.core.snapshot import Snapshot, dot_score
-from dgl_dmns.core.table import NO_LEVEL
+from dgl_dmns.core import (
+    NO_LEVEL,
+    AffineNoisePredictor,
+    KnownEdges,
+    Snapshot,
+    dot_score,
+    fit_seed,
+    level_gaussians,
+    psi_distance,
+    sample_neighbours,
+    shielded,
+)
 from dgl_dmns.diagnostics.measures import percentiles
 
 if TYPE_CHECKING:

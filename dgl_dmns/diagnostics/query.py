@@ -11,7 +11,7 @@ import torch
 
 from dgl_dmns.archives import read_arrays, write_arrays
 from dgl_dmns.checks import as_integer
-from dgl_dmns.core.modes import shielded
+from dgl_dmns.core import shielded
 
 if TYPE_CHECKING:
     from dgl_dmns.samplers import DMNSSampler

@@ -10,10 +10,7 @@ import torch
 from torch import Tensor
 
 from dgl_dmns.checks import check_ids, check_tensor
-from dgl_dmns.core.known import KnownEdges
-from dgl_dmns.core.modes import shielded
-from dgl_dmns.core.seeds import fit_seed
-from dgl_dmns.core.table import NO_LEVEL
+from dgl_dmns.core import NO_LEVEL, KnownEdges, fit_seed, shielded
 from dgl_dmns.diagnostics.measures import entropy, gini, percentiles, top_share
 from dgl_dmns.diagnostics.observation import Observation, observe
 

@@ -9,9 +9,7 @@ import torch
 from torch import Tensor
 
 from dgl_dmns.checks import as_integer
-from dgl_dmns.core.known import KnownEdges
-from dgl_dmns.core.modes import shielded
-from dgl_dmns.core.seeds import fit_seed
+from dgl_dmns.core import KnownEdges, fit_seed, shielded
 from dgl_dmns.evaluate.checks import check_ids, check_shape, check_tensors
 from dgl_dmns.evaluate.fixed import FixedNegatives
 

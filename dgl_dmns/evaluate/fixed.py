@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from dgl_dmns.checks import as_integer
-from dgl_dmns.core.known import KnownEdges
+from dgl_dmns.core import KnownEdges
 from dgl_dmns.evaluate.checks import Score, check_ids, check_shape, check_tensors
 from dgl_dmns.evaluate.ranking import candidate_ranking, ranking_metrics, ranks
 

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from dgl_dmns.checks import as_integer, as_number
-from dgl_dmns.core.modes import shielded
+from dgl_dmns.core import shielded
 from dgl_dmns.evaluate.checks import (
     Score,
     check_ids,

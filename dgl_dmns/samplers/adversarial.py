@@ -30,12 +30,18 @@ from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
 from dgl_dmns.checks import as_integer, as_number
-from dgl_dmns.core.engine import TableReport
-from dgl_dmns.core.generator import FitReport
-from dgl_dmns.core.known import KnownEdges
-from dgl_dmns.core.pools import PoolSettings
-from dgl_dmns.core.rules import SelfAdversarial
-from dgl_dmns.core.snapshot import Scorer, Snapshot, called_scorer, checked_scores, dot_score
+from dgl_dmns.core import (
+    FitReport,
+    KnownEdges,
+    PoolSettings,
+    Scorer,
+    SelfAdversarial,
+    Snapshot,
+    TableReport,
+    called_scorer,
+    checked_scores,
+    dot_score,
+)
 from dgl_dmns.messages import warn
 from dgl_dmns.samplers.refreshing import Encoder, RefreshingSampler
 from dgl_dmns.samplers.relation import Relation

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from dgl_dmns.checks import check_ids
-from dgl_dmns.core.known import KnownEdges
-from dgl_dmns.core.sharing import share
+from dgl_dmns.core import KnownEdges, share
 from dgl_dmns.messages import warn
 
 if TYPE_CHECKING:

@@ -8,9 +8,10 @@ id type of the graph, on the device of the edge ids.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import copy
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Union
+from typing import TYPE_CHECKING, Any, ClassVar, Union
 
 import torch
 from torch import Tensor
@@ -18,10 +19,9 @@ from torch.utils.data import get_worker_info
 
 from dgl_dmns._compat import require_dgl
 from dgl_dmns.checks import as_integer, check_ids, check_object
-from dgl_dmns.core.known import KnownEdges
-from dgl_dmns.core.modes import shielded
-from dgl_dmns.core.sharing import Folder
+from dgl_dmns.core import Draw, Folder, KnownEdges, Look, Snapshot, shielded
 from dgl_dmns.messages import warn
+from dgl_dmns.samplers.encoder import Embeddings, check_embeddings
 from dgl_dmns.samplers.graphs import KnownGraph, check_graph, check_has_edges, edges_of, ends_of
 from dgl_dmns.samplers.identity import GraphIdentity
 from dgl_dmns.samplers.shared_loss import SharedLoss
@@ -207,6 +207,39 @@ class NegativeSampler(SharedLoss, _Base):  # type: ignore[misc]
         chosen = self.negatives(g, nodes.to("cpu", torch.int64), canonical)
         return chosen.to(nodes.device, nodes.dtype)
 
+    def look(self, etype: EdgeName | None = None, embeddings: Embeddings | None = None) -> Look:
+        """What the sampler holds now for an edge type, for whoever looks at its negatives.
+
+        Args:
+            etype: edge type; may be left out where the sampler holds one.
+            embeddings: shape [N, D], or a dict of those by node type, to score negatives with; of
+                the sampler's encoder, if it has one, where not given.
+
+        Raises:
+            ValueError: if the edge type has to be named, or embeddings do not fit.
+            RuntimeError: before the first refresh.
+        """
+        raise NotImplementedError
+
+    def _held(self, etype: EdgeName | None) -> EdgeType:
+        """The canonical name of an edge type that is held."""
+        held = list(self.known_by_type)
+        if etype is None and len(held) != 1:
+            raise ValueError(f"etype: the sampler holds edge types {held}; name one of them")
+        return held[0] if etype is None else canonical_edge_type(etype, held, "etype")
+
+    def _drawing(self, etype: EdgeType) -> Draw:
+        """A function that draws as a call does; a copy draws, so that no trace is left."""
+        copied = copy.deepcopy(self)
+        graph = KnownGraph(self.known_by_type)
+
+        def draw(src: Tensor, dst: Tensor | None) -> Tensor:
+            if dst is None:
+                return copied.negatives(graph, src, etype)
+            return copied.negatives_for_edges(graph, src, dst, etype)
+
+        return draw
+
     @shielded
     def stats(self, **arguments: Any) -> pd.DataFrame:
         """How hard, how varied and how false the negatives are that the sampler holds now.
@@ -286,6 +319,33 @@ class FilteredSampler(NegativeSampler):
         with shared_memory_for(g.canonical_etypes):
             self.known_by_type = {etype: known_edges(g, etype) for etype in g.canonical_etypes}
         self._identity.made_for(g, g.canonical_etypes)
+
+    _uniform: ClassVar[bool] = False  # whether all negatives are
+
+    @shielded
+    def look(  # noqa: D102
+        self, etype: EdgeName | None = None, embeddings: Embeddings | None = None
+    ) -> Look:
+        held = self._held(etype)
+        known = self.known_by_type[held]
+        snapshot = None
+        if embeddings is not None:
+            counts = {held[0]: known.num_src, held[2]: known.num_dst}
+            plain = len(counts) == 1 and not isinstance(embeddings, Mapping)
+            h = check_embeddings(embeddings, counts, homogeneous=plain)
+            snapshot = Snapshot.take(h[held[0]], h[held[2]], known, None, None)
+        return Look(
+            name=type(self).__name__,
+            etype=held,
+            known=known,
+            version=0,
+            snapshot=snapshot,
+            rows=None,
+            uniform=self._uniform,
+            lam=1.0,
+            behind=(None, None, None),
+            draw=lambda: self._drawing(held),
+        )
 
     def known_of(self, g: Any, etype: EdgeType) -> KnownEdges:
         """The known edges of a type, if the graph is still the one the sampler was made for.

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from dgl_dmns.checks import as_integer, as_number, type_name
-from dgl_dmns.core.engine import Stopwatch
+from dgl_dmns.core import Stopwatch
 
 __all__ = ["Cadence", "check_optimizer", "passes_of", "steps_of_a_pass"]
 

@@ -10,20 +10,28 @@ import torch
 from torch import Tensor, nn
 
 from dgl_dmns.checks import as_integer, as_number, check_ids, check_object
-from dgl_dmns.core.by_level import draw_by_level
-from dgl_dmns.core.curriculum import Curriculum, check_curriculum
-from dgl_dmns.core.engine import build_table
-from dgl_dmns.core.generator import DiffusionGenerator, FitReport
-from dgl_dmns.core.known import KnownEdges
-from dgl_dmns.core.levels import Levels
-from dgl_dmns.core.modes import in_float32, shielded
-from dgl_dmns.core.pools import PoolSettings
-from dgl_dmns.core.predictor import AffineNoisePredictor, NoisePredictor
-from dgl_dmns.core.rows import RowDraws
-from dgl_dmns.core.rules import Blend, Rule, check_rule
-from dgl_dmns.core.schedule import NoiseSchedule
-from dgl_dmns.core.space import SpaceKind
-from dgl_dmns.core.table import CandidateTable
+from dgl_dmns.core import (
+    AffineNoisePredictor,
+    Blend,
+    CandidateTable,
+    Curriculum,
+    DiffusionGenerator,
+    FitReport,
+    KnownEdges,
+    Levels,
+    NoisePredictor,
+    NoiseSchedule,
+    PoolSettings,
+    RowDraws,
+    Rule,
+    SpaceKind,
+    build_table,
+    check_curriculum,
+    check_rule,
+    draw_by_level,
+    in_float32,
+    shielded,
+)
 from dgl_dmns.samplers.base import EdgeName
 from dgl_dmns.samplers.encoder import Embeddings
 from dgl_dmns.samplers.models import Models, check_queries

@@ -11,8 +11,7 @@ from typing import Any
 
 import torch
 
-from dgl_dmns.core.pools import PoolSettings
-from dgl_dmns.core.rules import Hardest, SelfAdversarial
+from dgl_dmns.core import Hardest, PoolSettings, SelfAdversarial
 from dgl_dmns.samplers.base import EdgeName
 from dgl_dmns.samplers.refreshing import Encoder, RefreshingSampler, Source
 from dgl_dmns.samplers.relation import NegativesPerEdge, Scorers

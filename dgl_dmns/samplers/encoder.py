@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dgl_dmns._compat import is_distributed
 from dgl_dmns.checks import type_name
-from dgl_dmns.core.modes import callers_device
+from dgl_dmns.core import callers_device
 from dgl_dmns.messages import first_line
 from dgl_dmns.samplers.held_modules import eval_mode, modules_behind
 

@@ -10,11 +10,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from dgl_dmns.core.distribution import NodeDistribution
-from dgl_dmns.core.engine import TableReport, fill_table
-from dgl_dmns.core.generator import FitReport
-from dgl_dmns.core.sharpness import sharpened
-from dgl_dmns.core.snapshot import Snapshot
+from dgl_dmns.core import FitReport, NodeDistribution, Snapshot, TableReport, fill_table, sharpened
 from dgl_dmns.samplers.relation import Relation
 from dgl_dmns.samplers.stateful import StatefulSampler
 

@@ -12,7 +12,7 @@ from dgl_dmns._compat import is_distributed
 from dgl_dmns.checks import type_name
 
 if TYPE_CHECKING:
-    from dgl_dmns.core.known import KnownEdges
+    from dgl_dmns.core import KnownEdges
 
 __all__ = ["KnownGraph", "check_graph", "check_has_edges", "edges_of", "ends_of"]
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-from dgl_dmns.core.known import KnownEdges
+from dgl_dmns.core import KnownEdges
 from dgl_dmns.messages import warn
 from dgl_dmns.samplers.graphs import ends_of
 

@@ -13,14 +13,17 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor
 
-from dgl_dmns.core.distribution import NodeDistribution
-from dgl_dmns.core.generator import DiffusionGenerator
-from dgl_dmns.core.known import KnownEdges
-from dgl_dmns.core.mixture import FilteredDraws
-from dgl_dmns.core.modes import shielded
-from dgl_dmns.core.rules import Rule
-from dgl_dmns.core.snapshot import Scorer
-from dgl_dmns.core.table import Candidates, CandidateTable
+from dgl_dmns.core import (
+    Candidates,
+    CandidateTable,
+    DiffusionGenerator,
+    FilteredDraws,
+    KnownEdges,
+    NodeDistribution,
+    Rule,
+    Scorer,
+    shielded,
+)
 from dgl_dmns.samplers.asked import Asked, checked_pairs
 from dgl_dmns.samplers.base import EdgeName, EdgeType, NegativeSampler, canonical_edge_type
 from dgl_dmns.samplers.negative_pairs import negative_pairs

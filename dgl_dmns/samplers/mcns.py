@@ -33,13 +33,17 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from dgl_dmns.checks import as_integer, as_number
-from dgl_dmns.core.depth_first import DepthFirstProposal, ListWeights
-from dgl_dmns.core.engine import TableReport
-from dgl_dmns.core.modes import shielded
-from dgl_dmns.core.pools import PoolSettings
-from dgl_dmns.core.rules import Rule
-from dgl_dmns.core.sharing import share
-from dgl_dmns.core.table import NO_LEVEL, Candidates
+from dgl_dmns.core import (
+    NO_LEVEL,
+    Candidates,
+    DepthFirstProposal,
+    ListWeights,
+    PoolSettings,
+    Rule,
+    TableReport,
+    share,
+    shielded,
+)
 from dgl_dmns.messages import warn
 from dgl_dmns.samplers.base import EdgeName, check_k
 from dgl_dmns.samplers.refreshing import Encoder, RefreshingSampler

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from dgl_dmns.checks import as_number
-from dgl_dmns.core.generator import DiffusionGenerator
+from dgl_dmns.core import DiffusionGenerator
 from dgl_dmns.samplers.relation import Relation
 
 __all__ = ["Models", "check_queries"]

@@ -14,10 +14,7 @@ import torch
 from torch import Tensor
 
 from dgl_dmns.checks import as_number
-from dgl_dmns.core.mixture import FilteredDraws
-from dgl_dmns.core.modes import shielded
-from dgl_dmns.core.sharing import share
-from dgl_dmns.core.weighted import WeightedFallback
+from dgl_dmns.core import FilteredDraws, WeightedFallback, share, shielded
 from dgl_dmns.samplers.base import EdgeType, FilteredSampler
 from dgl_dmns.samplers.graphs import edges_of
 

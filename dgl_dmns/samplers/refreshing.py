@@ -11,7 +11,7 @@ A refresh, in its place or in the background, changes everything or nothing, see
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -22,9 +22,19 @@ from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 from tqdm import tqdm
 
-from dgl_dmns.core.distribution import NodeDistribution, check_tractable
-from dgl_dmns.core.engine import RefreshReport, Stopwatch, TypeReport
-from dgl_dmns.core.modes import callers_device, in_float32, outside_inference_mode, shielded
+from dgl_dmns.core import (
+    Look,
+    NodeDistribution,
+    RefreshReport,
+    Snapshot,
+    Stopwatch,
+    TypeReport,
+    callers_device,
+    check_tractable,
+    in_float32,
+    outside_inference_mode,
+    shielded,
+)
 from dgl_dmns.messages import about
 from dgl_dmns.samplers.background import Staleness, Task
 from dgl_dmns.samplers.base import EdgeName, EdgeType
@@ -101,6 +111,34 @@ class RefreshingSampler(FillingSampler):
                 "refresh() or attach()"
             )
         return found
+
+    @shielded
+    def look(  # noqa: D102
+        self, etype: EdgeName | None = None, embeddings: Embeddings | None = None
+    ) -> Look:
+        relation = self.relation(self._held(etype))
+        if relation.table.version == 0:
+            raise RuntimeError(
+                "sampler: it has not been refreshed, so that its negatives are uniform; call "
+                "refresh() or attach() first"
+            )
+        if isinstance(embeddings, Mapping) and self.homogeneous:
+            (embeddings,) = embeddings.values()
+        h = self._embeddings(embeddings)
+        ends = h[relation.etype[0]], h[relation.etype[2]]
+        behind = self.staleness
+        return Look(
+            name=type(self).__name__,
+            etype=relation.etype,
+            known=relation.known,
+            version=relation.table.version,
+            snapshot=Snapshot.take(*ends, relation.known, relation.frozen().scorer, relation.model),
+            rows=relation.rows,
+            uniform=False,
+            lam=self.settings.lam,
+            behind=(behind.refreshes, behind.steps, behind.age),
+            draw=lambda: self._drawing(relation.etype),
+        )
 
     @shielded
     def positive_log_ratio(self, positives: Any) -> Any:

@@ -13,15 +13,20 @@ import torch
 from torch import Tensor, nn
 
 from dgl_dmns.checks import check_ids, check_object
-from dgl_dmns.core.distribution import NodeDistribution
-from dgl_dmns.core.generator import DiffusionGenerator
-from dgl_dmns.core.known import KnownEdges
-from dgl_dmns.core.pools import PoolSettings
-from dgl_dmns.core.repair import carry_over
-from dgl_dmns.core.rows import RowDraws, row_sizes
-from dgl_dmns.core.snapshot import Scorer, dot_score
-from dgl_dmns.core.table import CandidateTable
-from dgl_dmns.core.turns import MOST_PASSES, Turns
+from dgl_dmns.core import (
+    MOST_PASSES,
+    CandidateTable,
+    DiffusionGenerator,
+    KnownEdges,
+    NodeDistribution,
+    PoolSettings,
+    RowDraws,
+    Scorer,
+    Turns,
+    carry_over,
+    dot_score,
+    row_sizes,
+)
 from dgl_dmns.samplers.base import (
     EdgeName,
     EdgeType,

@@ -10,9 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from dgl_dmns.checks import as_integer, type_name
-from dgl_dmns.core.engine import CHUNK_BYTES
-from dgl_dmns.core.sharing import SHARED, amount, free_in, free_memory
-from dgl_dmns.core.table import BYTES_PER_CANDIDATE
+from dgl_dmns.core import BYTES_PER_CANDIDATE, CHUNK_BYTES, SHARED, amount, free_in, free_memory
 
 __all__ = ["Resources", "Rows", "affordable_groups", "check_room", "groups_with_room"]
 

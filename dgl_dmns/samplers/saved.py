@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from dgl_dmns.checkpoint import read_state, write_state
-from dgl_dmns.core.modes import shielded
+from dgl_dmns.core import shielded
 from dgl_dmns.samplers.base import EdgeType
 from dgl_dmns.samplers.encoder import Embeddings, check_embeddings
 from dgl_dmns.samplers.lookup import TableSampler

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dgl_dmns.core.snapshot import Snapshot
+from dgl_dmns.core import Snapshot
 from dgl_dmns.messages import warn
 from dgl_dmns.samplers.base import EdgeType
 from dgl_dmns.samplers.held_modules import modules_behind

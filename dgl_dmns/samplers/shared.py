@@ -12,10 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dgl_dmns.core.choice import first_above
-from dgl_dmns.core.known import KnownEdges
-from dgl_dmns.core.mixture import FilteredDraws
-from dgl_dmns.core.sharing import share
+from dgl_dmns.core import FilteredDraws, KnownEdges, first_above, share
 from dgl_dmns.samplers.base import EdgeType, FilteredSampler
 from dgl_dmns.samplers.graphs import edges_of
 

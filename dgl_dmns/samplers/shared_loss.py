@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from dgl_dmns.core.known import KnownEdges
-from dgl_dmns.core.mixture import FilteredDraws
+from dgl_dmns.core import FilteredDraws, KnownEdges
 from dgl_dmns.shared_softmax import Share, shared_softmax_loss
 
 if TYPE_CHECKING:
-    from dgl_dmns.core.snapshot import Scorer
+    from dgl_dmns.core import Scorer
     from dgl_dmns.samplers.base import EdgeType
     from dgl_dmns.samplers.batches import PairBatch
     from dgl_dmns.samplers.relation import Scorers

@@ -14,10 +14,7 @@ import torch
 from torch import Tensor
 
 from dgl_dmns.checks import check_object
-from dgl_dmns.core.modes import shielded
-from dgl_dmns.core.pools import PoolSettings
-from dgl_dmns.core.rules import Rule, check_rule
-from dgl_dmns.core.seeds import fit_seed
+from dgl_dmns.core import PoolSettings, Rule, check_rule, fit_seed, shielded
 from dgl_dmns.samplers.asked import Asked
 from dgl_dmns.samplers.base import EdgeName, EdgeType, shared_memory_for
 from dgl_dmns.samplers.encoder import (

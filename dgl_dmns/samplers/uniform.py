@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from dgl_dmns.core.mixture import FilteredDraws
+from dgl_dmns.core import FilteredDraws
 from dgl_dmns.samplers.base import EdgeType, FilteredSampler
 
 __all__ = ["UniformSampler"]
@@ -34,6 +34,8 @@ class UniformSampler(FilteredSampler):
         >>> UniformSampler(g, k=2)(g, torch.tensor([0, 1]))
         (tensor([0, 0, 1, 1]), tensor([2, 2, 0, 0]))
     """
+
+    _uniform = True
 
     def negatives(self, g: Any, src: Tensor, etype: EdgeType) -> Tensor:  # noqa: D102
         return self.known_of(g, etype).uniform(src, self.k, generator=self._call_generator())

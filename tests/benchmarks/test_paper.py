@@ -16,8 +16,7 @@ from benchmarks.paper.published import published
 from benchmarks.paper.rows import ROW_NAMES, main_rows
 from benchmarks.paper.terms import Terms, real_scores
 from benchmarks.paper.train import run_cell, train
-from dgl_dmns.core import LevelGaussians
-from dgl_dmns.core.positivity import psi_density, psi_distance
+from dgl_dmns.core import LevelGaussians, psi_density, psi_distance
 from dgl_dmns.losses import multilevel_loss
 
 SHORT = Training(epochs=2)

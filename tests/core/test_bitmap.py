@@ -5,9 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dgl_dmns.core import bitmap
-from dgl_dmns.core.bitmap import PairBitmap
-from dgl_dmns.core.known import KnownEdges
+from dgl_dmns.core import KnownEdges, PairBitmap, bitmap
 
 
 @pytest.mark.parametrize("pairs", [0, 1, 9, 5000, 40_000])

@@ -1,7 +1,7 @@
 import torch
 from scipy.stats import chisquare
 
-from dgl_dmns.core.choice import draw_distinct, first_above
+from dgl_dmns.core import draw_distinct, first_above
 
 
 def rng(seed: int) -> torch.Generator:

@@ -9,8 +9,7 @@ import torch
 from drawn import assert_drawn_from
 from torch import Tensor
 
-from dgl_dmns.core.depth_first import DepthFirstProposal
-from dgl_dmns.core.known import KnownEdges
+from dgl_dmns.core import DepthFirstProposal, KnownEdges
 
 
 @pytest.fixture(autouse=True)

@@ -9,20 +9,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from dgl_dmns.core.diffusion import (
+from dgl_dmns.core import (
+    AffineNoisePredictor,
+    FiLMPredictor,
+    MLPPredictor,
+    NoisePredictor,
+    NoiseSchedule,
     diffusion_loss,
     level_gaussians,
     noise_to,
     reverse_step,
     sample_chain,
 )
-from dgl_dmns.core.predictor import (
-    AffineNoisePredictor,
-    FiLMPredictor,
-    MLPPredictor,
-    NoisePredictor,
-)
-from dgl_dmns.core.schedule import NoiseSchedule
 
 TWO_STEPS = NoiseSchedule(torch.tensor([0.36, 0.4375], dtype=torch.float64))
 

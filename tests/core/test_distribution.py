@@ -23,8 +23,8 @@ from dgl_dmns.core import (
     PoolSettings,
     SelfAdversarial,
     Snapshot,
+    fill_table,
 )
-from dgl_dmns.core.engine import fill_table
 
 NODES = 20
 SHARE = 0.3

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from dgl_dmns.core.effective import effective_size, exponent_for
+from dgl_dmns.core import effective_size, exponent_for
 
 
 def densities(scale: float) -> torch.Tensor:

@@ -36,15 +36,15 @@ from dgl_dmns.core import (
     MLPPredictor,
     Nearest,
     NodeDistribution,
+    PoolDraw,
     PoolSettings,
     Rule,
     SelfAdversarial,
     Snapshot,
     build_table,
     dot_score,
+    fill_table,
 )
-from dgl_dmns.core.engine import fill_table
-from dgl_dmns.core.pools import PoolDraw
 
 NODES = 12
 WIDTH = 3

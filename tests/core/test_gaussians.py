@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Independent, Normal
 
-from dgl_dmns.core.gaussians import LevelGaussians
+from dgl_dmns.core import LevelGaussians
 
 
 def make(

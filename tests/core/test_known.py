@@ -11,9 +11,7 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 from torch import Tensor
 
-from dgl_dmns.core import KnownEdges
-from dgl_dmns.core.repair import fill_open_slots
-from dgl_dmns.core.weighted import WeightedFallback
+from dgl_dmns.core import KnownEdges, WeightedFallback, fill_open_slots
 
 
 def brute(edges: KnownEdges, src: Tensor, dst: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from dgl_dmns.core.levels import Levels
+from dgl_dmns.core import Levels
 
 
 def test_defaults_are_the_paper_s() -> None:

@@ -6,9 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from dgl_dmns.core import KnownEdges
+from dgl_dmns.core import FilteredDraws, KnownEdges, known_among
 from dgl_dmns.core import mixture as module
-from dgl_dmns.core.mixture import FilteredDraws, known_among
 
 N = 12
 

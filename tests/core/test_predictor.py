@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dgl_dmns.core.predictor import FiLMPredictor, MLPPredictor, NoisePredictor
+from dgl_dmns.core import FiLMPredictor, MLPPredictor, NoisePredictor
 
 
 def randomise(predictor: NoisePredictor, scale: float = 0.5, seed: int = 0) -> None:

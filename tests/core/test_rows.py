@@ -9,9 +9,17 @@ import torch
 from drawn import assert_drawn_from
 from torch import Tensor
 
-from dgl_dmns.core import NO_LEVEL, Candidates, CandidateTable, KnownEdges, PoolSettings
-from dgl_dmns.core.rows import RowDraws, row_sizes
-from dgl_dmns.core.turns import MOST_PASSES, Turns
+from dgl_dmns.core import (
+    MOST_PASSES,
+    NO_LEVEL,
+    Candidates,
+    CandidateTable,
+    KnownEdges,
+    PoolSettings,
+    RowDraws,
+    Turns,
+    row_sizes,
+)
 
 NODES = 40
 HARD = 1000  # ids from here on stand in the table

@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dgl_dmns.core import Blend, Density, Gate, Hardest, Nearest, SelfAdversarial
-from dgl_dmns.core.rules import PoolRule
+from dgl_dmns.core import Blend, Density, Gate, Hardest, Nearest, PoolRule, SelfAdversarial
 
 RULES = [Density(), Gate(), Blend(), Nearest(), SelfAdversarial(), Hardest()]
 

@@ -8,8 +8,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from dgl_dmns.core.diffusion import noise_to
-from dgl_dmns.core.schedule import NoiseSchedule
+from dgl_dmns.core import NoiseSchedule, noise_to
 
 
 def test_two_steps_by_hand() -> None:

@@ -17,8 +17,9 @@ from dgl_dmns.core import (
     KnownEdges,
     PoolSettings,
     Snapshot,
+    fill_table,
+    queries_at_a_time,
 )
-from dgl_dmns.core.engine import fill_table, queries_at_a_time
 
 NODES = 400
 

@@ -23,7 +23,7 @@ import torch
 
 from dgl_dmns import DMNSSampler, Resources
 from dgl_dmns.cli import main
-from dgl_dmns.core.table import CandidateTable
+from dgl_dmns.core import CandidateTable
 
 NODES = 60
 SMALL: dict[str, Any] = {"warmup_steps": 5, "fit_steps": 2, "batch_pairs": 64, "groups": 2}
@@ -31,7 +31,7 @@ PREAMBLE = """
 import os, resource, signal, sys
 import dgl, torch
 from dgl_dmns import DMNSSampler, Resources
-from dgl_dmns.core.table import CandidateTable
+from dgl_dmns.core import CandidateTable
 
 def die(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)

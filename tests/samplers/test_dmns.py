@@ -30,8 +30,8 @@ from dgl_dmns.core import (
     MLPPredictor,
     Nearest,
     NoiseSchedule,
+    Stopwatch,
 )
-from dgl_dmns.core.engine import Stopwatch
 from dgl_dmns.samplers import DMNSSampler, cadence
 
 NODES = 40

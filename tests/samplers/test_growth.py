@@ -16,8 +16,7 @@ from scipy.stats import chisquare
 from states import same
 from torch import Tensor, nn
 
-from dgl_dmns.core import NO_LEVEL, Hardest, KnownEdges, Nearest
-from dgl_dmns.core.rows import row_sizes
+from dgl_dmns.core import NO_LEVEL, Hardest, KnownEdges, Nearest, row_sizes
 from dgl_dmns.samplers import (
     AdversarialSampler,
     DMNSSampler,

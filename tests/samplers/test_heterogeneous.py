@@ -24,8 +24,7 @@ from scipy.stats import chisquare
 from states import same
 from torch import Tensor, nn
 
-from dgl_dmns.core import Density, FiLMPredictor, Hardest, KnownEdges, NoiseSchedule
-from dgl_dmns.core.snapshot import dot_score
+from dgl_dmns.core import Density, FiLMPredictor, Hardest, KnownEdges, NoiseSchedule, dot_score
 from dgl_dmns.samplers import (
     DMNSSampler,
     DynamicSampler,

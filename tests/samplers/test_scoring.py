@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dgl_dmns import AdversarialSampler, DMNSSampler, DynamicSampler, MCNSSampler
-from dgl_dmns.core.rules import Density
-from dgl_dmns.core.snapshot import Snapshot
+from dgl_dmns.core import Density, Snapshot
 from dgl_dmns.data import embedded_graph
 from dgl_dmns.samplers.scoring import edge_auc
 

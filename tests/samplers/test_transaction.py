@@ -25,9 +25,7 @@ from dgl_dmns import (
     Resources,
     SelfAdversarialSampler,
 )
-from dgl_dmns.core.predictor import FiLMPredictor
-from dgl_dmns.core.rules import Density, Gate, Nearest
-from dgl_dmns.core.table import CandidateTable
+from dgl_dmns.core import CandidateTable, Density, FiLMPredictor, Gate, Nearest
 from dgl_dmns.samplers import refreshing
 
 NODES = 40
