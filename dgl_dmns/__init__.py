@@ -17,11 +17,13 @@ from dgl_dmns._compat import require_dgl, why_unusable
 if TYPE_CHECKING:
     from dgl_dmns.samplers import (
         AdversarialSampler,
+        Diffusion,
         DMNSSampler,
         DynamicSampler,
         InBatchSampler,
         MCNSSampler,
         NegativeSampler,
+        Pools,
         PopularitySampler,
         RefreshingSampler,
         Resources,
@@ -32,10 +34,12 @@ if TYPE_CHECKING:
 __all__ = [
     "AdversarialSampler",
     "DMNSSampler",
+    "Diffusion",
     "DynamicSampler",
     "InBatchSampler",
     "MCNSSampler",
     "NegativeSampler",
+    "Pools",
     "PopularitySampler",
     "RefreshingSampler",
     "Resources",

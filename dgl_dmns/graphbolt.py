@@ -31,10 +31,11 @@ from torch.utils.data import functional_datapipe
 from dgl_dmns._compat import require_graphbolt
 from dgl_dmns.checks import as_integer, check_ids
 from dgl_dmns.core import shielded
-from dgl_dmns.samplers.base import FilteredSampler, NegativeSampler
+from dgl_dmns.samplers.base import NegativeSampler
 from dgl_dmns.samplers.dmns import DMNSSampler
 from dgl_dmns.samplers.graphs import KnownGraph
 from dgl_dmns.samplers.negative_pairs import edge_type_of_key
+from dgl_dmns.samplers.plain import FilteredSampler
 from dgl_dmns.samplers.refreshing import RefreshingSampler
 
 _Base: Any = require_graphbolt().NegativeSampler

@@ -19,11 +19,11 @@ _BETWEEN = ("dgl_dmns", "torch", "dgl", "torchdata", "contextlib", "functools", 
 
 
 def about(function: Function) -> Function:
-    """Name the class of a method's object in warnings that come of the method."""
+    """Name a method's object, its ``subject`` or else its class, in warnings of the method."""
 
     @functools.wraps(function)
     def wrapped(self: Any, *arguments: Any, **named: Any) -> Any:
-        before = _SUBJECT.set(type(self).__name__)
+        before = _SUBJECT.set(getattr(self, "subject", type(self).__name__))
         try:
             return function(self, *arguments, **named)
         finally:

@@ -178,7 +178,7 @@ class Monitor:
         place = relation.rows.first_places(seen.query)
         last = relation.table.hidden().ids[place].flatten(1).long()
         ends = h[etype[0]], h[etype[2]]
-        snapshot = Snapshot.take(*ends, relation.known, relation.frozen().scorer, None)
+        snapshot = Snapshot.take(*ends, relation.known, relation.ends(h).scorer, None)
         score = snapshot.scores(seen.query.unsqueeze(1), last).squeeze(1)
         return {
             "handed_out": relation.table.handed_out(version - 1),

@@ -35,8 +35,8 @@ from dgl_dmns.diagnostics.measures import percentiles
 
 if TYPE_CHECKING:
     from dgl_dmns.samplers import NegativeSampler
-    from dgl_dmns.samplers.base import EdgeName, EdgeType
-    from dgl_dmns.samplers.encoder import Embeddings
+    from dgl_dmns.samplers.embedder import Embeddings
+    from dgl_dmns.samplers.etypes import EdgeName, EdgeType
 
 __all__ = ["Observation", "observe"]
 
@@ -144,7 +144,8 @@ def observe(
         RuntimeError: before the first refresh.
         TypeError: for a sampler of another package.
     """
-    from dgl_dmns.samplers.base import FilteredSampler, canonical_edge_type
+    from dgl_dmns.samplers.etypes import canonical_edge_type
+    from dgl_dmns.samplers.plain import FilteredSampler
     from dgl_dmns.samplers.refreshing import RefreshingSampler
 
     if not isinstance(sampler, (FilteredSampler, RefreshingSampler)):
@@ -169,9 +170,9 @@ def observe(
                 "sampler: it has not been refreshed, so that its negatives are uniform; call "
                 "refresh() or attach() first"
             )
-        h = sampler._embeddings(embeddings)
+        h = sampler._original("look").embedder.embeddings(embeddings)
         negative, level = relation.rows.look(query, generator)
-        scorer, model = relation.frozen().scorer, relation.model
+        scorer, model = relation.ends(h).scorer, relation.model
     else:
         h = _given_embeddings(embeddings, canonical, known)
         negative = _draws(sampler, query, canonical, seed)
@@ -213,7 +214,7 @@ def _sample_queries(known: KnownEdges, count: int, generator: torch.Generator) -
 def _given_embeddings(
     embeddings: Embeddings | None, etype: EdgeType, known: KnownEdges
 ) -> dict[str, Tensor]:
-    from dgl_dmns.samplers.encoder import check_embeddings
+    from dgl_dmns.samplers.embedder import check_embeddings
 
     if embeddings is None:
         raise ValueError(
@@ -226,7 +227,7 @@ def _given_embeddings(
 
 def _draws(sampler: Any, query: Tensor, etype: EdgeType, seed: int) -> Tensor:
     """Ten calls' worth of negatives, drawn from torch's global generator, set back afterwards."""
-    from dgl_dmns.samplers.base import KnownGraph
+    from dgl_dmns.samplers.graphs import KnownGraph
 
     graph = KnownGraph(sampler.known_by_type)
     with torch.random.fork_rng(devices=[]):

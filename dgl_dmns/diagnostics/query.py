@@ -15,8 +15,8 @@ from dgl_dmns.core import shielded
 
 if TYPE_CHECKING:
     from dgl_dmns.samplers import DMNSSampler
-    from dgl_dmns.samplers.base import EdgeName
-    from dgl_dmns.samplers.encoder import Embeddings
+    from dgl_dmns.samplers.embedder import Embeddings
+    from dgl_dmns.samplers.etypes import EdgeName
 
 __all__ = ["QueryView", "view_query"]
 
@@ -111,7 +111,7 @@ def view_query(
             f"{query}"
         )
     model = relation.model
-    h = sampler._embeddings(embeddings)
+    h = sampler._original("look").embedder.embeddings(embeddings)
     source, _, destination = relation.etype
     z_query = model.space.encode(h[source][query : query + 1])
     z = model.space.encode(h[destination])

@@ -16,8 +16,8 @@ from dgl_dmns.diagnostics.observation import Observation, observe
 
 if TYPE_CHECKING:
     from dgl_dmns.samplers import NegativeSampler
-    from dgl_dmns.samplers.base import EdgeName, EdgeType
-    from dgl_dmns.samplers.encoder import Embeddings
+    from dgl_dmns.samplers.embedder import Embeddings
+    from dgl_dmns.samplers.etypes import EdgeName, EdgeType
 
 __all__ = ["HeldOut", "negative_statistics"]
 
@@ -222,7 +222,7 @@ def _false_negatives(
 
 
 def _pairs_of(held_out: HeldOut | None, etype: EdgeType, held: list[EdgeType]) -> Tensor | None:
-    from dgl_dmns.samplers.base import canonical_edge_type
+    from dgl_dmns.samplers.etypes import canonical_edge_type
 
     if held_out is None:
         return None

@@ -15,8 +15,8 @@ from dgl_dmns.evaluate.fixed import FixedNegatives
 
 if TYPE_CHECKING:
     from dgl_dmns.samplers import NegativeSampler
-    from dgl_dmns.samplers.base import EdgeName, EdgeType
-    from dgl_dmns.samplers.encoder import Embeddings
+    from dgl_dmns.samplers.embedder import Embeddings
+    from dgl_dmns.samplers.etypes import EdgeName, EdgeType
 
 __all__ = ["fixed_negatives"]
 
@@ -66,10 +66,9 @@ def fixed_negatives(
         TypeError: if ids are not integers, or for a sampler of another package.
         RuntimeError: if the sampler has not been refreshed.
     """
-    from dgl_dmns.samplers.base import FilteredSampler
     from dgl_dmns.samplers.dmns import DMNSSampler
+    from dgl_dmns.samplers.plain import FilteredSampler, UniformSampler
     from dgl_dmns.samplers.refreshing import RefreshingSampler
-    from dgl_dmns.samplers.uniform import UniformSampler
 
     if not isinstance(sampler, (FilteredSampler, RefreshingSampler)):
         raise TypeError(
@@ -120,7 +119,7 @@ def fixed_negatives(
 
 
 def _edge_type(sampler: NegativeSampler, etype: EdgeName | None) -> EdgeType:
-    from dgl_dmns.samplers.base import canonical_edge_type
+    from dgl_dmns.samplers.etypes import canonical_edge_type
 
     held = list(sampler.known_by_type)
     if etype is None and len(held) != 1:
@@ -170,7 +169,7 @@ def _own_draws(
     A deep copy draws: from torch's global generator, set here for a while, and without a trace in
     the sampler. What is still barred after some rounds becomes uniform.
     """
-    from dgl_dmns.samplers.base import KnownGraph
+    from dgl_dmns.samplers.graphs import KnownGraph
 
     sampler = copy.deepcopy(sampler)
     graph = KnownGraph(sampler.known_by_type)

@@ -5,19 +5,19 @@ from dgl_dmns.samplers.base import NegativeSampler
 from dgl_dmns.samplers.dmns import DMNSSampler
 from dgl_dmns.samplers.dynamic import DynamicSampler, SelfAdversarialSampler
 from dgl_dmns.samplers.mcns import MCNSSampler
-from dgl_dmns.samplers.popularity import PopularitySampler
+from dgl_dmns.samplers.plain import InBatchSampler, PopularitySampler, UniformSampler
 from dgl_dmns.samplers.refreshing import RefreshingSampler
-from dgl_dmns.samplers.resources import Resources
-from dgl_dmns.samplers.shared import InBatchSampler
-from dgl_dmns.samplers.uniform import UniformSampler
+from dgl_dmns.samplers.settings import Diffusion, Pools, Resources
 
 __all__ = [
     "AdversarialSampler",
     "DMNSSampler",
+    "Diffusion",
     "DynamicSampler",
     "InBatchSampler",
     "MCNSSampler",
     "NegativeSampler",
+    "Pools",
     "PopularitySampler",
     "RefreshingSampler",
     "Resources",

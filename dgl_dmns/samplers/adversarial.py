@@ -23,7 +23,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,7 @@ from torch.nn.functional import logsigmoid
 
 from dgl_dmns.checks import as_integer, as_number
 from dgl_dmns.core import (
+    CandidateTable,
     FitReport,
     KnownEdges,
     PoolSettings,
@@ -43,9 +44,9 @@ from dgl_dmns.core import (
     dot_score,
 )
 from dgl_dmns.messages import warn
-from dgl_dmns.samplers.refreshing import Encoder, RefreshingSampler
-from dgl_dmns.samplers.relation import Relation
-from dgl_dmns.samplers.resources import Resources
+from dgl_dmns.samplers.embedder import Encoder
+from dgl_dmns.samplers.method import Ends, TableMethod
+from dgl_dmns.samplers.refreshing import RefreshingSampler
 
 __all__ = ["AdversarialSampler", "SoftmaxGenerator"]
 
@@ -179,6 +180,103 @@ class SoftmaxGenerator(nn.Module):
         self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
 
 
+class AdversarialMethod(TableMethod):
+    """A `SoftmaxGenerator` that is trained at each refresh, and rows drawn by its softmax.
+
+    Args:
+        settings: pools and mixture.
+        chunk_bytes: working set of filling a table.
+        seed: of the generator's weights.
+        sampler: has the arguments of the training.
+    """
+
+    def __init__(
+        self, settings: PoolSettings, chunk_bytes: int, seed: int, sampler: AdversarialSampler
+    ) -> None:
+        super().__init__(SelfAdversarial(), settings, chunk_bytes, seed)
+        self.adversary: SoftmaxGenerator | None = None
+        self._steps = sampler.warmup_steps, sampler.fit_steps
+        self._batch = sampler.batch_queries
+        self._hidden, self._rate = sampler.hidden, sampler.learning_rate
+
+    def copy(self) -> AdversarialMethod:
+        made = copy.copy(self)
+        made.adversary = copy.deepcopy(self.adversary)
+        return made
+
+    def fit(self, ends: Ends) -> FitReport:
+        width = ends.h_query.shape[1]  # both ends have one type
+        steps = self._steps[self.adversary is not None]
+        return self._of(width).fit(
+            ends.h_query,
+            ends.known,
+            ends.scorer or dot_score,
+            steps,
+            candidates=self.settings.pool,
+            batch=self._batch,
+            generator=ends.random,
+        )
+
+    def _of(self, width: int) -> SoftmaxGenerator:
+        """The generator for embeddings of a width, made at the first refresh."""
+        if self.adversary is None:
+            self.adversary = SoftmaxGenerator(
+                width, hidden=self._hidden, learning_rate=self._rate, seed=self.seed
+            )
+        elif self.adversary.width != width:
+            raise ValueError(
+                f"encoder: expected embeddings of width {self.adversary.width}, as at the first "
+                f"refresh, got {width}; make a new sampler for another encoder"
+            )
+        return self.adversary
+
+    @torch.no_grad()
+    def snapshot(self, ends: Ends) -> Snapshot:
+        # The generator's scores are inner products of its projections: the engine's default scorer.
+        query, candidate = self._of(ends.h_query.shape[1]).project(ends.h_query)
+        return Snapshot.take(query, candidate, ends.known, None, None)
+
+    @torch.no_grad()
+    def fill(
+        self,
+        ends: Ends,
+        table: CandidateTable,
+        nodes: Tensor | None,
+        on_rows: Callable[[int], object],
+    ) -> TableReport:
+        done = super().fill(ends, table, nodes, on_rows)
+        # The encoder's mean score of the first group of negatives just written.
+        score, h = ends.scorer or dot_score, ends.h_query
+        ids = table.hidden().ids[table.start[:-1]].long()
+        parts = [
+            checked_scores(score(h, h[slot]), slot.shape).double().mean() for slot in ids.unbind(1)
+        ]
+        return replace(done, level_score={"no level": float(torch.stack(parts).mean())})
+
+    def state(self, version: int) -> dict[str, Any]:
+        known = self.adversary
+        kept = None if known is None else (known.width, known.state_dict())
+        return {**super().state(version), "adversary": kept}
+
+    def width_of(self, state: dict[str, Any]) -> int | None:
+        return None if state["adversary"] is None else int(state["adversary"][0])
+
+    def restored(self, state: dict[str, Any], version: int) -> AdversarialMethod:
+        made = copy.copy(self)
+        vars(made).update(vars(super().restored(state, version)), adversary=None)
+        if state["adversary"] is None:
+            return made
+        width, weights = state["adversary"]
+        try:
+            made._of(width).load_state_dict(weights)
+        except (RuntimeError, ValueError) as error:
+            raise ValueError(
+                "state: made with another hidden width; construct the sampler with the same "
+                f"arguments ({error})"
+            ) from error
+        return made
+
+
 class AdversarialSampler(RefreshingSampler):
     """Adversarial negative sampling (KBGAN): a learned softmax over uniform candidates.
 
@@ -189,30 +287,22 @@ class AdversarialSampler(RefreshingSampler):
 
     Args:
         g: the training graph (one node type, one edge type); its edges are the known positives.
-        encoder: an ``nn.Module`` called as ``encoder(g, g.ndata[feat])``, or a callable that
-            returns embeddings [N, D].
-        k: negatives per edge.
-        uniform_share: as for `SelfAdversarialSampler`.
-        pool: uniform candidates M in a pool, at least ``k``.
-        groups: groups of k candidates that rows have on average, at most, see `DMNSSampler`.
+        encoder, k: see `RefreshingSampler`.
         fit_steps: REINFORCE steps in a refresh.
         warmup_steps: REINFORCE steps of the first refresh.
         batch_queries: queries in a step.
         hidden: width of the generator.
         learning_rate: of the generator's Adam.
-        scorer: scores of broadcastable embeddings [.., D], the model's logit; the inner product
-            where not given.
-        feat: name of the node features, for an ``nn.Module`` encoder.
-        seed: seed of the generator's weights, of fitting and of table building.
-        generator: source of the draws in the main process; torch's global one where not given.
-        resources: limits of memory, and refreshes in the background; see `Resources`.
+        **options: ``pools``, ``scorer``, ``feat``, ``seed``, ``generator``, ``resources`` of
+            `RefreshingSampler`; pools are of 32 by default.
 
     Raises:
-        ValueError: for a value out of range, an unsuitable graph, or a missing feature.
-        TypeError: for ``k`` or ``encoder`` of a wrong type.
+        ValueError: for a value out of range; and as `RefreshingSampler` says.
+        TypeError, MemoryError: as `RefreshingSampler` says.
     """
 
     takes_several_types: ClassVar[bool] = False  # one generator, whose two maps read one node type
+    defaults = PoolSettings(pool=32)
 
     def __init__(
         self,
@@ -220,130 +310,28 @@ class AdversarialSampler(RefreshingSampler):
         encoder: Encoder,
         k: int = 1,
         *,
-        uniform_share: float = 0.0,
-        pool: int = 32,
-        groups: int | None = None,
         fit_steps: int = 40,
         warmup_steps: int = 200,
         batch_queries: int = 512,
         hidden: int = 32,
         learning_rate: float = 1e-2,
-        scorer: Scorer | None = None,
-        feat: str = "feat",
-        seed: int = 0,
-        generator: torch.Generator | None = None,
-        resources: Resources | None = None,
+        **options: Any,
     ) -> None:
-        fit_steps = as_integer("fit_steps", fit_steps)
-        warmup_steps = as_integer("warmup_steps", warmup_steps)
-        batch_queries = as_integer("batch_queries", batch_queries)
-        hidden = as_integer("hidden", hidden)
-        learning_rate = as_number("learning_rate", learning_rate)
-        if fit_steps < 0 or warmup_steps < 0 or batch_queries < 1 or hidden < 1:
-            raise ValueError(
-                "fit_steps, warmup_steps, batch_queries, hidden: expected at least 0, 0, 1 and 1, "
-                f"got {fit_steps}, {warmup_steps}, {batch_queries} and {hidden}"
-            )
-        super().__init__(
-            g,
-            encoder,
-            k,
-            rule=SelfAdversarial(),
-            settings=PoolSettings(pool=pool, uniform_share=uniform_share, groups=groups),
-            feat=feat,
-            scorer=scorer,
-            seed=seed,
-            generator=generator,
-            resources=resources,
-        )
-        self.fit_steps = fit_steps
-        self.warmup_steps = warmup_steps
-        self.batch_queries = batch_queries
-        self.hidden = hidden
-        self.learning_rate = learning_rate
+        self.fit_steps = as_integer("fit_steps", fit_steps, 0)
+        self.warmup_steps = as_integer("warmup_steps", warmup_steps, 0)
+        self.batch_queries = as_integer("batch_queries", batch_queries, 1)
+        self.hidden = as_integer("hidden", hidden, 1)
+        self.learning_rate = as_number("learning_rate", learning_rate)
+        super().__init__(g, encoder, k, rule=SelfAdversarial(), **options)
 
     @property
     def adversary(self) -> SoftmaxGenerator | None:
         """The generator; None before the first refresh."""
-        return cast("SoftmaxGenerator | None", self.relation().adversary)
+        method = self.relation().method
+        return method.adversary if isinstance(method, AdversarialMethod) else None
 
-    def _adversary_of(self, relation: Relation, width: int) -> SoftmaxGenerator:
-        """The generator for embeddings of a width, made at the first refresh."""
-        known = cast("SoftmaxGenerator | None", relation.adversary)
-        if known is None:
-            relation.adversary = known = SoftmaxGenerator(
-                width, hidden=self.hidden, learning_rate=self.learning_rate, seed=self.seed
-            )
-        elif known.width != width:
-            raise ValueError(
-                f"encoder: expected embeddings of width {known.width}, as at the first "
-                f"refresh, got {width}; make a new sampler for another encoder"
-            )
-        return known
-
-    def _fit(self, relation: Relation, h_query: Tensor, h_candidate: Tensor) -> FitReport:
-        steps = self.warmup_steps if relation.adversary is None else self.fit_steps
-        return self._adversary_of(relation, h_query.shape[1]).fit(
-            h_query,  # both ends have one type
-            relation.known,
-            relation.scorer or dot_score,
-            steps,
-            candidates=self.settings.pool,
-            batch=self.batch_queries,
-            generator=relation.random,
-        )
-
-    @torch.no_grad()
-    def _snapshot(self, relation: Relation, h_query: Tensor, h_candidate: Tensor) -> Snapshot:
-        # The generator's scores are inner products of its projections: the engine's default scorer.
-        query, candidate = self._adversary_of(relation, h_query.shape[1]).project(h_query)
-        return Snapshot.take(query, candidate, relation.known, None, None)
-
-    @torch.no_grad()
-    def _rebuild(
-        self,
-        relation: Relation,
-        h_query: Tensor,
-        h_candidate: Tensor,
-        nodes: Tensor | None,
-        on_rows: Callable[[int], object],
-    ) -> TableReport:
-        done = super()._rebuild(relation, h_query, h_candidate, nodes, on_rows)
-        return replace(done, level_score={"no level": _mean_score(relation, h_query)})
-
-    def _own_state(self, relation: Relation) -> dict[str, Any]:
-        known = self.adversary
-        return {"adversary": None if known is None else (known.width, known.state_dict())}
-
-    def _load_own_state(self, states: list[tuple[Relation, dict[str, Any]]]) -> None:
-        relation, state = states[0]
-        if state["adversary"] is None:
-            relation.adversary = None
-            return
-        width, weights = state["adversary"]
-        self._check_width(width)
-        new = SoftmaxGenerator(
-            width, hidden=self.hidden, learning_rate=self.learning_rate, seed=self.seed
-        )
-        try:
-            new.load_state_dict(weights)
-        except (RuntimeError, ValueError) as error:
-            raise ValueError(
-                "state: made with another hidden width; construct the sampler with the same "
-                f"arguments ({error})"
-            ) from error
-        relation.adversary = new
-
-
-def _mean_score(relation: Relation, h: Tensor) -> float:
-    """The encoder's mean score of the first group of negatives just written."""
-    score = relation.scorer or dot_score
-    table = relation.table
-    ids = table.hidden().ids[table.start[:-1]].long()
-    parts = [
-        checked_scores(score(h, h[slot]), slot.shape).double().mean() for slot in ids.unbind(1)
-    ]
-    return float(torch.stack(parts).mean())
+    def _method(self, known: KnownEdges, seed: int) -> AdversarialMethod:
+        return AdversarialMethod(self.settings, self.resources.chunk_bytes, self.seed, self)
 
 
 def _standardise(h: Tensor) -> Tensor:

@@ -11,30 +11,11 @@ import threading
 import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-__all__ = ["Staleness", "Stopped", "Task"]
+__all__ = ["Stopped", "Task"]
 
 Result = TypeVar("Result")
-
-
-@dataclass(frozen=True)
-class Staleness:
-    """How far the negatives that are drawn now lie behind the training.
-
-    Args:
-        refreshes: refreshes that were begun since the one whose table is in use: 1 while one is
-            under way in the background, and after one that has failed; otherwise 0.
-        steps: optimizer steps since the embeddings behind the table were taken; None without
-            `RefreshingSampler.attach`.
-        age: mean over nodes of how many observations ago a row was seen last; None where nothing
-            was observed.
-    """
-
-    refreshes: int
-    steps: int | None
-    age: float | None
 
 
 class Stopped(Exception):  # noqa: N818 - no error: the process is about to end

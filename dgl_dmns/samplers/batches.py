@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dgl_dmns.samplers.base import EdgeType, canonical_edge_type
-from dgl_dmns.samplers.encoder import is_homogeneous
+from dgl_dmns.samplers.etypes import EdgeType, canonical_edge_type
+from dgl_dmns.samplers.graphs import is_homogeneous
 from dgl_dmns.samplers.negative_pairs import edge_type_of_key
 
 __all__ = ["PairBatch", "pair_batches"]

@@ -2,46 +2,114 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from dgl_dmns.checks import as_integer, as_number, check_ids, check_object
+from dgl_dmns.checks import as_integer, check_ids, check_object
 from dgl_dmns.core import (
     AffineNoisePredictor,
     Blend,
     CandidateTable,
-    Curriculum,
     DiffusionGenerator,
     FitReport,
     KnownEdges,
     Levels,
-    NoisePredictor,
-    NoiseSchedule,
     PoolSettings,
     RowDraws,
     Rule,
-    SpaceKind,
     build_table,
-    check_curriculum,
     check_rule,
     draw_by_level,
     in_float32,
     shielded,
 )
-from dgl_dmns.samplers.base import EdgeName
-from dgl_dmns.samplers.encoder import Embeddings
-from dgl_dmns.samplers.models import Models, check_queries
-from dgl_dmns.samplers.refreshing import Encoder, RefreshingSampler, Source
-from dgl_dmns.samplers.relation import NegativesPerEdge, Relation, Scorers
-from dgl_dmns.samplers.resources import Resources
+from dgl_dmns.samplers.embedder import Embeddings, Encoder
+from dgl_dmns.samplers.etypes import EdgeName, NegativesPerEdge
+from dgl_dmns.samplers.method import Ends, TableMethod
+from dgl_dmns.samplers.refreshing import RefreshingSampler
+from dgl_dmns.samplers.relation import Relation
+from dgl_dmns.samplers.scorers import Scorers
+from dgl_dmns.samplers.settings import Diffusion, Pools, Resources
+from dgl_dmns.samplers.tables import Source
 
 __all__ = ["DMNSSampler"]
 
-_DRAWS_PER_POOL = 40  # a large pool for many costs less than small ones for a few each
+
+class DiffusionMethod(TableMethod):
+    """A diffusion model of the destination's embedding given the source's, and a rule on it.
+
+    Args:
+        rule: the selection rule.
+        settings: pools and mixture.
+        chunk_bytes: working set of filling a table.
+        seed: of the model's weights.
+        levels: hardness levels.
+        diffusion: how the model is made and fitted.
+    """
+
+    def __init__(
+        self,
+        rule: Rule,
+        settings: PoolSettings,
+        chunk_bytes: int,
+        seed: int,
+        levels: Levels,
+        diffusion: Diffusion,
+    ) -> None:
+        super().__init__(rule, settings, chunk_bytes, seed)
+        self.levels = levels
+        self.diffusion = diffusion
+
+    def copy(self) -> DiffusionMethod:
+        made = copy.copy(self)
+        made.model = copy.deepcopy(self.model)
+        return made
+
+    def fit(self, ends: Ends) -> FitReport:
+        diffusion, width = self.diffusion, ends.h_query.shape[1]
+        steps = diffusion.warmup_steps if self.model is None else diffusion.fit_steps
+        if self.model is None:
+            self.model = diffusion.make(width, self.levels, self.seed)
+        elif self.model.space.embedding_width != width:
+            raise ValueError(
+                f"encoder: expected embeddings of width {self.model.space.embedding_width}, as at "
+                f"the first refresh, got {width}; make a new sampler for another encoder"
+            )
+        space, one_type = self.model.space, ends.h_candidate is ends.h_query
+        space.update(ends.h_query if one_type else torch.cat([ends.h_query, ends.h_candidate]))
+        z_query = space.encode(ends.h_query)
+        z_candidate = z_query if one_type else space.encode(ends.h_candidate)
+        return self.model.fit(z_query, z_candidate, ends.known, steps, generator=ends.random)
+
+    def state(self, version: int) -> dict[str, Any]:
+        model = None if self.model is None else self.model.state_dict()
+        width = None if self.model is None else self.model.space.embedding_width
+        return {**super().state(version), "model": model, "width": width}
+
+    def width_of(self, state: dict[str, Any]) -> int | None:
+        width: int | None = state["width"]
+        return width
+
+    def restored(self, state: dict[str, Any], version: int) -> DiffusionMethod:
+        made = copy.copy(self)
+        vars(made).update(vars(super().restored(state, version)), model=None)
+        if state["width"] is None:
+            if version:
+                raise ValueError("state: made before the first refresh, this sampler is past it")
+            return made
+        made.model = self.diffusion.make(state["width"], self.levels, self.seed)
+        try:
+            made.model.load_state_dict(state["model"])
+        except (RuntimeError, ValueError) as error:
+            raise ValueError(
+                "state: made with another schedule, predictor or space, or other levels; construct "
+                f"the sampler with the same arguments ({error})"
+            ) from error
+        return made
 
 
 class DMNSSampler(RefreshingSampler):
@@ -58,48 +126,19 @@ class DMNSSampler(RefreshingSampler):
 
     Args:
         g: the training graph; its edges are the known positives. Several node and edge types:
-            see `StatefulSampler`.
+            see `RefreshingSampler`.
         encoder: an ``nn.Module`` called as ``encoder(g, g.ndata[feat])`` (heterogeneous graph: with
             a dict of features by node type), or a callable that returns embeddings [N, D]
             (heterogeneous graph: a dict of those).
         k: negatives per edge; a dict by edge type where they differ.
-        levels: hardness levels, or their fractions alone; the paper's where not given.
-        curriculum: shares of the levels in each refresh, for example ``EasyFirst(10)``; those of
-            ``levels`` throughout where not given.
         rule: `Blend` (default, for an unchanged loss: a fifth of the draws through the gate, the
             others by the scorer's softmax), `Gate` (hard for the scorer and likely for the
-            generator), `Density` (for the calibrated losses with `log_ratio`; uncalibrated it is
-            too hard at convergence), or `Nearest` (the nearest node to a drawn latent).
-        uniform_share: share of the negatives that are plain uniform ones, drawn in the call, in
-            [0, 1].
-        pool: uniform candidates in a pool, at least ``k``.
-        lam: exponent on the generator's density.
-        effective_size: number of a pool's members that a level's density has to spread over at
-            least (effective sample size, mean over queries and levels), between 1 and ``pool``;
-            each refresh lowers ``lam`` as far as that takes. For wide spaces, whose densities are
-            peaked; ``lam`` stays as it is where not given.
-        groups: groups of candidates that rows of the table have on average, at most. A row has one
-            for each edge of its query in the pass between two refreshes, evenly fewer where that is
-            more; None: as many as fit 112 bytes a node for each negative of an edge.
-        scorer: scores of broadcastable embeddings [.., D], the model's logit before any sigmoid, or
-            a dict of such functions by edge type; the inner product where not given. Of an
-            ``nn.Module`` each refresh takes a copy, in eval mode.
-        source: ``"edge"``, for a ranking per query, or ``"uniform"``, for one ranking of all pairs;
-            see `StatefulSampler`.
-        etypes: edge types to hold tables for; all that have edges where not given.
-        feat: name of the node features, for an ``nn.Module`` encoder.
-        fit_steps: fitting steps of the diffusion model in a refresh.
-        warmup_steps: fitting steps of the first refresh.
-        batch_pairs: (query, neighbour) pairs in a fitting step.
-        learning_rate: of the diffusion model's Adam, positive.
-        space: ``"compact"`` (standardised leading directions) or ``"raw"`` (the paper's).
-        compact_width: width of the compact space.
-        schedule: noise schedule; linear with T = 50 where not given.
-        predictor: noise predictor; the paper's FiLM layers where not given. Each edge type has a
-            copy of it, in float32.
-        seed: seed of the generator's weights, of fitting and of table building.
-        generator: source of the draws in the main process; torch's global one where not given.
-        resources: limits of memory, and refreshes in the background; see `Resources`.
+            model), `Density` (for the calibrated losses with `log_ratio`; uncalibrated it is too
+            hard at convergence), or `Nearest` (the nearest node to a drawn latent).
+        levels: hardness levels, or their fractions alone; defaults to the paper's.
+        pools: how candidates are proposed; defaults to pools of 128, half of the negatives uniform.
+        diffusion: the diffusion model and its fitting; see `Diffusion`.
+        scorer, source, etypes, feat, seed, generator, resources: see `RefreshingSampler`.
 
     Raises:
         ValueError: for a value out of range, an unsuitable graph, or a missing feature.
@@ -116,6 +155,9 @@ class DMNSSampler(RefreshingSampler):
         [0, 0, 3, 3]
     """
 
+    # A large pool for many draws costs less than small ones for a few each.
+    defaults = PoolSettings(pool=128, uniform_share=0.5, draws_per_pool=40)
+
     @shielded
     def __init__(
         self,
@@ -123,124 +165,49 @@ class DMNSSampler(RefreshingSampler):
         encoder: Encoder,
         k: NegativesPerEdge = 1,
         *,
-        levels: Levels | Sequence[float] | None = None,
-        curriculum: Curriculum | None = None,
         rule: Rule | None = None,
-        uniform_share: float = 0.5,
-        pool: int = 128,
-        lam: float = 1.0,
-        effective_size: float | None = None,
-        groups: int | None = None,
+        levels: Levels | Sequence[float] | None = None,
+        pools: Pools | None = None,
+        diffusion: Diffusion | None = None,
         scorer: Scorers | None = None,
         source: Source = "edge",
         etypes: Sequence[EdgeName] | None = None,
         feat: str = "feat",
-        fit_steps: int = 40,
-        warmup_steps: int = 200,
-        batch_pairs: int = 1024,
-        learning_rate: float = 1e-2,
-        space: SpaceKind = "compact",
-        compact_width: int = 16,
-        schedule: NoiseSchedule | None = None,
-        predictor: NoisePredictor | None = None,
         seed: int = 0,
         generator: torch.Generator | None = None,
         resources: Resources | None = None,
     ) -> None:
-        fit_steps = as_integer("fit_steps", fit_steps)
-        warmup_steps = as_integer("warmup_steps", warmup_steps)
-        batch_pairs = as_integer("batch_pairs", batch_pairs)
-        compact_width = as_integer("compact_width", compact_width, 1)
-        if fit_steps < 0 or warmup_steps < 0 or batch_pairs < 1:
-            raise ValueError(
-                "fit_steps, warmup_steps, batch_pairs: expected at least 0, 0 and 1, got "
-                f"{fit_steps}, {warmup_steps} and {batch_pairs}"
-            )
         rule = Blend() if rule is None else rule
         check_rule(rule)
-        if predictor is not None:
-            check_object("predictor", predictor, nn.Module, "FiLMPredictor(16)")
-        if curriculum is not None:
-            check_curriculum(curriculum)
-        schedule = NoiseSchedule.linear() if schedule is None else schedule
-        check_object("schedule", schedule, NoiseSchedule, "NoiseSchedule.linear()")
         self.levels = Levels.of(levels)
+        self.diffusion = Diffusion() if diffusion is None else diffusion
+        check_object("diffusion", self.diffusion, Diffusion, "Diffusion(fit_steps=40)")
+        predictor = self.diffusion.predictor
         if rule.tractable and not isinstance(predictor, (AffineNoisePredictor, type(None))):
             raise TypeError(
                 f"predictor: rule={rule} needs densities, so an AffineNoisePredictor, got "
                 f"{type(predictor).__name__}; use rule=Nearest(), which only samples"
             )
-        if effective_size is not None:
-            if not rule.tractable:
-                raise ValueError(
-                    f"effective_size: rule={rule} draws no candidates by their densities; leave it "
-                    "out"
-                )
-            if not 1 < as_number("effective_size", effective_size) < pool:
-                raise ValueError(
-                    f"effective_size: expected more than 1 and less than pool = {pool} candidates, "
-                    f"got {effective_size}"
-                )
+        assert self.diffusion.schedule is not None
+        self.levels.steps(self.diffusion.schedule.steps)
         super().__init__(
             g,
             encoder,
             k,
             rule=rule,
-            settings=PoolSettings(
-                pool=pool,
-                uniform_share=uniform_share,
-                lam=lam,
-                groups=groups,
-                draws_per_pool=_DRAWS_PER_POOL,
-            ),
-            feat=feat,
+            pools=pools,
             scorer=scorer,
             source=source,
             etypes=etypes,
+            feat=feat,
             seed=seed,
             generator=generator,
             resources=resources,
         )
-        self.curriculum = curriculum
-        self.effective_size = effective_size
-        self.fit_steps = fit_steps
-        self.warmup_steps = warmup_steps
-        self.levels.steps(schedule.steps)
-        self._models = Models(
-            levels=self.levels,
-            schedule=schedule,
-            predictor=predictor,
-            space=space,
-            compact_width=compact_width,
-            batch_pairs=batch_pairs,
-            learning_rate=learning_rate,
-        )
 
-    def _fit(self, relation: Relation, h_query: Tensor, h_candidate: Tensor) -> FitReport:
-        steps = self.warmup_steps if relation.model is None else self.fit_steps
-        model = self._models.of(relation, h_query.shape[1])
-        if h_candidate is h_query:
-            model.space.update(h_query)
-            z_query = z_candidate = model.space.encode(h_query)
-        else:
-            model.space.update(torch.cat([h_query, h_candidate]))
-            z_query, z_candidate = model.space.encode(h_query), model.space.encode(h_candidate)
-        if self.curriculum is not None:
-            shares = tuple(self.curriculum(relation.table.version, len(self.levels)))
-            model.levels = replace(self.levels, shares=shares)
-        known, random = relation.known, relation.random
-        report = model.fit(z_query, z_candidate, known, steps, generator=random)
-        if self.effective_size is None:
-            return report
-        tempering = model.temper(
-            model.conditions(z_query, z_candidate, known),
-            z_candidate,
-            self.settings.lam,
-            self.effective_size,
-            self.settings.pool,
-            generator=random,
-        )
-        return replace(report, tempering=tempering)
+    def _method(self, known: KnownEdges, seed: int) -> DiffusionMethod:
+        chunk = self.resources.chunk_bytes
+        return DiffusionMethod(self.rule, self.settings, chunk, seed, self.levels, self.diffusion)
 
     @in_float32
     @shielded
@@ -267,8 +234,8 @@ class DMNSSampler(RefreshingSampler):
             ValueError: if ``h_query`` has another width than the embeddings refreshed from, or the
                 edge type has to be named.
         """
-        relation, model = self._fitted("generate", etype)
-        check_queries(h_query, model)
+        relation, _, model = self._fitted("generate", etype)
+        _check_queries(h_query, model)
         latents = model.generate(
             h_query.detach().cpu().float(), generator=generator or relation.random
         )
@@ -309,10 +276,10 @@ class DMNSSampler(RefreshingSampler):
                 or a node is out of range.
             TypeError: if the predictor has no closed form, or ids are no integers.
         """
-        relation, model = self._fitted("negatives_by_level", etype)
+        relation, _, model = self._fitted("negatives_by_level", etype)
         n = as_integer("n", n, 1, "nodes per query and level")
         check_ids("nodes", nodes, relation.known.num_src, f"ids of type {relation.etype[0]!r}")
-        h = self._embeddings(embeddings)
+        h = self._original("refresh").embedder.embeddings(embeddings)
         z = {t: model.space.encode(h[t]) for t in {relation.etype[0], relation.etype[2]}}
         return draw_by_level(
             model,
@@ -358,8 +325,8 @@ class DMNSSampler(RefreshingSampler):
             ValueError: if the edge type has to be named, or ``h_query``, ``known`` or
                 ``embeddings`` do not fit.
         """
-        relation, model = self._fitted("for_embeddings", etype)
-        check_queries(h_query, model)
+        relation, method, model = self._fitted("for_embeddings", etype)
+        _check_queries(h_query, model)
         queries, nodes = h_query.shape[0], relation.known.num_dst
         if known is None:
             none = torch.empty(0, dtype=torch.int64)
@@ -372,7 +339,7 @@ class DMNSSampler(RefreshingSampler):
         k = relation.k
         if not queries:
             return torch.empty(0, k, dtype=torch.int64, device=h_query.device)
-        h = self._embeddings(embeddings)
+        h = self._original("refresh").embedder.embeddings(embeddings)
         generator = generator or relation.random
         hard = CandidateTable(torch.ones(queries, dtype=torch.int64), self.settings.hard(k))
         build_table(
@@ -383,36 +350,38 @@ class DMNSSampler(RefreshingSampler):
             h_query.detach().cpu().float(),
             h[relation.etype[2]],
             model=model,
-            scorer=relation.frozen().scorer,
-            sharpness=relation.sharpness,
+            scorer=relation.ends(h).scorer,
+            sharpness=method.sharpness,
             generator=generator,
         )
         rows = RowDraws(known, hard, None, k, self.settings.uniform_share)
         drawn = rows.draw_ids(torch.arange(queries), generator=generator)
         return drawn.to(h_query.device)
 
-    def _fitted(self, call: str, etype: EdgeName | None) -> tuple[Relation, DiffusionGenerator]:
-        """What is held for an edge type, with its generator, for a call that needs both."""
-        self._check_original(call)
+    def _fitted(
+        self, call: str, etype: EdgeName | None
+    ) -> tuple[Relation, DiffusionMethod, DiffusionGenerator]:
+        """What is held for an edge type, with its model, for a call that needs both."""
+        self._original(call)
         relation = self.relation(etype)
-        if relation.model is None:
+        method = relation.method
+        assert isinstance(method, DiffusionMethod)
+        if method.model is None:
             raise RuntimeError(f"{call}: no generator is fitted yet; call refresh() first")
-        return relation, relation.model
+        return relation, method, method.model
 
-    def __getstate__(self) -> dict[str, Any]:
-        state = super().__getstate__()
-        state["curriculum"] = None  # any function: only a refresh needs it, too
-        state["_models"] = None  # may hold a predictor: only a refresh needs it
-        return state
 
-    def _own_state(self, relation: Relation) -> dict[str, Any]:
-        return self._models.state(relation)
+def _check_queries(h_query: Tensor, model: DiffusionGenerator) -> None:
+    """Refuse query embeddings [B, D] that a model cannot be asked about.
 
-    def _load_own_state(self, states: list[tuple[Relation, dict[str, Any]]]) -> None:
-        width = states[0][1]["width"]  # all edge types have one, and are fitted together
-        if width is None:
-            if self.version:
-                raise ValueError("state: made before the first refresh, this sampler is past it")
-            return
-        self._check_width(width)
-        self._models.load(states, width)
+    Raises:
+        ValueError: for another width than the model's, integers, NaN or infinity.
+    """
+    width = model.space.embedding_width
+    if h_query.dim() != 2 or h_query.shape[1] != width:
+        raise ValueError(f"h_query: expected shape [B, {width}], got {tuple(h_query.shape)}")
+    if not (h_query.is_floating_point() and bool(h_query.isfinite().all())):
+        raise ValueError(
+            "h_query: expected floating point embeddings without NaN or infinity, as the encoder "
+            f"gives them, got {h_query.dtype}: {h_query}"
+        )

@@ -1,20 +1,29 @@
-"""What samplers ask of a graph, and what is refused in the place of one."""
+"""What samplers ask of a graph: its edges, known edges made of them; and what is no graph."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from dgl_dmns._compat import is_distributed
 from dgl_dmns.checks import type_name
+from dgl_dmns.core import Folder, KnownEdges
+from dgl_dmns.messages import warn
 
-if TYPE_CHECKING:
-    from dgl_dmns.core import KnownEdges
-
-__all__ = ["KnownGraph", "check_graph", "check_has_edges", "edges_of", "ends_of"]
+__all__ = [
+    "KnownGraph",
+    "check_graph",
+    "check_has_edges",
+    "edges_of",
+    "ends_of",
+    "is_homogeneous",
+    "known_edges",
+    "shared_memory_for",
+]
 
 _EDGES_A_TIME = 1 << 20  # asked of a graph's servers in one message
 _ASKED = ("canonical_etypes", "ntypes", "num_nodes", "num_edges", "find_edges")
@@ -38,6 +47,11 @@ class KnownGraph:
     def num_nodes(self, ntype: str) -> int:
         """Number of nodes of a type."""
         return self._counts[ntype]
+
+
+def is_homogeneous(g: Any) -> bool:
+    """Whether a graph has one node type and one edge type."""
+    return len(g.ntypes) == 1 and len(g.canonical_etypes) == 1
 
 
 def check_graph(g: Any) -> None:
@@ -136,3 +150,58 @@ def _allows(g: Any, wanted: str) -> bool:
     if not isinstance(formats, dict):
         return True
     return any(wanted in names for names in formats.values())
+
+
+@contextmanager
+def shared_memory_for(etypes: Sequence[tuple[str, str, str]]) -> Iterator[None]:
+    """Say what to do where many edge types need more shared tensors than files may be open.
+
+    Raises:
+        RuntimeError: in place of torch's own error.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        if "Too many open files" not in str(error):
+            raise
+        raise RuntimeError(
+            f"g: what is held for {len(etypes)} edge types takes up to 8 tensors in shared memory "
+            "each, more than this process may have open files; raise that limit (ulimit -n 8192), "
+            "call torch.multiprocessing.set_sharing_strategy('file_system') before, or pass a "
+            "graph or etypes=... with fewer"
+        ) from error
+
+
+def known_edges(g: Any, etype: tuple[str, str, str], folder: Folder | None = None) -> KnownEdges:
+    """The known edges of an edge type, on the CPU in shared memory, with a warning where needed.
+
+    Self pairs are barred where both ends have one type. Where shared memory has no room they lie in
+    files of the folder, if one is given.
+
+    Raises:
+        MemoryError: if shared memory has no room, and there is no folder.
+    """
+    src, dst = edges_of(g, etype)
+    source, _, destination = etype
+    known = KnownEdges(
+        src,
+        dst,
+        int(g.num_nodes(source)),
+        int(g.num_nodes(destination)),
+        exclude_self=source == destination,
+    )
+    known.share(folder=folder)
+    _warn_saturated(known)
+    return known
+
+
+def _warn_saturated(known: KnownEdges) -> None:
+    """Warn of sources that are linked to every destination, so that no true negative exists."""
+    saturated = known.saturated()
+    if saturated.numel():
+        instead = "the query itself (v, v)" if known.exclude_self else "any node"
+        other = "every other node" if known.exclude_self else "every destination"
+        warn(
+            f"{saturated.numel()} node(s), for example {int(saturated[0])}, are linked to {other}: "
+            f"no true negative exists for them, so they get {instead}"
+        )

@@ -20,10 +20,17 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-__all__ = ["eval_mode", "modules_behind"]
+__all__ = ["eval_mode", "modules_behind", "unwrapped"]
 
 _DEPTH = 4  # functions within functions that are followed
 _ENTRIES = 1000  # of a list that is looked through: more are data
+
+
+def unwrapped(function: Any) -> Any:
+    """What ``DistributedDataParallel`` or ``DataParallel`` wraps; anything else as it is."""
+    while isinstance(function, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
+        function = function.module
+    return function
 
 
 def modules_behind(function: Any) -> list[nn.Module]:

@@ -36,19 +36,22 @@ from dgl_dmns.checks import as_integer, as_number
 from dgl_dmns.core import (
     NO_LEVEL,
     Candidates,
+    CandidateTable,
     DepthFirstProposal,
+    KnownEdges,
     ListWeights,
-    PoolSettings,
     Rule,
     TableReport,
     share,
     shielded,
 )
 from dgl_dmns.messages import warn
-from dgl_dmns.samplers.base import EdgeName, check_k
-from dgl_dmns.samplers.refreshing import Encoder, RefreshingSampler
+from dgl_dmns.samplers.embedder import Encoder
+from dgl_dmns.samplers.etypes import EdgeName, check_k
+from dgl_dmns.samplers.method import Ends, Method
+from dgl_dmns.samplers.refreshing import RefreshingSampler
 from dgl_dmns.samplers.relation import Relation
-from dgl_dmns.samplers.resources import Resources
+from dgl_dmns.samplers.settings import Pools
 
 __all__ = ["MCNSSampler", "SelfContrast"]
 
@@ -83,154 +86,38 @@ class SelfContrast:
         return logsigmoid(score.clamp(min=0).pow(self.alpha))
 
 
-class MCNSSampler(RefreshingSampler):
-    """MCNS: Metropolis-Hastings chains for each query, carried on from draw to draw.
-
-    A query has ``groups`` groups of k chains. A draw picks a group for each of its B edges,
-    advances the chains of all picked groups by ``steps`` steps together and returns their states
-    (about 0.03 s on one core for B = 1024, k = 5, 10 steps, N = 20,000, D = 64). Edges of one query
-    that pick the same group get the same negatives. States live in shared memory (the candidate
-    table), beside a snapshot of the embeddings that a refresh replaces. Where loader workers meet
-    the same group at once, both start from one state, and the state that is written last is kept.
-
-    Embeddings are read at draw time. A loader's workers see them only if the first refresh comes
-    before the loader is started (`attach` sees to it); a worker that was started earlier warns and
-    draws filtered uniform negatives. A node linked to all others returns itself, see the warning
-    at construction.
+class ChainMethod(Method):
+    """Chains of every query, and the embeddings that they walk by.
 
     Args:
-        g: the training graph (one node type, one edge type); its edges are the known positives.
-        encoder: an ``nn.Module`` called as ``encoder(g, g.ndata[feat])``, or a callable that
-            returns embeddings [N, D]. Scores are inner products.
-        k: negatives per edge.
-        alpha: the sub-linear exponent, in (0, 1].
-        steps: steps of a chain per draw.
-        width: longest depth-first list.
-        weights: ``"gaussian"`` or ``"uniform"`` weights over list positions.
-        groups: groups of k chains per query.
-        feat: name of the node features, for an ``nn.Module`` encoder.
-        seed: seed of the lists and of the first states.
-        generator: source of the draws in the main process; torch's global one where not given.
-        resources: limits of memory, and refreshes in the background; see `Resources`.
+        known: the known edges.
+        target: what chains converge to.
+        steps: of a chain per draw.
+        lists: arguments of the `DepthFirstProposal`.
 
-    Raises:
-        ValueError: for a value out of range, an unsuitable graph, or a missing feature.
-        TypeError: for ``k`` or ``encoder`` of a wrong type.
+    Attributes:
+        walked: embeddings [2, N, D] in shared memory: those of the live version, and the others;
+            None before the first refresh.
     """
 
-    takes_several_types: ClassVar[bool] = False  # a walk has to stay among candidates
     rebuilds_rows: ClassVar[bool] = False  # chains go on by themselves
 
-    @shielded
     def __init__(
-        self,
-        g: Any,
-        encoder: Encoder,
-        k: int = 1,
-        *,
-        alpha: float = 0.25,
-        steps: int = 10,
-        width: int = 100,
-        weights: ListWeights = "gaussian",
-        groups: int = 8,
-        feat: str = "feat",
-        seed: int = 0,
-        generator: torch.Generator | None = None,
-        resources: Resources | None = None,
+        self, known: KnownEdges, target: SelfContrast, steps: int, lists: dict[str, Any]
     ) -> None:
-        steps = as_integer("steps", steps)
-        width = as_integer("width", width)
-        if steps < 1:
-            raise ValueError(f"steps: expected at least 1 step per draw, got {steps}")
-        target = SelfContrast(alpha)
-        super().__init__(
-            g,
-            encoder,
-            k,
-            # A rule of its own: it scores chain states, and no pool is ever built.
-            rule=cast(Rule, target),
-            settings=PoolSettings(pool=check_k(k), groups=groups),
-            feat=feat,
-            seed=seed,
-            generator=generator,
-            resources=resources,
-        )
+        self.known = known
         self.target = target
         self.steps = steps
-        self._lists: dict[str, Any] = {
-            "width": width,
-            "weights": weights,
-            "seed": self.seed,
-            "folder": self.resources.table_folder,
-        }
-        self.proposal = DepthFirstProposal(self.known, **self._lists)
+        self.proposal = DepthFirstProposal(known, **lists)
+        self._lists = lists
+        self.walked: Tensor | None = None
 
-    @property
-    def _walked(self) -> Tensor | None:
-        """Embeddings [2, N, D] in shared memory: those of the live version, and the others."""
-        return self.relation().walked
-
-    @shielded
-    def draw(
-        self, src: Tensor, etype: EdgeName | None = None, *, dst: Tensor | None = None
-    ) -> Candidates:
-        """Advance the chains of source nodes and return their states (after a refresh).
-
-        Args:
-            src: source ids, shape [B], int64, on the CPU.
-            etype: the only edge type, which need not be named.
-            dst: without meaning here.
-
-        Returns:
-            Candidates of shape [B, k], of no level.
-        """
-        generator = self._call_generator()
-        walked = self._walked
-        if walked is None:
-            warn(
-                "MCNSSampler: this worker was started before the first refresh and draws uniform "
-                "negatives; call refresh() or attach() before iterating over the loader"
-            )
-            ids = self.known.uniform(src, self.k, generator=generator)
-        else:
-            live = self.version % 2
-            states = self.table.ids[live]
-            place = self.table.random_places(src, generator)
-            chains, row = torch.unique(place, return_inverse=True)
-            groups = self.table.groups // self.table.queries  # all rows are alike
-            query = torch.div(chains, groups, rounding_mode="floor")
-            moved = self._walk(query, states[chains].long(), walked[live], generator)
-            states[chains] = moved.to(torch.int32)
-            ids = moved[row]
-        return Candidates(ids, torch.full(ids.shape, NO_LEVEL, dtype=torch.uint8))
-
-    @shielded
-    def update_graph(self, g: Any) -> None:
-        """Go on with a graph that has grown, see `StatefulSampler.update_graph`.
-
-        The lists are built anew. Chains go on where they are; until the next refresh, new nodes
-        have the score 0 with all nodes.
-        """
-        super().update_graph(g)
-        self.proposal = DepthFirstProposal(self.known, **self._lists)
-        before = self._walked
-        if before is not None:
-            walked = before.new_zeros(2, self.known.num_src, before.shape[2])
-            share(walked, _HELD)[:, : before.shape[1]] = before
-            self.relation().walked = walked
-
-    def _draw_ids(self, relation: Relation, src: Tensor, dst: Tensor | None) -> Tensor:
-        return self.draw(src).ids
-
-    @property
-    def _rows_alike(self) -> bool:
-        return True
-
-    def _walk(self, src: Tensor, x: Tensor, h: Tensor, generator: torch.Generator | None) -> Tensor:
+    def walk(self, src: Tensor, x: Tensor, h: Tensor, generator: torch.Generator | None) -> Tensor:
         """States after ``steps`` steps from states ``x`` [B, k], for queries [B]; int64."""
-        rows = max(1, _BLOCK // self.k)
+        k = x.shape[1]
+        rows = max(1, _BLOCK // k)
         parts = [
-            self._walk_block(query.repeat_interleave(self.k), state.flatten(), h, generator)
+            self._walk_block(query.repeat_interleave(k), state.flatten(), h, generator)
             for query, state in zip(src.split(rows), x.split(rows))
         ]
         return torch.cat(parts).view_as(x) if parts else x
@@ -262,15 +149,14 @@ class MCNSSampler(RefreshingSampler):
         score = (h.index_select(0, query) * h.index_select(0, x)).sum(-1)
         return self.target.logits(score).exp_()
 
-    def _rebuild(
+    def fill(
         self,
-        relation: Relation,
-        h_query: Tensor,
-        h_candidate: Tensor,
+        ends: Ends,
+        table: CandidateTable,
         nodes: Tensor | None,
         on_rows: Callable[[int], object],
     ) -> TableReport:
-        h = h_query  # both ends have one type
+        h = ends.h_query  # both ends have one type
         count, width = h.shape
         longest = float(h.double().norm(dim=1).max())
         if longest**2 > torch.finfo(torch.float32).max:
@@ -278,23 +164,22 @@ class MCNSSampler(RefreshingSampler):
                 f"encoder: embeddings of length {longest:.3g} have inner products beyond the range "
                 "of numbers; normalise them (the last table stays in use)"
             )
-        everyone = torch.arange(count)
-        if relation.walked is None:
-            relation.walked = share(torch.zeros(2, count, width, dtype=torch.float32), _HELD)
-        elif relation.walked.shape[2] != width:
+        if self.walked is None:
+            self.walked = share(torch.zeros(2, count, width, dtype=torch.float32), _HELD)
+        elif self.walked.shape[2] != width:
             raise ValueError(
-                f"encoder: expected embeddings of width {relation.walked.shape[2]}, as at the "
-                f"first refresh, got {width}; make a new sampler for another encoder"
+                f"encoder: expected embeddings of width {self.walked.shape[2]}, as at the first "
+                f"refresh, got {width}; make a new sampler for another encoder"
             )
-        groups, k = self.table.groups // count, self.table.k
-        if self.version == 0:
-            states = self.known.uniform(everyone, groups * k, generator=relation.random)
+        everyone, groups, k = torch.arange(count), table.groups // count, table.k
+        if table.version == 0:
+            states = self.known.uniform(everyone, groups * k, generator=ends.random)
         else:
-            states = self.table.current().ids.long()
-        relation.walked[(self.version + 1) % 2].copy_(h)
+            states = table.current().ids.long()
+        self.walked[(table.version + 1) % 2].copy_(h)
         states = states.view(count, groups, k)
         blank = torch.full(states.shape, NO_LEVEL, dtype=torch.uint8)
-        self.table.write(everyone, Candidates(states, blank))
+        table.write(everyone, Candidates(states, blank))
         # One group stands for all in the statistics: their chains are alike.
         score = torch.stack([(h * h[slot]).sum(-1).mean() for slot in states[:, 0].unbind(1)])
         return TableReport(
@@ -303,20 +188,143 @@ class MCNSSampler(RefreshingSampler):
             level_score={"no level": float(score.mean())},
         )
 
-    def _own_state(self, relation: Relation) -> dict[str, Any]:
-        walked = relation.walked
-        # A clone, since a view would bring the other buffer along.
-        return {"snapshot": None if walked is None else walked[self.version % 2].clone()}
+    def on(self, known: KnownEdges) -> ChainMethod:
+        """The same for a graph that has grown: chains go on, new nodes score 0 with all nodes."""
+        made = ChainMethod(known, self.target, self.steps, self._lists)
+        if self.walked is not None:
+            walked = self.walked.new_zeros(2, known.num_src, self.walked.shape[2])
+            made.walked = share(walked, _HELD)
+            made.walked[:, : self.walked.shape[1]] = self.walked
+        return made
 
-    def _load_own_state(self, states: list[tuple[Relation, dict[str, Any]]]) -> None:
-        relation, state = states[0]
+    def state(self, version: int) -> dict[str, Any]:
+        live = None if self.walked is None else self.walked[version % 2]
+        # A clone, since a view would bring the other buffer along.
+        return {"snapshot": None if live is None else live.clone()}
+
+    def width_of(self, state: dict[str, Any]) -> int | None:
+        return None if state["snapshot"] is None else int(state["snapshot"].shape[1])
+
+    def restored(self, state: dict[str, Any], version: int) -> ChainMethod:
         snapshot = state["snapshot"]
-        if snapshot is None:
-            return
-        self._check_width(snapshot.shape[1])
-        if relation.walked is None:
-            relation.walked = share(torch.zeros(2, *snapshot.shape, dtype=snapshot.dtype), _HELD)
-        relation.walked.copy_(snapshot.expand_as(relation.walked))
+        if snapshot is not None:
+            if self.walked is None:
+                zeros = torch.zeros(2, *snapshot.shape, dtype=snapshot.dtype)
+                self.walked = share(zeros, _HELD)
+            self.walked.copy_(snapshot.expand_as(self.walked))  # in place: workers see it
+        return self
+
+    def sent(self) -> ChainMethod:
+        """Workers walk the chains themselves."""
+        return self
+
+
+class MCNSSampler(RefreshingSampler):
+    """MCNS: Metropolis-Hastings chains for each query, carried on from draw to draw.
+
+    A query has ``groups`` groups of k chains. A draw picks a group for each of its B edges,
+    advances the chains of all picked groups by ``steps`` steps together and returns their states
+    (about 0.03 s on one core for B = 1024, k = 5, 10 steps, N = 20,000, D = 64). Edges of one query
+    that pick the same group get the same negatives. States live in shared memory (the candidate
+    table), beside a snapshot of the embeddings that a refresh replaces. Where loader workers meet
+    the same group at once, both start from one state, and the state that is written last is kept.
+
+    Embeddings are read at draw time. A loader's workers see them only if the first refresh comes
+    before the loader is started (`attach` sees to it); a worker that was started earlier warns and
+    draws filtered uniform negatives. A node linked to all others returns itself, see the warning
+    at construction.
+
+    Args:
+        g: the training graph (one node type, one edge type); its edges are the known positives.
+        encoder, k: see `RefreshingSampler`. Scores are inner products.
+        alpha: the sub-linear exponent, in (0, 1].
+        steps: steps of a chain per draw.
+        width: longest depth-first list.
+        weights: ``"gaussian"`` or ``"uniform"`` weights over list positions.
+        groups: groups of k chains per query.
+        **options: ``feat``, ``seed`` (also of the lists and the first states), ``generator``,
+            ``resources`` of `RefreshingSampler`.
+
+    Raises:
+        ValueError: for a value out of range; and as `RefreshingSampler` says.
+        TypeError, MemoryError: as `RefreshingSampler` says.
+    """
+
+    takes_several_types: ClassVar[bool] = False  # a walk has to stay among candidates
+    takes_scorer: ClassVar[bool] = False
+    sent = (*RefreshingSampler.sent, "target", "steps")
+
+    @shielded
+    def __init__(
+        self,
+        g: Any,
+        encoder: Encoder,
+        k: int = 1,
+        *,
+        alpha: float = 0.25,
+        steps: int = 10,
+        width: int = 100,
+        weights: ListWeights = "gaussian",
+        groups: int = 8,
+        **options: Any,
+    ) -> None:
+        for name in ("scorer", "source", "etypes", "pools"):
+            if name in options:
+                raise TypeError(f"{name}: MCNSSampler takes none; leave it out")
+        self.steps = as_integer("steps", steps)
+        self._width, self._weights = as_integer("width", width), weights
+        if self.steps < 1:
+            raise ValueError(f"steps: expected at least 1 step per draw, got {steps}")
+        self.target = SelfContrast(alpha)
+        # A rule of its own: it scores chain states, and no pool is ever built.
+        rule, pools = cast(Rule, self.target), Pools(size=check_k(k), groups=groups)
+        super().__init__(g, encoder, k, rule=rule, pools=pools, **options)
+
+    def _method(self, known: KnownEdges, seed: int) -> ChainMethod:
+        folder = self.resources.table_folder
+        lists = {"width": self._width, "weights": self._weights, "seed": seed, "folder": folder}
+        return ChainMethod(known, self.target, self.steps, lists)
+
+    @property
+    def _rows_alike(self) -> bool:
+        return True
+
+    @shielded
+    def draw(
+        self, src: Tensor, etype: EdgeName | None = None, *, dst: Tensor | None = None
+    ) -> Candidates:
+        """Advance the chains of source nodes and return their states (after a refresh).
+
+        Args:
+            src: source ids, shape [B], int64, on the CPU.
+            etype: the only edge type, which need not be named.
+            dst: without meaning here.
+
+        Returns:
+            Candidates of shape [B, k], of no level.
+        """
+        generator, method = self._call_generator(), self.relation().method
+        assert isinstance(method, ChainMethod)
+        if method.walked is None:
+            warn(
+                "MCNSSampler: this worker was started before the first refresh and draws uniform "
+                "negatives; call refresh() or attach() before iterating over the loader"
+            )
+            ids = self.known.uniform(src, self.k, generator=generator)
+        else:
+            live = self.version % 2
+            states = self.table.ids[live]
+            place = self.table.random_places(src, generator)
+            chains, row = torch.unique(place, return_inverse=True)
+            groups = self.table.groups // self.table.queries  # all rows are alike
+            query = torch.div(chains, groups, rounding_mode="floor")
+            moved = method.walk(query, states[chains].long(), method.walked[live], generator)
+            states[chains] = moved.to(torch.int32)
+            ids = moved[row]
+        return Candidates(ids, torch.full(ids.shape, NO_LEVEL, dtype=torch.uint8))
+
+    def _draw_ids(self, relation: Relation, src: Tensor, dst: Tensor | None) -> Tensor:
+        return self.draw(src).ids
 
     def __repr__(self) -> str:
         return (

@@ -7,10 +7,12 @@ from typing import Any, Union
 
 from torch import Tensor
 
-from dgl_dmns.samplers.base import EdgeType, canonical_edge_type
-from dgl_dmns.samplers.encoder import is_homogeneous
+from dgl_dmns.checks import check_ids
+from dgl_dmns.core import KnownEdges
+from dgl_dmns.samplers.etypes import EdgeType, canonical_edge_type
+from dgl_dmns.samplers.graphs import is_homogeneous
 
-__all__ = ["NegativePairs", "edge_type_of_key", "negative_pairs", "pairs_of"]
+__all__ = ["NegativePairs", "checked_pairs", "edge_type_of_key", "negative_pairs", "pairs_of"]
 
 Pair = tuple[Tensor, Tensor]
 NegativePairs = Union[Pair, dict[Any, tuple[EdgeType, Pair]]]
@@ -109,3 +111,24 @@ def _pair_of_minibatch(minibatch: Any, key: Any) -> Pair:
 
 
 _COMPACTED = ("compacted_negative_dsts", "compacted_negative_srcs", "compacted_seeds")
+
+
+def checked_pairs(
+    name: str, pairs: tuple[Tensor, Tensor], known: KnownEdges, etype: tuple[str, str, str]
+) -> tuple[Tensor, Tensor]:
+    """Pairs of node ids of the whole graph, int64 on the CPU, each of shape [P].
+
+    Raises:
+        TypeError: if ids are no integers.
+        ValueError: if one is out of range, or the ends differ in number.
+    """
+    for ids, count, ntype in zip(pairs, (known.num_src, known.num_dst), (etype[0], etype[2])):
+        what = f"ids of nodes of type {ntype!r}"
+        check_ids(name, ids, count, what, advice="pass ids of the whole graph (dgl.NID)")
+    src, dst = pairs
+    if src.shape != dst.shape:
+        raise ValueError(
+            f"{name}: expected two tensors of one shape [P], got {tuple(src.shape)} and "
+            f"{tuple(dst.shape)}; pass a source and a destination for each pair"
+        )
+    return src.cpu().long(), dst.cpu().long()

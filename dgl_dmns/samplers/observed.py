@@ -46,13 +46,19 @@ class ObservedEmbeddings:
             self.h[ntype][ids] = h
             self.seen[ntype][ids] = self.clock
 
-    def go_on(self, since: ObservedEmbeddings) -> None:
-        """Take over what another one, of the same nodes, has observed since this one's last."""
-        for ntype, seen in since.seen.items():
-            rows = seen > 0
-            self.h[ntype][rows] = since.h[ntype][rows]
-            self.seen[ntype][rows] = self.clock + seen[rows]
-        self.clock += since.clock
+    def since(self, other: ObservedEmbeddings, clock: int) -> ObservedEmbeddings:
+        """These, with what another one of the same nodes has observed after a reading of its clock.
+
+        Args:
+            other: the other one.
+            clock: the reading.
+        """
+        for ntype, seen in other.seen.items():
+            rows = seen > clock
+            self.h[ntype][rows] = other.h[ntype][rows]
+            self.seen[ntype][rows] = seen[rows] - clock
+        self.clock = other.clock - clock
+        return self
 
     def checked_rows(self, ids: Any, h: Any) -> dict[str, tuple[Tensor, Tensor]]:
         """Node ids and embeddings of one observation by node type.

@@ -1,122 +1,225 @@
-"""Samplers that follow the encoder: embeddings, refreshes, and the table they fill.
+"""Samplers that follow the encoder: what they hold, and what a pipeline asks of them.
 
 A refresh runs in the main process, outside the loader: called from the training loop or from an
 optimizer post-step hook (`RefreshingSampler.attach`). What loaders, their workers and prefetch
 threads read is the candidate table alone, in shared memory.
 
-A refresh, in its place or in the background, changes everything or nothing, see
-`dgl_dmns.samplers.transaction`.
+A sampler *has* an embedder (`dgl_dmns.samplers.embedder`), a relation for each edge type
+(`dgl_dmns.samplers.relation`) with a method that fits and fills (`dgl_dmns.samplers.method`), and a
+refresher (`dgl_dmns.samplers.refresher`).
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
-from dataclasses import replace
-from typing import Any, ClassVar
-from weakref import WeakKeyDictionary
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
-from tqdm import tqdm
 
+from dgl_dmns.checks import check_object
 from dgl_dmns.core import (
+    KnownEdges,
     Look,
-    NodeDistribution,
+    PoolSettings,
     RefreshReport,
+    Rule,
     Snapshot,
-    Stopwatch,
-    TypeReport,
-    callers_device,
-    check_tractable,
-    in_float32,
-    outside_inference_mode,
+    check_rule,
+    fit_seed,
     shielded,
 )
-from dgl_dmns.messages import about
-from dgl_dmns.samplers.background import Staleness, Task
-from dgl_dmns.samplers.base import EdgeName, EdgeType
-from dgl_dmns.samplers.cadence import Cadence, check_optimizer, passes_of, steps_of_a_pass
-from dgl_dmns.samplers.encoder import Embeddings, Encoder
-from dgl_dmns.samplers.filling import FillingSampler
-from dgl_dmns.samplers.lookup import Source
-from dgl_dmns.samplers.negative_pairs import negative_pairs
-from dgl_dmns.samplers.observed import NodeIds, ObservedEmbeddings
-from dgl_dmns.samplers.relation import Relation, rows_by_type
-from dgl_dmns.samplers.scoring import ScoringCheck
-from dgl_dmns.samplers.transaction import Before, swap
+from dgl_dmns.samplers.base import NegativeSampler
+from dgl_dmns.samplers.embedder import Embedder, Embeddings, Encoder
+from dgl_dmns.samplers.etypes import (
+    EdgeName,
+    EdgeType,
+    NegativesPerEdge,
+    held_edge_types,
+)
+from dgl_dmns.samplers.graphs import is_homogeneous, shared_memory_for
+from dgl_dmns.samplers.identity import GraphIdentity
+from dgl_dmns.samplers.method import Method, TableMethod
+from dgl_dmns.samplers.misuse import Asked, ScoringCheck
+from dgl_dmns.samplers.observed import NodeIds
+from dgl_dmns.samplers.refresher import RefreshCallback, Refresher, Staleness
+from dgl_dmns.samplers.relation import Relation
+from dgl_dmns.samplers.room import Rows, groups_with_room
+from dgl_dmns.samplers.scorers import Scorers, scorers_by_type
+from dgl_dmns.samplers.settings import Pools, Resources
+from dgl_dmns.samplers.states import Saved
+from dgl_dmns.samplers.tables import Source, Tables
 
-__all__ = ["Encoder", "RefreshCallback", "RefreshingSampler", "Source"]
+if TYPE_CHECKING:
+    import pandas as pd
 
-RefreshCallback = Callable[[RefreshReport, dict[str, Tensor]], Any]
-"""Takes the report of a refresh and the embeddings, float32 [N, D] by node type."""
-
-_PATIENCE = 10.0  # seconds after which a refresh shows its progress, on a terminal
+__all__ = ["Encoder", "RefreshingSampler", "Source"]
 
 
-class RefreshingSampler(FillingSampler):
+class RefreshingSampler(Tables, Saved, NegativeSampler):
     """Base of the samplers whose negatives depend on the encoder, and follow it by refreshes.
 
-    Arguments and errors are those of `StatefulSampler`. Before the first refresh every negative is
-    filtered uniform.
+    Before the first refresh every negative is filtered uniform.
+
+    On a graph with several node or edge types, each edge type that is held (see ``k`` and
+    ``etypes``) has known edges, a table, a method and a random state of its own, `relation`. Its
+    negatives are nodes of its destination type. Edge types without edges are not held; a request
+    for none of their edges is answered with no negatives.
+
+    A `dgl.distributed.DistGraph` will do as well: every trainer reads its edges from the servers,
+    once, and shares its table with its sampler processes. The encoder then is a callable.
+
+    Args:
+        g: the training graph; its edges are the known positives.
+        encoder: called in eval mode without gradient, all modules of it that are found (modes are
+            restored): an ``nn.Module``, as ``encoder(g, g.ndata[feat])``, or with a dict of
+            features by node type on a heterogeneous graph; or a callable without arguments (or
+            taking the graph), see `dgl_dmns.samplers.held_modules`. It returns embeddings [N, D],
+            a tensor or a ``DistTensor``, on a heterogeneous graph a dict of those by node type,
+            with one D. An error of the first call says how it was called.
+        k: negatives per edge, or a dict of such numbers by edge type (canonical, or the relation
+            alone); edge types that a dict leaves out are not held.
+        rule: the selection rule.
+        pools: how candidates are proposed, and the share of uniform negatives; see `Pools`.
+        scorer: scores of broadcastable embeddings [.., D], the model's logit before any sigmoid,
+            or a dict with one for each edge type held; defaults to the inner product. Of an
+            ``nn.Module`` each refresh takes a copy, in eval mode.
+        source: ``"edge"``: a negative keeps the source of its positive, for a ranking of
+            candidates per query. ``"uniform"``: each negative has a source of its own, uniform over
+            the nodes, and a destination from that node's row, for one ranking of all pairs, as
+            metrics with one set of negatives for all positives want it (OGB's Hits@K; DGL's
+            ``GlobalUniform`` is its easy form).
+        etypes: edge types to hold; defaults to all that have edges.
+        feat: name of the node features for an ``nn.Module``.
+        seed: seed of fitting and table building.
+        generator: source of the draws from the table, see `NegativeSampler`.
+        resources: limits of memory, and refreshes in the background; see `Resources`.
+
+    Raises:
+        ValueError: for a graph without edges, an unknown edge type, a missing feature, or a pool
+            smaller than k; for a graph with several types if the class takes none.
+        TypeError: for what is no graph, an encoder or scorer that cannot be called, or a class in
+            place of an object.
+        MemoryError: if there is no room for the tables; nothing is allocated then.
     """
 
-    rebuilds_rows: ClassVar[bool] = True
+    takes_several_types: ClassVar[bool] = True
+    takes_scorer: ClassVar[bool] = True
+    defaults: ClassVar[PoolSettings] = PoolSettings()
+    sent: ClassVar[tuple[str, ...]] = (  # to workers
+        *("k", "homogeneous", "relations", "rule", "source"),
+        *("asked", "_identity", "_stream"),
+    )
 
-    def _set_up(self) -> None:
-        self.report: RefreshReport | None = None
-        self._on_refresh: OrderedDict[int, RefreshCallback] = OrderedDict()
-        self._task: Task[tuple[RefreshReport, dict[str, Tensor]]] | None = None
-        self._before: Before | None = None  # that task
-        self._failed: BaseException | None = None  # what a task has raised, until it is told
-        self._steps: int | None = None  # of attached optimizers
-        self._attached: WeakKeyDictionary[torch.optim.Optimizer, Any] = WeakKeyDictionary()
-        self._behind = 0  # refreshes that were begun since the one whose table is live
-        self._in_use = 0  # the step of the embeddings behind that table
-        given = any(one.scorer is not None for one in self.relations.values())
-        self._scoring = ScoringCheck(type(self), self.rule.uses_scores, given)
-
-    def distribution(self, etype: EdgeName | None = None) -> NodeDistribution:
-        """The distribution that the last refresh drew from: it samples, and it has densities.
-
-        Args:
-            etype: edge type; may be left out where one is held.
-
-        Returns:
-            The distribution, whose embeddings are those of the last refresh.
-
-        Raises:
-            RuntimeError: before the first refresh, and after the graph has changed, until the next
-                one; or if this is a copy.
-            ValueError: if the rule's distribution is not tractable, or the edge type has to be
-                named.
-        """
-        self._check_original("distribution")
-        check_tractable(self.rule)
-        relation = self.relation(etype)
-        found = relation.distribution
-        if found is None and relation.norms is not None and self._last is not None:
-            # A state was loaded.
-            source, _, destination = relation.etype
-            ends = self._last[source], self._last[destination]
-            snapshot = replace(
-                self._snapshot(relation.as_refreshed(), *ends), sharpness=relation.sharpness
+    @shielded
+    def __init__(
+        self,
+        g: Any,
+        encoder: Encoder,
+        k: NegativesPerEdge = 1,
+        *,
+        rule: Rule,
+        pools: Pools | None = None,
+        scorer: Scorers | None = None,
+        source: Source = "edge",
+        etypes: Sequence[EdgeName] | None = None,
+        feat: str = "feat",
+        seed: int = 0,
+        generator: torch.Generator | None = None,
+        resources: Resources | None = None,
+    ) -> None:
+        seed = fit_seed(seed)
+        held = held_edge_types(g, k, etypes)
+        super().__init__(max(held.values()), generator)
+        self.homogeneous = is_homogeneous(g)
+        if not (self.homogeneous or self.takes_several_types):
+            raise ValueError(
+                f"g: expected one node type and one edge type, got edge types {g.canonical_etypes};"
+                f" {type(self).__name__} takes homogeneous graphs only: pass one relation (see "
+                "dgl.edge_type_subgraph), or use DMNSSampler, DynamicSampler or "
+                "SelfAdversarialSampler"
             )
-            found = relation.distribution = self._distribution(relation, snapshot)
-        if found is None:
-            raise RuntimeError(
-                "distribution: there was no refresh yet, or none since the graph has changed; call "
-                "refresh() or attach()"
+        counts = {n: int(g.num_nodes(n)) for etype in held for n in (etype[0], etype[2])}
+        embedder = Embedder(g, encoder, feat, counts)
+        pools = Pools() if pools is None else pools
+        check_object("pools", pools, Pools, "Pools(size=128)")
+        settings = pools.over(self.defaults)
+        if settings.pool < self.k:
+            raise ValueError(
+                f"size: expected pools of at least k = {self.k} candidates, got {settings.pool}; "
+                "raise it"
             )
-        return found
+        check_rule(rule)
+        scorer_of = scorers_by_type(scorer, list(held), g.canonical_etypes)
+        if source not in get_args(Source):
+            raise ValueError(f"source: expected 'edge' or 'uniform', got {source!r}")
+        resources = Resources() if resources is None else resources
+        check_object("resources", resources, Resources, "Resources(background=True)")
+        self.source: Source = source
+        self.rule = rule
+        self.settings = settings
+        self.resources = resources
+        self.seed = seed
+        groups = groups_with_room(resources, self._rows(g, held))
+        # Seeds go by place in the graph: a type's negatives do not depend on what else is held.
+        places = {etype: place for place, etype in enumerate(g.canonical_etypes)}
+        with shared_memory_for(list(held)):
+            self.relations = {
+                etype: Relation(
+                    g,
+                    etype,
+                    number,
+                    settings,
+                    groups[etype],
+                    fit_seed(seed + places[etype]),
+                    scorer_of(etype),
+                    self._method,
+                    alike=self._rows_alike,
+                    folder=resources.table_folder,
+                )
+                for etype, number in held.items()
+            }
+        self._identity.made_for(g, held)
+        name = type(self).__name__
+        self.asked = Asked()
+        scoring = ScoringCheck(self.takes_scorer, rule.uses_scores, scorer is not None)
+        self.refresher: Refresher | None = Refresher(
+            name, embedder, self.relations, bool(resources.background), scoring
+        )
+
+    def _method(self, known: KnownEdges, seed: int) -> Method:
+        """The method of an edge type; subclasses have their own."""
+        return TableMethod(self.rule, self.settings, self.resources.chunk_bytes, seed)
+
+    @property
+    def _rows_alike(self) -> bool:
+        """Whether queries are drawn alike, in place of as often as they have edges."""
+        return self.source == "uniform"
+
+    def _rows(self, g: Any, numbers: Mapping[EdgeType, int]) -> dict[EdgeType, Rows]:
+        """What the table of each edge type asks for, by its number of negatives."""
+        hard, groups = self.settings.hard, self.settings.groups_for
+        return {e: Rows(int(g.num_nodes(e[0])), hard(k), groups(k)) for e, k in numbers.items()}
+
+    # ---- what is held -----------------------------------------------------------------------
+
+    @property
+    def report(self) -> RefreshReport | None:
+        """The report of the refresh that is in use; None before the first, and in copies."""
+        return None if self.refresher is None else self.refresher.report
+
+    @property
+    def staleness(self) -> Staleness:
+        """How far the negatives that are drawn now lie behind the training."""
+        return self._original("staleness").staleness
 
     @shielded
     def look(  # noqa: D102
         self, etype: EdgeName | None = None, embeddings: Embeddings | None = None
     ) -> Look:
-        relation = self.relation(self._held(etype))
+        embedder = self._original("look").embedder
+        relation = self.relation(etype)
         if relation.table.version == 0:
             raise RuntimeError(
                 "sampler: it has not been refreshed, so that its negatives are uniform; call "
@@ -124,15 +227,16 @@ class RefreshingSampler(FillingSampler):
             )
         if isinstance(embeddings, Mapping) and self.homogeneous:
             (embeddings,) = embeddings.values()
-        h = self._embeddings(embeddings)
-        ends = h[relation.etype[0]], h[relation.etype[2]]
+        ends = relation.ends(embedder.embeddings(embeddings))
         behind = self.staleness
         return Look(
             name=type(self).__name__,
             etype=relation.etype,
             known=relation.known,
             version=relation.table.version,
-            snapshot=Snapshot.take(*ends, relation.known, relation.frozen().scorer, relation.model),
+            snapshot=Snapshot.take(
+                ends.h_query, ends.h_candidate, ends.known, ends.scorer, relation.model
+            ),
             rows=relation.rows,
             uniform=False,
             lam=self.settings.lam,
@@ -140,48 +244,8 @@ class RefreshingSampler(FillingSampler):
             draw=lambda: self._drawing(relation.etype),
         )
 
-    @shielded
-    def positive_log_ratio(self, positives: Any) -> Any:
-        """Log ratio that positive edges have under the distribution of the negatives.
+    # ---- refreshes --------------------------------------------------------------------------
 
-        For ``pos_log_ratio=`` of `dgl_dmns.losses`, beside ``log_ratio=`` for the negatives: what
-        the rule would have given them as candidates, see `dgl_dmns.core.distribution`.
-
-        Args:
-            positives: the positive graph a loader returned; or a pair ``(src, dst)`` of node id
-                tensors of the whole graph, shape [P]; or a dict of such pairs by edge type.
-
-        Returns:
-            Log ratios in the form of `log_ratio`, shape [P], float32.
-
-        Raises:
-            RuntimeError: as for `distribution`.
-            ValueError: if the rule's distribution is not tractable, no table is held for an edge
-                type that has edges, or ids are out of range.
-            TypeError: if ``positives`` is none of these, or ids are no integers.
-
-        Pairs that are mostly no known edges, such as those of the negative graph, give a warning.
-        """
-        if hasattr(positives, "seeds") or hasattr(positives, "node_pairs"):
-            raise TypeError(
-                "positives: a GraphBolt minibatch holds positives and negatives; pass the ids of "
-                "its positive pairs in the whole graph, (src, dst)"
-            )
-        pairs = negative_pairs(positives, list(self.relations))
-        if isinstance(pairs, tuple):
-            return self._positive_log_ratio(None, *pairs)
-        return {key: self._positive_log_ratio(e, *pair) for key, (e, pair) in pairs.items()}
-
-    def _positive_log_ratio(self, etype: EdgeType | None, src: Tensor, dst: Tensor) -> Tensor:
-        self._check_positives(etype, src, dst)
-        ratio = self.distribution(etype).log_ratio(src.cpu().long(), dst.cpu().long())
-        return ratio.to(src.device)
-
-    # ---- refresh ----------------------------------------------------------------------------
-
-    @about
-    @outside_inference_mode
-    @shielded
     def refresh(
         self,
         embeddings: Embeddings | None = None,
@@ -189,7 +253,7 @@ class RefreshingSampler(FillingSampler):
         nodes: NodeIds | None = None,
         observed: bool = True,
     ) -> RefreshReport:
-        """Recompute embeddings, fit the generators a little further, and rebuild the tables.
+        """Recompute embeddings, fit the models a little further, and rebuild the tables.
 
         With ``Resources(background=True)`` a refresh after the first takes the embeddings, and
         leaves the rest to a thread; the new table is used as soon as it is whole. If the refresh
@@ -205,8 +269,8 @@ class RefreshingSampler(FillingSampler):
                 of those by node type for a heterogeneous graph.
             nodes: ids of source nodes, whose rows alone are drawn anew; a dict of those by source
                 node type where there are several, and edge types of other sources stay as they are.
-                The other rows keep their candidates. The generators are fitted all the same, on
-                pairs of all nodes.
+                The other rows keep their candidates. The models are fitted all the same, on pairs
+                of all nodes.
             observed: whether the rows that `observe` was given stand in for the encoder, if there
                 are any; False calls it, and later observations start from what it returns.
 
@@ -221,106 +285,8 @@ class RefreshingSampler(FillingSampler):
                 refresh; or if the last refresh has failed in the background, whose error is the
                 cause. The last good tables stay in use, and the next call begins anew.
         """
-        self._check_original("refresh")
-        rows = self._rows(nodes)
-        watch = Stopwatch()
-        background = self.resources.background and self.report is not None
-        if background:
-            self.wait()
-            watch.mark("wait")
-        with self._scoring.watching(self._encoder, list(self._attached)):
-            h = self._embeddings(embeddings, observed, copy=True)  # training writes on
-        watch.mark("embed")
-        anew = self._observed is not None and (embeddings is not None or not observed)
-        before = Before(
-            {etype: one.random.get_state() for etype, one in self.relations.items()},
-            self._observed if anew else None,
-        )
-        version = self.version
-        try:
-            if anew:
-                self._observed = ObservedEmbeddings(h)
-            # A refresh beside the training has random numbers of its own, and one in its place too.
-            reseeded = self.resources.background and version > 0
-            relations = [one.apart(reseeded=reseeded) for one in self.relations.values()]
-            step = self._steps or 0
-            if background:
-                self._before, self._behind = before, 1
-                self._task = Task(lambda check: self._build(relations, h, rows, step, watch, check))
-                assert self.report is not None
-                return self.report
-            total = sum(
-                one.known.num_src if some is None else some.numel()
-                for one, some in zip(relations, rows.values())
-            )
-            with tqdm(
-                total=total, desc="refresh", unit="row", delay=_PATIENCE, disable=None, leave=False
-            ) as bar:
-                done = self._build(relations, h, rows, step, watch, bar.update)
-        except BaseException:
-            if self.version == version and self._task is None:
-                self._observed = before.undo(self.relations, self._observed)
-                self._behind = 0
-            raise
-        return self._tell(*done)
-
-    def _rows(self, nodes: NodeIds | None) -> dict[EdgeType, Tensor | None]:
-        """The rows that a refresh draws anew by edge type; None for all."""
-        if nodes is None:
-            return dict.fromkeys(self.relations)
-        if not self.rebuilds_rows:
-            raise ValueError(
-                f"nodes: {type(self).__name__} keeps chains that go on by themselves, and no rows "
-                "that a refresh draws; call refresh() without nodes"
-            )
-        if not self.version:
-            raise RuntimeError("nodes: the first refresh fills the whole table; call refresh()")
-        return rows_by_type(nodes, self.relations)
-
-    @about
-    @in_float32
-    @shielded
-    def _build(
-        self,
-        relations: list[Relation],
-        h: dict[str, Tensor],
-        rows: dict[EdgeType, Tensor | None],
-        step: int,
-        watch: Stopwatch,
-        on_rows: Callable[[int], object],
-    ) -> tuple[RefreshReport, dict[str, Tensor]]:
-        """Fit and rebuild relations that are `apart` from embeddings, and swap them in."""
-        ends = [(r, h[r.etype[0]], h[r.etype[2]]) for r in relations]
-        wanted = [rows[relation.etype] for relation in relations]
-        fits = [
-            None if some is not None and not some.numel() else self._fit(*end)
-            for end, some in zip(ends, wanted)
-        ]
-        watch.mark("fit")
-        tables = []
-        for end, some in zip(ends, wanted):
-            tables.append(self._rebuild(*end, some, on_rows))
-        watch.mark("table")
-        report = RefreshReport(
-            version=self.version + 1,
-            seconds=watch.total,
-            seconds_by_part=watch.parts,
-            by_type=dict(zip(self.relations, map(TypeReport, fits, tables))),
-        )
-        changes = {"report": report, "_last": h, "_behind": 0, "_in_use": step}
-        swap(zip(self.relations.values(), relations), self, changes)
-        return report, h
-
-    def _tell(self, report: RefreshReport, h: dict[str, Tensor]) -> RefreshReport:
-        """Make a refresh that has ended known, in the thread of the training.
-
-        All functions of `on_refresh` are called, also after one that has raised.
-        """
-        self._scoring.look(report.version, self.relations.values(), h)
-        with callers_device(), ExitStack() as calls:
-            for callback in reversed(self._on_refresh.values()):
-                calls.callback(callback, report, h)
-        return report
+        refresher = self._original("refresh")
+        return refresher.refresh(embeddings, refresher.rows(nodes), observed)
 
     def wait(self) -> RefreshReport | None:
         """Wait for a refresh in the background, if one is under way.
@@ -331,38 +297,7 @@ class RefreshingSampler(FillingSampler):
         Raises:
             RuntimeError: if it has failed, or if this is a copy.
         """
-        self._check_original("wait")
-        self._settle()
-        if self._failed is not None:
-            error, self._failed, self._behind = self._failed, None, 0
-            raise RuntimeError(
-                f"refresh: the one in the background failed ({type(error).__name__}: {error}); "
-                f"negatives are those of version {self.version}, the last good one; refresh again, "
-                "or make a sampler without Resources(background=True)"
-            ) from error
-        return self.report
-
-    def _settle(self) -> None:
-        """Wait for the background; keep its error, if any, for the next refresh."""
-        if self._task is None:
-            return
-        task, error = self._task, self._task.error
-        if error is not None:
-            assert self._before is not None
-            self._observed = self._before.undo(self.relations, self._observed)
-            self._failed = error
-        self._task = self._before = None
-        if error is None:
-            self._tell(*task.result)
-
-    @property
-    def staleness(self) -> Staleness:
-        """How far the negatives that are drawn now lie behind the training."""
-        return Staleness(
-            refreshes=self._behind,
-            steps=None if self._steps is None else self._steps - self._in_use,
-            age=None if self._observed is None else self._observed.mean_age(),
-        )
+        return self._original("wait").wait()
 
     def on_refresh(self, callback: RefreshCallback) -> RemovableHandle:
         """Call a function after every refresh, with its report and the embeddings by node type.
@@ -373,9 +308,7 @@ class RefreshingSampler(FillingSampler):
         Returns:
             A handle; its ``remove()`` ends the calls.
         """
-        handle = RemovableHandle(self._on_refresh)
-        self._on_refresh[handle.id] = callback
-        return handle
+        return self._original("on_refresh").on_refresh(callback)
 
     def attach(
         self,
@@ -393,16 +326,16 @@ class RefreshingSampler(FillingSampler):
 
         On several ranks, call it on each, after the model is wrapped in DistributedDataParallel. A
         refresh talks to no other rank, so it cannot hang; equal seeds and embeddings give equal
-        generators and tables, to the last bit. Ranks whose embeddings differ (running statistics
-        of BatchNorm, uneven batches) train alike with slightly different tables; hand `refresh`
+        models and tables, to the last bit. Ranks whose embeddings differ (running statistics of
+        BatchNorm, uneven batches) train alike with slightly different tables; hand `refresh`
         embeddings that were broadcast where that matters.
 
         Args:
             optimizer: the encoder's optimizer.
             every: optimizer steps between refreshes; the batches of an epoch are a good choice. A
-                first call makes tables that last for so many steps in batches of 1024.
-                Where neither it nor ``share`` is given, the steps that a pass over the known edges
-                takes in batches of 1024 (on several ranks, of 1024 on each).
+                first call makes tables that last for so many steps in batches of 1024. Defaults,
+                without ``share``, to the steps that a pass over the known edges takes in batches of
+                1024 (on several ranks, of 1024 on each).
             share: share of the time that refreshes may take, between 0 and 1, in place of
                 ``every``: one follows a step as soon as the last one's seconds are at most this
                 share of those since it began. Runs then depend on the clock, and ranks refresh
@@ -416,43 +349,103 @@ class RefreshingSampler(FillingSampler):
             ValueError: if ``every`` is below 1, ``share`` is out of range, or both are given.
             TypeError: for what is no optimizer of torch with hooks; nothing is refreshed then.
         """
-        check_optimizer(optimizer)
-        edges = sum(relation.known.indices.numel() for relation in self.relations.values())
-        cadence = Cadence(every, share, steps_of_a_pass(edges))
-        if every is not None and not self.version:
-            for relation in self.relations.values():
-                relation.make_last(passes_of(every, edges))
-        cadence.done(self.refresh().seconds)
-        self._steps = steps = self._steps or 0
-        if optimizer in self._attached:
-            self._attached[optimizer].remove()
+        return self._original("attach").attach(self.refresh, optimizer, every, share)
 
-        def hook(*_: Any) -> None:
-            nonlocal steps
-            steps += 1  # of this optimizer; the sampler counts those of the busiest
-            self._steps = max(self._steps or 0, steps)
-            if cadence.due():
-                version = self.version
-                try:
-                    cadence.done(self.refresh().seconds)
-                except Exception:
-                    if self.report is not None and self.version != version:  # a callback's error
-                        cadence.done(self.report.seconds)
-                    raise
-            elif self._task is not None and self._task.done:
-                self._settle()
+    @shielded
+    def observe(self, node_ids: NodeIds, embeddings: Embeddings) -> None:
+        """Keep embeddings that a minibatch has computed anyway, for the next refreshes.
 
-        handle = optimizer.register_step_post_hook(hook)
-        self._attached[optimizer] = handle
-        return handle
+        Once called, refreshes read the last embedding seen of every node instead of calling the
+        encoder; a node that was not seen has that of the first refresh, or of the last one with
+        ``observed=False`` or with embeddings. In a loop of DGL's blocks::
 
-    # ---- state ------------------------------------------------------------------------------
+            h = model(blocks, x)
+            sampler.observe(blocks[-1].dstdata[dgl.NID], h)
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: D102
-        super().load_state_dict(state)
-        self._failed, self._behind = None, 0  # what has failed before counts no more
-        self._in_use = self._steps or 0
+        It takes ``4 * D + 4`` bytes a node, and as much as the embeddings again in a refresh.
+
+        Args:
+            node_ids: ids in the whole graph, shape [B], integer; of a node that stands there twice
+                either row may be kept. A dict by node type for a heterogeneous graph.
+            embeddings: shape [B, D], floating point, with or without gradient; a dict likewise.
+
+        Raises:
+            RuntimeError: before the first refresh, or if this is a copy.
+            TypeError: for ids that are no integers, such as a mask.
+            ValueError: if they do not fit one another or the nodes. Rows that are not finite are
+                refused by the next refresh.
+        """
+        self._original("observe").embedder.observe(node_ids, embeddings)
+
+    @shielded
+    def embedding_age(self, ntype: str | None = None) -> Tensor:
+        """How many observations ago each node was seen last, for negatives from `observe`.
+
+        Args:
+            ntype: node type; may be left out where the sampler needs one.
+
+        Returns:
+            Shape [N], int64; nodes not seen yet count from the refresh that they started from.
+
+        Raises:
+            RuntimeError: if nothing was observed.
+            ValueError: if the node type has to be named.
+        """
+        return self._original("embedding_age").embedder.age(ntype)
+
+    # ---- growth, state and copies -----------------------------------------------------------
+
+    @shielded
+    def update_graph(self, g: Any) -> None:
+        """Go on with a graph that has grown: with new nodes, new edges, or without old ones.
+
+        Known edges and tables are made anew; models, random states and the version stay, and the
+        next `refresh` learns from the new graph. Until then, negatives that are edges by now are
+        replaced by uniform ones, and new query nodes have filtered uniform negatives
+        (`DMNSSampler.for_embeddings` serves them from an embedding). The edge types that are held
+        stay the same.
+
+        Call it outside of an epoch, on every rank alike, and make a new loader: a loader of DGL or
+        of GraphBolt keeps the graph that it was made with. Workers that still run keep the tables
+        that go with that graph.
+
+        Args:
+            g: the new graph; old nodes keep their ids, new ones come after them.
+
+        Raises:
+            ValueError: if an edge type that is held has no edges in it, a node type has fewer nodes
+                than before, the encoder's feature is missing, or the tables do not fit
+                ``Resources(table_bytes=...)``; this sampler then stays as it was.
+            MemoryError: if the machine has no room for the tables; likewise.
+            RuntimeError: if this is a copy, which has no encoder.
+            TypeError: for what is no graph.
+        """
+        self.relations = self._original("update_graph").grow(
+            g, lambda numbers: groups_with_room(self.resources, self._rows(g, numbers))
+        )
+        self._identity = GraphIdentity(type(self).__name__)
+        self._identity.made_for(g, self.relations)
+
+    def stats(self, **arguments: Any) -> pd.DataFrame:  # noqa: D102
+        self._original("stats")
+        return super().stats(**arguments)
+
+    def _original(self, call: str) -> Refresher:
+        """The refresher, which copies have none of."""
+        if self.refresher is None:
+            raise RuntimeError(
+                f"{call}: this is a copy of a sampler (pickled, or from copy.copy or deepcopy); a "
+                "copy looks up negatives, and has no encoder, graph or generator; use the sampler "
+                "it was made from, or make a new one"
+            )
+        return self.refresher
 
     def __getstate__(self) -> dict[str, Any]:
-        dropped = dict.fromkeys(("_task", "_before", "_failed", "_attached", "_scoring"))
-        return {**super().__getstate__(), **dropped, "_on_refresh": OrderedDict()}
+        """What workers and spawned processes get: what a look-up needs, and None for the rest."""
+        return {name: value if name in self.sent else None for name, value in vars(self).items()}
+
+    def __repr__(self) -> str:
+        numbers = sorted({relation.k for relation in self.relations.values()})
+        k = "..".join(str(number) for number in dict.fromkeys((numbers[0], numbers[-1])))
+        types = "" if self.homogeneous else f", types={len(self.relations)}"
+        return f"{type(self).__name__}(k={k}{types}, rule={self.rule}, version={self.version})"

@@ -1,4 +1,4 @@
-"""From an encoder to checked embeddings, one tensor for each node type."""
+"""`Embedder`: from an encoder, or what was observed of it, to checked embeddings by node type."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from dgl_dmns._compat import is_distributed
 from dgl_dmns.checks import type_name
 from dgl_dmns.core import callers_device
 from dgl_dmns.messages import first_line
-from dgl_dmns.samplers.held_modules import eval_mode, modules_behind
+from dgl_dmns.samplers.graphs import is_homogeneous
+from dgl_dmns.samplers.held_modules import eval_mode, modules_behind, unwrapped
+from dgl_dmns.samplers.observed import NodeIds, ObservedEmbeddings
 
-__all__ = ["Embeddings", "Encoder", "check_embeddings", "check_encoder", "embed", "is_homogeneous"]
+__all__ = ["Embedder", "Embeddings", "Encoder", "check_embeddings"]
 
 _ROWS = 1 << 16  # embeddings that are checked at a time: a bounded working set
 
@@ -32,12 +34,97 @@ arguments (or with the graph); the modules that it refers to or calls are found 
 """
 
 
-def is_homogeneous(g: Any) -> bool:
-    """Whether a graph has one node type and one edge type."""
-    return len(g.ntypes) == 1 and len(g.canonical_etypes) == 1
+class Embedder:
+    """The encoder of a sampler, its graph, and the embeddings that were seen last.
+
+    Args:
+        g: the training graph.
+        encoder: a module or a callable, see `Encoder`.
+        feat: name of the node features, for a module.
+        counts: number of nodes of the node types that are needed.
+
+    Attributes:
+        last: embeddings of the last refresh, float32 [N, D] by node type; None before.
+        observed: those that minibatches have computed; None where nothing was observed.
+
+    Raises:
+        TypeError, ValueError: for an encoder that cannot be called on the graph.
+    """
+
+    def __init__(self, g: Any, encoder: Encoder, feat: str, counts: Mapping[str, int]) -> None:
+        _check_encoder(encoder, g, feat)
+        self.g = g
+        self.encoder = encoder
+        self.feat = feat
+        self.counts = counts
+        self.homogeneous = is_homogeneous(g)
+        self.last: dict[str, Tensor] | None = None
+        self.observed: ObservedEmbeddings | None = None
+        self._called = False
+
+    def embeddings(
+        self, given: Embeddings | None = None, observed: bool = True, *, copy: bool = False
+    ) -> dict[str, Tensor]:
+        """Checked embeddings by node type, in memory of their own where they are to be kept.
+
+        Where none are given, those that were observed, and without such, those of the encoder.
+        """
+        output: Any = given
+        if given is None and observed and self.observed is not None:
+            return self.of_types(self.observed.h, copy=copy)
+        if given is None:
+            output = _call(self.encoder, self.g, self.feat, first=not self._called)
+            self._called = True
+        return check_embeddings(output, self.counts, homogeneous=self.homogeneous, copy=copy)
+
+    def of_types(self, h: Mapping[str, Tensor], *, copy: bool = False) -> dict[str, Tensor]:
+        """Checked embeddings that stand by node type already, on a homogeneous graph as well."""
+        output: Any = next(iter(h.values())) if self.homogeneous else h
+        return check_embeddings(output, self.counts, homogeneous=self.homogeneous, copy=copy)
+
+    def observe(self, node_ids: NodeIds, embeddings: Embeddings) -> None:
+        """Keep embeddings of a minibatch, see `RefreshingSampler.observe`."""
+        if self.observed is None:
+            if self.last is None:
+                raise RuntimeError(
+                    "observe: call refresh() or attach() first; nodes that are never seen keep the "
+                    "embeddings of that refresh"
+                )
+            self.observed = ObservedEmbeddings(self.last)
+        self.observed.observe(self.observed.checked_rows(node_ids, embeddings))
+
+    def age(self, ntype: str | None) -> Tensor:
+        """Observations since each node was seen last, see `RefreshingSampler.embedding_age`."""
+        if self.observed is None:
+            raise RuntimeError("embedding_age: nothing was observed; call observe() in the loop")
+        held = sorted(self.observed.h)
+        if ntype is None and len(held) == 1:
+            ntype = held[0]
+        if ntype not in held:
+            raise ValueError(f"ntype: expected one of {held}, got {ntype!r}")
+        return self.observed.age(ntype)
+
+    def on(self, g: Any) -> Embedder:
+        """The same for a graph that has grown, whose new nodes have no embedding yet."""
+        counts = {ntype: int(g.num_nodes(ntype)) for ntype in self.counts}
+        return Embedder(g, self.encoder, self.feat, counts)
+
+    def check_width(self, width: int) -> None:
+        """Refuse a state that was made for embeddings of another width than the encoder's.
+
+        Raises:
+            ValueError: if it was.
+        """
+        h = self.last or self.embeddings(observed=False)
+        own = next(iter(h.values())).shape[1]
+        if own != width:
+            raise ValueError(
+                f"state: made for embeddings of width {width}, this sampler's encoder gives {own}; "
+                "load it beside the encoder it was trained with"
+            )
 
 
-def check_encoder(encoder: Any, g: Any, feat: str) -> None:
+def _check_encoder(encoder: Any, g: Any, feat: str) -> None:
     """Refuse an encoder that cannot be called on the graph.
 
     Raises:
@@ -84,28 +171,12 @@ def _check_features(g: Any, feat: str) -> None:
         )
 
 
-def unwrapped(function: Any) -> Any:
-    """What ``DistributedDataParallel`` or ``DataParallel`` wraps; anything else as it is."""
-    while isinstance(function, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
-        function = function.module
-    return function
-
-
 @torch.no_grad()
-def embed(encoder: Encoder, g: Any, feat: str, *, first: bool = False) -> Any:
+def _call(encoder: Encoder, g: Any, feat: str, *, first: bool) -> Any:
     """What the encoder returns, without gradient; modules are in eval mode meanwhile.
 
     A module inside ``DistributedDataParallel`` is called without it: that may wait for other ranks.
-
-    Args:
-        encoder: the encoder.
-        g: the graph.
-        feat: name of the node features, for a module.
-        first: whether it has never returned before: an error then says how it was called.
-
-    Raises:
-        TypeError, ValueError, RuntimeError: in place of any error of a first call, which is the
-            cause; memory that runs out excepted.
+    An error of the ``first`` call says how the encoder was called; memory that runs out excepted.
     """
     encoder = unwrapped(encoder)
     arguments: tuple[Any, ...] = ()

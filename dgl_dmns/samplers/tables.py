@@ -1,14 +1,12 @@
-"""The hot path of the samplers that keep tables: negatives and their log ratios by a look-up.
+"""What is asked of tables: negatives, and the log ratios of what they were drawn from.
 
-All that is here is there in loader workers, too. What fills the tables is in
-`dgl_dmns.samplers.refreshing`.
+Negatives are looked up in loader workers, too; distributions are known where refreshes are made.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -22,14 +20,22 @@ from dgl_dmns.core import (
     NodeDistribution,
     Rule,
     Scorer,
+    check_tractable,
     shielded,
 )
-from dgl_dmns.samplers.asked import Asked, checked_pairs
-from dgl_dmns.samplers.base import EdgeName, EdgeType, NegativeSampler, canonical_edge_type
-from dgl_dmns.samplers.negative_pairs import negative_pairs
+from dgl_dmns.samplers.etypes import EdgeName, EdgeType, canonical_edge_type
+from dgl_dmns.samplers.method import TableMethod
+from dgl_dmns.samplers.misuse import Asked
+from dgl_dmns.samplers.negative_pairs import checked_pairs, negative_pairs
+from dgl_dmns.samplers.refresher import Refresher
 from dgl_dmns.samplers.relation import Relation
 
-__all__ = ["Source", "TableSampler"]
+if TYPE_CHECKING:
+    from dgl_dmns.samplers.base import NegativeSampler as _Sampler
+else:
+    _Sampler = object
+
+__all__ = ["Source", "Tables"]
 
 _DEFENSIVE = 0.5  # share of uniform negatives, from which on no weight exceeds two
 _QUERIES = 64  # of a batch, whose mean stands for that of the others
@@ -38,16 +44,17 @@ Source = Literal["edge", "uniform"]
 """Where the source of a negative comes from: its positive edge, or all nodes alike."""
 
 
-class TableSampler(NegativeSampler):
-    """Base of the samplers whose negatives stand in tables; a subclass makes ``relations``.
-
-    Before a table is filled for the first time, negatives are filtered uniform.
-    """
+class Tables(_Sampler):
+    """The part of `RefreshingSampler` that reads the tables; it has no life of its own."""
 
     relations: dict[EdgeType, Relation]
     rule: Rule
     source: Source
     asked: Asked
+
+    def _original(self, call: str) -> Refresher:
+        """The refresher, which copies have none of."""
+        raise NotImplementedError
 
     def relation(self, etype: EdgeName | None = None) -> Relation:
         """What is held for an edge type: ``known``, ``table``, ``model``.
@@ -58,14 +65,11 @@ class TableSampler(NegativeSampler):
         Raises:
             ValueError: if no table is held for it, or it has to be named.
         """
-        if etype is None:
-            if len(self.relations) != 1:
-                raise ValueError(
-                    f"etype: the sampler holds edge types {list(self.relations)}; name one, for "
-                    "example in sampler.relation(etype).table"
-                )
-            return next(iter(self.relations.values()))
         return self.relations[canonical_edge_type(etype, list(self.relations), "etype")]
+
+    @property
+    def known_by_type(self) -> dict[EdgeType, KnownEdges]:  # noqa: D102
+        return {etype: relation.known for etype, relation in self.relations.items()}
 
     @property
     def known(self) -> KnownEdges:
@@ -79,16 +83,15 @@ class TableSampler(NegativeSampler):
 
     @property
     def model(self) -> DiffusionGenerator | None:
-        """The generator of the only edge type, None before a refresh or where the rule needs none.
-
-        For several edge types, see `relation`.
-        """
+        """The diffusion model of the only edge type, None before a refresh or without one."""
         return self.relation().model
 
     @property
     def version(self) -> int:
         """How many refreshes the negatives that are drawn now have seen; readable in workers."""
         return min(relation.table.version for relation in self.relations.values())
+
+    # ---- negatives: all that workers do -----------------------------------------------------
 
     @shielded
     def draw(
@@ -100,7 +103,7 @@ class TableSampler(NegativeSampler):
             src: source ids, shape [B], int64, on the CPU.
             etype: edge type; may be left out where one is held.
             dst: destinations of the positive edges, shape [B], int64, for the groups whose turn it
-                is; random groups of the rows where not given.
+                is; defaults to random groups of the rows.
 
         Returns:
             Candidates of shape [B, k].
@@ -151,13 +154,7 @@ class TableSampler(NegativeSampler):
         relation.check_call(g, drawn)
         return drawn, relation.rows.draw_one(drawn, generator=self._call_generator())
 
-    @overload
-    def log_ratio(self, negatives: tuple[Tensor, Tensor]) -> Tensor: ...
-
-    @overload
-    def log_ratio(
-        self, negatives: Mapping[Any, tuple[Tensor, Tensor]]
-    ) -> dict[EdgeType, Tensor]: ...
+    # ---- log ratios -------------------------------------------------------------------------
 
     @shielded
     def log_ratio(self, negatives: Any) -> Any:
@@ -179,7 +176,7 @@ class TableSampler(NegativeSampler):
             the positive graph's.
 
         Raises:
-            RuntimeError: as for `RefreshingSampler.distribution`, after the first refresh.
+            RuntimeError: as for `distribution`, after the first refresh.
             ValueError: if the rule's distribution is not tractable, no table is held for an edge
                 type that has negatives, a minibatch has none yet, or ids are out of range.
             TypeError: if ``negatives`` is none of these, or ids are no integers.
@@ -191,21 +188,88 @@ class TableSampler(NegativeSampler):
             )
         pairs = negative_pairs(negatives, list(self.relations))
         if isinstance(pairs, tuple):
-            return self._find_log_ratio(None, *pairs)
-        return {key: self._find_log_ratio(etype, *pair) for key, (etype, pair) in pairs.items()}
+            return self._of_negatives(self.relation(), *pairs)
+        of = self._of_negatives
+        return {key: of(self.relation(etype), *pair) for key, (etype, pair) in pairs.items()}
 
-    def _find_log_ratio(self, etype: EdgeType | None, src: Tensor, dst: Tensor) -> Tensor:
-        relation = self.relation(etype)
+    @shielded
+    def positive_log_ratio(self, positives: Any) -> Any:
+        """Log ratio that positive edges have under the distribution of the negatives.
+
+        For ``pos_log_ratio=`` of `dgl_dmns.losses`, beside ``log_ratio=`` for the negatives: what
+        the rule would have given them as candidates, see `dgl_dmns.core.distribution`. Pairs that
+        are mostly no known edges, such as those of the negative graph, give a warning.
+
+        Args:
+            positives: the positive graph a loader returned; or a pair ``(src, dst)`` of node id
+                tensors of the whole graph, shape [P]; or a dict of such pairs by edge type.
+
+        Returns:
+            Log ratios in the form of `log_ratio`, shape [P], float32.
+
+        Raises:
+            RuntimeError: as for `distribution`.
+            ValueError: if the rule's distribution is not tractable, no table is held for an edge
+                type that has edges, or ids are out of range.
+            TypeError: if ``positives`` is none of these, or ids are no integers.
+        """
+        if hasattr(positives, "seeds") or hasattr(positives, "node_pairs"):
+            raise TypeError(
+                "positives: a GraphBolt minibatch holds positives and negatives; pass the ids of "
+                "its positive pairs in the whole graph, (src, dst)"
+            )
+        pairs = negative_pairs(positives, list(self.relations))
+        of = self._of_positives
+        if isinstance(pairs, tuple):
+            return of(self.relation(), *pairs)
+        return {key: of(self.relation(etype), *pair) for key, (etype, pair) in pairs.items()}
+
+    def distribution(self, etype: EdgeName | None = None) -> NodeDistribution:
+        """The distribution that the last refresh drew from: it samples, and it has densities.
+
+        Args:
+            etype: edge type; may be left out where one is held.
+
+        Raises:
+            RuntimeError: before the first refresh, and after the graph has changed, until the next
+                one; or if this is a copy.
+            ValueError: if the rule's distribution is not tractable, or the edge type has to be
+                named.
+        """
+        return self._distribution(self.relation(etype))
+
+    def _distribution(self, relation: Relation) -> NodeDistribution:
+        embedder = self._original("distribution").embedder
+        check_tractable(self.rule)
+        method, h = relation.method, embedder.last
+        if method.distribution is None and h is not None and isinstance(method, TableMethod):
+            method.know_again(relation.ends(h))  # of a state that was loaded
+        if method.distribution is None:
+            raise RuntimeError(
+                "distribution: there was no refresh yet, or none since the graph has changed; call "
+                "refresh() or attach()"
+            )
+        return method.distribution
+
+    def _of_negatives(self, relation: Relation, src: Tensor, dst: Tensor) -> Tensor:
         pairs = checked_pairs("negatives", (src, dst), relation.known, relation.etype)
         self.asked.for_ratios(type(self).__name__, relation, pairs)
         if relation.table.version == 0:
             return torch.zeros(src.shape, dtype=torch.float32, device=src.device)
-        return self.distribution(relation.etype).log_ratio(*pairs).to(src.device)
+        return self._distribution(relation).log_ratio(*pairs).to(src.device)
 
-    def _mixture_log_ratio(
+    def _of_positives(self, relation: Relation, src: Tensor, dst: Tensor) -> Tensor:
+        pairs = checked_pairs("positives", (src, dst), relation.known, relation.etype)
+        self.asked.for_positives(type(self).__name__, relation, pairs)
+        return self._distribution(relation).log_ratio(*pairs).to(src.device)
+
+    def scorer_of(self, etype: EdgeType) -> Scorer | None:  # noqa: D102
+        return self.relations[etype].scorer
+
+    def mixture_log_ratio(
         self, etype: EdgeType, src: Tensor, dst: Tensor, candidates: Tensor
     ) -> Tensor:
-        """See `SharedLoss`: exact for the uniform share and a candidate's own query.
+        """See `NegativeSampler.mixture_log_ratio`: exact for uniform draws and a query's own.
 
         The other queries of the batch are represented by some of them.
 
@@ -213,10 +277,10 @@ class TableSampler(NegativeSampler):
             ValueError: if less than half of the negatives are uniform, so that a candidate could
                 weigh more than two uniform ones.
         """
+        if not self.rule.tractable:
+            return super().mixture_log_ratio(etype, src, dst, candidates)  # says what to take
         relation = self.relations[etype]
         share = relation.rows.uniform_share
-        if not self.rule.tractable:
-            return super()._mixture_log_ratio(etype, src, dst, candidates)  # says what to take
         nodes, place = candidates.unique(return_inverse=True)
         uniform = FilteredDraws(relation.known).mixture_log_ratio(src, nodes)[place]
         if relation.table.version == 0 or share == 1:
@@ -225,7 +289,7 @@ class TableSampler(NegativeSampler):
             raise ValueError(
                 f"uniform_share: where the batch shares its negatives at least {_DEFENSIVE:g} of "
                 f"them have to be uniform, so that none weighs too much, got {share:g}; make the "
-                f"sampler with uniform_share={_DEFENSIVE:g}, or take share='edge'"
+                f"sampler with pools=Pools(uniform_share={_DEFENSIVE:g}), or take share='edge'"
             )
         count = len(src)
         own = self._hard_log_ratio(relation, src, candidates).exp() / count
@@ -233,7 +297,7 @@ class TableSampler(NegativeSampler):
             some = torch.arange(count)
             if count > _QUERIES:
                 some = torch.randperm(count, generator=self._call_generator())[:_QUERIES]
-            hard = self.distribution(etype).hard_log_ratios(src[some], nodes).double()
+            hard = self._distribution(relation).hard_log_ratios(src[some], nodes).double()
             hard = (hard + _admissible_share(relation.known, src[some]).unsqueeze(1)).exp_()
             total = hard.sum(0)[place]
             others = torch.full((count, 1), float(len(some)), dtype=torch.float64)
@@ -243,26 +307,16 @@ class TableSampler(NegativeSampler):
             own += total.clamp(min=0) / others.clamp(min=1) * ((count - 1) / count)
         return torch.logaddexp(uniform + math.log(share), own.log() + math.log1p(-share))
 
-    def _hard_log_ratio(self, relation: Relation, src: Tensor, candidates: Tensor) -> Tensor:
-        """Log of ``N q(u|v)`` of what the rule draws, of own candidates [B, K]; float64.
-
-        Queries without an admissible node, who get themselves, or any node, have none: -inf.
-        """
-        query = src.repeat_interleave(candidates.shape[1])
-        ratio = self.distribution(relation.etype).hard_log_ratio(query, candidates.flatten())
-        ratio = ratio.double() + _admissible_share(relation.known, query)
-        none = relation.known.admissible_count(query) <= 0
-        return ratio.masked_fill(none, -torch.inf).view_as(candidates)
-
-    def _scorer_of(self, etype: EdgeType) -> Scorer | None:
-        return self.relations[etype].scorer
-
-    def _own_log_ratio(
+    def own_log_ratio(
         self, etype: EdgeType, src: Tensor, dst: Tensor, candidates: Tensor
     ) -> Tensor:
-        """See `SharedLoss`: in closed form."""
+        """See `NegativeSampler.own_log_ratio`: in closed form.
+
+        Raises:
+            ValueError: if all negatives are chosen by the score alone.
+        """
         if not self.rule.tractable:
-            return super()._own_log_ratio(etype, src, dst, candidates)
+            return super().own_log_ratio(etype, src, dst, candidates)
         relation = self.relations[etype]
         if relation.table.version == 0:
             return FilteredDraws(relation.known).own_log_ratio(src, candidates)
@@ -271,22 +325,23 @@ class TableSampler(NegativeSampler):
             raise ValueError(
                 "share='edge': the log ratio of negatives that the score alone has chosen is the "
                 "score itself, so that nothing is left to learn; make the sampler with "
-                "uniform_share=0.5"
+                "pools=Pools(uniform_share=0.5)"
             )
         hard = self._hard_log_ratio(relation, src, candidates)
         uniform = _admissible_share(relation.known, src).exp().unsqueeze(1)
         ratio = torch.log(share * uniform + (1 - share) * hard.exp())
         return ratio.masked_fill((relation.known.admissible_count(src) <= 0).unsqueeze(1), 0.0)
 
-    def distribution(self, etype: EdgeName | None = None) -> NodeDistribution:
-        """The distribution that the last refresh drew from, see `RefreshingSampler`."""
-        raise NotImplementedError
+    def _hard_log_ratio(self, relation: Relation, src: Tensor, candidates: Tensor) -> Tensor:
+        """Log of ``N q(u|v)`` of what the rule draws, of own candidates [B, K]; float64.
 
-    def _check_positives(self, etype: EdgeType | None, src: Tensor, dst: Tensor) -> None:
-        """Warn, once, where pairs handed over as positives are mostly no known edges."""
-        relation = self.relation(etype)
-        pairs = checked_pairs("positives", (src, dst), relation.known, relation.etype)
-        self.asked.for_positives(type(self).__name__, relation, pairs)
+        Queries without an admissible node, who get themselves, or any node, have none: -inf.
+        """
+        query = src.repeat_interleave(candidates.shape[1])
+        ratio = self._distribution(relation).hard_log_ratio(query, candidates.flatten())
+        ratio = ratio.double() + _admissible_share(relation.known, query)
+        none = relation.known.admissible_count(query) <= 0
+        return ratio.masked_fill(none, -torch.inf).view_as(candidates)
 
 
 def _admissible_share(known: KnownEdges, src: Tensor) -> Tensor:

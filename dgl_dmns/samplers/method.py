@@ -1,0 +1,203 @@
+"""What a refresh does for one edge type, as one object: fit, fill, copy and state.
+
+A method is handed what it needs (known edges, embeddings, a table, randomness), so that it knows
+neither the relation that holds it nor the sampler. A refresh works on a copy of it, which takes its
+place when all edge types are done.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from dgl_dmns.core import (
+    CandidateTable,
+    DiffusionGenerator,
+    FitReport,
+    KnownEdges,
+    NodeDistribution,
+    PoolSettings,
+    Rule,
+    Scorer,
+    Snapshot,
+    TableReport,
+    fill_table,
+    sharpened,
+)
+
+__all__ = ["Ends", "Method", "TableMethod"]
+
+
+class Ends(NamedTuple):
+    """What a refresh starts from, for one edge type.
+
+    Attributes:
+        known: the known edges.
+        h_query: source embeddings, shape [Nq, D], float32.
+        h_candidate: destination embeddings, shape [Nc, D]; the same tensor where both ends have one
+            node type.
+        scorer: scores of broadcastable embeddings, the inner product where None.
+        random: source of randomness.
+    """
+
+    known: KnownEdges
+    h_query: Tensor
+    h_candidate: Tensor
+    scorer: Scorer | None
+    random: torch.Generator
+
+
+class Method:
+    """How the negatives of one edge type come about; subclasses fit and fill in their own ways.
+
+    Attributes:
+        model: the diffusion model, of the methods that have one.
+        distribution: what the table was drawn from, where that is known in this process.
+    """
+
+    rebuilds_rows: ClassVar[bool] = True
+
+    model: DiffusionGenerator | None = None
+    distribution: NodeDistribution | None = None
+
+    def copy(self) -> Method:
+        """The same with what a refresh changes in place as copies."""
+        return copy.copy(self)
+
+    def fit(self, ends: Ends) -> FitReport | None:
+        """Fit what is learned, if anything."""
+        return None
+
+    def fill(
+        self,
+        ends: Ends,
+        table: CandidateTable,
+        nodes: Tensor | None,
+        on_rows: Callable[[int], object],
+    ) -> TableReport:
+        """Fill the hidden buffer of the table, all rows or those of some nodes [B]."""
+        raise NotImplementedError
+
+    def on(self, known: KnownEdges) -> Method:
+        """The same for a graph that has changed."""
+        return self.copy()
+
+    def state(self, version: int) -> dict[str, Any]:
+        """What has to be kept besides the table of a version, by reference."""
+        return {}
+
+    def width_of(self, state: dict[str, Any]) -> int | None:
+        """Width of the embeddings that a state was made for; None where it has none."""
+        return None
+
+    def restored(self, state: dict[str, Any], version: int) -> Method:
+        """A method with what `state` gave; this one stays as it is.
+
+        Args:
+            state: of a method made with the same arguments.
+            version: refreshes that its table has seen.
+
+        Raises:
+            ValueError: if it is of another kind.
+        """
+        return self.copy()
+
+    def sent(self) -> Method | None:
+        """What workers get: nothing where a look-up in the table is all they do."""
+        return None
+
+
+class TableMethod(Method):
+    """Rows drawn by a rule out of pools, and the distribution that they are drawn from.
+
+    Args:
+        rule: the selection rule.
+        settings: pools and mixture.
+        chunk_bytes: working set of filling a table.
+        seed: of what is drawn to measure the distribution.
+
+    Attributes:
+        norms: of the distribution, float32 [N, L + P]; None before a refresh.
+        sharpness: factor on the scores that the table was drawn with.
+    """
+
+    def __init__(self, rule: Rule, settings: PoolSettings, chunk_bytes: int, seed: int) -> None:
+        self.rule = rule
+        self.settings = settings
+        self.chunk_bytes = chunk_bytes
+        self.seed = seed
+        self.norms: Tensor | None = None
+        self.sharpness = 1.0
+        self._weights: dict[str, Tensor] | None = None  # of a module as scorer, from a state
+
+    def snapshot(self, ends: Ends) -> Snapshot:
+        """What the rule chooses from, with scores as they are."""
+        model = self.model if self.rule.uses_generator else None
+        return Snapshot.take(ends.h_query, ends.h_candidate, ends.known, ends.scorer, model)
+
+    def fill(  # noqa: D102
+        self,
+        ends: Ends,
+        table: CandidateTable,
+        nodes: Tensor | None,
+        on_rows: Callable[[int], object],
+    ) -> TableReport:
+        snapshot = sharpened(
+            self.snapshot(ends), self.rule, refreshes=table.version, generator=ends.random
+        )
+        self.sharpness = snapshot.sharpness
+        report, self.norms = fill_table(
+            table,
+            self.rule,
+            self.settings,
+            snapshot,
+            nodes=nodes,
+            chunk_bytes=self.chunk_bytes,
+            on_rows=on_rows,
+            generator=ends.random,
+        )
+        self._weights = None
+        self.distribution = self._drawn_from(snapshot)
+        return report
+
+    def _drawn_from(self, snapshot: Snapshot) -> NodeDistribution | None:
+        if not self.rule.tractable:
+            return None
+        return NodeDistribution(self.rule, self.settings, snapshot, self.norms, seed=self.seed)
+
+    def know_again(self, ends: Ends) -> None:
+        """Make the distribution of a state that was loaded, from the embeddings in it.
+
+        Raises:
+            RuntimeError: if a module as scorer has other weights than the state's.
+        """
+        if self.norms is None:
+            return
+        if self._weights is not None and isinstance(ends.scorer, nn.Module):
+            ends.scorer.load_state_dict(self._weights)
+        self.distribution = self._drawn_from(replace(self.snapshot(ends), sharpness=self.sharpness))
+
+    def on(self, known: KnownEdges) -> TableMethod:  # noqa: D102
+        made = copy.copy(self)
+        made.norms = made.distribution = None
+        return made
+
+    def state(self, version: int) -> dict[str, Any]:  # noqa: D102
+        weights = self._weights
+        if self.distribution is not None:
+            scorer = self.distribution.snapshot.scorer
+            weights = dict(scorer.state_dict()) if isinstance(scorer, nn.Module) else None
+        return {"norms": self.norms, "sharpness": self.sharpness, "scorer": weights}
+
+    def restored(self, state: dict[str, Any], version: int) -> TableMethod:  # noqa: D102
+        made = copy.copy(self)
+        made.norms = None if state["norms"] is None else state["norms"].clone()
+        made.sharpness = state["sharpness"]
+        made.distribution = None  # it is of the table before
+        made._weights = copy.deepcopy(state["scorer"])
+        return made

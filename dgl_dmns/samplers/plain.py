@@ -1,0 +1,371 @@
+"""The samplers that follow no encoder: uniform, by popularity, and out of the batch.
+
+Sources. Popularity (PNS): Mikolov et al., "Distributed Representations of Words and Phrases and
+their Compositionality", NeurIPS 2013, section 2.2: the unigram distribution to the power 3/4 beat
+both the plain one and the uniform; a node's in-degree takes the place of a word's frequency.
+In-batch negatives: Chen et al., "On Sampling Strategies for Neural Network-based Collaborative
+Filtering", KDD 2017 ("negative sharing"): destinations of positive edges come in proportion to
+their in-degree, and the batch computes their embeddings anyway.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from dgl_dmns.checks import as_number
+from dgl_dmns.core import (
+    FilteredDraws,
+    KnownEdges,
+    Look,
+    Snapshot,
+    WeightedFallback,
+    first_above,
+    share,
+    shielded,
+)
+from dgl_dmns.samplers.base import NegativeSampler
+from dgl_dmns.samplers.embedder import Embeddings, check_embeddings
+from dgl_dmns.samplers.etypes import EdgeName, EdgeType, canonical_edge_type
+from dgl_dmns.samplers.graphs import check_has_edges, edges_of, known_edges, shared_memory_for
+
+__all__ = ["FilteredSampler", "InBatchSampler", "PopularitySampler", "UniformSampler"]
+
+_CELLS = 1 << 20  # (source, destination) pairs that are looked up at a time
+
+
+class FilteredSampler(NegativeSampler):
+    """Base of the samplers that know the edges of a graph and follow no encoder.
+
+    The known edges of every edge type are read once, at construction, into shared memory. A graph
+    may have several node and edge types; self pairs are barred where both ends have one type.
+
+    Args:
+        g: the training graph, of any number of types; its edges are the known positives.
+        k: negatives per edge.
+
+    Raises:
+        ValueError: if the graph has no edge, or ``k`` is below 1.
+        TypeError: if ``g`` is no graph, or ``k`` is not an integer.
+    """
+
+    uniform: ClassVar[bool] = False  # whether all negatives are
+
+    @shielded
+    def __init__(self, g: Any, k: int = 1) -> None:
+        super().__init__(k)
+        check_has_edges(g)
+        with shared_memory_for(g.canonical_etypes):
+            self._known = {etype: known_edges(g, etype) for etype in g.canonical_etypes}
+        self._identity.made_for(g, g.canonical_etypes)
+
+    @property
+    def known_by_type(self) -> dict[EdgeType, KnownEdges]:  # noqa: D102
+        return self._known
+
+    @shielded
+    def look(  # noqa: D102
+        self, etype: EdgeName | None = None, embeddings: Embeddings | None = None
+    ) -> Look:
+        held = canonical_edge_type(etype, list(self._known), "etype")
+        known, snapshot = self._known[held], None
+        if embeddings is not None:
+            counts = {held[0]: known.num_src, held[2]: known.num_dst}
+            plain = len(counts) == 1 and not isinstance(embeddings, Mapping)
+            h = check_embeddings(embeddings, counts, homogeneous=plain)
+            snapshot = Snapshot.take(h[held[0]], h[held[2]], known, None, None)
+        return Look(
+            name=type(self).__name__,
+            etype=held,
+            known=known,
+            version=0,
+            snapshot=snapshot,
+            rows=None,
+            uniform=self.uniform,
+            lam=1.0,
+            behind=(None, None, None),
+            draw=lambda: self._drawing(held),
+        )
+
+    def known_of(self, g: Any, etype: EdgeType) -> KnownEdges:
+        """The known edges of a type, if the graph is still the one the sampler was made for.
+
+        Raises:
+            ValueError: for an edge type or a node count the sampler was not made for.
+        """
+        known = self._known.get(etype)
+        if known is None:
+            raise ValueError(
+                f"g: the sampler was made for edge types {list(self._known)}, got {etype}; make a "
+                "new sampler for another graph"
+            )
+        counts = (int(g.num_nodes(etype[0])), int(g.num_nodes(etype[2])))
+        if counts != (known.num_src, known.num_dst):
+            raise ValueError(
+                f"g: the sampler was made for {known.num_src} source and {known.num_dst} "
+                f"destination nodes of {etype}, the graph has {counts[0]} and {counts[1]}; make a "
+                "new sampler for another graph"
+            )
+        return known
+
+
+class UniformSampler(FilteredSampler):
+    """Uniform destinations that are neither a known edge of the source nor the source itself.
+
+    `dgl.dataloading.negative_sampler.Uniform` keeps the source as well but filters nothing;
+    ``GlobalUniform`` filters, but replaces the source and may return fewer than ``k``. Draws are
+    independent, so a destination may repeat. A node that is linked to all others has no true
+    negative: the sampler warns of it at construction and returns the node itself.
+
+    Arguments and errors are those of `FilteredSampler`.
+
+    Example:
+        >>> import dgl, torch
+        >>> g = dgl.graph(([0, 1, 2], [1, 2, 0]))
+        >>> UniformSampler(g, k=2)(g, torch.tensor([0, 1]))
+        (tensor([0, 0, 1, 1]), tensor([2, 2, 0, 0]))
+    """
+
+    uniform = True
+
+    def negatives(self, g: Any, src: Tensor, etype: EdgeType) -> Tensor:  # noqa: D102
+        return self.known_of(g, etype).uniform(src, self.k, generator=self._call_generator())
+
+    def _draws(self, etype: EdgeType, dst: Tensor) -> FilteredDraws:
+        return FilteredDraws(self._known[etype])
+
+
+class PopularitySampler(FilteredSampler):
+    """Destinations with probability proportional to ``in-degree ^ exponent`` (PNS).
+
+    Parallel edges count each, as in ``g.in_degrees()``; a node without incoming edges has weight 0,
+    whatever the exponent. Known edges and the source itself are rejected and redrawn. Where that
+    keeps failing, the draw is weighted among the admissible nodes of the source, and uniform among
+    them if all of their weights are 0. A draw costs ``O(log N)``. A process that meets such a
+    source keeps 8 bytes for each edge and node of the type from then on.
+
+    Args:
+        g: as for `FilteredSampler`.
+        k: negatives per edge.
+        exponent: finite and at least 0; 0 is uniform over the nodes that have incoming edges.
+
+    Raises:
+        ValueError: if ``exponent`` is out of range; and as for `FilteredSampler`.
+        TypeError: if ``exponent`` is no number; likewise.
+    """
+
+    @shielded
+    def __init__(self, g: Any, k: int = 1, exponent: float = 0.75) -> None:
+        exponent = as_number("exponent", exponent)
+        if not (math.isfinite(exponent) and exponent >= 0):
+            raise ValueError(
+                f"exponent: expected a finite number of at least 0, got {exponent}; 0 is uniform "
+                "over the nodes with incoming edges, 1 proportional to the in-degree"
+            )
+        super().__init__(g, k)
+        self.exponent = exponent
+        self._cumulative: dict[EdgeType, Tensor] = {}
+        self._fallback: dict[EdgeType, WeightedFallback] = {}  # made where one is needed
+        self._positive: dict[EdgeType, int] = {}
+        for etype in g.canonical_etypes:
+            destinations = edges_of(g, etype)[1]
+            degree = torch.bincount(destinations, minlength=int(g.num_nodes(etype[2]))).double()
+            # Degrees relative to the largest: no power of them overflows.
+            largest = float(degree.max()) if degree.numel() else 1.0
+            weight = (degree / max(1.0, largest)).pow(self.exponent)
+            weight[degree == 0] = 0.0
+            cumulative = weight.cumsum(0)
+            self._cumulative[etype] = share(cumulative, "weights of nodes take")
+            self._positive[etype] = int(
+                (cumulative.diff(prepend=weight[:0].new_zeros(1)) > 0).sum()
+            )
+
+    def negatives(self, g: Any, src: Tensor, etype: EdgeType) -> Tensor:  # noqa: D102
+        known = self.known_of(g, etype)
+        cumulative = self._cumulative[etype]
+        generator = self._call_generator()
+        if not float(cumulative[-1:].sum()):  # a type without edges, asked for query nodes
+            return known.uniform(src, self.k, generator=generator)
+
+        def propose(count: int) -> Tensor:
+            return _draw(cumulative, count, generator)
+
+        def exact(left: Tensor) -> Tensor:
+            if etype not in self._fallback:
+                self._fallback[etype] = WeightedFallback(known, cumulative)
+            return self._fallback[etype].draw(left, generator=generator)
+
+        return known.draw(src, self.k, propose, exact)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_fallback": {}}
+
+    def _draws(self, etype: EdgeType, dst: Tensor) -> FilteredDraws:
+        cumulative = self._cumulative[etype]
+
+        def weight(nodes: Tensor) -> Tensor:
+            return cumulative[nodes] - cumulative[(nodes - 1).clamp(min=0)] * (nodes > 0)
+
+        total = float(cumulative[-1:].sum())
+        return FilteredDraws(self._known[etype], weight, total, self._positive[etype])
+
+    def __repr__(self) -> str:
+        return f"PopularitySampler(k={self.k}, exponent={self.exponent})"
+
+
+def _draw(cumulative: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
+    """Positions drawn by their cumulative weights [N], float64; those of weight 0 never come."""
+    total = cumulative[-1]
+    point = torch.rand(count, dtype=torch.float64, generator=generator) * total
+    # "right": the first position whose cumulative weight exceeds the point, so one with a weight.
+    # Rounding may lift a point to the total itself; the last position with a weight takes it.
+    last = torch.searchsorted(cumulative, total)
+    return torch.searchsorted(cumulative, point, right=True).clamp(max=last)
+
+
+class InBatchSampler(FilteredSampler):
+    """Destinations of the batch's own positive edges, shared as negatives of one another.
+
+    Each negative is the destination of a random edge of the batch, so a destination that stands in
+    the batch twice is twice as likely. Known edges (the edge's own destination among them) and the
+    source itself are rejected and redrawn; where that keeps failing, the draw is among the listed
+    admissible destinations of the batch, and where the batch offers none, uniform among all nodes
+    that are admissible. A batch of one edge therefore gets uniform negatives.
+
+    In `loss` a destination of the batch counts in inverse proportion to its in-degree, so that over
+    random batches the sum over them is that over all nodes with incoming edges.
+
+    `for_queries` takes nodes and has no positives to share: the destinations of as many random
+    known edges as there are queries take their place.
+
+    Arguments and errors are those of `FilteredSampler`.
+    """
+
+    def __init__(self, g: Any, k: int = 1) -> None:
+        super().__init__(g, k)
+        self._in_degree = {
+            etype: share(
+                torch.bincount(edges_of(g, etype)[1], minlength=int(g.num_nodes(etype[2]))),
+                "in-degrees of nodes take",
+            )
+            for etype in g.canonical_etypes
+        }
+
+    def negatives(self, g: Any, src: Tensor, etype: EdgeType) -> Tensor:  # noqa: D102
+        known = self.known_of(g, etype)
+        edges = known.indices.numel()
+        if not edges:
+            return known.uniform(src, self.k, generator=self._call_generator())
+        pick = torch.randint(0, edges, src.shape, generator=self._call_generator())
+        offered = known.indices[pick].long()
+        return self._share(known, src, offered)
+
+    def negatives_for_edges(  # noqa: D102
+        self, g: Any, src: Tensor, dst: Tensor, etype: EdgeType
+    ) -> Tensor:
+        return self._share(self.known_of(g, etype), src, dst)
+
+    def _share(self, known: KnownEdges, src: Tensor, offered: Tensor) -> Tensor:
+        """Negatives [B, k] for sources [B] among the destinations on offer, shape [B]."""
+        generator = self._call_generator()
+
+        def propose(count: int) -> Tensor:
+            if not count:
+                return offered.new_empty(0)
+            return offered[torch.randint(0, offered.numel(), (count,), generator=generator)]
+
+        def listed(left: Tensor) -> Tensor:
+            return _draw_offered(known, left, offered, generator)
+
+        return known.draw(src, self.k, propose, listed)
+
+    def _draws(self, etype: EdgeType, dst: Tensor) -> FilteredDraws:
+        known = self._known[etype]
+        if dst.numel() == 1:
+            return FilteredDraws(known)
+        offered, count = dst.unique(return_counts=True)
+
+        def weight(nodes: Tensor) -> Tensor:
+            return _times(offered, count, nodes)
+
+        return FilteredDraws(known, weight, float(dst.numel()), offered.numel())
+
+    def mixture_log_ratio(  # noqa: D102
+        self, etype: EdgeType, src: Tensor, dst: Tensor, nodes: Tensor
+    ) -> Tensor:
+        ratio = super().mixture_log_ratio(etype, src, dst, nodes)
+        return ratio + self._log_rarity(etype, dst, nodes)
+
+    def own_log_ratio(  # noqa: D102
+        self, etype: EdgeType, src: Tensor, dst: Tensor, candidates: Tensor
+    ) -> Tensor:
+        ratio = super().own_log_ratio(etype, src, dst, candidates)
+        return ratio + self._log_rarity(etype, dst, candidates)
+
+    def _log_rarity(self, etype: EdgeType, dst: Tensor, nodes: Tensor) -> Tensor:
+        """What makes a sum over the batch's destinations one over all nodes with incoming edges.
+
+        The log of how often a node is expected among the other edges' destinations, over how often
+        it stands in the batch; inf for nodes that are no destination of the batch.
+        """
+        if dst.numel() == 1:
+            return torch.zeros(nodes.shape, dtype=torch.float64)
+        offered, count = dst.unique(return_counts=True)
+        degree = self._in_degree[etype]
+        expected = (dst.numel() - 1) * degree[nodes].clamp(min=1).double() / degree.sum()
+        log: Tensor = (expected / _times(offered, count, nodes)).log()
+        return log
+
+
+def _draw_offered(
+    known: KnownEdges, src: Tensor, offered: Tensor, generator: torch.Generator | None
+) -> Tensor:
+    """One of the admissible destinations on offer for each source; else a uniform one.
+
+    Args:
+        known: the known edges.
+        src: source ids, shape [P], int64, which repeat.
+        offered: destination ids, shape [B], int64; one that stands there twice counts twice.
+        generator: source of randomness.
+
+    Returns:
+        Destination ids, shape [P], int64.
+    """
+    times = torch.bincount(offered, minlength=known.num_dst)
+    pool = times.nonzero().squeeze(1)
+    drawn = torch.zeros_like(src)
+    ordered, where = src.sort()
+    step = max(1, _CELLS // pool.numel())
+    for some, place in zip(ordered.split(step), where.split(step)):
+        nodes, row = torch.unique_consecutive(some, return_inverse=True)
+        count = known.admissible_count(nodes)
+        rank = torch.arange(int(count.max()))
+        if 4 * rank.numel() < pool.numel():  # fewer admissible nodes than nodes on offer
+            last = (count - 1).clamp(min=0).unsqueeze(1)
+            chosen = known.nth_admissible(nodes.unsqueeze(1), rank.minimum(last))
+            chosen = chosen.clamp(max=known.num_dst - 1)  # of sources without any
+            weight = times[chosen].masked_fill(rank >= count.unsqueeze(1), 0)
+        else:
+            chosen = pool.expand(nodes.numel(), -1)
+            weight = times[chosen].masked_fill(known.contains(nodes.unsqueeze(1), chosen), 0)
+        drawn[place] = known.uniform_by_rank(some, generator=generator)
+        if not weight.shape[1]:  # no admissible node at all
+            continue
+        total = weight.cumsum(1)
+        most = total[row, -1]
+        share = torch.rand(some.shape, dtype=torch.float64, generator=generator)
+        point = (share * most).long().minimum(most - 1)
+        picked = chosen[row, first_above(total, row, point)]
+        drawn[place] = torch.where(most > 0, picked, drawn[place])
+    return drawn
+
+
+def _times(offered: Tensor, count: Tensor, nodes: Tensor) -> Tensor:
+    """How often nodes are on offer, given the distinct ones in ascending order: float64."""
+    place = torch.searchsorted(offered, nodes).clamp(max=offered.numel() - 1)
+    times: Tensor = count[place] * (offered[place] == nodes)
+    return times.double()

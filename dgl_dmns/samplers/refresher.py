@@ -1,0 +1,414 @@
+"""Refreshes: now, after optimizer steps, or in a thread; each changes everything, or nothing.
+
+A refresh works on copies of the methods (`Relation.apart`) and in the hidden buffers of the tables;
+a swap makes all of it live at its end. The little that changes before, random states, is put back
+where it fails. What the user's own functions have changed is beyond that: it stays changed.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+from torch.utils.hooks import RemovableHandle
+from tqdm import tqdm
+
+from dgl_dmns.checks import check_ids
+from dgl_dmns.core import (
+    RefreshReport,
+    Stopwatch,
+    TypeReport,
+    callers_device,
+    in_float32,
+    outside_inference_mode,
+    shielded,
+)
+from dgl_dmns.messages import about
+from dgl_dmns.samplers.background import Task
+from dgl_dmns.samplers.cadence import Cadence, check_optimizer, passes_of, steps_of_a_pass
+from dgl_dmns.samplers.embedder import Embedder, Embeddings
+from dgl_dmns.samplers.etypes import EdgeType
+from dgl_dmns.samplers.graphs import check_graph, is_homogeneous, shared_memory_for
+from dgl_dmns.samplers.method import Ends
+from dgl_dmns.samplers.misuse import ScoringCheck
+from dgl_dmns.samplers.observed import NodeIds, ObservedEmbeddings
+from dgl_dmns.samplers.relation import Relation
+
+__all__ = ["RefreshCallback", "Refresher", "Staleness"]
+
+RefreshCallback = Callable[[RefreshReport, dict[str, Tensor]], Any]
+"""Takes the report of a refresh and the embeddings, float32 [N, D] by node type."""
+
+_PATIENCE = 10.0  # seconds after which a refresh shows its progress, on a terminal
+
+
+@dataclass(frozen=True)
+class Staleness:
+    """How far the negatives that are drawn now lie behind the training.
+
+    Args:
+        refreshes: refreshes that were begun since the one whose table is in use: 1 while one is
+            under way in the background, and after one that has failed; otherwise 0.
+        steps: optimizer steps since the embeddings behind the table were taken; None without
+            `RefreshingSampler.attach`.
+        age: mean over nodes of how many observations ago a row was seen last; None where nothing
+            was observed.
+    """
+
+    refreshes: int
+    steps: int | None
+    age: float | None
+
+
+class _Part(NamedTuple):
+    """What a refresh does for one edge type: all rows, or some [B], of a relation apart."""
+
+    held: Relation
+    apart: Relation
+    ends: Ends
+    rows: Tensor | None
+
+
+class _Work(NamedTuple):
+    """A refresh that was begun.
+
+    Attributes:
+        parts: by edge type.
+        h: embeddings by node type.
+        step: optimizer steps before it.
+        watch: its seconds.
+        clock: reading of the observed embeddings that start anew from ``h``; None where they go on.
+    """
+
+    parts: list[_Part]
+    h: dict[str, Tensor]
+    step: int
+    watch: Stopwatch
+    clock: int | None
+
+
+class Refresher:
+    """Makes the tables of a sampler anew from its encoder.
+
+    Args:
+        subject: name of the sampler, for warnings.
+        embedder: gives the embeddings.
+        relations: what is refreshed, by edge type.
+        background: whether refreshes after the first run in a thread.
+        scoring: looks whether scores tell edges.
+
+    Attributes:
+        report: of the refresh that is in use; None before the first.
+    """
+
+    def __init__(
+        self,
+        subject: str,
+        embedder: Embedder,
+        relations: dict[EdgeType, Relation],
+        background: bool,
+        scoring: ScoringCheck,
+    ) -> None:
+        self.subject = subject
+        self.embedder = embedder
+        self.relations = relations
+        self.background = background
+        self.scoring = scoring
+        self.report: RefreshReport | None = None
+        self._callbacks: OrderedDict[int, RefreshCallback] = OrderedDict()
+        self._task: Task[RefreshReport] | None = None
+        self._work: _Work | None = None  # of that task
+        self._random: dict[EdgeType, Tensor] = {}  # states before it
+        self._failed: BaseException | None = None  # what a task has raised, until it is told
+        self._steps: int | None = None  # of attached optimizers
+        self._attached: WeakKeyDictionary[torch.optim.Optimizer, Any] = WeakKeyDictionary()
+        self._behind = 0  # refreshes that were begun since the one whose table is live
+        self._in_use = 0  # the step of the embeddings behind that table
+
+    @property
+    def version(self) -> int:
+        """How many refreshes the negatives that are drawn now have seen."""
+        return min(relation.table.version for relation in self.relations.values())
+
+    @property
+    def staleness(self) -> Staleness:
+        """How far the negatives that are drawn now lie behind the training."""
+        seen = self.embedder.observed
+        return Staleness(
+            refreshes=self._behind,
+            steps=None if self._steps is None else self._steps - self._in_use,
+            age=None if seen is None else seen.mean_age(),
+        )
+
+    def rows(self, nodes: NodeIds | None) -> dict[EdgeType, Tensor | None]:
+        """The rows of each edge type that ids of source nodes stand for; None for all.
+
+        Args:
+            nodes: integer ids, shape [B], or a dict of those by source node type where there are
+                several; None for all rows.
+
+        Returns:
+            Sorted and distinct ids, int64, none for edge types of other sources.
+
+        Raises:
+            ValueError: if they are no source nodes, or no rows are drawn.
+            RuntimeError: before the first refresh.
+        """
+        if nodes is None:
+            return dict.fromkeys(self.relations)
+        if not all(relation.method.rebuilds_rows for relation in self.relations.values()):
+            raise ValueError(
+                f"nodes: {self.subject} keeps chains that go on by themselves, and no rows that a "
+                "refresh draws; call refresh() without nodes"
+            )
+        if not self.version:
+            raise RuntimeError("nodes: the first refresh fills the whole table; call refresh()")
+        sources = {etype[0]: one.known.num_src for etype, one in self.relations.items()}
+        if not isinstance(nodes, Mapping) and len(sources) == 1:
+            nodes = dict.fromkeys(sources, nodes)
+        if not isinstance(nodes, Mapping) or not nodes.keys() <= sources.keys():
+            given = list(nodes) if isinstance(nodes, Mapping) else type(nodes).__name__
+            raise ValueError(
+                f"nodes: expected a dict of ids by source node type, of {sorted(sources)}, got "
+                f"{given}"
+            )
+        found = {}
+        for ntype, ids in nodes.items():
+            try:
+                check_ids("nodes", ids, sources[ntype], f"integer ids of type {ntype!r}")
+            except TypeError as error:
+                raise ValueError(str(error)) from None
+            found[ntype] = torch.unique(ids.cpu().long())
+        none = torch.empty(0, dtype=torch.int64)
+        return {etype: found.get(etype[0], none) for etype in self.relations}
+
+    def grow(
+        self, g: Any, room: Callable[[dict[EdgeType, int]], dict[EdgeType, int]]
+    ) -> dict[EdgeType, Relation]:
+        """Go on with a graph that has changed, see `RefreshingSampler.update_graph`.
+
+        Args:
+            g: the new graph.
+            room: from negatives per edge to the groups that rows can have, by edge type.
+
+        Returns:
+            The relations, made anew.
+        """
+        check_graph(g)
+        self.settle()
+        if is_homogeneous(g) != self.embedder.homogeneous:
+            raise ValueError(
+                f"g: expected node and edge types as before, {list(self.relations)}, got "
+                f"{g.canonical_etypes}; make a new sampler for another kind of graph"
+            )
+        for relation in self.relations.values():
+            relation.check_growth(g)
+        embedder = self.embedder.on(g)
+        groups = room({etype: relation.k for etype, relation in self.relations.items()})
+        with shared_memory_for(list(self.relations)):
+            relations = {etype: one.on(g, groups[etype]) for etype, one in self.relations.items()}
+        self.embedder, self.relations = embedder, relations
+        return relations
+
+    @about
+    @outside_inference_mode
+    @shielded
+    def refresh(
+        self, embeddings: Embeddings | None, rows: dict[EdgeType, Tensor | None], observed: bool
+    ) -> RefreshReport:
+        """Refresh all rows, or some [B] of each edge type; see `RefreshingSampler.refresh`."""
+        watch = Stopwatch()
+        background = self.background and self.report is not None
+        if background:
+            self.wait()
+            watch.mark("wait")
+        with self.scoring.watching(self.embedder.encoder, list(self._attached)):
+            h = self.embedder.embeddings(embeddings, observed, copy=True)  # training writes on
+        watch.mark("embed")
+        self._random = {e: one.random.get_state() for e, one in self.relations.items()}
+        version = self.version
+        try:
+            work = self._begin(h, rows, watch, embeddings is not None or not observed)
+            if background:
+                self._behind, self._work = 1, work
+                self._task = Task(lambda check: self._build(work, check))
+                assert self.report is not None
+                return self.report
+            report = self._build_with_progress(work)
+        except BaseException:
+            if self.version == version and self._task is None:
+                self._put_back()
+                self._behind = 0
+            raise
+        return self._tell(report, work)
+
+    def _begin(
+        self,
+        h: dict[str, Tensor],
+        rows: dict[EdgeType, Tensor | None],
+        watch: Stopwatch,
+        anew: bool,
+    ) -> _Work:
+        """What a refresh works on: relations apart, and scorers as they are now."""
+        # A refresh beside the training has random numbers of its own, and one in its place too.
+        reseeded = self.background and self.version > 0
+        parts = []
+        for etype, held in self.relations.items():
+            apart = held.apart(reseeded=reseeded)
+            parts.append(_Part(held, apart, apart.ends(h, modes=not reseeded), rows[etype]))
+        seen = self.embedder.observed
+        return _Work(parts, h, self._steps or 0, watch, seen.clock if seen and anew else None)
+
+    def _build_with_progress(self, work: _Work) -> RefreshReport:
+        total = sum(
+            part.held.known.num_src if part.rows is None else part.rows.numel()
+            for part in work.parts
+        )
+        with tqdm(
+            total=total, desc="refresh", unit="row", delay=_PATIENCE, disable=None, leave=False
+        ) as bar:
+            return self._build(work, bar.update)
+
+    @about
+    @in_float32
+    @shielded
+    def _build(self, work: _Work, on_rows: Callable[[int], object]) -> RefreshReport:
+        """Fit and fill, and swap in what that came to."""
+        fits = [
+            None if some is not None and not some.numel() else apart.method.fit(ends)
+            for _, apart, ends, some in work.parts
+        ]
+        work.watch.mark("fit")
+        tables = [
+            apart.method.fill(ends, apart.table, some, on_rows)
+            for _, apart, ends, some in work.parts
+        ]
+        work.watch.mark("table")
+        report = RefreshReport(
+            version=self.version + 1,
+            seconds=work.watch.total,
+            seconds_by_part=work.watch.parts,
+            by_type=dict(zip(self.relations, map(TypeReport, fits, tables))),
+        )
+        self._swap(work, report)
+        return report
+
+    def _swap(self, work: _Work, report: RefreshReport) -> None:
+        """Make what a refresh has made live, or leave all as it was if that is interrupted."""
+        own = self.report, self.embedder.last, self._behind, self._in_use
+        before = [(held, held.method, held.table.version) for held, *_ in work.parts]
+        try:
+            for held, apart, *_ in work.parts:
+                held.table.publish()
+                held.take(apart)
+            self.report, self.embedder.last = report, work.h
+            self._behind, self._in_use = 0, work.step
+        except BaseException:
+            for held, method, version in before:
+                held.table.withdraw(version)
+                held.method = method
+            self.report, self.embedder.last, self._behind, self._in_use = own
+            raise
+
+    def _put_back(self) -> None:
+        """Set random states back to what they were before a refresh that has failed."""
+        for etype, state in self._random.items():
+            self.relations[etype].random.set_state(state)
+
+    def _tell(self, report: RefreshReport, work: _Work) -> RefreshReport:
+        """Make a refresh that has ended known, in the thread of the training.
+
+        All functions of `on_refresh` are called, also after one that has raised.
+        """
+        if work.clock is not None and self.embedder.observed is not None:
+            self.embedder.observed = ObservedEmbeddings(work.h).since(
+                self.embedder.observed, work.clock
+            )
+        self.scoring.look(report.version, self.relations.values(), work.h)
+        with callers_device(), ExitStack() as calls:
+            for callback in reversed(self._callbacks.values()):
+                calls.callback(callback, report, work.h)
+        return report
+
+    def wait(self) -> RefreshReport | None:
+        """Wait for a refresh in the background, if one is under way.
+
+        Raises:
+            RuntimeError: if it has failed.
+        """
+        self.settle()
+        if self._failed is not None:
+            error, self._failed, self._behind = self._failed, None, 0
+            raise RuntimeError(
+                f"refresh: the one in the background failed ({type(error).__name__}: {error}); "
+                f"negatives are those of version {self.version}, the last good one; refresh again, "
+                "or make a sampler without Resources(background=True)"
+            ) from error
+        return self.report
+
+    def settle(self) -> None:
+        """Wait for the background; keep its error, if any, for the next refresh."""
+        if self._task is None or self._work is None:
+            return
+        task, work, error = self._task, self._work, self._task.error
+        self._task = self._work = None
+        if error is not None:
+            self._put_back()
+            self._failed = error
+            return
+        self._tell(task.result, work)
+
+    def restarted(self) -> None:
+        """Forget what has failed before, since a state was loaded."""
+        self._failed, self._behind = None, 0
+        self._in_use = self._steps or 0
+
+    def on_refresh(self, callback: RefreshCallback) -> RemovableHandle:
+        """Call a function after every refresh, see `RefreshingSampler.on_refresh`."""
+        handle = RemovableHandle(self._callbacks)
+        self._callbacks[handle.id] = callback
+        return handle
+
+    def attach(
+        self,
+        refresh: Callable[[], RefreshReport],
+        optimizer: torch.optim.Optimizer,
+        every: int | None,
+        share: float | None,
+    ) -> Any:
+        """Refresh now and after steps of an optimizer, see `RefreshingSampler.attach`."""
+        check_optimizer(optimizer)
+        edges = sum(relation.known.indices.numel() for relation in self.relations.values())
+        cadence = Cadence(every, share, steps_of_a_pass(edges))
+        if every is not None and not self.version:
+            for relation in self.relations.values():
+                relation.make_last(passes_of(every, edges))
+        cadence.done(refresh().seconds)
+        self._steps = steps = self._steps or 0
+        if optimizer in self._attached:
+            self._attached[optimizer].remove()
+
+        def hook(*_: Any) -> None:
+            nonlocal steps
+            steps += 1  # of this optimizer; the sampler counts those of the busiest
+            self._steps = max(self._steps or 0, steps)
+            if cadence.due():
+                version = self.version
+                try:
+                    cadence.done(refresh().seconds)
+                except Exception:
+                    if self.report is not None and self.version != version:  # a callback's error
+                        cadence.done(self.report.seconds)
+                    raise
+            elif self._task is not None and self._task.done:
+                self.settle()
+
+        handle = optimizer.register_step_post_hook(hook)
+        self._attached[optimizer] = handle
+        return handle

@@ -1,0 +1,176 @@
+"""Families of settings as frozen values: pools, the diffusion model, and limits of the machine."""
+
+from __future__ import annotations
+
+import copy
+import os
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from torch import nn
+
+from dgl_dmns.checks import as_integer, as_number, check_object, type_name
+from dgl_dmns.core import (
+    CHUNK_BYTES,
+    DiffusionGenerator,
+    Levels,
+    NoisePredictor,
+    NoiseSchedule,
+    PoolSettings,
+    SpaceKind,
+)
+
+__all__ = ["Diffusion", "Pools", "Resources"]
+
+
+@dataclass(frozen=True)
+class Pools:
+    """How candidates are proposed, and what share of the negatives is uniform.
+
+    What is None defaults to the sampler's own: `DMNSSampler` has pools of 128 and draws half of its
+    negatives uniformly, the others have pools of 32 and no uniform share.
+
+    Args:
+        size: uniform candidates in a pool, at least ``k``. A larger pool makes harder negatives.
+        uniform_share: share of the negatives that are plain uniform ones, drawn in the call, in
+            [0, 1]; at least a half for ``negatives.loss`` with negatives that the batch shares.
+        groups: groups of candidates that rows of the table have on average, at most. A row has one
+            for each edge of its query in the pass between two refreshes, evenly fewer where that is
+            more. Defaults to as many as fit 112 bytes a node for each negative of an edge.
+        lam: exponent on the density of the diffusion model, positive.
+    """
+
+    size: int | None = None
+    uniform_share: float | None = None
+    groups: int | None = None
+    lam: float | None = None
+
+    def over(self, defaults: PoolSettings) -> PoolSettings:
+        """A sampler's defaults with what is set here.
+
+        Raises:
+            ValueError: for a value out of range.
+            TypeError: for what is no number.
+        """
+        given = {name: value for name, value in asdict(self).items() if value is not None}
+        if "size" in given:
+            given["pool"] = as_integer("size", given.pop("size"), 1)
+        return replace(defaults, **given)
+
+
+@dataclass(frozen=True)
+class Diffusion:
+    """The diffusion model of an edge type, and how it is fitted.
+
+    Args:
+        fit_steps: fitting steps in a refresh.
+        warmup_steps: fitting steps of the first refresh.
+        batch_pairs: (query, neighbour) pairs in a fitting step.
+        learning_rate: of its Adam, positive.
+        space: ``"compact"`` (standardised leading directions) or ``"raw"`` (the paper's).
+        compact_width: width of the compact space.
+        schedule: noise schedule; defaults to the linear one with T = 50.
+        predictor: noise predictor; defaults to the paper's FiLM layers. Each edge type has a copy
+            of it, in float32.
+
+    Raises:
+        ValueError: for a value out of range.
+        TypeError: for a value of a wrong type, or a class in place of an object.
+    """
+
+    fit_steps: int = 40
+    warmup_steps: int = 200
+    batch_pairs: int = 1024
+    learning_rate: float = 1e-2
+    space: SpaceKind = "compact"
+    compact_width: int = 16
+    schedule: NoiseSchedule | None = None
+    predictor: NoisePredictor | None = None
+
+    def __post_init__(self) -> None:
+        for name, least in (("fit_steps", 0), ("warmup_steps", 0), ("batch_pairs", 1)):
+            object.__setattr__(self, name, as_integer(name, getattr(self, name), least))
+        width = as_integer("compact_width", self.compact_width, 1)
+        object.__setattr__(self, "compact_width", width)
+        rate = as_number("learning_rate", self.learning_rate)
+        if not rate > 0:
+            raise ValueError(
+                f"learning_rate: expected a positive rate of the diffusion model, got {rate}; 0.01 "
+                "and 0.003 are good starts"
+            )
+        object.__setattr__(self, "learning_rate", rate)
+        if self.predictor is not None:
+            check_object("predictor", self.predictor, nn.Module, "FiLMPredictor(16)")
+        schedule = NoiseSchedule.linear() if self.schedule is None else self.schedule
+        check_object("schedule", schedule, NoiseSchedule, "NoiseSchedule.linear()")
+        object.__setattr__(self, "schedule", schedule)
+
+    def make(self, width: int, levels: Levels, seed: int) -> DiffusionGenerator:
+        """A model for embeddings of a width, not fitted yet.
+
+        Raises:
+            ValueError: for a predictor or space that does not fit the width.
+        """
+        return DiffusionGenerator(
+            width,
+            levels=levels,
+            schedule=self.schedule,
+            predictor=copy.deepcopy(self.predictor),  # no edge types share weights
+            space=self.space,
+            compact_width=self.compact_width,
+            batch_pairs=self.batch_pairs,
+            learning_rate=self.learning_rate,
+            seed=seed,
+        )
+
+
+@dataclass(frozen=True)
+class Resources:
+    """Limits of memory, and where and when the work of a refresh is done.
+
+    Args:
+        chunk_bytes: working set of filling a table, in bytes; it sets how many queries are handled
+            at a time, 4096 at most, and one chunk of 64 at least. What a refresh needs beside it is
+            linear in the number of nodes, see the page on scaling.
+        table_bytes: budget of the tables of all edge types together, in bytes: groups of rows are
+            lowered until they fit. Fewer groups mean that the same negatives come back sooner.
+            Defaults to no budget.
+        table_folder: a folder for tables in files that are mapped into memory, for tables larger
+            than it; defaults to shared memory. The files are removed when the sampler is, or when
+            its process ends; a process that is killed leaves them (``dgl-dmns-*``). Known edges and
+            lists for which shared memory has no room lie there, too.
+        background: refreshes after the first are done in a thread beside the training, from the
+            embeddings at the time of the call; the new table is used as soon as it is whole. At
+            most one is under way: the next refresh waits for it, so that negatives are at most one
+            refresh behind (see `RefreshingSampler.staleness`). When the table changes then depends
+            on time, and so do draws; each table by itself does not.
+
+    Raises:
+        TypeError: for a number of bytes that is no integer, a ``background`` that is neither True
+            nor False, or a folder that is no path.
+        ValueError: if a number of bytes is below 1, or the folder does not exist.
+    """
+
+    chunk_bytes: int = CHUNK_BYTES
+    table_bytes: int | None = None
+    table_folder: str | os.PathLike[str] | None = None
+    background: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("chunk_bytes", "table_bytes"):
+            value = getattr(self, name)
+            if value is not None or name == "chunk_bytes":
+                object.__setattr__(self, name, as_integer(name, value, 1, "bytes"))
+        if not isinstance(self.background, (bool, np.bool_)):
+            raise TypeError(
+                f"background: expected True or False, got {self.background!r}; write "
+                "Resources(background=True)"
+            )
+        if self.table_folder is not None and not isinstance(self.table_folder, (str, os.PathLike)):
+            raise TypeError(
+                f"table_folder: expected the path of a folder, got {type_name(self.table_folder)}; "
+                "write Resources(table_folder='/a/folder')"
+            )
+        if self.table_folder is not None and not Path(self.table_folder).is_dir():
+            raise ValueError(f"table_folder: there is no folder {self.table_folder}; make it first")
