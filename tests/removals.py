@@ -210,13 +210,13 @@ REMOVALS = {
         f"{MISUSE} -k whose_method",
     ),
     "eval mode of what is called": Removal(
-        "dgl_dmns/samplers/held_modules.py",
+        "dgl_dmns/samplers/callables.py",
         "if module.training and threading.get_ident() == here:",
         "if False:",
         f"{MISUSE} -k 'behind or only_calls'",
     ),
     "modes of other threads": Removal(
-        "dgl_dmns/samplers/held_modules.py",
+        "dgl_dmns/samplers/callables.py",
         "if module.training and threading.get_ident() == here:",
         "if module.training:",
         f"{MISUSE} -k another_threads",
@@ -881,7 +881,7 @@ REMOVALS = {
         "tests/samplers/test_shared_loss.py -k bad_input",
     ),
     "negatives in the order of their positives": Removal(
-        "dgl_dmns/samplers/batches.py",
+        "dgl_dmns/samplers/minibatch.py",
         "or not torch.equal(neg_src, src.repeat_interleave(k))",
         "",
         "tests/samplers/test_shared_loss.py -k bad_input",

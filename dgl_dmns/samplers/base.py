@@ -20,15 +20,14 @@ from dgl_dmns.checks import check_ids, check_object
 from dgl_dmns.core import Draw, FilteredDraws, KnownEdges, Look, Scorer, shielded
 from dgl_dmns.samplers.batch_loss import batch_loss
 from dgl_dmns.samplers.etypes import EdgeName, EdgeType, canonical_edge_type, check_k
-from dgl_dmns.samplers.graphs import KnownGraph, check_graph, ends_of
-from dgl_dmns.samplers.identity import GraphIdentity
+from dgl_dmns.samplers.graphs import GraphIdentity, KnownGraph, check_graph, ends_of
 from dgl_dmns.samplers.streams import Stream
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from dgl_dmns.samplers.callables import Scorers
     from dgl_dmns.samplers.embedder import Embeddings
-    from dgl_dmns.samplers.scorers import Scorers
     from dgl_dmns.shared_softmax import Share
 
 _Base: Any = require_dgl().dataloading.negative_sampler._BaseNegativeSampler
@@ -345,7 +344,7 @@ class NegativeSampler(_Base):  # type: ignore[misc]
         return draw
 
     def _check_identity(self, g: Any, etype: EdgeType, pairs: tuple[Tensor, Tensor] | None) -> None:
-        """Refuse a graph that numbers its nodes otherwise, see `dgl_dmns.samplers.identity`."""
+        """Refuse a graph that numbers its nodes otherwise, see `dgl_dmns.samplers.graphs`."""
         known = self.known_by_type.get(etype)
         if known is not None:
             self._identity.check(known, g, etype, pairs)

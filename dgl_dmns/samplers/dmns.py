@@ -27,12 +27,12 @@ from dgl_dmns.core import (
     in_float32,
     shielded,
 )
+from dgl_dmns.samplers.callables import Scorers
 from dgl_dmns.samplers.embedder import Embeddings, Encoder
 from dgl_dmns.samplers.etypes import EdgeName, NegativesPerEdge
 from dgl_dmns.samplers.method import Ends, TableMethod
 from dgl_dmns.samplers.refreshing import RefreshingSampler
 from dgl_dmns.samplers.relation import Relation
-from dgl_dmns.samplers.scorers import Scorers
 from dgl_dmns.samplers.settings import Diffusion, Pools, Resources
 from dgl_dmns.samplers.tables import Source
 

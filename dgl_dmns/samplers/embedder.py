@@ -13,8 +13,8 @@ from dgl_dmns._compat import is_distributed
 from dgl_dmns.checks import type_name
 from dgl_dmns.core import callers_device
 from dgl_dmns.messages import first_line
+from dgl_dmns.samplers.callables import eval_mode, modules_behind, unwrapped
 from dgl_dmns.samplers.graphs import is_homogeneous
-from dgl_dmns.samplers.held_modules import eval_mode, modules_behind, unwrapped
 from dgl_dmns.samplers.observed import NodeIds, ObservedEmbeddings
 
 __all__ = ["Embedder", "Embeddings", "Encoder", "check_embeddings"]
@@ -30,7 +30,7 @@ Encoder = Union[nn.Module, Callable[..., Embeddings]]
 An ``nn.Module`` is called as ``encoder(g, g.ndata[feat])`` on a homogeneous graph, and otherwise,
 as ``dgl.nn.HeteroGraphConv`` is, with a dict of features by node type. A callable is called without
 arguments (or with the graph); the modules that it refers to or calls are found as
-`dgl_dmns.samplers.held_modules` says.
+`dgl_dmns.samplers.callables` says.
 """
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dgl_dmns.checks import check_ids, check_tensor
 
-__all__ = ["NodeIds", "ObservedEmbeddings"]
+__all__ = ["NodeIds", "ObservedEmbeddings", "ids_by_type"]
 
 NodeIds = Union[Tensor, Mapping[str, Tensor]]
 """Ids of nodes, shape [B], integer, of the only node type; or a dict of those by node type."""
@@ -139,3 +139,28 @@ def _kind(value: Any) -> str:
     if isinstance(value, Mapping):
         return f"a dict of {sorted(value)}"
     return type(value).__name__
+
+
+def ids_by_type(nodes: NodeIds, counts: Mapping[str, int]) -> dict[str, Tensor]:
+    """Sorted and distinct ids of source nodes, int64, by node type.
+
+    Args:
+        nodes: integer ids, shape [B], or a dict of those by node type where there are several.
+        counts: number of nodes of each type.
+
+    Raises:
+        ValueError: if they are no ids of these nodes.
+    """
+    if not isinstance(nodes, Mapping) and len(counts) == 1:
+        nodes = dict.fromkeys(counts, nodes)
+    if not isinstance(nodes, Mapping) or not nodes.keys() <= counts.keys():
+        raise ValueError(
+            f"nodes: expected a dict of ids by source node type, of {sorted(counts)}, got "
+            f"{list(nodes) if isinstance(nodes, Mapping) else type(nodes).__name__}"
+        )
+    try:
+        for ntype, ids in nodes.items():
+            check_ids("nodes", ids, counts[ntype], f"integer ids of type {ntype!r}")
+    except TypeError as error:
+        raise ValueError(str(error)) from None
+    return {ntype: torch.unique(ids.cpu().long()) for ntype, ids in nodes.items()}

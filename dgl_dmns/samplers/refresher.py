@@ -8,7 +8,7 @@ where it fails. What the user's own functions have changed is beyond that: it st
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -19,7 +19,6 @@ from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 from tqdm import tqdm
 
-from dgl_dmns.checks import check_ids
 from dgl_dmns.core import (
     RefreshReport,
     Stopwatch,
@@ -30,14 +29,13 @@ from dgl_dmns.core import (
     shielded,
 )
 from dgl_dmns.messages import about
-from dgl_dmns.samplers.background import Task
-from dgl_dmns.samplers.cadence import Cadence, check_optimizer, passes_of, steps_of_a_pass
 from dgl_dmns.samplers.embedder import Embedder, Embeddings
 from dgl_dmns.samplers.etypes import EdgeType
 from dgl_dmns.samplers.graphs import check_graph, is_homogeneous, shared_memory_for
 from dgl_dmns.samplers.method import Ends
 from dgl_dmns.samplers.misuse import ScoringCheck
-from dgl_dmns.samplers.observed import NodeIds, ObservedEmbeddings
+from dgl_dmns.samplers.observed import NodeIds, ObservedEmbeddings, ids_by_type
+from dgl_dmns.samplers.pacing import Cadence, Task, check_optimizer, passes_of, steps_of_a_pass
 from dgl_dmns.samplers.relation import Relation
 
 __all__ = ["RefreshCallback", "Refresher", "Staleness"]
@@ -149,13 +147,6 @@ class Refresher:
     def rows(self, nodes: NodeIds | None) -> dict[EdgeType, Tensor | None]:
         """The rows of each edge type that ids of source nodes stand for; None for all.
 
-        Args:
-            nodes: integer ids, shape [B], or a dict of those by source node type where there are
-                several; None for all rows.
-
-        Returns:
-            Sorted and distinct ids, int64, none for edge types of other sources.
-
         Raises:
             ValueError: if they are no source nodes, or no rows are drawn.
             RuntimeError: before the first refresh.
@@ -170,22 +161,7 @@ class Refresher:
         if not self.version:
             raise RuntimeError("nodes: the first refresh fills the whole table; call refresh()")
         sources = {etype[0]: one.known.num_src for etype, one in self.relations.items()}
-        if not isinstance(nodes, Mapping) and len(sources) == 1:
-            nodes = dict.fromkeys(sources, nodes)
-        if not isinstance(nodes, Mapping) or not nodes.keys() <= sources.keys():
-            given = list(nodes) if isinstance(nodes, Mapping) else type(nodes).__name__
-            raise ValueError(
-                f"nodes: expected a dict of ids by source node type, of {sorted(sources)}, got "
-                f"{given}"
-            )
-        found = {}
-        for ntype, ids in nodes.items():
-            try:
-                check_ids("nodes", ids, sources[ntype], f"integer ids of type {ntype!r}")
-            except TypeError as error:
-                raise ValueError(str(error)) from None
-            found[ntype] = torch.unique(ids.cpu().long())
-        none = torch.empty(0, dtype=torch.int64)
+        found, none = ids_by_type(nodes, sources), torch.empty(0, dtype=torch.int64)
         return {etype: found.get(etype[0], none) for etype in self.relations}
 
     def grow(

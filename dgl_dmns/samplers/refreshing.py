@@ -31,6 +31,7 @@ from dgl_dmns.core import (
     shielded,
 )
 from dgl_dmns.samplers.base import NegativeSampler
+from dgl_dmns.samplers.callables import Scorers, scorers_by_type
 from dgl_dmns.samplers.embedder import Embedder, Embeddings, Encoder
 from dgl_dmns.samplers.etypes import (
     EdgeName,
@@ -38,16 +39,13 @@ from dgl_dmns.samplers.etypes import (
     NegativesPerEdge,
     held_edge_types,
 )
-from dgl_dmns.samplers.graphs import is_homogeneous, shared_memory_for
-from dgl_dmns.samplers.identity import GraphIdentity
+from dgl_dmns.samplers.graphs import GraphIdentity, is_homogeneous, shared_memory_for
 from dgl_dmns.samplers.method import Method, TableMethod
 from dgl_dmns.samplers.misuse import Asked, ScoringCheck
 from dgl_dmns.samplers.observed import NodeIds
 from dgl_dmns.samplers.refresher import RefreshCallback, Refresher, Staleness
 from dgl_dmns.samplers.relation import Relation
-from dgl_dmns.samplers.room import Rows, groups_with_room
-from dgl_dmns.samplers.scorers import Scorers, scorers_by_type
-from dgl_dmns.samplers.settings import Pools, Resources
+from dgl_dmns.samplers.settings import Pools, Resources, Rows, groups_with_room
 from dgl_dmns.samplers.states import Saved
 from dgl_dmns.samplers.tables import Source, Tables
 
@@ -74,10 +72,8 @@ class RefreshingSampler(Tables, Saved, NegativeSampler):
         g: the training graph; its edges are the known positives.
         encoder: called in eval mode without gradient, all modules of it that are found (modes are
             restored): an ``nn.Module``, as ``encoder(g, g.ndata[feat])``, or with a dict of
-            features by node type on a heterogeneous graph; or a callable without arguments (or
-            taking the graph), see `dgl_dmns.samplers.held_modules`. It returns embeddings [N, D],
-            a tensor or a ``DistTensor``, on a heterogeneous graph a dict of those by node type,
-            with one D. An error of the first call says how it was called.
+            features by node type; or a callable without arguments, or taking the graph. It returns
+            embeddings [N, D], a tensor or a ``DistTensor``, or a dict of those by node type.
         k: negatives per edge, or a dict of such numbers by edge type (canonical, or the relation
             alone); edge types that a dict leaves out are not held.
         rule: the selection rule.
@@ -86,10 +82,9 @@ class RefreshingSampler(Tables, Saved, NegativeSampler):
             or a dict with one for each edge type held; defaults to the inner product. Of an
             ``nn.Module`` each refresh takes a copy, in eval mode.
         source: ``"edge"``: a negative keeps the source of its positive, for a ranking of
-            candidates per query. ``"uniform"``: each negative has a source of its own, uniform over
-            the nodes, and a destination from that node's row, for one ranking of all pairs, as
-            metrics with one set of negatives for all positives want it (OGB's Hits@K; DGL's
-            ``GlobalUniform`` is its easy form).
+            candidates per query. ``"uniform"``: each has a source of its own, uniform over the
+            nodes, for one ranking of all pairs (OGB's Hits@K; DGL's ``GlobalUniform`` is its easy
+            form).
         etypes: edge types to hold; defaults to all that have edges.
         feat: name of the node features for an ``nn.Module``.
         seed: seed of fitting and table building.
@@ -157,10 +152,7 @@ class RefreshingSampler(Tables, Saved, NegativeSampler):
         resources = Resources() if resources is None else resources
         check_object("resources", resources, Resources, "Resources(background=True)")
         self.source: Source = source
-        self.rule = rule
-        self.settings = settings
-        self.resources = resources
-        self.seed = seed
+        self.rule, self.settings, self.resources, self.seed = rule, settings, resources, seed
         groups = groups_with_room(resources, self._rows(g, held))
         # Seeds go by place in the graph: a type's negatives do not depend on what else is held.
         places = {etype: place for place, etype in enumerate(g.canonical_etypes)}
@@ -255,22 +247,17 @@ class RefreshingSampler(Tables, Saved, NegativeSampler):
     ) -> RefreshReport:
         """Recompute embeddings, fit the models a little further, and rebuild the tables.
 
-        With ``Resources(background=True)`` a refresh after the first takes the embeddings, and
-        leaves the rest to a thread; the new table is used as soon as it is whole. If the refresh
-        before is still under way, it is waited for.
-
-        One that takes more than ten seconds shows its progress where the standard error is a
-        terminal. One that fails or is interrupted leaves everything as it was before the call, so
-        that the next one gives what it would have given alone. A function of `on_refresh` comes
-        after that: where it raises, the refresh stands.
+        It changes everything or nothing: after one that fails or is interrupted, the next gives
+        what it would have given alone. Functions of `on_refresh` come after that. With
+        ``Resources(background=True)`` a refresh after the first takes the embeddings, and leaves
+        the rest to a thread; the one before is waited for. A long one shows its progress on a
+        terminal.
 
         Args:
             embeddings: shape [N, D], floating point, to use instead of calling the encoder; a dict
                 of those by node type for a heterogeneous graph.
             nodes: ids of source nodes, whose rows alone are drawn anew; a dict of those by source
-                node type where there are several, and edge types of other sources stay as they are.
-                The other rows keep their candidates. The models are fitted all the same, on pairs
-                of all nodes.
+                node type where there are several. The models are fitted on pairs of all nodes.
             observed: whether the rows that `observe` was given stand in for the encoder, if there
                 are any; False calls it, and later observations start from what it returns.
 
@@ -278,9 +265,7 @@ class RefreshingSampler(Tables, Saved, NegativeSampler):
             The report of this refresh; in the background, that of the refresh that is in use.
 
         Raises:
-            ValueError: if embeddings are not [N, D] floating point and finite, or those of a node
-                type are missing, or ``nodes`` are no source nodes, or the sampler has no rows to
-                draw anew.
+            ValueError: if embeddings or ``nodes`` do not fit, or the sampler draws no rows.
             RuntimeError: if this is a copy, which has no encoder; for ``nodes`` before the first
                 refresh; or if the last refresh has failed in the background, whose error is the
                 cause. The last good tables stay in use, and the next call begins anew.
@@ -319,27 +304,18 @@ class RefreshingSampler(Tables, Saved, NegativeSampler):
     ) -> Any:
         """Refresh now, and after every ``every``-th step of an optimizer or as time allows.
 
-        The refresh runs in the process and thread of the optimizer step, so loader workers and
-        prefetch threads never wait in it, and they read the new table from the next batch on. One
-        that fails, or is cut short by the error that torch raises anywhere when a worker has died,
-        is tried again after the next step.
-
-        On several ranks, call it on each, after the model is wrapped in DistributedDataParallel. A
-        refresh talks to no other rank, so it cannot hang; equal seeds and embeddings give equal
-        models and tables, to the last bit. Ranks whose embeddings differ (running statistics of
-        BatchNorm, uneven batches) train alike with slightly different tables; hand `refresh`
-        embeddings that were broadcast where that matters.
+        It runs in the thread of the optimizer step; workers and prefetch threads read the new table
+        from the next batch on. One that fails is tried again after the next step. On several ranks,
+        call it on each, after the model is wrapped in DistributedDataParallel: refreshes talk to no
+        other rank, and equal seeds and embeddings give equal models and tables, to the last bit.
 
         Args:
             optimizer: the encoder's optimizer.
             every: optimizer steps between refreshes; the batches of an epoch are a good choice. A
                 first call makes tables that last for so many steps in batches of 1024. Defaults,
-                without ``share``, to the steps that a pass over the known edges takes in batches of
-                1024 (on several ranks, of 1024 on each).
+                without ``share``, to a pass over the known edges in batches of 1024 on each rank.
             share: share of the time that refreshes may take, between 0 and 1, in place of
-                ``every``: one follows a step as soon as the last one's seconds are at most this
-                share of those since it began. Runs then depend on the clock, and ranks refresh
-                after different steps.
+                ``every``. Runs then depend on the clock, and ranks refresh after different steps.
 
         Returns:
             The hook's handle; its ``remove()`` ends the refreshes. A second call for the same
@@ -356,13 +332,11 @@ class RefreshingSampler(Tables, Saved, NegativeSampler):
         """Keep embeddings that a minibatch has computed anyway, for the next refreshes.
 
         Once called, refreshes read the last embedding seen of every node instead of calling the
-        encoder; a node that was not seen has that of the first refresh, or of the last one with
-        ``observed=False`` or with embeddings. In a loop of DGL's blocks::
+        encoder; a node that was not seen has that of the refresh before. It takes ``4 * D + 4``
+        bytes a node. In a loop of DGL's blocks::
 
             h = model(blocks, x)
             sampler.observe(blocks[-1].dstdata[dgl.NID], h)
-
-        It takes ``4 * D + 4`` bytes a node, and as much as the embeddings again in a refresh.
 
         Args:
             node_ids: ids in the whole graph, shape [B], integer; of a node that stands there twice
@@ -399,15 +373,10 @@ class RefreshingSampler(Tables, Saved, NegativeSampler):
     def update_graph(self, g: Any) -> None:
         """Go on with a graph that has grown: with new nodes, new edges, or without old ones.
 
-        Known edges and tables are made anew; models, random states and the version stay, and the
-        next `refresh` learns from the new graph. Until then, negatives that are edges by now are
-        replaced by uniform ones, and new query nodes have filtered uniform negatives
-        (`DMNSSampler.for_embeddings` serves them from an embedding). The edge types that are held
-        stay the same.
-
-        Call it outside of an epoch, on every rank alike, and make a new loader: a loader of DGL or
-        of GraphBolt keeps the graph that it was made with. Workers that still run keep the tables
-        that go with that graph.
+        Known edges and tables are made anew; the next `refresh` learns from the new graph. Until
+        then, negatives that are edges by now are replaced by uniform ones, and new query nodes have
+        filtered uniform negatives (`DMNSSampler.for_embeddings` serves them from an embedding).
+        Call it outside of an epoch, on every rank alike, and make a new loader.
 
         Args:
             g: the new graph; old nodes keep their ids, new ones come after them.

@@ -22,10 +22,10 @@ from dgl_dmns.core import (
     carry_over,
     row_sizes,
 )
+from dgl_dmns.samplers.callables import frozen, in_eval_mode
 from dgl_dmns.samplers.etypes import EdgeType
 from dgl_dmns.samplers.graphs import known_edges
 from dgl_dmns.samplers.method import Ends, Method
-from dgl_dmns.samplers.scorers import frozen, in_eval_mode
 
 __all__ = ["Relation"]
 

@@ -25,8 +25,8 @@ from dgl_dmns.core import (
 )
 from dgl_dmns.samplers.etypes import EdgeName, EdgeType, canonical_edge_type
 from dgl_dmns.samplers.method import TableMethod
+from dgl_dmns.samplers.minibatch import checked_pairs, negative_pairs
 from dgl_dmns.samplers.misuse import Asked
-from dgl_dmns.samplers.negative_pairs import checked_pairs, negative_pairs
 from dgl_dmns.samplers.refresher import Refresher
 from dgl_dmns.samplers.relation import Relation
 

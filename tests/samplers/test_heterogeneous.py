@@ -31,7 +31,7 @@ from dgl_dmns.samplers import (
     SelfAdversarialSampler,
     UniformSampler,
 )
-from dgl_dmns.samplers.negative_pairs import pairs_of
+from dgl_dmns.samplers.minibatch import pairs_of
 from dgl_dmns.samplers.resources import Resources
 
 WIDTH = 6

@@ -113,7 +113,7 @@ def test_sums_are_those_over_all_nodes_on_average(name: str, more: Any) -> None:
 
 def first_of(sampler: Any, h: Tensor, pos: Any, neg: Any, more: Any) -> Tensor:
     """The loss of the first positive alone, against the batch's pool."""
-    from dgl_dmns.samplers.batches import pair_batches
+    from dgl_dmns.samplers.minibatch import pair_batches
 
     (one,) = pair_batches(h, pos, neg, list(sampler.known_by_type)).values()
     known = sampler.known_by_type[one.etype]
