@@ -3,7 +3,6 @@
 from dgl_dmns.core.bitmap import PairBitmap
 from dgl_dmns.core.by_level import draw_by_level
 from dgl_dmns.core.choice import draw_distinct, first_above
-from dgl_dmns.core.curriculum import Curriculum, EasyFirst, HardFirst, check_curriculum
 from dgl_dmns.core.depth_first import DepthFirstProposal, ListWeights
 from dgl_dmns.core.diffusion import (
     diffusion_loss,
@@ -12,15 +11,13 @@ from dgl_dmns.core.diffusion import (
     reverse_step,
     sample_chain,
 )
-from dgl_dmns.core.distribution import NodeDistribution, check_tractable
-from dgl_dmns.core.effective import effective_size, exponent_for
+from dgl_dmns.core.distribution import NodeDistribution
 from dgl_dmns.core.engine import (
     CHUNK_BYTES,
     RefreshReport,
     Stopwatch,
     TableReport,
     TypeReport,
-    build_table,
     fill_table,
     queries_at_a_time,
 )
@@ -34,7 +31,7 @@ from dgl_dmns.core.modes import callers_device, in_float32, outside_inference_mo
 from dgl_dmns.core.pairs import sample_neighbours, sample_pairs
 from dgl_dmns.core.pool_softmax import pool_softmax
 from dgl_dmns.core.pools import PoolDraw, PoolSettings
-from dgl_dmns.core.positivity import psi_density, psi_distance
+from dgl_dmns.core.positivity import psi_distance
 from dgl_dmns.core.predictor import (
     AffineNoisePredictor,
     FiLMPredictor,
@@ -50,16 +47,16 @@ from dgl_dmns.core.rules import (
     Hardest,
     Nearest,
     Part,
-    PoolRule,
     Rule,
     SelfAdversarial,
     check_rule,
+    check_tractable,
 )
 from dgl_dmns.core.schedule import NoiseSchedule
 from dgl_dmns.core.seeds import fit_seed
 from dgl_dmns.core.shared_pool import Barred, SharedPool
 from dgl_dmns.core.sharing import SHARED, Folder, amount, free_in, free_memory, share
-from dgl_dmns.core.sharpness import sharpened
+from dgl_dmns.core.sharpness import measured_sharpness
 from dgl_dmns.core.snapshot import Scorer, Snapshot, called_scorer, checked_scores, dot_score
 from dgl_dmns.core.space import Space, SpaceKind
 from dgl_dmns.core.table import BYTES_PER_CANDIDATE, NO_LEVEL, Candidates, CandidateTable
@@ -77,18 +74,15 @@ __all__ = [
     "Blend",
     "CandidateTable",
     "Candidates",
-    "Curriculum",
     "Density",
     "DepthFirstProposal",
     "DiffusionGenerator",
     "Draw",
-    "EasyFirst",
     "FiLMPredictor",
     "FilteredDraws",
     "FitReport",
     "Folder",
     "Gate",
-    "HardFirst",
     "Hardest",
     "KnownEdges",
     "LevelGaussians",
@@ -103,7 +97,6 @@ __all__ = [
     "PairBitmap",
     "Part",
     "PoolDraw",
-    "PoolRule",
     "PoolSettings",
     "RefreshReport",
     "RowDraws",
@@ -120,11 +113,9 @@ __all__ = [
     "TypeReport",
     "WeightedFallback",
     "amount",
-    "build_table",
     "called_scorer",
     "callers_device",
     "carry_over",
-    "check_curriculum",
     "check_rule",
     "check_tractable",
     "checked_scores",
@@ -132,8 +123,6 @@ __all__ = [
     "dot_score",
     "draw_by_level",
     "draw_distinct",
-    "effective_size",
-    "exponent_for",
     "fill_open_slots",
     "fill_table",
     "first_above",
@@ -143,10 +132,10 @@ __all__ = [
     "in_float32",
     "known_among",
     "level_gaussians",
+    "measured_sharpness",
     "noise_to",
     "outside_inference_mode",
     "pool_softmax",
-    "psi_density",
     "psi_distance",
     "queries_at_a_time",
     "reverse_step",
@@ -155,6 +144,5 @@ __all__ = [
     "sample_neighbours",
     "sample_pairs",
     "share",
-    "sharpened",
     "shielded",
 ]

@@ -44,7 +44,7 @@ def draw_by_level(
         known: edges that are not drawn.
         rows: query ids, shape [B], int64.
         n: nodes per query and level.
-        lam: exponent on the density, besides the model's ``tempering``.
+        lam: exponent on the density.
         generator: source of the noise.
 
     Returns:
@@ -59,7 +59,7 @@ def draw_by_level(
     for part in rows.split(max(1, _CELLS // known.num_dst)):
         gaussians = model.gaussians(z_query[part])
         logits = gaussians.pool_log_prob(z_candidate.unsqueeze(0)).squeeze(1)
-        logits *= lam * model.tempering
+        logits *= lam
         logits -= torch.empty_like(logits).exponential_(generator=generator).log()
         owner, node = known.barred_of(part)
         logits[:, owner, node] = -math.inf

@@ -29,11 +29,11 @@ from dgl_dmns.core.gaussians import LevelGaussians
 from dgl_dmns.core.generator import DiffusionGenerator
 from dgl_dmns.core.modes import in_float32, shielded
 from dgl_dmns.core.pools import PoolDraw, PoolSettings
-from dgl_dmns.core.rules import Nearest, Part, Rule
+from dgl_dmns.core.rules import Part, Rule, check_tractable
 from dgl_dmns.core.snapshot import Snapshot, rows_of
 from dgl_dmns.core.table import NO_LEVEL, Candidates
 
-__all__ = ["NodeDistribution", "check_tractable"]
+__all__ = ["NodeDistribution"]
 
 _PAIRS = 1 << 15  # pairs that are weighed at a time: a bounded working set
 _CELLS = 1 << 20  # (query, node) cells likewise
@@ -41,21 +41,12 @@ _MEASURED = 1024  # queries likewise
 _LARGEST = 80.0  # log ratios beyond that count as that: no pool is so large
 
 
-def check_tractable(rule: Rule) -> None:
-    """Refuse a rule (or a chain's target) whose draws have no known probability."""
-    if not rule.tractable:
-        raise ValueError(
-            f"rule: {type(rule).__name__} has no tractable distribution; use Density(), Gate(), "
-            "Blend() or SelfAdversarial()"
-        )
-
-
 @dataclass(frozen=True, eq=False)
 class NodeDistribution:
     """Negatives of every query at one refresh, as a distribution over real nodes.
 
     Args:
-        rule: a selection rule with a tractable distribution.
+        rule: a selection rule with a tractable distribution, and what it measured.
         settings: pools, exponent lambda and uniform share; ``groups`` has no meaning here.
         snapshot: embeddings, generator, scorer and known edges.
         norms: norms of every query, float32 [N, L + P], see `dgl_dmns.core.engine.fill_table`;
@@ -212,17 +203,13 @@ class NodeDistribution:
         if density is not None:
             assert self.snapshot.model is not None
             levels = len(density)
-            lam = self.settings.lam * self.snapshot.model.tempering
             norm = norms[:levels]
-            ratio = (density * lam - norm).nan_to_num_(nan=-math.inf)
+            ratio = (density * self.settings.lam - norm).nan_to_num_(nan=-math.inf)
             mixture = _mixture_of_levels(
                 self._beside(ratio, rows, known), norm, self.snapshot.model
             )
-        assert not isinstance(self.rule, Nearest)
         parts = []
-        for part, norm in zip(
-            self.rule.parts(score, mixture, self.snapshot.sharpness), norms[levels:]
-        ):
+        for part, norm in zip(self.rule.parts(score, mixture), norms[levels:]):
             ratio = part.logits - norm
             if self.rule.uses_scores:  # else it is the levels' mixture, of a node in the pool
                 ratio = self._beside(ratio, rows, known)
@@ -256,7 +243,6 @@ class NodeDistribution:
             self.norms[part] = draw.norms
 
     def _draw(self, rows: Tensor, generator: torch.Generator | None) -> PoolDraw:
-        assert not isinstance(self.rule, Nearest)
         return PoolDraw(self.rule, self.settings, self.snapshot, rows, 1, generator)
 
 

@@ -16,20 +16,18 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from dgl_dmns.core.generator import DiffusionGenerator, FitReport
-from dgl_dmns.core.known import KnownEdges
+from dgl_dmns.core.generator import FitReport
 from dgl_dmns.core.nearest import nearest_group
 from dgl_dmns.core.pools import CELLS, PoolDraw, PoolSettings
 from dgl_dmns.core.repair import fill_open_slots
-from dgl_dmns.core.rules import Nearest, Rule
-from dgl_dmns.core.sharpness import sharpened
-from dgl_dmns.core.snapshot import Scorer, Snapshot
+from dgl_dmns.core.rules import Rule
+from dgl_dmns.core.snapshot import Snapshot
 from dgl_dmns.core.table import NO_LEVEL, Candidates, CandidateTable
 from dgl_dmns.messages import warn
 
@@ -39,7 +37,6 @@ __all__ = [
     "Stopwatch",
     "TableReport",
     "TypeReport",
-    "build_table",
     "fill_table",
     "queries_at_a_time",
 ]
@@ -62,14 +59,19 @@ class TableReport:
             the key ``"no level"`` that of those which no level claims.
         unstable: number of queries whose level Gaussians could not be computed with; the generator
             was taken as uniform for them, and a warning said so.
-        sharpness: factor on the scores in the rule's softmax, see `dgl_dmns.core.sharpness`.
+        measures: what the rule has measured, see `Rule.measures`.
     """
 
     filtered: float
     fallback: int
     level_score: dict[str, float]
     unstable: int = 0
-    sharpness: float = 1.0
+    measures: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def sharpness(self) -> float:
+        """Factor on the scores in the rule's softmax, see `dgl_dmns.core.sharpness`."""
+        return self.measures.get("sharpness", 1.0)
 
 
 @dataclass(frozen=True)
@@ -147,53 +149,6 @@ class _LevelScores:
 
 
 @torch.no_grad()
-def build_table(
-    table: CandidateTable,
-    rule: Rule,
-    settings: PoolSettings,
-    known: KnownEdges,
-    h_query: Tensor,
-    h_candidate: Tensor,
-    *,
-    model: DiffusionGenerator | None = None,
-    scorer: Scorer | None = None,
-    sharpness: float | None = None,
-    generator: torch.Generator | None = None,
-) -> TableReport:
-    """Fill and publish a table from embeddings.
-
-    Args:
-        table: the table to fill, of groups and rows of its own sizes.
-        rule: the selection rule.
-        settings: pools and mixture.
-        known: known edges, never proposed while an admissible node exists.
-        h_query: source embeddings, shape [Nq, D].
-        h_candidate: destination embeddings, shape [Nc, D].
-        model: the generator, for rules that use it.
-        scorer: scores of broadcastable embeddings, the inner product where None.
-        sharpness: factor on the scores in the rule's softmax; measured where None, if the rule has
-            an ``edge_ratio``.
-        generator: source of randomness.
-
-    Returns:
-        What it came to.
-
-    Raises:
-        ValueError: if the rule needs a generator and none is given.
-    """
-    snapshot = Snapshot.take(
-        h_query, h_candidate, known, scorer, model if rule.uses_generator else None
-    )
-    if sharpness is None:
-        snapshot = sharpened(snapshot, rule, generator=generator)
-    else:
-        snapshot = replace(snapshot, sharpness=sharpness)
-    report, _ = fill_table(table, rule, settings, snapshot, generator=generator)
-    table.publish()
-    return report
-
-
-@torch.no_grad()
 def fill_table(
     table: CandidateTable,
     rule: Rule,
@@ -209,7 +164,7 @@ def fill_table(
 
     Args:
         table: the table to fill, of groups and rows of its own sizes.
-        rule: the selection rule.
+        rule: the selection rule, `Rule.measured` where that applies.
         settings: pools and mixture.
         snapshot: embeddings, generator, scorer and known edges.
         nodes: distinct query ids, shape [B], int64, whose rows are drawn anew while the others stay
@@ -233,6 +188,7 @@ def fill_table(
         table.keep()
         queries = nodes.numel()
     known = snapshot.known
+    searched = rule.nearest_among(known.num_dst)
     statistics = _LevelScores(len(snapshot.model.levels) if snapshot.model is not None else 0)
     filtered = fallback = seen = unstable = 0
     norms: Tensor | None = None
@@ -252,13 +208,13 @@ def fill_table(
         at_a_time = max(chunk, min(at_a_time // chunk, -(-alike // chunk)) * chunk)
         rows = order[start : start + at_a_time]
         own = rows[: queries - start]  # without those that only fill up the last chunk
-        if isinstance(rule, Nearest):
+        if searched is not None:
             assert snapshot.model is not None
             assert snapshot.z_query is not None
             latents = snapshot.model.latent_draws(snapshot.z_query[rows])
             parts, wild = zip(
                 *(
-                    nearest_group(rule, snapshot, rows, k, latents, chunk_bytes, generator)
+                    nearest_group(searched, snapshot, rows, k, latents, chunk_bytes, generator)
                     for _ in range(groups)
                 )
             )
@@ -293,7 +249,7 @@ def fill_table(
             "look at the embeddings for rows of extreme size",
         )
     report = TableReport(
-        filtered / max(1, seen), fallback, statistics.means(), unstable, snapshot.sharpness
+        filtered / max(1, seen), fallback, statistics.means(), unstable, rule.measures()
     )
     return report, norms
 

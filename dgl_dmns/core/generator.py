@@ -10,14 +10,13 @@ import copy
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from dgl_dmns.core.diffusion import diffusion_loss, level_gaussians, sample_chain
-from dgl_dmns.core.effective import exponent_for
 from dgl_dmns.core.gaussians import LevelGaussians
 from dgl_dmns.core.known import KnownEdges
 from dgl_dmns.core.levels import Levels
@@ -43,15 +42,12 @@ class FitReport:
         pairs: (query, neighbour) pairs seen.
         seconds: wall-clock time.
         diverged: whether the fit was taken back, see `DiffusionGenerator.fit`.
-        tempering: factor on the exponent lambda that was measured after the fit, see
-            `DiffusionGenerator.temper`; 1 without.
     """
 
     losses: tuple[float, ...] = field(repr=False)
     pairs: int
     seconds: float
     diverged: bool = False
-    tempering: float = 1.0
 
     @property
     def loss(self) -> float:
@@ -98,7 +94,6 @@ class DiffusionGenerator(nn.Module):
         self.levels = levels or Levels()
         self.schedule = schedule or NoiseSchedule.linear()
         self.steps = self.levels.steps(self.schedule.steps)
-        self.tempering = 1.0
         self.space = Space(width, space, compact_width)
         if predictor is None:
             with torch.random.fork_rng(devices=[]):
@@ -183,45 +178,6 @@ class DiffusionGenerator(nn.Module):
             return False
         z = z[:: max(1, z.shape[0] // _SAMPLE)]
         return not bool(self.stable(self.gaussians(z), z).all())
-
-    @torch.no_grad()
-    def temper(
-        self,
-        conditions: Tensor,
-        z_candidate: Tensor,
-        lam: float,
-        size: float,
-        pool: int,
-        *,
-        generator: torch.Generator | None = None,
-    ) -> float:
-        """Measure how far ``lam`` has to fall for the densities to spread over enough candidates.
-
-        The factor is kept as ``tempering``, which all densities of real nodes are taken to the
-        power of besides ``lam``.
-
-        Args:
-            conditions: what queries are conditioned on, shape [Nq, W].
-            z_candidate: embeddings of the destination nodes, shape [Nc, W].
-            lam: exponent on the density.
-            size: effective sample size wanted, see `dgl_dmns.core.effective`.
-            pool: members of a pool.
-            generator: source of the queries and the pool.
-
-        Returns:
-            The factor, at most 1.
-        """
-        rows = torch.randint(len(conditions), (_SAMPLE,), generator=generator)
-        members = torch.randperm(len(z_candidate), generator=generator)[:pool]
-        z = conditions[rows]
-        made = self.gaussians(z)
-        density = made.pool_log_prob(z_candidate[members].unsqueeze(0)).squeeze(1)
-        density = density[:, self.stable(made, z)]
-        self.tempering = 1.0
-        if density.shape[1] and size < len(members):
-            shares = torch.tensor(self.levels.mixture_shares, dtype=torch.float32)
-            self.tempering = exponent_for(density, shares, lam, size) / lam
-        return self.tempering
 
     def stable(self, made: LevelGaussians, z: Tensor) -> Tensor:
         """Whether level Gaussians can be computed with.
@@ -315,10 +271,9 @@ class DiffusionGenerator(nn.Module):
         return self.space.decode(self.latents(self.space.encode(h), generator=generator))
 
     def get_extra_state(self) -> dict[str, Any]:
-        """The optimizer's state, so that fitting resumes exactly, and what was measured."""
+        """The optimizer's state, so that fitting resumes exactly, and the levels."""
         return {
             "optimizer": self.optimizer.state_dict(),
-            "tempering": self.tempering,
             "levels": (self.levels.fractions, self.levels.shares),
         }
 
@@ -329,8 +284,6 @@ class DiffusionGenerator(nn.Module):
             ValueError: for a state of other levels.
         """
         fractions, shares = state["levels"]
-        if tuple(fractions) != self.levels.fractions:
-            raise ValueError(f"levels {tuple(fractions)}, not {self.levels.fractions}")
+        if (tuple(fractions), tuple(shares)) != (self.levels.fractions, self.levels.shares):
+            raise ValueError(f"levels {fractions} of shares {shares}, not {self.levels}")
         self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
-        self.levels = replace(self.levels, shares=tuple(shares))
-        self.tempering = float(state["tempering"])

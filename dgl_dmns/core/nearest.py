@@ -11,7 +11,6 @@ from torch.nn.functional import normalize
 
 from dgl_dmns.core.known import KnownEdges
 from dgl_dmns.core.repair import fill_open_slots
-from dgl_dmns.core.rules import Nearest
 from dgl_dmns.core.snapshot import Snapshot
 from dgl_dmns.core.table import NO_LEVEL, Candidates
 
@@ -22,7 +21,7 @@ _SIMILARITIES = 20_000_000  # similarities held at a time: a bounded working set
 
 
 def nearest_group(
-    rule: Nearest,
+    searched: int,
     snapshot: Snapshot,
     rows: Tensor,
     k: int,
@@ -33,7 +32,7 @@ def nearest_group(
     """One group of k candidates for every query: the nearest nodes to latents.
 
     Args:
-        rule: the rule, with the number of nodes to search.
+        searched: number of uniform nodes to search; all are searched from N on.
         snapshot: embeddings and model.
         rows: query ids, shape [B], int64.
         k: candidates per query.
@@ -57,8 +56,7 @@ def nearest_group(
     uniform = torch.zeros(count, k, dtype=torch.bool, device=device)  # in place of lost latents
     ids = torch.full((count, k), -1, dtype=torch.int64, device=device)
     wild = torch.zeros(count, dtype=torch.bool, device=device)
-    every = normalize(z_candidate, dim=1) if rule.pool is None else None
-    searched = known.num_dst if rule.pool is None else rule.pool
+    every = normalize(z_candidate, dim=1) if searched >= known.num_dst else None
     step = max(1, min(_SIMILARITIES, chunk_bytes // 8) // max(1, searched))
     for slot in range(k):
         latents = draw_latents(generator)
@@ -66,8 +64,8 @@ def nearest_group(
         uniform[:, slot] = ~(latent.abs().amax(dim=1) < _LARGEST)
         wild |= uniform[:, slot]
         pool, unit = None, every
-        if rule.pool is not None:
-            pool = torch.randint(0, known.num_dst, (rule.pool,), generator=generator, device=device)
+        if every is None:
+            pool = torch.randint(0, known.num_dst, (searched,), generator=generator, device=device)
             unit = normalize(z_candidate[pool], dim=1)
         assert unit is not None
         for lo in range(0, count, step):

@@ -34,7 +34,7 @@ from torch.nn.functional import pad
 from dgl_dmns.checks import as_integer, as_number
 from dgl_dmns.core.choice import distinct_pools, draw_distinct
 from dgl_dmns.core.gaussians import LevelGaussians
-from dgl_dmns.core.rules import Hardest, Part, PoolRule
+from dgl_dmns.core.rules import Part, Rule
 from dgl_dmns.core.snapshot import Snapshot, rows_of
 from dgl_dmns.core.table import BYTES_PER_CANDIDATE, NO_LEVEL, Candidates
 
@@ -106,7 +106,7 @@ class PoolDraw:
 
     def __init__(
         self,
-        rule: PoolRule,
+        rule: Rule,
         settings: PoolSettings,
         snapshot: Snapshot,
         rows: Tensor,
@@ -175,7 +175,7 @@ class PoolDraw:
         self.filtered += int(barred.sum())
         weight, tags = self._weighed(pool, barred)
         members = min(k, pool.shape[1])
-        if isinstance(self.rule, Hardest):
+        if self.rule.takes_largest:
             best = weight.topk(members, dim=-1).indices
             place = best.unsqueeze(2).expand(-1, -1, groups, -1).flatten(0, 1)
         else:
@@ -276,8 +276,8 @@ class PoolDraw:
         the levels: for them the generator is uniform.
 
         Returns:
-            Weights [C, Q, M], ratios to their mean (of `Hardest` the scores); weights of the levels
-            in them, [L + 1, C, Q, M], the last for draws of no level, or None without levels; and
+            Weights [C, Q, M], ratios to their mean (logits if the largest are taken); weights of
+            the levels in them, [L + 1, C, Q, M], the last for draws of no level, or None without levels; and
             norms [C, Q, L + P].
 
         Raises:
@@ -287,8 +287,7 @@ class PoolDraw:
         norms: list[Tensor] = []
         if density is not None:
             assert self.snapshot.model is not None
-            lam = self.settings.lam * self.snapshot.model.tempering
-            density.mul_(lam).masked_fill_(barred, -math.inf)
+            density.mul_(self.settings.lam).masked_fill_(barred, -math.inf)
             norm = density.logsumexp(-1, keepdim=True) - count
             if self.unstable is not None:
                 norm.masked_fill_(self.unstable[chunks], math.inf)
@@ -302,7 +301,7 @@ class PoolDraw:
         if score is not None:
             score = score.masked_fill(barred, -math.inf)  # it may be a view of something else
         parts = []
-        for part in self.rule.parts(score, mixture, self.snapshot.sharpness):
+        for part in self.rule.parts(score, mixture):
             logits = part.logits.masked_fill(barred, -math.inf)
             if not bool((logits.amax(-1) < math.inf).all()):  # nor NaN
                 raise ValueError(
@@ -312,7 +311,7 @@ class PoolDraw:
                 )
             norm = logits.logsumexp(-1, keepdim=True) - count
             norms.append(norm.squeeze(-1))
-            if isinstance(self.rule, Hardest):
+            if self.rule.takes_largest:
                 return logits, None, torch.stack(norms, -1)
             weight = (logits - norm).exp_().nan_to_num_(nan=0.0).mul_(part.share)
             parts.append(part._replace(logits=weight))

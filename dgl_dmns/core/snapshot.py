@@ -78,7 +78,6 @@ class Snapshot:
         z_query: the generator's conditions, source embeddings in its space, shape [Nq, W]; None
             without a model.
         z_candidate: destination embeddings in that space, shape [Nc, W].
-        sharpness: factor on the scores in a rule's softmax, see `dgl_dmns.core.sharpness`.
     """
 
     h_query: Tensor
@@ -88,7 +87,6 @@ class Snapshot:
     model: DiffusionGenerator | None = None
     z_query: Tensor | None = None
     z_candidate: Tensor | None = None
-    sharpness: float = 1.0
 
     @classmethod
     def take(

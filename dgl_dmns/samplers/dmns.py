@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dgl_dmns.checks import as_integer, as_number, check_ids, check_object
+from dgl_dmns.checks import as_integer, check_ids, check_object
 from dgl_dmns.core import (
     AffineNoisePredictor,
     Blend,
     CandidateTable,
-    Curriculum,
     DiffusionGenerator,
     FitReport,
     KnownEdges,
@@ -24,11 +22,11 @@ from dgl_dmns.core import (
     PoolSettings,
     RowDraws,
     Rule,
+    Snapshot,
     SpaceKind,
-    build_table,
-    check_curriculum,
     check_rule,
     draw_by_level,
+    fill_table,
     in_float32,
     shielded,
 )
@@ -64,8 +62,6 @@ class DMNSSampler(RefreshingSampler):
             (heterogeneous graph: a dict of those).
         k: negatives per edge; a dict by edge type where they differ.
         levels: hardness levels, or their fractions alone; the paper's where not given.
-        curriculum: shares of the levels in each refresh, for example ``EasyFirst(10)``; those of
-            ``levels`` throughout where not given.
         rule: `Blend` (default, for an unchanged loss: a fifth of the draws through the gate, the
             others by the scorer's softmax), `Gate` (hard for the scorer and likely for the
             generator), `Density` (for the calibrated losses with `log_ratio`; uncalibrated it is
@@ -74,10 +70,6 @@ class DMNSSampler(RefreshingSampler):
             [0, 1].
         pool: uniform candidates in a pool, at least ``k``.
         lam: exponent on the generator's density.
-        effective_size: number of a pool's members that a level's density has to spread over at
-            least (effective sample size, mean over queries and levels), between 1 and ``pool``;
-            each refresh lowers ``lam`` as far as that takes. For wide spaces, whose densities are
-            peaked; ``lam`` stays as it is where not given.
         groups: groups of candidates that rows of the table have on average, at most. A row has one
             for each edge of its query in the pass between two refreshes, evenly fewer where that is
             more; None: as many as fit 112 bytes a node for each negative of an edge.
@@ -124,12 +116,10 @@ class DMNSSampler(RefreshingSampler):
         k: NegativesPerEdge = 1,
         *,
         levels: Levels | Sequence[float] | None = None,
-        curriculum: Curriculum | None = None,
         rule: Rule | None = None,
         uniform_share: float = 0.5,
         pool: int = 128,
         lam: float = 1.0,
-        effective_size: float | None = None,
         groups: int | None = None,
         scorer: Scorers | None = None,
         source: Source = "edge",
@@ -160,8 +150,6 @@ class DMNSSampler(RefreshingSampler):
         check_rule(rule)
         if predictor is not None:
             check_object("predictor", predictor, nn.Module, "FiLMPredictor(16)")
-        if curriculum is not None:
-            check_curriculum(curriculum)
         schedule = NoiseSchedule.linear() if schedule is None else schedule
         check_object("schedule", schedule, NoiseSchedule, "NoiseSchedule.linear()")
         self.levels = Levels.of(levels)
@@ -170,17 +158,6 @@ class DMNSSampler(RefreshingSampler):
                 f"predictor: rule={rule} needs densities, so an AffineNoisePredictor, got "
                 f"{type(predictor).__name__}; use rule=Nearest(), which only samples"
             )
-        if effective_size is not None:
-            if not rule.tractable:
-                raise ValueError(
-                    f"effective_size: rule={rule} draws no candidates by their densities; leave it "
-                    "out"
-                )
-            if not 1 < as_number("effective_size", effective_size) < pool:
-                raise ValueError(
-                    f"effective_size: expected more than 1 and less than pool = {pool} candidates, "
-                    f"got {effective_size}"
-                )
         super().__init__(
             g,
             encoder,
@@ -201,8 +178,6 @@ class DMNSSampler(RefreshingSampler):
             generator=generator,
             resources=resources,
         )
-        self.curriculum = curriculum
-        self.effective_size = effective_size
         self.fit_steps = fit_steps
         self.warmup_steps = warmup_steps
         self.levels.steps(schedule.steps)
@@ -225,22 +200,7 @@ class DMNSSampler(RefreshingSampler):
         else:
             model.space.update(torch.cat([h_query, h_candidate]))
             z_query, z_candidate = model.space.encode(h_query), model.space.encode(h_candidate)
-        if self.curriculum is not None:
-            shares = tuple(self.curriculum(relation.table.version, len(self.levels)))
-            model.levels = replace(self.levels, shares=shares)
-        known, random = relation.known, relation.random
-        report = model.fit(z_query, z_candidate, known, steps, generator=random)
-        if self.effective_size is None:
-            return report
-        tempering = model.temper(
-            model.conditions(z_query, z_candidate, known),
-            z_candidate,
-            self.settings.lam,
-            self.effective_size,
-            self.settings.pool,
-            generator=random,
-        )
-        return replace(report, tempering=tempering)
+        return model.fit(z_query, z_candidate, relation.known, steps, generator=relation.random)
 
     @in_float32
     @shielded
@@ -375,18 +335,15 @@ class DMNSSampler(RefreshingSampler):
         h = self._embeddings(embeddings)
         generator = generator or relation.random
         hard = CandidateTable(torch.ones(queries, dtype=torch.int64), self.settings.hard(k))
-        build_table(
-            hard,
-            self.rule,
-            self.settings,
-            known,
+        snapshot = Snapshot.take(
             h_query.detach().cpu().float(),
             h[relation.etype[2]],
-            model=model,
-            scorer=relation.frozen().scorer,
-            sharpness=relation.sharpness,
-            generator=generator,
+            known,
+            relation.frozen().scorer,
+            model if self.rule.uses_generator else None,
         )
+        fill_table(hard, self._rule(relation), self.settings, snapshot, generator=generator)
+        hard.publish()
         rows = RowDraws(known, hard, None, k, self.settings.uniform_share)
         drawn = rows.draw_ids(torch.arange(queries), generator=generator)
         return drawn.to(h_query.device)
@@ -401,7 +358,6 @@ class DMNSSampler(RefreshingSampler):
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
-        state["curriculum"] = None  # any function: only a refresh needs it, too
         state["_models"] = None  # may hold a predictor: only a refresh needs it
         return state
 

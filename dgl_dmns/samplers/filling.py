@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from dgl_dmns.core import FitReport, NodeDistribution, Snapshot, TableReport, fill_table, sharpened
+from dgl_dmns.core import FitReport, NodeDistribution, Rule, Snapshot, TableReport, fill_table
 from dgl_dmns.samplers.relation import Relation
 from dgl_dmns.samplers.stateful import StatefulSampler
 
@@ -28,7 +28,7 @@ class FillingSampler(StatefulSampler):
         return None
 
     def _snapshot(self, relation: Relation, h_query: Tensor, h_candidate: Tensor) -> Snapshot:
-        """What the rule chooses from, with scores as they are."""
+        """What the rule chooses from."""
         model = relation.model if self.rule.uses_generator else None
         return Snapshot.take(h_query, h_candidate, relation.known, relation.scorer, model)
 
@@ -41,8 +41,8 @@ class FillingSampler(StatefulSampler):
         on_rows: Callable[[int], object],
     ) -> TableReport:
         snapshot = self._snapshot(relation, h_query, h_candidate)
-        snapshot = sharpened(snapshot, self.rule, refreshes=self.version, generator=relation.random)
-        relation.sharpness = snapshot.sharpness
+        rule = self.rule.measured(snapshot, refreshes=self.version, generator=relation.random)
+        relation.sharpness = rule.measures().get("sharpness", 1.0)
         return self._fill(relation, snapshot, nodes, on_rows)
 
     def _fill(
@@ -55,7 +55,7 @@ class FillingSampler(StatefulSampler):
         """Fill the hidden table of an edge type, and keep the distribution that it drew from."""
         report, norms = fill_table(
             relation.table,
-            self.rule,
+            self._rule(relation),
             self.settings,
             snapshot,
             nodes=nodes,
@@ -70,6 +70,9 @@ class FillingSampler(StatefulSampler):
     def _distribution(self, relation: Relation, snapshot: Snapshot) -> NodeDistribution | None:
         if not self.rule.tractable:
             return None
-        return NodeDistribution(
-            self.rule, self.settings, snapshot, relation.norms, seed=relation.seed
-        )
+        rule = self._rule(relation)
+        return NodeDistribution(rule, self.settings, snapshot, relation.norms, seed=relation.seed)
+
+    def _rule(self, relation: Relation) -> Rule:
+        """The rule with what the last refresh measured."""
+        return self.rule.with_measures({"sharpness": relation.sharpness})

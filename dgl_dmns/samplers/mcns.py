@@ -26,7 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -57,7 +57,7 @@ _BLOCK = 16384  # chains that walk together: their working set stays in the cach
 
 
 @dataclass(frozen=True)
-class SelfContrast:
+class SelfContrast(Rule):
     """The chain's target, ``pi_v(y) = sigmoid(max(s, 0)^alpha)``, up to a constant per query.
 
     Args:
@@ -69,8 +69,6 @@ class SelfContrast:
 
     alpha: float = 0.25
 
-    uses_generator = False
-    uses_scores = True
     tractable = False  # a draw's probability needs the sum over all nodes
 
     def __post_init__(self) -> None:
@@ -148,7 +146,7 @@ class MCNSSampler(RefreshingSampler):
             encoder,
             k,
             # A rule of its own: it scores chain states, and no pool is ever built.
-            rule=cast(Rule, target),
+            rule=target,
             settings=PoolSettings(pool=check_k(k), groups=groups),
             feat=feat,
             seed=seed,

@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import replace
 from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
 
@@ -101,9 +100,7 @@ class RefreshingSampler(FillingSampler):
             # A state was loaded.
             source, _, destination = relation.etype
             ends = self._last[source], self._last[destination]
-            snapshot = replace(
-                self._snapshot(relation.as_refreshed(), *ends), sharpness=relation.sharpness
-            )
+            snapshot = self._snapshot(relation.as_refreshed(), *ends)
             found = relation.distribution = self._distribution(relation, snapshot)
         if found is None:
             raise RuntimeError(
