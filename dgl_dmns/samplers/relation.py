@@ -204,7 +204,7 @@ class Relation:
         """The same for a graph that has changed; this one stays as it is, for who reads it.
 
         Generator, scorer and random state are shared. The table is of the same version, see
-        `dgl_dmns.core.repair.carry_over`.
+        `dgl_dmns.core.carry_over`.
 
         Args:
             g: the new graph, checked by `check_growth`.

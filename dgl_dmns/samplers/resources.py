@@ -22,7 +22,7 @@ class Resources:
     Args:
         chunk_bytes: working set of filling a table, in bytes; it sets how many queries are handled
             at a time, 4096 at most, and one chunk of 64 at least (see
-            `dgl_dmns.core.engine.queries_at_a_time`). What a refresh needs beside it is linear in
+            `dgl_dmns.core.fill.queries_at_a_time`). What a refresh needs beside it is linear in
             the number of nodes, see the page on scaling.
         table_bytes: budget of the tables of all edge types together, in bytes: ``groups`` is
             lowered until they fit. Fewer groups mean that the same negatives come back sooner. No
