@@ -74,7 +74,6 @@ _BY_DEFAULT: dict[type, _Kind] = {int: _WHOLE, float: _NUMBER, str: _WORD}
 _BY_NAME: dict[str, _Kind] = {  # their default is None
     "levels": ("numbers in brackets, for example [0.25,0.5]", _are_numbers),
     "rule": (f"one of {', '.join(_RULES)}", lambda value: value in list(_RULES)),
-    "effective_size": _NUMBER,
     "edge_ratio": _NUMBER,
     "groups": _WHOLE,
 }

@@ -18,8 +18,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from dgl_dmns.core.bitmap import PairBitmap
-from dgl_dmns.core.known import KnownEdges
+from dgl_dmns.core.known import KnownEdges, PairBitmap
 from dgl_dmns.core.sharing import Folder, Shareable
 
 __all__ = ["DepthFirstProposal", "ListWeights"]
@@ -27,7 +26,6 @@ __all__ = ["DepthFirstProposal", "ListWeights"]
 ListWeights = Literal["gaussian", "uniform"]
 
 _BLOCK = 16384  # pairs whose ratios are worked out at a time
-_CELLS = 4096  # of the guide to list places
 _SCAN = 100  # neighbours looked at per list entry before a walk gives up
 
 
@@ -58,7 +56,6 @@ class DepthFirstProposal(Shareable):
     weight: Tensor
     total: Tensor
     list_total: Tensor
-    guide: Tensor
     elsewhere: Tensor
     ratios: Tensor
     pair_keys: Tensor
@@ -88,7 +85,6 @@ class DepthFirstProposal(Shareable):
         # total[l]: weight of the first l places, so that a list of length l sums to one.
         self.total = torch.cat([self.weight.new_zeros(1), self.weight.cumsum(0)])
         self.list_total = self.total[self.lengths.long()]
-        self.guide = _guide(self.total)
         # The density at nodes outside the list.
         self.elsewhere = torch.where(self.lengths == 0, 1.0, 0.5).div(self.num_nodes).float()
         # q(x|y) / q(y|x) for the members y of a list, and by pair, smaller id first.
@@ -113,15 +109,7 @@ class DepthFirstProposal(Shareable):
     def propose(
         self, x: Tensor, *, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
-        """One proposal per state, and what it weighs in the acceptance.
-
-        Args:
-            x: states, shape [M], int64.
-            generator: source of randomness.
-
-        Returns:
-            Proposals ``y``, int64, and ``q(x|y) / q(y|x)``, float32, of shape [M].
-        """
+        """One proposal ``y`` per state ``x`` [M], int64, and ``q(x|y) / q(y|x)``, float32 [M]."""
         # One number tells the half of the mixture and, stretched over its half, what comes of it.
         # Strictly below 1, it stays strictly below the list's total when multiplied by it.
         dice = torch.rand(x.shape, generator=generator, dtype=torch.float64).mul_(2)
@@ -132,7 +120,8 @@ class DepthFirstProposal(Shareable):
         if self.pair_keys.numel():
             self._correct(x, y, ratio)
         here = along.nonzero().squeeze(1)
-        place = self._place(dice.index_select(0, here) * total.index_select(0, here))
+        target = dice.index_select(0, here) * total.index_select(0, here)
+        place = torch.searchsorted(self.total[1:], target, right=True)
         entry = x.index_select(0, here) * self.lists.shape[1] + place
         y.index_copy_(0, here, self.lists.view(-1).index_select(0, entry).long())
         ratio.index_copy_(0, here, self.ratios.view(-1).index_select(0, entry))
@@ -154,20 +143,8 @@ class DepthFirstProposal(Shareable):
         rising = x.index_select(0, where) < y.index_select(0, where)
         ratio.index_copy_(0, where, torch.where(rising, exact, 1 / exact))
 
-    def _place(self, target: Tensor) -> Tensor:
-        """List places at which the running weight exceeds a target; int64 [M]."""
-        cells = self.guide.numel()
-        cell = (target * (cells / float(self.total[-1]))).long().clamp_(max=cells - 1)
-        place = self.guide.index_select(0, cell).long()
-        vague = (place < 0).nonzero().squeeze(1)
-        place[vague] = torch.searchsorted(self.total[1:], target[vague], right=True)
-        return place
-
     def density(self, x: Tensor, y: Tensor) -> Tensor:
-        """The mixture density ``q(y|x)``, float64, of states and nodes of shape [M], int64.
-
-        It compares with whole lists: the reference for the ratios that `propose` looks up.
-        """
+        """The density ``q(y|x)`` of nodes and states [M], float64, by whole lists."""
         hit, place = (self.lists.index_select(0, x) == y.int().unsqueeze(1)).max(dim=1)
         total = self.list_total.index_select(0, x)
         uniform = 1.0 / self.num_nodes
@@ -178,29 +155,10 @@ class DepthFirstProposal(Shareable):
         return (self.density(y, x) / self.density(x, y)).float()
 
 
-def _guide(total: Tensor) -> Tensor:
-    """The place that each of many equal cells of the running weight belongs to; -1: to several.
-
-    Args:
-        total: running weight, zero first, shape [W + 1], float64.
-
-    Returns:
-        Places, shape [cells], int32.
-    """
-    edge = torch.arange(_CELLS, dtype=torch.float64) / _CELLS
-    margin = 1e-3 / _CELLS  # far above rounding
-    first, last = (
-        torch.searchsorted(total[1:], at * total[-1], right=True)
-        for at in (edge - margin, edge + 1 / _CELLS + margin)
-    )
-    return torch.where(first == last, first, -1).to(torch.int32)
-
-
 def _depth_first_lists(edges: KnownEdges, width: int, seed: int) -> tuple[Tensor, Tensor]:
     """The first ``width`` nodes of a depth-first walk from each node, its neighbours left out.
 
-    Returns:
-        Lists [N, width], int32, filled up with -1, and their lengths [N], int32.
+    Lists [N, width], int32, filled up with -1, and their lengths [N], int32.
     """
     nodes = edges.num_src
     adjacency = _neighbour_lists(edges, seed)

@@ -14,36 +14,96 @@ so from ``x_T ~ N(0, I)`` every state is exactly a diagonal Gaussian ``N(m_t, di
 One pass of T cheap steps per query thus replaces all sampling chains (DMNS, algorithm 1, lines 6 to
 9, draws one chain per negative). `sample_chain` stays for predictors that are not affine, and as
 the reference for the closed form.
+
+The negatives of query ``v`` at level ``t`` follow ``N(m_t(v), s_t(v)^2)``. Their density at real
+nodes needs no loop over pairs, but two matrix products:
+
+    ``-1/2 sum_d (u_d - m_d)^2 / s_d^2 = u . (m / s^2) - 1/2 u^2 . (1 / s^2) + const(v)``.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from dgl_dmns.core.gaussians import LevelGaussians
 from dgl_dmns.core.predictor import AffineNoisePredictor, NoisePredictor
 from dgl_dmns.core.schedule import NoiseSchedule
 
-__all__ = ["diffusion_loss", "level_gaussians", "noise_to", "reverse_step", "sample_chain"]
+__all__ = [
+    "LevelGaussians",
+    "diffusion_loss",
+    "level_gaussians",
+    "noise_to",
+    "reverse_step",
+    "sample_chain",
+]
 
 _BLOCK = 4096  # queries whose closed form is computed together: a working set for the cache
+
+
+@dataclass(frozen=True)
+class LevelGaussians:
+    """L diagonal Gaussians for each of B queries.
+
+    Args:
+        mean: shape [L, B, D].
+        std: shape [L, B, D], positive.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        """One draw per level and query, shape [L, B, D]."""
+        return self.mean + self.std * torch.empty_like(self.mean).normal_(generator=generator)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Natural log density of points [B, D] or [L, B, D] of the queries: shape [L, B]."""
+        z = (x - self.mean) / self.std
+        return -(0.5 * z.square() + self.std.log() + 0.5 * math.log(2 * math.pi)).sum(-1)
+
+    def pool_log_prob(self, pool: Tensor) -> Tensor:
+        """Log density of every pool member for the queries of its chunk, by matrix products.
+
+        The B queries form C chunks of Q that share a pool of M candidates.
+
+        Args:
+            pool: candidate embeddings, shape [C, M, D], with ``B = C * Q``.
+
+        Returns:
+            Natural log densities, shape [L, C, Q, M].
+
+        Raises:
+            ValueError: if B is no multiple of C, or the widths differ.
+        """
+        levels, queries, width = self.mean.shape
+        chunks = pool.shape[0]
+        if chunks == 0 or queries % chunks or pool.shape[-1] != width:
+            raise ValueError(
+                f"pool: expected [C, M, {width}] with C dividing the {queries} queries, got "
+                f"{tuple(pool.shape)}"
+            )
+        precision = self.std.pow(-2).view(levels, chunks, queries // chunks, width)
+        mean = self.mean.view_as(precision)
+        weighted = mean * precision
+        constant = -0.5 * (mean * weighted).sum(-1) - self.std.log().sum(-1).view(
+            levels, chunks, -1
+        )
+        columns = pool.transpose(1, 2)
+        log_prob = weighted @ columns - 0.5 * (precision @ columns.square())
+        return log_prob + constant.unsqueeze(-1) - 0.5 * width * math.log(2 * math.pi)
 
 
 def noise_to(schedule: NoiseSchedule, x0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
     """Forward noising ``x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps`` (DMNS, equation 4).
 
-    Args:
-        schedule: the noise schedule.
-        x0: clean data, shape [B, D].
-        t: steps in ``0 .. T``, shape [B], int64.
-        eps: standard normal noise, shape [B, D].
-
-    Returns:
-        Noisy data, shape [B, D].
+    Of clean data ``x0`` and standard normal noise ``eps``, both of shape [B, D], at steps ``t`` in
+    ``0 .. T``, shape [B], int64.
     """
     abar = schedule.alpha_bar[t].unsqueeze(-1)
     noisy: Tensor = abar.sqrt() * x0 + (1 - abar).sqrt() * eps
@@ -84,17 +144,10 @@ def diffusion_loss(
 
 
 def reverse_step(schedule: NoiseSchedule, x: Tensor, eps: Tensor, z: Tensor, t: int) -> Tensor:
-    """One reverse step from ``x_t`` to ``x_{t-1}`` (DMNS, equation 5).
+    """One reverse step from ``x_t`` to ``x_{t-1}``, ``t`` in ``1 .. T`` (DMNS, equation 5).
 
-    Args:
-        schedule: the noise schedule.
-        x: states at step ``t``, shape [B, D].
-        eps: the predictor's noise estimate, shape [B, D].
-        z: standard normal noise, shape [B, D].
-        t: the step, in ``1 .. T``.
-
-    Returns:
-        States at step ``t - 1``, shape [B, D].
+    Of states ``x``, the predictor's noise estimate ``eps`` and standard normal noise ``z``, all of
+    shape [B, D].
     """
     scale = schedule.beta[t] / (1 - schedule.alpha_bar[t]).sqrt()
     previous: Tensor = (x - scale * eps) / schedule.alpha[t].sqrt() + schedule.sigma[t] * z

@@ -8,7 +8,7 @@ the ratio of a node ``u`` to the uniform distribution over the N nodes is
 with the rule's parts, and the norms that were measured while the table was filled
 (`dgl_dmns.core.pools`): no pool is drawn for a pair. It is never below ``pi``. A pool of M nodes
 bounds it, too: a node that was drawn had stood in the pool itself, beside M - 1 others, so that
-each ratio ``x = g / G`` over a pool becomes ``M x / (M - 1 + x)``. Where the pool is all nodes
+each ratio ``x = g / G`` over a pool becomes ``M x / (M - 1 + x)``. If the pool is all nodes
 (``M >= N``) the norms contain each admissible node already, and ratios are exact.
 
 Known edges are left out of pools, but may be asked for: their ratio is what the rule would have
@@ -25,15 +25,16 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from dgl_dmns.core.gaussians import LevelGaussians
+from dgl_dmns.core.diffusion import LevelGaussians
 from dgl_dmns.core.generator import DiffusionGenerator
+from dgl_dmns.core.known import check_pairs
 from dgl_dmns.core.modes import in_float32, shielded
 from dgl_dmns.core.pools import PoolDraw, PoolSettings
-from dgl_dmns.core.rules import Nearest, Part, Rule
+from dgl_dmns.core.rules import Part, Rule, check_tractable
 from dgl_dmns.core.snapshot import Snapshot, rows_of
 from dgl_dmns.core.table import NO_LEVEL, Candidates
 
-__all__ = ["NodeDistribution", "check_tractable"]
+__all__ = ["NodeDistribution"]
 
 _PAIRS = 1 << 15  # pairs that are weighed at a time: a bounded working set
 _CELLS = 1 << 20  # (query, node) cells likewise
@@ -41,26 +42,16 @@ _MEASURED = 1024  # queries likewise
 _LARGEST = 80.0  # log ratios beyond that count as that: no pool is so large
 
 
-def check_tractable(rule: Rule) -> None:
-    """Refuse a rule (or a chain's target) whose draws have no known probability."""
-    if not rule.tractable:
-        raise ValueError(
-            f"rule: {type(rule).__name__} has no tractable distribution; use Density(), Gate(), "
-            "Blend() or SelfAdversarial()"
-        )
-
-
 @dataclass(frozen=True, eq=False)
 class NodeDistribution:
     """Negatives of every query at one refresh, as a distribution over real nodes.
 
     Args:
-        rule: a selection rule with a tractable distribution.
+        rule: a selection rule with a tractable distribution, and what it measured.
         settings: pools, exponent lambda and uniform share; ``groups`` has no meaning here.
-        snapshot: embeddings, generator, scorer and known edges.
-        norms: norms of every query, float32 [N, L + P], see `dgl_dmns.core.engine.fill_table`;
-            those of queries that have NaN there, or of all where None, are measured over one pool
-            when they are needed.
+        snapshot: embeddings, diffusion model, scorer and known edges.
+        norms: norms of every query, float32 [N, L + P], see `dgl_dmns.core.fill_table`; those that
+            are NaN, or all if None, are measured over one pool when they are needed.
         seed: of those pools.
 
     Raises:
@@ -102,17 +93,7 @@ class NodeDistribution:
     def hard_log_ratio(self, src: Tensor, dst: Tensor) -> Tensor:
         """The same of what the rule draws, without the uniform share."""
         known = self.snapshot.known
-        if src.dim() != 1 or src.shape != dst.shape:
-            raise ValueError(
-                f"src, dst: expected two tensors of one shape [P], got {tuple(src.shape)} and "
-                f"{tuple(dst.shape)}"
-            )
-        for name, ids, count in (("src", src, known.num_src), ("dst", dst, known.num_dst)):
-            if ids.numel() and not (int(ids.min()) >= 0 and int(ids.max()) < count):
-                raise ValueError(
-                    f"{name}: expected ids in 0 .. {count - 1}, got {int(ids.min())} .. "
-                    f"{int(ids.max())}"
-                )
+        check_pairs(src, dst, known.num_src, known.num_dst)
         if not src.numel():
             return torch.zeros(0, dtype=torch.float32)
         parts = [self._of_pairs(*pair) for pair in zip(src.split(_PAIRS), dst.split(_PAIRS))]
@@ -120,25 +101,13 @@ class NodeDistribution:
 
     @shielded
     def log_prob(self, src: Tensor, dst: Tensor) -> Tensor:
-        """Log probability ``log q(u|v)`` of any pairs; arguments and errors as in `log_ratio`.
-
-        Returns:
-            Natural log probabilities, shape [P], float32.
-        """
+        """Natural log probability ``log q(u|v)`` of any pairs, as `log_ratio`."""
         return self.log_ratio(src, dst) - math.log(self.snapshot.known.num_dst)
 
     @in_float32
     @torch.no_grad()
     def hard_log_ratios(self, queries: Tensor, nodes: Tensor) -> Tensor:
-        """Log ratios of what the rule draws, without the uniform share, of all pairs.
-
-        Args:
-            queries: query ids, shape [B], int64.
-            nodes: candidate ids, shape [C], int64.
-
-        Returns:
-            Natural log ratios, shape [B, C], float32; -inf for known edges.
-        """
+        """`hard_log_ratio` of queries [B] with all nodes [C]: [B, C], -inf for known edges."""
         self._measure(queries)
         snapshot, parts = self.snapshot, []
         known = snapshot.known.contains(queries.unsqueeze(1), nodes.unsqueeze(0))
@@ -200,11 +169,8 @@ class NodeDistribution:
     ) -> Tensor:
         """Log ratios of the rule from scores [..] and log densities [L, ..] of some pairs.
 
-        Args:
-            rows: their query ids, a shape that broadcasts.
-            known: which are known edges, bool [..].
-            score: None for a rule without scores.
-            density: None for a rule without a generator.
+        ``rows`` are their query ids, of a shape that broadcasts, and ``known`` [..] says which are
+        known edges.
         """
         assert self.norms is not None
         norms = self.norms[rows].movedim(-1, 0)
@@ -212,17 +178,13 @@ class NodeDistribution:
         if density is not None:
             assert self.snapshot.model is not None
             levels = len(density)
-            lam = self.settings.lam * self.snapshot.model.tempering
             norm = norms[:levels]
-            ratio = (density * lam - norm).nan_to_num_(nan=-math.inf)
+            ratio = (density * self.settings.lam - norm).nan_to_num_(nan=-math.inf)
             mixture = _mixture_of_levels(
                 self._beside(ratio, rows, known), norm, self.snapshot.model
             )
-        assert not isinstance(self.rule, Nearest)
         parts = []
-        for part, norm in zip(
-            self.rule.parts(score, mixture, self.snapshot.sharpness), norms[levels:]
-        ):
+        for part, norm in zip(self.rule.parts(score, mixture), norms[levels:]):
             ratio = part.logits - norm
             if self.rule.uses_scores:  # else it is the levels' mixture, of a node in the pool
                 ratio = self._beside(ratio, rows, known)
@@ -256,18 +218,11 @@ class NodeDistribution:
             self.norms[part] = draw.norms
 
     def _draw(self, rows: Tensor, generator: torch.Generator | None) -> PoolDraw:
-        assert not isinstance(self.rule, Nearest)
         return PoolDraw(self.rule, self.settings, self.snapshot, rows, 1, generator)
 
 
 def _mixture_of_levels(ratio: Tensor, norm: Tensor, model: DiffusionGenerator) -> Tensor:
-    """Log ratio of the mixture of levels; 0 where the levels' norms are infinite.
-
-    Args:
-        ratio: log ratios of the levels, shape [L, ..].
-        norm: their norms, of a shape that broadcasts.
-        model: the generator.
-    """
+    """Log ratio of the mixture of levels from their log ratios [L, ..]; 0 if a norm is infinite."""
     share = ratio.new_tensor(model.levels.mixture_shares).log()
     mixture = (ratio + share.view(-1, *[1] * (ratio.dim() - 1))).logsumexp(0)
     return mixture.masked_fill_(norm[0] == math.inf, 0.0)

@@ -1,7 +1,9 @@
-"""The trainable generator: space, schedule, noise predictor and their fitting.
+"""The trainable diffusion model: space, schedule, noise predictor and their fitting.
 
-`DiffusionGenerator` ties the pieces of the method together. It never sees a graph, only embeddings
-and `KnownEdges`; embeddings are detached, so fitting never reaches the encoder (DMNS, algorithm 1).
+It learns the distribution of a query's one-hop neighbours (DMNS, section 4.2) from minibatches of
+random (query, neighbour) pairs, which estimate the objective of the paper's full passes over up to
+20 neighbours a node. It never sees a graph, only embeddings and `KnownEdges`; embeddings are
+detached, so fitting never reaches the encoder (DMNS, algorithm 1).
 """
 
 from __future__ import annotations
@@ -10,25 +12,26 @@ import copy
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from dgl_dmns.core.diffusion import diffusion_loss, level_gaussians, sample_chain
-from dgl_dmns.core.effective import exponent_for
-from dgl_dmns.core.gaussians import LevelGaussians
+from dgl_dmns.core.diffusion import (
+    LevelGaussians,
+    diffusion_loss,
+    level_gaussians,
+    sample_chain,
+)
 from dgl_dmns.core.known import KnownEdges
-from dgl_dmns.core.levels import Levels
 from dgl_dmns.core.modes import in_float32
-from dgl_dmns.core.pairs import sample_pairs
 from dgl_dmns.core.predictor import AffineNoisePredictor, FiLMPredictor, NoisePredictor
-from dgl_dmns.core.schedule import NoiseSchedule
+from dgl_dmns.core.schedule import Levels, NoiseSchedule
 from dgl_dmns.core.space import Space, SpaceKind
 from dgl_dmns.messages import warn
 
-__all__ = ["DiffusionGenerator", "FitReport"]
+__all__ = ["DiffusionGenerator", "FitReport", "sample_neighbours", "sample_pairs"]
 
 _SAMPLE = 256  # queries whose level Gaussians are looked at after a fit
 _LARGEST = 1e6  # times the embeddings: level Gaussians beyond that have come apart
@@ -43,15 +46,12 @@ class FitReport:
         pairs: (query, neighbour) pairs seen.
         seconds: wall-clock time.
         diverged: whether the fit was taken back, see `DiffusionGenerator.fit`.
-        tempering: factor on the exponent lambda that was measured after the fit, see
-            `DiffusionGenerator.temper`; 1 without.
     """
 
     losses: tuple[float, ...] = field(repr=False)
     pairs: int
     seconds: float
     diverged: bool = False
-    tempering: float = 1.0
 
     @property
     def loss(self) -> float:
@@ -66,9 +66,9 @@ class DiffusionGenerator(nn.Module):
     Args:
         width: embedding width D.
         levels: the hardness levels.
-        schedule: noise schedule; linear with T = 50 where not given.
-        predictor: noise predictor of the space's width, turned to float32; the paper's FiLM layers
-            where not given.
+        schedule: noise schedule; defaults to linear with T = 50.
+        predictor: noise predictor of the space's width, turned to float32; defaults to the paper's
+            FiLM layers.
         space: ``"compact"`` or ``"raw"``, see `Space`.
         compact_width: width of the compact space.
         loss: ``"l1"`` or ``"l2"``.
@@ -98,7 +98,6 @@ class DiffusionGenerator(nn.Module):
         self.levels = levels or Levels()
         self.schedule = schedule or NoiseSchedule.linear()
         self.steps = self.levels.steps(self.schedule.steps)
-        self.tempering = 1.0
         self.space = Space(width, space, compact_width)
         if predictor is None:
             with torch.random.fork_rng(devices=[]):
@@ -126,20 +125,16 @@ class DiffusionGenerator(nn.Module):
     ) -> FitReport:
         """Fit the noise predictor a little further on minibatches of pairs.
 
-        A fit that diverges is taken back: weights and optimizer are those before the call, a
-        warning says so, and training can go on with negatives of the last good model. It has
-        diverged when a loss is not finite, or when the level Gaussians of some queries no longer
-        are of a size that can be computed with.
+        A fit that diverges is taken back, with a warning: weights and optimizer are those before
+        the call. It has diverged when a loss is not finite, or when the level Gaussians of some
+        queries have come apart (`stable`).
 
         Args:
-            h_query: embeddings of the source nodes in the generator's space, shape [Nq, W].
+            h_query: embeddings of the source nodes in the model's space, shape [Nq, W].
             h_candidate: embeddings of the destination nodes, shape [Nc, W].
             edges: the edges to learn neighbours from.
             steps: optimizer steps.
             generator: source of the pairs, steps and noise.
-
-        Returns:
-            The report of this call.
         """
         started = time.perf_counter()
         losses: list[float] = []
@@ -168,7 +163,7 @@ class DiffusionGenerator(nn.Module):
             warn(
                 f"the fit of the diffusion model diverged (loss {losses[-1]:.3g} in step "
                 f"{len(losses)}) and was taken back; lower the sampler's learning_rate, or look at "
-                "the embeddings for rows of extreme size",
+                "the embeddings for rows of extreme size"
             )
         pairs = len(losses) * self.batch_pairs
         return FitReport(tuple(losses), pairs, time.perf_counter() - started, diverged)
@@ -184,58 +179,11 @@ class DiffusionGenerator(nn.Module):
         z = z[:: max(1, z.shape[0] // _SAMPLE)]
         return not bool(self.stable(self.gaussians(z), z).all())
 
-    @torch.no_grad()
-    def temper(
-        self,
-        conditions: Tensor,
-        z_candidate: Tensor,
-        lam: float,
-        size: float,
-        pool: int,
-        *,
-        generator: torch.Generator | None = None,
-    ) -> float:
-        """Measure how far ``lam`` has to fall for the densities to spread over enough candidates.
-
-        The factor is kept as ``tempering``, which all densities of real nodes are taken to the
-        power of besides ``lam``.
-
-        Args:
-            conditions: what queries are conditioned on, shape [Nq, W].
-            z_candidate: embeddings of the destination nodes, shape [Nc, W].
-            lam: exponent on the density.
-            size: effective sample size wanted, see `dgl_dmns.core.effective`.
-            pool: members of a pool.
-            generator: source of the queries and the pool.
-
-        Returns:
-            The factor, at most 1.
-        """
-        rows = torch.randint(len(conditions), (_SAMPLE,), generator=generator)
-        members = torch.randperm(len(z_candidate), generator=generator)[:pool]
-        z = conditions[rows]
-        made = self.gaussians(z)
-        density = made.pool_log_prob(z_candidate[members].unsqueeze(0)).squeeze(1)
-        density = density[:, self.stable(made, z)]
-        self.tempering = 1.0
-        if density.shape[1] and size < len(members):
-            shares = torch.tensor(self.levels.mixture_shares, dtype=torch.float32)
-            self.tempering = exponent_for(density, shares, lam, size) / lam
-        return self.tempering
-
     def stable(self, made: LevelGaussians, z: Tensor) -> Tensor:
-        """Whether level Gaussians can be computed with.
+        """Whether the level Gaussians of queries ``z`` [B, W] can be computed with, bool [B].
 
-        Each reverse step scales the states by ``a_t`` (`dgl_dmns.core.diffusion`). Where a
-        predictor makes ``|a_t|`` large, their product over the steps leaves all bounds, and in the
-        end the range of numbers.
-
-        Args:
-            made: the level Gaussians of queries.
-            z: these queries in the generator's space, shape [B, W].
-
-        Returns:
-            Booleans, shape [B].
+        Each reverse step scales the states by ``a_t`` (`dgl_dmns.core.diffusion`). If a predictor
+        makes ``|a_t|`` large, their product over the steps leaves all bounds.
         """
         bound = _LARGEST * z.abs().amax(dim=1).clamp(min=1.0)
         fine = torch.ones_like(bound, dtype=torch.bool)
@@ -246,18 +194,13 @@ class DiffusionGenerator(nn.Module):
     def conditions(self, z_query: Tensor, z_candidate: Tensor, edges: KnownEdges) -> Tensor:
         """What the negatives of each query are conditioned on: its own embedding (DMNS, 4.2).
 
-        Args:
-            z_query: embeddings of the source nodes in the generator's space, shape [Nq, W].
-            z_candidate: embeddings of the destination nodes, shape [Nc, W].
-            edges: the known edges.
-
-        Returns:
-            Conditions, shape [Nq, W], of which `gaussians` and `latents` take rows.
+        From the embeddings of sources [Nq, W] and destinations [Nc, W] in the model's space to
+        conditions [Nq, W], of which `gaussians` and `latents` take rows.
         """
         return z_query
 
     def gaussians(self, z: Tensor) -> LevelGaussians:
-        """The level Gaussians of queries given in the generator's space [B, W].
+        """The level Gaussians of queries [B, W] given in the model's space.
 
         Raises:
             TypeError: if the predictor is not affine.
@@ -270,16 +213,9 @@ class DiffusionGenerator(nn.Module):
         return level_gaussians(self.predictor, self.schedule, z, self.steps)
 
     def latent_draws(self, z: Tensor) -> Callable[[torch.Generator | None], Tensor]:
-        """A function that draws latents of these queries again and again.
+        """A function that draws latents of queries ``z`` [B, W] again and again, see `latents`.
 
         The closed form of an affine predictor is computed once; others run a chain a call.
-
-        Args:
-            z: queries in the generator's space, shape [B, W].
-
-        Returns:
-            A function of the source of noise (or None) that returns one latent per level and query,
-            shape [L, B, W], hardest level first.
         """
         if isinstance(self.predictor, AffineNoisePredictor):
             return self.gaussians(z).sample
@@ -289,13 +225,9 @@ class DiffusionGenerator(nn.Module):
 
     @torch.no_grad()
     def latents(self, z: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
-        """One latent negative per level and query, in the generator's space.
+        """One latent negative per level and query ``z`` [B, W], in the model's space.
 
-        Exact draws from the level Gaussians where the predictor is affine, else a sampling chain.
-
-        Args:
-            z: queries in the generator's space, shape [B, W].
-            generator: source of the noise.
+        Exact draws from the level Gaussians if the predictor is affine, else a sampling chain.
 
         Returns:
             Latents, shape [L, B, W], hardest level first.
@@ -303,11 +235,7 @@ class DiffusionGenerator(nn.Module):
         return self.latent_draws(z)(generator)
 
     def generate(self, h: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
-        """Latent negatives in the space of the embeddings given (DMNS, algorithm 1).
-
-        Args:
-            h: query embeddings, shape [B, D].
-            generator: source of the noise.
+        """Latent negatives of query embeddings [B, D] in their own space (DMNS, algorithm 1).
 
         Returns:
             Latent negatives, shape [L, B, D], hardest level first, without gradient.
@@ -315,10 +243,9 @@ class DiffusionGenerator(nn.Module):
         return self.space.decode(self.latents(self.space.encode(h), generator=generator))
 
     def get_extra_state(self) -> dict[str, Any]:
-        """The optimizer's state, so that fitting resumes exactly, and what was measured."""
+        """The optimizer's state, so that fitting resumes exactly, and the levels."""
         return {
             "optimizer": self.optimizer.state_dict(),
-            "tempering": self.tempering,
             "levels": (self.levels.fractions, self.levels.shares),
         }
 
@@ -329,8 +256,44 @@ class DiffusionGenerator(nn.Module):
             ValueError: for a state of other levels.
         """
         fractions, shares = state["levels"]
-        if tuple(fractions) != self.levels.fractions:
-            raise ValueError(f"levels {tuple(fractions)}, not {self.levels.fractions}")
+        if (tuple(fractions), tuple(shares)) != (self.levels.fractions, self.levels.shares):
+            raise ValueError(f"levels {fractions} of shares {shares}, not {self.levels}")
         self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
-        self.levels = replace(self.levels, shares=tuple(shares))
-        self.tempering = float(state["tempering"])
+
+
+def sample_pairs(
+    edges: KnownEdges, count: int, *, generator: torch.Generator | None = None
+) -> tuple[Tensor, Tensor]:
+    """Draw (query, neighbour) pairs: a uniform query, then a uniform neighbour of it.
+
+    Returns:
+        Query ids and neighbour ids, each of shape [count], int64.
+
+    Raises:
+        ValueError: if there is no edge to draw from.
+    """
+    if not edges.indices.numel():
+        raise ValueError("edges: expected at least one edge to learn neighbours from, got none")
+    device = edges.indices.device
+    if edges.exclude_self:
+        query = torch.randint(0, edges.num_src, (count,), generator=generator, device=device)
+    else:
+        linked = edges.degrees().nonzero().squeeze(1)
+        pick = torch.randint(0, linked.numel(), (count,), generator=generator, device=device)
+        query = linked[pick]
+    return query, sample_neighbours(edges, query, generator=generator)
+
+
+def sample_neighbours(
+    edges: KnownEdges, query: Tensor, *, generator: torch.Generator | None = None
+) -> Tensor:
+    """A uniform neighbour of each query [P], int64; a query without neighbours is its own.
+
+    That is the paper's choice, where both ends have one type. There has to be at least one edge.
+    """
+    degree = edges.indptr[query + 1] - edges.indptr[query]  # of these alone, not of all nodes
+    # float64: exact for degrees up to 2^53, where float32 would never reach the end of a long row.
+    u = torch.rand(query.shape, generator=generator, device=query.device, dtype=torch.float64)
+    offset = torch.minimum((u * degree).long(), (degree - 1).clamp(min=0))
+    position = (edges.indptr[query] + offset).clamp(max=edges.indices.numel() - 1)
+    return torch.where(degree > 0, edges.indices[position].long(), query)

@@ -1,8 +1,9 @@
 """Known edges as CSR arrays, and the filter that keeps them out of the negatives.
 
 Proposing negatives and rejecting known positives are separate concerns; this module is the second.
-It needs two arrays and no graph object, so it serves workers and distributed graphs alike. Beside
-them stands a bitmap of the edges, which spares most pairs the search.
+It needs two arrays and no graph object, so it serves workers and distributed graphs alike. Nearly
+all pairs that a sampler asks about are no edges: one look into a hashed bitmap rules most of them
+out, and the others are searched for.
 """
 
 from __future__ import annotations
@@ -13,16 +14,73 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from dgl_dmns.core.bitmap import PairBitmap
 from dgl_dmns.core.sharing import Folder, Shareable
 
-__all__ = ["KnownEdges"]
+__all__ = ["KnownEdges", "PairBitmap", "check_pairs"]
 
 _MANY = 64  # rejected draws whose share tells that proposals are no use
 _HASHED = 1 << 20  # numbers that are hashed at a time: a bounded working set
 _FEW = 256  # pairs: a search in the keys costs less than a look at the bitmap
 _KEYS = 1 << 24  # edges whose places are looked up by keys of 8 bytes each
 _MOST = 2**31 - 1  # destination nodes: tables and known edges hold ids of 32 bits
+# Odd 64-bit multipliers (multiply-shift hashing; overflow wraps around): the golden ratio's, and
+# one of splitmix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014).
+_FIRST, _SECOND = -0x61C8864680B583EB, -0x40A7B892E31B1A47
+_SLOTS = 1 << 24  # of a bitmap at most, one byte each
+
+
+def check_pairs(src: Tensor, dst: Tensor, num_src: int, num_dst: int) -> None:
+    """Refuse pairs of another form than two tensors [P], and ids out of range.
+
+    Raises:
+        ValueError: it names the argument.
+    """
+    if src.shape != dst.shape or src.dim() != 1:
+        raise ValueError(
+            f"src, dst: expected two tensors of one shape [P], got {tuple(src.shape)} and "
+            f"{tuple(dst.shape)}"
+        )
+    for name, ids, count in (("src", src, num_src), ("dst", dst, num_dst)):
+        if ids.numel() and not (int(ids.min()) >= 0 and int(ids.max()) < count):
+            raise ValueError(
+                f"{name}: expected ids in 0 .. {count - 1}, got {int(ids.min())} .. "
+                f"{int(ids.max())}"
+            )
+
+
+class PairBitmap(Shareable):
+    """A set of pairs of ids, hashed: no false negatives, 6 to 12 % false positives.
+
+    It takes 8 to 16 bytes per pair, 16 MiB at most. With more than 2 million pairs, false positives
+    grow; with more than 8 million (39 %) it stays empty and `useful` is False.
+
+    Args:
+        first: ids, shape [P], int64.
+        second: ids, shape [P], int64.
+    """
+
+    taken: Tensor
+
+    def __init__(self, first: Tensor, second: Tensor) -> None:
+        super().__init__()
+        pairs = first.numel()
+        self.useful = pairs <= _SLOTS // 2
+        slots = min(_SLOTS, 1 << max(6, (8 * pairs - 1).bit_length())) if self.useful else 1
+        self.shift = 64 - (slots.bit_length() - 1)
+        taken = torch.zeros(slots, dtype=torch.bool, device=first.device)
+        self.register_buffer("taken", taken, persistent=False)
+        if self.useful:
+            taken[self._slots(first, second)] = True
+
+    def _slots(self, first: Tensor, second: Tensor) -> Tensor:
+        mixed = first * _FIRST + second * _SECOND
+        slots: Tensor = (mixed >> self.shift).bitwise_and_(self.taken.numel() - 1)
+        return slots
+
+    def may_contain(self, first: Tensor, second: Tensor) -> Tensor:
+        """Whether pairs of int64 ids may be in the set, of the broadcast shape; False is sure."""
+        slots = self._slots(first, second)
+        return self.taken.index_select(0, slots.flatten()).view(slots.shape)
 
 
 class KnownEdges(Shareable):
@@ -32,12 +90,12 @@ class KnownEdges(Shareable):
         src: source ids, shape [E], integer.
         dst: destination ids, shape [E], integer.
         num_src: number of source nodes.
-        num_dst: number of destination nodes; ``num_src`` where not given.
+        num_dst: number of destination nodes; defaults to ``num_src``.
         exclude_self: treat the source itself as known (one node type at both ends).
 
     Raises:
-        ValueError: if the shapes differ, an id lies outside its range, or there are more
-            destination nodes than 32 bits can number.
+        ValueError: if the shapes differ, an id is out of range, or there are more destination nodes
+            than 32 bits can number.
     """
 
     indptr: Tensor
@@ -55,22 +113,12 @@ class KnownEdges(Shareable):
     ) -> None:
         super().__init__()
         num_dst = num_src if num_dst is None else num_dst
-        if src.shape != dst.shape or src.dim() != 1:
-            raise ValueError(
-                f"src, dst: expected two tensors of one shape [E], got {tuple(src.shape)} and "
-                f"{tuple(dst.shape)}"
-            )
         if num_dst > _MOST:
             raise ValueError(
                 f"num_dst: expected at most {_MOST} nodes, whose ids fit 32 bits, got {num_dst}; "
                 "leave nodes out that are no candidates"
             )
-        for name, ids, count in (("src", src, num_src), ("dst", dst, num_dst)):
-            if ids.numel() and not (int(ids.min()) >= 0 and int(ids.max()) < count):
-                raise ValueError(
-                    f"{name}: expected ids in 0 .. {count - 1}, got "
-                    f"{int(ids.min())} .. {int(ids.max())}"
-                )
+        check_pairs(src, dst, num_src, num_dst)
         keys = torch.unique(src.to(torch.int64) * num_dst + dst.to(torch.int64))
         rows = torch.div(keys, num_dst, rounding_mode="floor")
         indptr = torch.zeros(num_src + 1, dtype=torch.int64, device=src.device)
@@ -97,11 +145,7 @@ class KnownEdges(Shareable):
         return self.indptr[1:] - self.indptr[:-1]
 
     def fingerprint(self) -> str:
-        """A short name of the edges: equal for equal ones, in whatever order they came.
-
-        Returns:
-            16 hexadecimal digits of a SHA-256 of the node counts and the edges as CSR arrays.
-        """
+        """A name of the edges, in whatever order they came: 16 hex digits of a SHA-256."""
         if not self._fingerprint:  # the edges never change
             digest = hashlib.sha256(f"{self.num_src},{self.num_dst}".encode())
             for array in (self.indptr, self.indices):
@@ -115,10 +159,7 @@ class KnownEdges(Shareable):
         return self.indices[int(self.indptr[node]) : int(self.indptr[node + 1])]
 
     def contains(self, src: Tensor, dst: Tensor) -> Tensor:
-        """Whether each pair is a known edge (or a self pair, where those are excluded).
-
-        A binary search, about ``log2(largest degree)`` rounds, in the rows of those pairs that a
-        bitmap does not rule out.
+        """Whether each pair is a known edge (or a self pair, if those are excluded).
 
         Args:
             src: source ids, any shape, integer.
@@ -139,15 +180,11 @@ class KnownEdges(Shareable):
         return found | (src == dst) if self.exclude_self else found
 
     def contains_edges(self, src: Tensor, dst: Tensor) -> Tensor:
-        """Whether pairs of one shape are stored edges, by a binary search in all rows at once."""
+        """Whether pairs of one shape are stored edges."""
         return self.find(src, dst)[1]
 
     def find(self, src: Tensor, dst: Tensor) -> tuple[Tensor, Tensor]:
-        """Where stored edges stand among all of them.
-
-        Args:
-            src: source ids, any shape, int64.
-            dst: destination ids of that shape, int64.
+        """Where pairs of one shape, int64, stand among all stored edges.
 
         Returns:
             Places, int64: of a pair that is no edge, where it would stand; and which pairs are
@@ -167,12 +204,14 @@ class KnownEdges(Shareable):
     def places(self, src: Tensor, before: Callable[[Tensor], Tensor]) -> Tensor:
         """Where in the row of each source a property ends that holds for its first known edges.
 
+        A binary search in all rows at once, about ``log2(largest degree)`` rounds.
+
         Args:
             src: source ids, any shape, int64.
             before: whether places among all known edges, int64, have the property.
 
         Returns:
-            Places, of the shape of what ``before`` returns; the end of the row where all have it.
+            Places, of the shape of what ``before`` returns; the end of the row if all have it.
         """
         low = self.indptr[src]
         high = self.indptr[src + 1]
@@ -185,14 +224,11 @@ class KnownEdges(Shareable):
         return low
 
     def barred_of(self, src: Tensor) -> tuple[Tensor, Tensor]:
-        """All destinations that must not be negatives of some sources, as pairs.
-
-        Args:
-            src: source ids, shape [B], int64.
+        """All destinations that must not be negatives of sources [B], int64, as pairs.
 
         Returns:
             Positions in ``src`` and destination ids, each of shape [P], int64: the known edges of
-            each source, and the source itself where self pairs are excluded.
+            each source, and the source itself if self pairs are excluded.
         """
         start = self.indptr[src]
         count = self.indptr[src + 1] - start
@@ -205,32 +241,19 @@ class KnownEdges(Shareable):
         return owner, known
 
     def admissible_count(self, src: Tensor) -> Tensor:
-        """Destinations of each source that are neither known nor itself.
-
-        Args:
-            src: source ids, any shape, int64.
-
-        Returns:
-            Numbers of that shape, int64; 0 for the `saturated`.
-        """
+        """Destinations of each source that are neither known nor itself, int64."""
         count: Tensor = self.num_dst - (self.indptr[src + 1] - self.indptr[src])
         return count - (~self.contains_edges(src, src)).long() if self.exclude_self else count
-
-    def admissible(self, node: int) -> Tensor:
-        """All destinations that are not known for one source (nor itself), ascending, int64."""
-        source = torch.tensor(node, device=self.indices.device)
-        count = int(self.admissible_count(source))
-        return self.nth_admissible(source, torch.arange(count, device=source.device))
 
     def nth_admissible(self, src: Tensor, rank: Tensor) -> Tensor:
         """The admissible destination of each source that has a rank among them; none is listed.
 
         If ``x_0 < x_1 < ...`` are the known destinations, ``x_j - j`` nodes below ``x_j`` are not
-        known, so that a binary search finds how many known ones stand below the node of a rank.
+        known, so a binary search finds how many known ones stand below the node of a rank.
 
         Args:
             src: source ids, int64.
-            rank: ranks from 0 to `admissible_count` - 1, int64, a shape that broadcasts.
+            rank: ranks in ``0 .. admissible_count - 1``, int64, a shape that broadcasts.
 
         Returns:
             Destination ids of the broadcast shape, int64, ascending with the rank.
@@ -242,15 +265,9 @@ class KnownEdges(Shareable):
         return rank + (place - start)
 
     def admissible_rank(self, src: Tensor, dst: Tensor) -> Tensor:
-        """The rank of admissible destinations: what `nth_admissible` turns back.
+        """The rank of admissible destinations, int64: what `nth_admissible` turns back.
 
-        Args:
-            src: source ids, int64.
-            dst: destination ids, int64, a shape that broadcasts; of one that is not admissible the
-                rank is that of the next one.
-
-        Returns:
-            Ranks of the broadcast shape, int64.
+        The rank of a destination that is not admissible is that of the next one.
         """
         rank = dst - (self.places(src, lambda at: self.indices[at] < dst) - self.indptr[src])
         return rank - (rank > self._own_rank(src)).long() if self.exclude_self else rank
@@ -265,18 +282,14 @@ class KnownEdges(Shareable):
     ) -> Tensor:
         """Uniform admissible destinations for every source, with replacement.
 
-        Proposals that hit a known edge are redrawn, for at most ``rounds`` rounds; what is left is
-        drawn by its rank among the admissible nodes, as is everything for sources that know more
-        than three quarters of them. A source without any
-        admissible destination (linked to all nodes) gets itself where self pairs are excluded as
-        negatives otherwise, and any node where the two ends have different types: see
-        `saturated`.
+        A source without any admissible destination (see `saturated`) gets itself if self pairs are
+        excluded as negatives otherwise, and any node if the two ends have different types.
 
         Args:
             src: source ids, shape [B], integer.
             count: draws per source.
             generator: source of randomness.
-            rounds: rejection rounds.
+            rounds: rejection rounds, see `draw`.
 
         Returns:
             Destination ids, shape [B, count], int64.
@@ -293,15 +306,7 @@ class KnownEdges(Shareable):
         return self.draw(src, count, propose, by_rank, rounds=rounds)
 
     def uniform_by_rank(self, src: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
-        """One uniform admissible destination for each source, without proposals.
-
-        Args:
-            src: source ids, any shape, int64, repeated as often as needed.
-            generator: source of randomness.
-
-        Returns:
-            Destination ids of that shape, int64; for `saturated` sources as `uniform` says.
-        """
+        """One uniform admissible destination, as `uniform` has it, for each source, int64."""
         count = self.admissible_count(src)
         share = torch.rand(src.shape, generator=generator, dtype=torch.float64, device=src.device)
         rank = (share * count).long().minimum(count - 1)
@@ -325,11 +330,10 @@ class KnownEdges(Shareable):
             src: source ids, shape [B], int64.
             count: draws per source.
             propose: draws that many destination ids, int64, the same distribution for every source.
-            exact: a destination id, int64, for each of some sources, shape [P], which repeat; asked
-                where redraws have all been rejected, and at once for sources that know more than
-                three quarters of the destinations. None of them may be known while an admissible
-                one exists.
-            rounds: redraws before that; fewer where three quarters of many are rejected.
+            exact: a destination id, int64, for each of some sources [P], which repeat. It is asked
+                when redraws have all been rejected, and at once for sources that know more than
+                three quarters of the destinations.
+            rounds: redraws before that; fewer if three quarters of many are rejected.
 
         Returns:
             Destination ids, shape [B, count], int64.
@@ -372,19 +376,8 @@ class KnownEdges(Shareable):
 
     def saturated(self) -> Tensor:
         """Sources without any admissible destination, ascending, int64."""
-        if not self.exclude_self:
-            return (self.degrees() >= self.num_dst).nonzero().squeeze(1)
-        own = self.contains_self_as_known()
-        return (self.degrees() + (~own).long() >= self.num_dst).nonzero().squeeze(1)
-
-    def contains_self_as_known(self) -> Tensor:
-        """Whether each source has a stored self-loop, shape [num_src], bool."""
-        own = torch.zeros(self.num_src, dtype=torch.bool, device=self.indices.device)
-        rows = torch.repeat_interleave(
-            torch.arange(self.num_src, device=own.device), self.degrees()
-        )
-        own[rows[rows == self.indices]] = True
-        return own
+        every = torch.arange(self.num_src, device=self.indices.device)
+        return (self.admissible_count(every) <= 0).nonzero().squeeze(1)
 
     def extra_repr(self) -> str:  # noqa: D102
         return f"num_src={self.num_src}, num_dst={self.num_dst}, edges={self.indices.numel()}"

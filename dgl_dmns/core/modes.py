@@ -1,8 +1,9 @@
-"""Decorators for work that the caller's modes of torch must not change."""
+"""Work that the caller's modes of torch must not change, and seeds of any size."""
 
 from __future__ import annotations
 
 import functools
+import hashlib
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -10,7 +11,9 @@ from typing import Any, TypeVar, cast
 
 import torch
 
-__all__ = ["callers_device", "in_float32", "outside_inference_mode", "shielded"]
+from dgl_dmns.checks import as_integer
+
+__all__ = ["callers_device", "fit_seed", "in_float32", "outside_inference_mode", "shielded"]
 
 _caller = threading.local()  # device: the default one outside of `shielded`
 
@@ -32,14 +35,14 @@ def _under(context: Callable[[], AbstractContextManager[Any]]) -> Callable[[Func
 def in_float32(function: Function) -> Function:
     """Run a function on the CPU in the precision of its tensors, also inside ``torch.autocast``.
 
-    Autocast rounds matrix products, and it keeps rounded copies of weights until its block ends, so
-    that steps of an optimizer within the block train on weights of before.
+    Autocast rounds matrix products, and keeps rounded copies of weights until its block ends, so
+    that steps of an optimizer within the block would use stale weights.
     """
     return _under(lambda: torch.autocast("cpu", enabled=False))(function)
 
 
 def outside_inference_mode(function: Function) -> Function:
-    """Run a function outside ``torch.inference_mode``, whose tensors no gradient can pass."""
+    """Run a function outside ``torch.inference_mode``, whose tensors carry no gradient."""
     return _under(lambda: torch.inference_mode(False))(function)
 
 
@@ -47,9 +50,8 @@ def shielded(function: Function) -> Function:
     """Run a function that makes tensors to keep as if torch stood at its defaults.
 
     On the CPU, whatever ``torch.set_default_device``, and outside ``torch.inference_mode``, whose
-    tensors cannot be written on later. Where neither is in use this costs about two microseconds.
-    What the user's own functions make in between goes where it always goes: call them in
-    `callers_device`.
+    tensors cannot be written to later. If neither is in use this costs about two microseconds.
+    Functions of the user in between are called in `callers_device`.
     """
 
     @functools.wraps(function)
@@ -73,3 +75,28 @@ def callers_device() -> AbstractContextManager[Any]:
     """The default device outside of `shielded`, for functions of the user called within."""
     device = getattr(_caller, "device", None)
     return nullcontext() if device is None else device
+
+
+def fit_seed(seed: Any, *places: int, bits: int = 63) -> int:
+    """A seed in ``0 .. 2**bits - 1`` from a whole number of any size and sign.
+
+    Args:
+        seed: the user's seed; integers of NumPy are taken.
+        *places: what tells several seeds of one run apart, such as the number of an epoch.
+        bits: at most 64.
+
+    Returns:
+        ``seed`` itself if it is in the range and no place is given; otherwise bits of a SHA-256.
+
+    Raises:
+        TypeError: if the seed is no integer.
+
+    >>> fit_seed(7), fit_seed(7, 1) == fit_seed(8, 1), fit_seed(1 << 70) < 1 << 63
+    (7, False, True)
+    """
+    number = as_integer("seed", seed)
+    if not places and 0 <= number < 1 << bits:
+        return number
+    text = ",".join(str(int(part)) for part in (number, *places))
+    digest = hashlib.sha256(text.encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> (64 - bits)

@@ -33,8 +33,8 @@ from torch.nn.functional import pad
 
 from dgl_dmns.checks import as_integer, as_number
 from dgl_dmns.core.choice import distinct_pools, draw_distinct
-from dgl_dmns.core.gaussians import LevelGaussians
-from dgl_dmns.core.rules import Hardest, Part, PoolRule
+from dgl_dmns.core.diffusion import LevelGaussians
+from dgl_dmns.core.rules import Part, Rule
 from dgl_dmns.core.snapshot import Snapshot, rows_of
 from dgl_dmns.core.table import BYTES_PER_CANDIDATE, NO_LEVEL, Candidates
 
@@ -56,8 +56,8 @@ class PoolSettings:
         uniform_share: share ``pi`` of the negatives that are plain uniform ones, drawn in the call,
             in [0, 1]; the table holds the others.
         lam: exponent ``lambda`` on the density, positive.
-        groups: groups that rows have on average, at most; None: as many as fit 112 bytes a query
-            for each of the k negatives of an edge.
+        groups: groups that rows have on average, at most; defaults to as many as fit 112 bytes a
+            query for each of the k negatives of an edge.
         draws_per_pool: candidates of a row that are drawn from one pool, one group at least.
 
     Raises:
@@ -106,7 +106,7 @@ class PoolDraw:
 
     def __init__(
         self,
-        rule: PoolRule,
+        rule: Rule,
         settings: PoolSettings,
         snapshot: Snapshot,
         rows: Tensor,
@@ -142,23 +142,14 @@ class PoolDraw:
     def norms(self) -> Tensor:
         """Norms of the levels and of the parts of each query, float32 [B, L + P].
 
-        Over several pools it is the harmonic mean that counts, since ratios are means of what is
-        divided by it. Infinity of the levels for queries whose Gaussians could not be computed
-        with.
+        Harmonic means over several pools, since ratios are means of what is divided by them;
+        infinity of the levels for queries whose Gaussians could not be computed with.
         """
         assert self._norms is not None
         return -(self._norms - math.log(self._pools_seen))
 
     def draw(self, k: int, groups: int) -> Candidates:
-        """Groups of k candidates for every query of the block.
-
-        Args:
-            k: candidates in a group.
-            groups: number of groups G.
-
-        Returns:
-            Candidates of shape [B, G, k]; -1 where a pool has no admissible node left.
-        """
+        """Groups of k candidates [B, G, k] for the queries; -1 if a pool has none left."""
         step = max(1, self.settings.draws_per_pool // k)
         parts = [self._from_one_pool(k, min(step, groups - lo)) for lo in range(0, groups, step)]
         return Candidates(*(torch.cat(field, dim=1) for field in zip(*parts)))
@@ -175,7 +166,7 @@ class PoolDraw:
         self.filtered += int(barred.sum())
         weight, tags = self._weighed(pool, barred)
         members = min(k, pool.shape[1])
-        if isinstance(self.rule, Hardest):
+        if self.rule.takes_largest:
             best = weight.topk(members, dim=-1).indices
             place = best.unsqueeze(2).expand(-1, -1, groups, -1).flatten(0, 1)
         else:
@@ -205,8 +196,7 @@ class PoolDraw:
     def _barred(self, pool: Tensor) -> Tensor:
         """Which pool members are known edges of which query of their chunk; [C, Q, M], bool.
 
-        The few known edges of the block are looked up in its sorted pools, rather than all pairs of
-        a query and a pool member among the known edges.
+        If they are few, the block's known edges are looked up in its sorted pools.
         """
         if self.barred_pairs is None:
             return self.snapshot.known.contains(self.queries.unsqueeze(2), pool.unsqueeze(1))
@@ -224,10 +214,7 @@ class PoolDraw:
         return barred.view(chunks, per_chunk, size)
 
     def _weighed(self, pool: Tensor, barred: Tensor) -> tuple[Tensor, list[Tensor | None]]:
-        """The rule's weights, [C, Q, M], and of some chunks each, what levels are drawn by.
-
-        A few chunks at a time: what is computed in between fits a processor's cache.
-        """
+        """The rule's weights, [C, Q, M], and of some chunks each, what levels are drawn by."""
         chunks, per_chunk, members = barred.shape
         step = max(1, CELLS // (per_chunk * members))
         count = (~barred).sum(-1, keepdim=True).clamp(min=1).float().log()
@@ -252,10 +239,7 @@ class PoolDraw:
         return torch.cat(weights), tags
 
     def _densities(self, pool: Tensor, queries: slice) -> Tensor | None:
-        """Log densities of the levels of some queries over their pools, [L, C, Q, M].
-
-        None without a generator.
-        """
+        """Log densities of the levels of some queries over their pools, [L, C, Q, M], or None."""
         if self.gaussians is None:
             return None
         assert self.snapshot.z_candidate is not None
@@ -272,13 +256,13 @@ class PoolDraw:
     ) -> tuple[Tensor, Tensor | None, Tensor]:
         """The rule's weights, what levels are drawn by, and the norms.
 
-        Densities are written over. Queries whose Gaussians cannot be computed with have none of
-        the levels: for them the generator is uniform.
+        Densities are written over. For queries whose Gaussians cannot be computed with, the
+        diffusion model is uniform.
 
         Returns:
-            Weights [C, Q, M], ratios to their mean (of `Hardest` the scores); weights of the levels
-            in them, [L + 1, C, Q, M], the last for draws of no level, or None without levels; and
-            norms [C, Q, L + P].
+            Weights [C, Q, M], ratios to their mean (logits if the largest are taken); weights of
+            the levels in them, [L + 1, C, Q, M], the last for draws of no level, None without
+            levels; and norms [C, Q, L + P].
 
         Raises:
             ValueError: for scores that are not finite.
@@ -287,8 +271,7 @@ class PoolDraw:
         norms: list[Tensor] = []
         if density is not None:
             assert self.snapshot.model is not None
-            lam = self.settings.lam * self.snapshot.model.tempering
-            density.mul_(lam).masked_fill_(barred, -math.inf)
+            density.mul_(self.settings.lam).masked_fill_(barred, -math.inf)
             norm = density.logsumexp(-1, keepdim=True) - count
             if self.unstable is not None:
                 norm.masked_fill_(self.unstable[chunks], math.inf)
@@ -302,7 +285,7 @@ class PoolDraw:
         if score is not None:
             score = score.masked_fill(barred, -math.inf)  # it may be a view of something else
         parts = []
-        for part in self.rule.parts(score, mixture, self.snapshot.sharpness):
+        for part in self.rule.parts(score, mixture):
             logits = part.logits.masked_fill(barred, -math.inf)
             if not bool((logits.amax(-1) < math.inf).all()):  # nor NaN
                 raise ValueError(
@@ -312,7 +295,7 @@ class PoolDraw:
                 )
             norm = logits.logsumexp(-1, keepdim=True) - count
             norms.append(norm.squeeze(-1))
-            if isinstance(self.rule, Hardest):
+            if self.rule.takes_largest:
                 return logits, None, torch.stack(norms, -1)
             weight = (logits - norm).exp_().nan_to_num_(nan=0.0).mul_(part.share)
             parts.append(part._replace(logits=weight))
@@ -325,10 +308,8 @@ class PoolDraw:
     def _tags(self, ratio: Tensor, mixture: Tensor | None, parts: list[Part]) -> Tensor:
         """What each level has of the weight of every pool member, then what no level has.
 
-        Args:
-            ratio: parts of the mixture of levels, written over, [L, C, Q, M].
-            mixture: log of their sum.
-            parts: with weights in place of logits.
+        From the parts of the mixture of levels [L, C, Q, M], the log of their sum, and the rule's
+        parts with weights in place of logits.
         """
         assert mixture is not None
         tags = ratio.new_zeros(len(ratio) + 1, *ratio.shape[1:])
@@ -346,13 +327,9 @@ class PoolDraw:
 def _draw_levels(
     tags: list[Tensor | None], chosen: Tensor, generator: torch.Generator | None
 ) -> Tensor:
-    """The level each chosen candidate came from, drawn by its responsibilities, uint8.
+    """The level that each chosen place [C, Q, P] came from, drawn by its responsibilities, uint8.
 
-    Args:
-        tags: weights of each level and of none, [L + 1, c, Q, M] for some chunks each; None
-            without levels.
-        chosen: places in the pools, shape [C, Q, P].
-        generator: source of randomness.
+    ``tags`` are weights of each level and of none, [L + 1, c, Q, M] for some chunks each.
     """
     level = torch.full(chosen.shape, NO_LEVEL, dtype=torch.uint8, device=chosen.device)
     if tags[0] is None:

@@ -25,15 +25,12 @@ class NoisePredictor(nn.Module):
     width: int
 
     def forward(self, x: Tensor, t: Tensor, h: Tensor) -> Tensor:
-        """Estimate the noise.
+        """Estimate the noise, shape [B, D].
 
         Args:
             x: noisy states, shape [B, D].
             t: steps in ``1 .. T``, shape [B], int64.
-            h: query embeddings in the generator's space, shape [B, D].
-
-        Returns:
-            The noise estimate, shape [B, D].
+            h: query embeddings in the diffusion model's space, shape [B, D].
         """
         raise NotImplementedError
 
@@ -42,14 +39,11 @@ class AffineNoisePredictor(NoisePredictor):
     """A predictor of the form ``eps = A_t(h) * x + B_t(h)``, elementwise in ``x``."""
 
     def coefficients(self, t: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
-        """The scale ``A_t(h)`` and shift ``B_t(h)``.
+        """The scale ``A_t(h)`` and shift ``B_t(h)``, two tensors of shape [B, D].
 
         Args:
             t: steps, shape [B] or scalar (one step for all queries), int64.
             h: query embeddings, shape [B, D].
-
-        Returns:
-            Two tensors of shape [B, D].
         """
         raise NotImplementedError
 
@@ -132,7 +126,7 @@ class MLPPredictor(NoisePredictor):
 
     Args:
         width: width D of the generator's space.
-        hidden: hidden width of the MLP; ``4 * width`` where not given.
+        hidden: hidden width of the MLP; defaults to ``4 * width``.
 
     Raises:
         ValueError: if ``width`` is below 1.

@@ -2,7 +2,14 @@
 
 A share ``pi`` of the negatives of a query is uniform over its admissible nodes. These need no
 table: they are drawn fresh in every call. The others stand in the query's row, a group for each
-edge, which are handed out in turn (`dgl_dmns.core.turns`).
+edge, which are handed out in turn.
+
+An edge has its **rank** among the known edges of its source. In the p-th pass since a table was
+made it is given the group ``(rank + p * degree) mod size`` of the row: in each pass a different one
+for each edge of the source, and in the passes that the row was made for, each group once before any
+is given twice. What is counted is how often each edge has asked, a byte for each, in shared
+memory: only the process that has the edge in its batch writes there, so no lock is needed, and
+what is drawn does not depend on how many workers draw, or in which order.
 """
 
 from __future__ import annotations
@@ -13,16 +20,19 @@ import torch
 from torch import Tensor
 
 from dgl_dmns.core.known import KnownEdges
+from dgl_dmns.core.sharing import Shareable
 from dgl_dmns.core.table import NO_LEVEL, Candidates, CandidateTable
-from dgl_dmns.core.turns import Turns
 
-__all__ = ["RowDraws", "row_sizes"]
+__all__ = ["MOST_PASSES", "RowDraws", "Turns", "row_sizes"]
+
+MOST_PASSES = 255
+"""Passes that rows can be made for: what a byte can count."""
 
 _LOOKED_AT = 8  # groups of a row
 
 
 def row_sizes(need: Tensor, most: int) -> Tensor:
-    """Groups of every row: what it needs, or evenly less, where that is more than there may be.
+    """Groups of every row: what it needs, or evenly less if that is more than there may be.
 
     Args:
         need: groups that each query is drawn from between two refreshes, shape [N], int64.
@@ -38,6 +48,46 @@ def row_sizes(need: Tensor, most: int) -> Tensor:
     return (extra.double() * (room / wanted)).long() + 1
 
 
+class Turns(Shareable):
+    """Counts how often each known edge has asked for negatives.
+
+    Args:
+        known: the known edges.
+        passes: passes over them that rows are made for, up to `MOST_PASSES`.
+
+    Attributes:
+        asked: uint8 [E], passes that each edge has asked in, modulo ``passes``; empty for 1.
+    """
+
+    asked: Tensor
+
+    def __init__(self, known: KnownEdges, passes: int = 1) -> None:
+        super().__init__()
+        self.known = known
+        self.passes = max(1, min(passes, MOST_PASSES))
+        counted = known.indices.numel() if self.passes > 1 else 0
+        self.register_buffer("asked", torch.zeros(counted, dtype=torch.uint8))
+
+    def take(self, src: Tensor, dst: Tensor) -> tuple[Tensor, Tensor]:
+        """The next turn of each pair of query and destination [B], counted as taken.
+
+        Returns:
+            Turns from 0 on, int64 [B], to be taken modulo the size of the row; and which pairs are
+            known edges, bool [B]: the others have no turn.
+        """
+        place, found = self.known.find(src, dst)
+        start = self.known.indptr[src]
+        if self.passes == 1:
+            return place - start, found
+        degree = self.known.indptr[src + 1] - start
+        place = place.clamp(max=max(0, self.asked.numel() - 1))
+        times = self.asked[place]
+        after = times + 1
+        after[after >= self.passes] = 0
+        self.asked[place[found]] = after[found]
+        return place - start + times.long() * degree, found
+
+
 @dataclass(frozen=True, eq=False)
 class RowDraws:
     """Draws k negatives for queries, from their rows and uniformly.
@@ -45,7 +95,7 @@ class RowDraws:
     Args:
         known: the known edges.
         table: the rows, of groups of as many as may be hard of the k negatives.
-        turns: whose turn it is; random groups of a row where None.
+        turns: whose turn it is; None for random groups of a row.
         k: negatives of an edge.
         uniform_share: share ``pi`` of uniform negatives, in [0, 1].
     """
@@ -67,8 +117,8 @@ class RowDraws:
 
         Args:
             src: query ids, shape [B], int64.
-            dst: the edges' destinations, shape [B], int64: a known edge gets the group whose turn
-                it is, every other pair, and each query where they are not given, a random one.
+            dst: the edges' destinations, shape [B], int64. A known edge gets the group whose turn
+                it is; every other pair, and each query without ``dst``, a random one.
             generator: source of the choice and of the uniform negatives.
 
         Returns:
@@ -94,11 +144,7 @@ class RowDraws:
         return torch.where(coin < self.uniform_share, fresh, hard)
 
     def look(self, query: Tensor, generator: torch.Generator) -> Candidates:
-        """What eight calls hand out for queries, without taking any turn.
-
-        Returns:
-            Candidates of shape [Q, 8 k].
-        """
+        """What eight calls hand out for queries [Q], without taking any turn: [Q, 8 k]."""
         parts = []
         for place in self.first_places(query).unbind(1):
             ids, level = self.table.look_up(place, count=False)
@@ -129,7 +175,7 @@ class RowDraws:
     ) -> Candidates:
         """K negatives [B, k] from groups [B, H] of the table and fresh uniform ones.
 
-        ``(1 - pi) k`` are hard; where that is no integer, one more by chance, so that it holds on
+        ``(1 - pi) k`` are hard; if that is no integer, one more by chance, so that it holds on
         average. Without levels, what is returned in their place has no meaning.
         """
         if not self.uniform_share:

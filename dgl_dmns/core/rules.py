@@ -1,40 +1,41 @@
 r"""Selection rules: which members of a uniform pool become negatives of a query.
 
 Notation (B queries, M pool members): query ``v``, candidate ``u``, score ``s(v, u)`` (a logit), and
-**log ratio** ``w(u|v) = log q(u|v) - log uniform(u)`` of the generator's distribution ``q`` over
-real nodes to the uniform one, estimated over the pool. A rule turns ``s`` and ``w`` into the parts
-of a mixture, each with its share and its pool weights, in logs; candidates are then drawn without
-replacement in proportion to the mixture's weights. Plain uniform negatives are no part of a rule:
-they are drawn in the call (`dgl_dmns.samplers`).
+**log ratio** ``w(u|v) = log q(u|v) - log uniform(u)`` of the diffusion model's distribution ``q``
+over real nodes to the uniform one, estimated over the pool. A rule turns ``s`` and ``w`` into the
+parts of a mixture, each with its share and its pool weights, in logs; candidates are then drawn
+without replacement in proportion to the mixture's weights. Plain uniform negatives are no part of a
+rule: they are drawn in the call (`dgl_dmns.samplers`).
 
-- `Density`: weight ``e^w``, plain draws from the generator.
+- `Density`: weight ``e^w``, plain draws from the diffusion model.
 - `Gate`: weight ``(e^s + 1) / (e^(s - w) + 1)``. Under an unchanged BCE loss, a candidate drawn
   with this weight pushes exactly as hard as one drawn from ``q`` under a loss that subtracts ``w``
-  from the negative's logit: it has to be hard for the scorer *and* likely for the generator.
+  from the negative's logit: it has to be hard for the scorer *and* likely for the model.
 - `Blend`: a share of the draws by the scorer's softmax, the others through the gate. Nodes that are
-  hard for the scorer, but that the generator does not propose, are negatives too.
+  hard for the scorer, but that the model does not propose, are negatives too.
+- `SelfAdversarial`: weight ``e^(s / temperature)``, the scorer's own softmax.
+- `Hardest`: the best-scored members of the pool (dynamic negative sampling, DNS).
 - `Nearest`: the nearest node to a latent drawn from the level Gaussian.
-- `SelfAdversarial`: weight ``e^(s / temperature)``, the scorer's own softmax, no generator.
-- `Hardest`: the best-scored members of the pool (dynamic negative sampling, DNS), no generator.
 
-How sharp a softmax of scores is depends on their size. `Blend` and `SelfAdversarial` can have it
-measured at each refresh (``edge_ratio``): scores are then multiplied by a **sharpness** of at least
-1, see `dgl_dmns.core.sharpness`.
-
-`Density`, `Gate`, `Blend` and `SelfAdversarial` have a tractable distribution: the log ratio of any
-pair follows in closed form (`dgl_dmns.core.distribution`). `Nearest` and `Hardest` have none.
+A rule of your own derives from `Rule`. The log ratio of any pair follows from its `Rule.parts` in
+closed form, see `dgl_dmns.core.distribution`.
 """
 
 from __future__ import annotations
 
+import copy
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple, Union
+from typing import Any, ClassVar, NamedTuple
 
+import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
 from dgl_dmns.checks import as_integer, as_number, check_object
+from dgl_dmns.core.sharpness import measured_sharpness
+from dgl_dmns.core.snapshot import Snapshot
 
 __all__ = [
     "Blend",
@@ -43,10 +44,10 @@ __all__ = [
     "Hardest",
     "Nearest",
     "Part",
-    "PoolRule",
     "Rule",
     "SelfAdversarial",
     "check_rule",
+    "check_tractable",
 ]
 
 
@@ -56,7 +57,7 @@ class Part(NamedTuple):
     Attributes:
         share: of all draws; the shares of a rule's parts sum to 1.
         logits: weights of pool members in logs, up to a constant of the query.
-        levelled: whether its draws come from the generator, so from one of the hardness levels.
+        levelled: whether its draws come from the diffusion model, so from one of its levels.
     """
 
     share: float
@@ -64,54 +65,138 @@ class Part(NamedTuple):
     levelled: bool
 
 
+class Rule:
+    """A selection rule: says how candidates are weighed. Subclasses override what differs.
+
+    Attributes:
+        uses_generator: whether it needs the log ratios of a diffusion model.
+        uses_scores: whether it needs scores.
+        tractable: whether draws have a known probability, for calibrated losses.
+        takes_largest: whether the members of largest weight are taken, in place of random draws.
+    """
+
+    uses_generator: ClassVar[bool] = False
+    uses_scores: ClassVar[bool] = True
+    tractable: ClassVar[bool] = True
+    takes_largest: ClassVar[bool] = False
+
+    def parts(self, score: Tensor | None, log_ratio: Tensor | None) -> list[Part]:
+        """The parts of the mixture.
+
+        Args:
+            score: scores of pairs, shape [C, Q, M] for C pools of M that Q queries each share, -inf
+                for known edges; or of any other shape [..]. None if the rule uses none.
+            log_ratio: log ratios of the diffusion model, likewise.
+
+        Returns:
+            One part or more, with logits of that shape.
+        """
+        raise NotImplementedError
+
+    def nearest_among(self, nodes: int) -> int | None:
+        """How many of all nodes are searched for the nearest ones to drawn latents.
+
+        Defaults to None: nothing is searched, and candidates are drawn by the weights of `parts`.
+        """
+        return None
+
+    def measured(
+        self, snapshot: Snapshot, *, refreshes: int = 0, generator: torch.Generator | None = None
+    ) -> Rule:
+        """The rule for one refresh, with what it has measured; defaults to the rule itself.
+
+        Args:
+            snapshot: embeddings, scorer and known edges of the refresh.
+            refreshes: how many there were before.
+            generator: source of randomness.
+        """
+        return self
+
+    def measures(self) -> dict[str, float]:
+        """What `measured` has measured, for a state; defaults to nothing."""
+        return {}
+
+    def with_measures(self, measures: Mapping[str, Any]) -> Rule:
+        """The rule with what `measures` gave.
+
+        Raises:
+            ValueError: for values that cannot have been measured.
+        """
+        return self
+
+
+class _Softmax(Rule):
+    """A rule with a softmax of scores, whose sharpness each refresh can measure."""
+
+    edge_ratio: float | None
+    sharpness: float = 1.0  # factor on the scores
+
+    def measured(
+        self, snapshot: Snapshot, *, refreshes: int = 0, generator: torch.Generator | None = None
+    ) -> Rule:
+        if self.edge_ratio is None:
+            return self
+        factor = measured_sharpness(
+            snapshot, self.edge_ratio, refreshes=refreshes, generator=generator
+        )
+        return self.with_measures({"sharpness": factor})
+
+    def measures(self) -> dict[str, float]:
+        return {"sharpness": self.sharpness}
+
+    def with_measures(self, measures: Mapping[str, Any]) -> Rule:
+        factor = measures.get("sharpness", 1.0)
+        if not (isinstance(factor, float) and 1.0 <= factor < math.inf):
+            raise ValueError(f"state: expected a sharpness of at least 1, got {factor!r}")
+        made = copy.copy(self)
+        object.__setattr__(made, "sharpness", factor)
+        return made
+
+    def _check_edge_ratio(self) -> None:
+        ratio = self.edge_ratio
+        if ratio is not None and not 1.0 < as_number("edge_ratio", ratio) < math.inf:
+            raise ValueError(
+                f"edge_ratio: expected more than 1, got {ratio}; None leaves the scores as they are"
+            )
+
+
 @dataclass(frozen=True)
-class Density:
-    """Draw in proportion to the generator's mixture, ``q(u|v)``."""
+class Density(Rule):
+    """Draw in proportion to the diffusion model's mixture of levels, ``q(u|v)``."""
 
     uses_generator = True
     uses_scores = False
-    tractable = True
-    edge_ratio: ClassVar[float | None] = None
 
-    def parts(
-        self, score: Tensor | None, log_ratio: Tensor | None, sharpness: float = 1.0
-    ) -> list[Part]:
-        """One part, whose weights are the generator's."""
+    def parts(self, score: Tensor | None, log_ratio: Tensor | None) -> list[Part]:  # noqa: D102
         assert log_ratio is not None
         return [Part(1.0, log_ratio, levelled=True)]
 
 
 @dataclass(frozen=True)
-class Gate:
+class Gate(Rule):
     """Draw in proportion to ``(e^s + 1) / (e^(s - w) + 1)``: hard and likely at once."""
 
     uses_generator = True
-    uses_scores = True
-    tractable = True
-    edge_ratio: ClassVar[float | None] = None
 
-    def parts(
-        self, score: Tensor | None, log_ratio: Tensor | None, sharpness: float = 1.0
-    ) -> list[Part]:
-        """One part, of weights ``softplus(s) - softplus(s - w)`` in logs."""
+    def parts(self, score: Tensor | None, log_ratio: Tensor | None) -> list[Part]:  # noqa: D102
         assert score is not None
         assert log_ratio is not None
         return [Part(1.0, softplus(score) - softplus(score - log_ratio), levelled=True)]
 
 
 @dataclass(frozen=True)
-class Blend:
+class Blend(_Softmax):
     """Draw by the scorer's softmax with probability ``score_share``, else through the `Gate`.
 
-    The generator finds negatives by the neighbourhoods that it has learned, the softmax by the
-    score alone; each misses some that the other finds.
+    The diffusion model finds negatives by the neighbourhoods that it has learned, the softmax by
+    the score alone; each misses some that the other finds.
 
     Args:
         score_share: share of draws by the score, strictly between 0 and 1; `Gate` and
             `SelfAdversarial` are the rules of the ends.
         edge_ratio: how many times as often as a uniform node the softmax would draw a known edge,
-            on average: scores are sharpened as far as that takes, and where they cannot tell edges,
-            as far as their spread allows; more than 1. None: scores as they are.
+            on average, more than 1: each refresh measures a factor on the scores for it, see
+            `dgl_dmns.core.sharpness`. None: scores as they are.
 
     Raises:
         ValueError: if a value is out of range.
@@ -121,8 +206,6 @@ class Blend:
     edge_ratio: float | None = None
 
     uses_generator = True
-    uses_scores = True
-    tractable = True
 
     def __post_init__(self) -> None:
         if not 0.0 < as_number("score_share", self.score_share) < 1.0:
@@ -130,29 +213,68 @@ class Blend:
                 f"score_share: expected a share between 0 and 1, got {self.score_share}; use "
                 "Gate() for 0 and SelfAdversarial() for 1"
             )
-        _check_edge_ratio(self.edge_ratio)
+        self._check_edge_ratio()
 
-    def parts(
-        self, score: Tensor | None, log_ratio: Tensor | None, sharpness: float = 1.0
-    ) -> list[Part]:
-        """Two parts: the gate's, and the softmax of the scores."""
+    def parts(self, score: Tensor | None, log_ratio: Tensor | None) -> list[Part]:  # noqa: D102
         assert score is not None
         (gate,) = Gate().parts(score, log_ratio)
         return [
             gate._replace(share=1 - self.score_share),
-            Part(self.score_share, score * sharpness, levelled=False),
+            Part(self.score_share, score * self.sharpness, levelled=False),
         ]
 
 
 @dataclass(frozen=True)
-class Nearest:
-    """The nearest real node (cosine, in the generator's space) to a drawn latent.
+class SelfAdversarial(_Softmax):
+    """Draw in proportion to ``e^(s / temperature)`` (self-adversarial sampling).
 
-    With the default ``pool`` of None all nodes are searched, which costs N per negative and suits
-    graphs of up to some ten thousand nodes; a number searches that many uniform nodes instead.
+    Source: Sun et al., RotatE, ICLR 2019, equation 5, as a sampling distribution.
 
     Args:
-        pool: number of candidates searched, or None for all nodes.
+        temperature: positive; larger is nearer to uniform.
+        edge_ratio: as for `Blend`, in place of a temperature.
+
+    Raises:
+        ValueError: if a value is out of range.
+    """
+
+    temperature: float = 1.0
+    edge_ratio: float | None = None
+
+    def __post_init__(self) -> None:
+        if not as_number("temperature", self.temperature) > 0:
+            raise ValueError(f"temperature: expected a positive number, got {self.temperature}")
+        self._check_edge_ratio()
+        if self.edge_ratio is not None and self.temperature != 1.0:
+            raise ValueError(
+                f"temperature: edge_ratio takes its place, got {self.temperature} beside it; give "
+                "one of the two"
+            )
+
+    def parts(self, score: Tensor | None, log_ratio: Tensor | None) -> list[Part]:  # noqa: D102
+        assert score is not None
+        return [Part(1.0, score * (self.sharpness / self.temperature), levelled=False)]
+
+
+@dataclass(frozen=True)
+class Hardest(Rule):
+    """The k best-scored members of the pool (Zhang et al., DNS, SIGIR 2013)."""
+
+    tractable = False
+    takes_largest = True
+
+    def parts(self, score: Tensor | None, log_ratio: Tensor | None) -> list[Part]:  # noqa: D102
+        assert score is not None
+        return [Part(1.0, score, levelled=False)]
+
+
+@dataclass(frozen=True)
+class Nearest(Rule):
+    """The nearest real node (cosine, in the diffusion model's space) to a drawn latent.
+
+    Args:
+        pool: number of uniform candidates searched. None (default) searches all N nodes, which
+            costs N per negative and suits graphs of up to some ten thousand nodes.
 
     Raises:
         ValueError: if ``pool`` is below 1.
@@ -163,86 +285,32 @@ class Nearest:
     uses_generator = True
     uses_scores = False
     tractable = False
-    edge_ratio: ClassVar[float | None] = None
 
     def __post_init__(self) -> None:
         if self.pool is not None:
             object.__setattr__(self, "pool", as_integer("pool", self.pool, 1, "candidates"))
 
-
-@dataclass(frozen=True)
-class SelfAdversarial:
-    """Draw in proportion to ``e^(s / temperature)`` (self-adversarial sampling).
-
-    Source: Sun et al., RotatE, ICLR 2019, equation 5, as a sampling distribution.
-
-    Args:
-        temperature: positive; larger is nearer to uniform.
-        edge_ratio: as for `Blend`, in the place of a temperature; None leaves that alone.
-
-    Raises:
-        ValueError: if a value is out of range.
-    """
-
-    temperature: float = 1.0
-    edge_ratio: float | None = None
-
-    uses_generator = False
-    uses_scores = True
-    tractable = True
-
-    def __post_init__(self) -> None:
-        if not as_number("temperature", self.temperature) > 0:
-            raise ValueError(f"temperature: expected a positive number, got {self.temperature}")
-        _check_edge_ratio(self.edge_ratio)
-        if self.edge_ratio is not None and self.temperature != 1.0:
-            raise ValueError(
-                f"temperature: edge_ratio takes its place, got {self.temperature} beside it; give "
-                "one of the two"
-            )
-
-    def parts(
-        self, score: Tensor | None, log_ratio: Tensor | None, sharpness: float = 1.0
-    ) -> list[Part]:
-        """One part, whose weights in logs are the scaled scores."""
-        assert score is not None
-        return [Part(1.0, score * (sharpness / self.temperature), levelled=False)]
-
-
-@dataclass(frozen=True)
-class Hardest:
-    """The k best-scored members of the pool (Zhang et al., DNS, SIGIR 2013)."""
-
-    uses_generator = False
-    uses_scores = True
-    tractable = False
-    edge_ratio: ClassVar[float | None] = None
-
-    def parts(
-        self, score: Tensor | None, log_ratio: Tensor | None, sharpness: float = 1.0
-    ) -> list[Part]:
-        """The scores themselves; the largest are taken without noise."""
-        assert score is not None
-        return [Part(1.0, score, levelled=False)]
-
-
-def _check_edge_ratio(ratio: float | None) -> None:
-    if ratio is not None and not 1.0 < as_number("edge_ratio", ratio) < math.inf:
-        raise ValueError(
-            f"edge_ratio: expected more than 1, got {ratio}; None leaves the scores as they are"
-        )
-
-
-PoolRule = Union[Density, Gate, Blend, SelfAdversarial, Hardest]
-"""Rules that weigh the members of a pool."""
-
-Rule = Union[PoolRule, Nearest]
+    def nearest_among(self, nodes: int) -> int:  # noqa: D102
+        return nodes if self.pool is None else self.pool
 
 
 def check_rule(rule: object) -> None:
-    """Refuse a class or a name in place of a selection rule.
+    """Refuse a class, a name or anything else that does not derive from `Rule`.
 
     Raises:
         TypeError: if it is no rule.
     """
-    check_object("rule", rule, ("tractable", "uses_generator", "uses_scores"), "Gate()")
+    check_object("rule", rule, Rule, "Gate()")
+
+
+def check_tractable(rule: Rule) -> None:
+    """Refuse a rule whose draws have no known probability.
+
+    Raises:
+        ValueError: if it is such a rule; it names others.
+    """
+    if not rule.tractable:
+        raise ValueError(
+            f"rule: {type(rule).__name__} has no tractable distribution; use Density(), Gate(), "
+            "Blend() or SelfAdversarial()"
+        )

@@ -1,4 +1,4 @@
-r"""Noise schedules of the diffusion process.
+r"""Noise schedules of the diffusion process, and the points at which negatives are taken.
 
 Symbols (DMNS, section 4.1; Ho et al. 2020):
 
@@ -13,16 +13,24 @@ One reverse step with a noise estimate ``eps``:
 ``x_{t-1} = (x_t - beta_t / sqrt(1 - abar_t) * eps) / sqrt(alpha_t) + sigma_t z``, ``z ~ N(0, I)``,
 where ``sigma_t^2`` is the posterior variance ``beta_t (1 - abar_{t-1}) / (1 - abar_t)``, so that
 the last step (``t = 1``) adds no noise.
+
+A hardness **level** is a fraction ``f`` of the ``T`` steps; its state is ``x_t`` with
+``t = max(1, floor(f T))``. Small fractions lie close to the clean neighbours of the query and are
+hard; large ones are noisy and easy (DMNS, section 4.3).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["NoiseSchedule"]
+from dgl_dmns.checks import as_number, check_object
+
+__all__ = ["Levels", "NoiseSchedule"]
 
 
 class NoiseSchedule(nn.Module):
@@ -55,12 +63,8 @@ class NoiseSchedule(nn.Module):
         previous = torch.cat([alpha_bar.new_ones(1), alpha_bar[:-1]])
         variance = torch.zeros_like(beta)
         variance[1:] = beta[1:] * (1.0 - previous[1:]) / (1.0 - alpha_bar[1:])
-        for name, value in (
-            ("beta", beta),
-            ("alpha", alpha),
-            ("alpha_bar", alpha_bar),
-            ("sigma", variance.sqrt()),
-        ):
+        constants = {"beta": beta, "alpha": alpha, "alpha_bar": alpha_bar}
+        for name, value in {**constants, "sigma": variance.sqrt()}.items():
             self.register_buffer(name, value.float())
         # A reverse step divides by sqrt(1 - abar_t).
         if not bool((self.alpha_bar[1:] < 1).all()):
@@ -105,3 +109,98 @@ class NoiseSchedule(nn.Module):
 def _check_steps(steps: int) -> None:
     if steps < 1:
         raise ValueError(f"steps: expected at least 1, got {steps}")
+
+
+@dataclass(frozen=True)
+class Levels:
+    """Fractions of ``T``, hardest first, with the paper's values as the default.
+
+    Args:
+        fractions: L increasing numbers in (0, 1].
+        weights: L positive weights in the multi-level loss; the paper's are 1, 0.9, 0.8, 0.7.
+        shares: L non-negative mixture shares of real nodes, of any positive scale; default equal.
+
+    Raises:
+        ValueError: for an empty or non-increasing list, lengths that differ, or a number out of
+            range.
+    """
+
+    fractions: tuple[float, ...] = (1 / 10, 1 / 8, 1 / 4, 1 / 2)
+    weights: tuple[float, ...] | None = None
+    shares: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        fractions = tuple(float(f) for f in self.fractions)
+        if not fractions or not all(0.0 < f <= 1.0 for f in fractions):
+            raise ValueError(
+                f"levels: expected one or more fractions in (0, 1], got {self.fractions}; "
+                "a level is a fraction of the T diffusion steps, for example (0.1, 0.25, 0.5)"
+            )
+        if any(b <= a for a, b in zip(fractions, fractions[1:])):
+            raise ValueError(
+                f"levels: expected strictly increasing fractions, got {self.fractions}; "
+                "list the hardest (smallest) level first"
+            )
+        count = len(fractions)
+        usual = tuple(max(1.0 - 0.1 * i, 0.1) for i in range(count))
+        weights = usual if self.weights is None else self.weights
+        shares = (1.0,) * count if self.shares is None else self.shares
+        for name, values in (("weights", weights), ("shares", shares)):
+            if len(values) != count:
+                raise ValueError(f"levels: expected {count} {name}, got {len(values)}")
+        if not all(0 < w < math.inf for w in weights):
+            raise ValueError(f"levels: expected positive weights, got {weights}")
+        if not all(0 <= s < math.inf for s in shares) or sum(shares) <= 0:
+            raise ValueError(f"levels: expected non-negative shares, not all zero, got {shares}")
+        total = float(sum(shares))
+        object.__setattr__(self, "fractions", fractions)
+        object.__setattr__(self, "weights", tuple(float(w) for w in weights))
+        object.__setattr__(self, "shares", tuple(float(s) / total for s in shares))
+
+    @classmethod
+    def of(cls, levels: Levels | Iterable[float] | None) -> Levels:
+        """Levels, their fractions alone, or the paper's where None.
+
+        Raises:
+            TypeError: for anything else, such as the class or a name.
+        """
+        if levels is None:
+            return cls()
+        if isinstance(levels, cls):
+            return levels
+        if isinstance(levels, Iterable) and not isinstance(levels, (type, str)):
+            return cls(tuple(as_number("levels", one) for one in levels))
+        check_object("levels", levels, cls, "Levels((0.1, 0.25, 0.5))")
+        raise AssertionError  # the check has raised
+
+    def __len__(self) -> int:
+        return len(self.fractions)
+
+    @property
+    def loss_weights(self) -> tuple[float, ...]:
+        """The L loss weights, hardest level first."""
+        assert self.weights is not None
+        return self.weights
+
+    @property
+    def mixture_shares(self) -> tuple[float, ...]:
+        """The L mixture shares, summing to 1, hardest level first."""
+        assert self.shares is not None
+        return self.shares
+
+    def steps(self, total: int) -> tuple[int, ...]:
+        """The step ``t`` of each level for a chain of ``total`` steps, hardest first.
+
+        >>> Levels().steps(50)
+        (5, 6, 12, 25)
+
+        Raises:
+            ValueError: if two levels fall on one step, so that they cannot be told apart.
+        """
+        steps = tuple(max(1, int(f * total + 1e-9)) for f in self.fractions)
+        if len(set(steps)) != len(steps):
+            raise ValueError(
+                f"levels: fractions {self.fractions} of T = {total} fall on steps {steps}; "
+                "choose fractions further apart or more diffusion steps"
+            )
+        return steps

@@ -1,6 +1,6 @@
-"""Memory that processes share: looked at before it is taken, or lying in a mapped file instead.
+"""Memory that processes share: checked before it is taken, or in a mapped file instead.
 
-Linux gives out shared memory without a look at whether there is any; a process that writes on pages
+Linux hands out shared memory without checking that there is any; a process that writes to pages
 that do not exist ends by SIGBUS, without a word. Containers often have no more than 64 MB.
 """
 
@@ -17,7 +17,7 @@ from typing import Any, Union
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Folder", "Shareable", "amount", "free_in", "free_memory", "share"]
+__all__ = ["SHARED", "Folder", "Shareable", "amount", "free_in", "free_memory", "share"]
 
 _PAGES = 1 << 14  # what a few tensors take beyond their bytes, to the end of a page each
 SHARED = Path("/dev/shm")  # where Linux keeps shared memory
@@ -27,7 +27,7 @@ Layout = Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
 
 
 def free_in(folder: Path) -> float:
-    """Free bytes in a folder; infinite where the system does not say."""
+    """Free bytes in a folder; infinite if the system does not say."""
     if not (hasattr(os, "statvfs") and folder.is_dir()):
         return float("inf")
     state = os.statvfs(folder)
@@ -35,7 +35,7 @@ def free_in(folder: Path) -> float:
 
 
 def free_memory() -> float:
-    """Bytes of memory that the system can give (Linux); infinite where it does not say."""
+    """Bytes of memory that the system can give (Linux); infinite if it does not say."""
     try:
         for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
             if line.startswith("MemAvailable:"):
@@ -71,10 +71,10 @@ def check_shared_room(needed: int, what: str, advice: str) -> None:
 
 
 def share(tensor: Tensor, what: str, advice: str = "or pass a smaller graph") -> Tensor:
-    """The tensor, moved to shared memory if that has room.
+    """The tensor, moved to shared memory.
 
     Raises:
-        MemoryError: if it has none.
+        MemoryError: if that has no room.
     """
     check_shared_room(tensor.numel() * tensor.element_size(), what, advice)
     tensor.share_memory_()
@@ -82,31 +82,30 @@ def share(tensor: Tensor, what: str, advice: str = "or pass a smaller graph") ->
 
 
 class Shareable(nn.Module):
-    """A module whose buffers can be shared with other processes, or lie in a file that is mapped.
+    """A module whose buffers can be shared with other processes, or lie in a mapped file.
 
     Copies of one in a file, and processes that it is sent to, map the same file. It is removed with
-    the module that made it, or when its process ends; a killed one leaves it.
+    the module that made it, or when its process ends; a killed process leaves it.
     """
 
     path: Path | None = None
     _layout: Layout | None = None
 
     def share(self, what: str, folder: Folder | None = None) -> None:
-        """Move the buffers to shared memory; to a file where that has no room.
+        """Move the buffers to shared memory; to a file in a folder if that has no room.
 
         Args:
             what: what they are, with a verb, for an error.
-            folder: where the file goes; there is none where None.
+            folder: defaults to None, for no file.
 
         Raises:
             MemoryError: if there is no room, and no folder.
             OSError: if the folder cannot be written, or has no room either.
         """
         own = {name: buffer for name, buffer in self._buffers.items() if buffer is not None}
-        needed = sum(buffer.numel() * buffer.element_size() for buffer in own.values())
         try:
             check_shared_room(
-                needed,
+                sum(buffer.numel() * buffer.element_size() for buffer in own.values()),
                 what,
                 "pass a graph with fewer edges, or keep it in a file with "
                 "Resources(table_folder=...) where a sampler takes resources",
@@ -127,8 +126,7 @@ class Shareable(nn.Module):
 
     def _lie_in(self, folder: Folder, layout: Layout, prefix: str) -> None:
         """Put buffers of some types and shapes, all zero, into a new file in a folder."""
-        size = sum(math.prod(shape) * _size(dtype) for dtype, shape in layout.values())
-        self.path, self._layout = _new_file(Path(folder), max(1, size), prefix), layout
+        self.path, self._layout = _new_file(Path(folder), _bytes_of(layout), prefix), layout
         weakref.finalize(self, _remove, self.path, os.getpid())
         for name, field in _map(self.path, layout).items():
             if name not in self._buffers:
@@ -150,8 +148,12 @@ class Shareable(nn.Module):
             self._buffers.update(_map(self.path, self._layout))
 
 
-def _size(dtype: torch.dtype) -> int:
-    return torch.zeros(0, dtype=dtype).element_size()
+def _size(dtype: torch.dtype, shape: tuple[int, ...]) -> int:
+    return math.prod(shape) * torch.zeros(0, dtype=dtype).element_size()
+
+
+def _bytes_of(layout: Layout) -> int:
+    return max(1, sum(_size(*field) for field in layout.values()))
 
 
 def _new_file(folder: Path, size: int, prefix: str) -> Path:
@@ -177,11 +179,10 @@ def _remove(path: Path, owner: int) -> None:
 
 def _map(path: Path, layout: Layout) -> dict[str, Tensor]:
     """The fields in a file, one after the other."""
-    size = sum(math.prod(shape) * _size(dtype) for dtype, shape in layout.values())
-    content = torch.from_file(str(path), shared=True, size=max(1, size), dtype=torch.uint8)
+    content = torch.from_file(str(path), shared=True, size=_bytes_of(layout), dtype=torch.uint8)
     fields, start = {}, 0
     for name, (dtype, shape) in layout.items():
-        end = start + math.prod(shape) * _size(dtype)
+        end = start + _size(dtype, shape)
         fields[name] = content[start:end].view(dtype).view(shape)
         start = end
     return fields

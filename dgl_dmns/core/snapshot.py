@@ -1,4 +1,8 @@
-"""What negatives are chosen from at one refresh: embeddings, model, scorer, known edges."""
+"""What negatives are chosen from at one refresh, and what a sampler holds now.
+
+`Look` is the one value that statistics, plots, reports and fixed negatives read; none of them knows
+a sampler.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +15,28 @@ from torch import Tensor
 
 from dgl_dmns.core.generator import DiffusionGenerator
 from dgl_dmns.core.known import KnownEdges
+from dgl_dmns.core.rows import RowDraws
+from dgl_dmns.core.table import NO_LEVEL, Candidates
 from dgl_dmns.messages import first_line
 
-__all__ = ["Scorer", "Snapshot", "called_scorer", "checked_scores", "dot_score", "rows_of"]
+__all__ = [
+    "Draw",
+    "Look",
+    "Scorer",
+    "Snapshot",
+    "called_scorer",
+    "checked_scores",
+    "dot_score",
+    "rows_of",
+]
+
+_CALLS = 10  # of a sampler without a table
 
 Scorer = Callable[[Tensor, Tensor], Tensor]
 """Scores of broadcastable embeddings: ([.., D], [.., D]) to [..]."""
+
+Draw = Callable[[Tensor, "Tensor | None"], Tensor]
+"""From sources [B], and destinations if positives are known, to negatives [B, k]."""
 
 
 def rows_of(h: Tensor, ids: Tensor) -> Tensor:
@@ -73,12 +93,10 @@ class Snapshot:
         h_query: source embeddings, shape [Nq, D].
         h_candidate: destination embeddings, shape [Nc, D].
         known: known edges from sources to destinations.
-        scorer: scores of broadcastable embeddings, the inner product where None.
-        model: the generator, None for rules that do without.
-        z_query: the generator's conditions, source embeddings in its space, shape [Nq, W]; None
-            without a model.
+        scorer: scores of broadcastable embeddings; None for the inner product.
+        model: the diffusion model, None for rules that do without.
+        z_query: its conditions, source embeddings in its space, shape [Nq, W]; None without it.
         z_candidate: destination embeddings in that space, shape [Nc, W].
-        sharpness: factor on the scores in a rule's softmax, see `dgl_dmns.core.sharpness`.
     """
 
     h_query: Tensor
@@ -88,7 +106,6 @@ class Snapshot:
     model: DiffusionGenerator | None = None
     z_query: Tensor | None = None
     z_candidate: Tensor | None = None
-    sharpness: float = 1.0
 
     @classmethod
     def take(
@@ -108,17 +125,53 @@ class Snapshot:
         return cls(h_query, h_candidate, known, scorer, model, conditions, z_candidate)
 
     def scores(self, query: Tensor, candidate: Tensor) -> Tensor:
-        """Scores of chunks of queries with their pools.
-
-        Args:
-            query: source ids, shape [C, Q], int64.
-            candidate: destination ids, shape [C, M], int64.
-
-        Returns:
-            Scores, shape [C, Q, M], float32.
-        """
+        """Scores [C, Q, M], float32, of chunks of queries [C, Q] with their pools [C, M]."""
         h_query, h_pool = rows_of(self.h_query, query), rows_of(self.h_candidate, candidate)
         if self.scorer is None or self.scorer is dot_score:
             return h_query @ h_pool.transpose(1, 2)
         score = called_scorer(self.scorer, h_query.unsqueeze(2), h_pool.unsqueeze(1))
         return checked_scores(score, (*query.shape, candidate.shape[1])).float()
+
+
+@dataclass(frozen=True, eq=False)
+class Look:
+    """What a sampler holds now for one edge type.
+
+    Attributes:
+        name: of the sampler's class.
+        etype: canonical edge type.
+        known: the known edges.
+        version: refreshes so far; 0 for a sampler that follows no encoder.
+        snapshot: embeddings, scorer and diffusion model; None where there are no embeddings.
+        rows: what negatives are drawn from; None for a sampler without a table.
+        uniform: whether all negatives are uniform.
+        lam: exponent on the densities of the diffusion model.
+        behind: refreshes, steps and observations that the negatives lie behind the training; None
+            for what does not apply.
+        draw: makes a function that draws like a call, from torch's global generator, and leaves no
+            trace in the sampler.
+    """
+
+    name: str
+    etype: tuple[str, str, str]
+    known: KnownEdges
+    version: int
+    snapshot: Snapshot | None
+    rows: RowDraws | None
+    uniform: bool
+    lam: float
+    behind: tuple[float | None, float | None, float | None]
+    draw: Callable[[], Draw]
+
+    def sample(self, query: Tensor, generator: torch.Generator) -> Candidates:
+        """Negatives [Q, C] of queries [Q] as several calls hand them out, without taking any turn.
+
+        Without a table, torch's global generator is set by the seed of ``generator`` for a while.
+        """
+        if self.rows is not None:
+            return self.rows.look(query, generator)
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(generator.initial_seed())
+            draw = self.draw()
+            ids = torch.cat([draw(query, None) for _ in range(_CALLS)], dim=1)
+        return Candidates(ids, torch.full(ids.shape, NO_LEVEL, dtype=torch.uint8))

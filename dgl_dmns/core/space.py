@@ -1,7 +1,7 @@
-r"""The generator's own space: compact, standardised, independent of the encoder's scale.
+r"""The diffusion model's own space: compact, standardised, independent of the encoder's scale.
 
 Encoders produce anything; levels keep their meaning only if the data have a fixed size beside the
-noise. `Space` maps embeddings to the generator's space and back:
+noise. `Space` maps embeddings to that space and back:
 
 - ``"raw"``: the embeddings as they are (the paper trains on L2-normalised embeddings directly).
 - ``"compact"``: L2-normalise, subtract the mean, rotate to the leading principal directions, and
@@ -29,7 +29,7 @@ SpaceKind = Literal["raw", "compact"]
 
 
 class Space(nn.Module):
-    """A map from embeddings [N, D] to the generator's space [N, W] and back.
+    """A map from embeddings [N, D] to the diffusion model's space [N, W] and back.
 
     Args:
         width: embedding width D.
@@ -61,12 +61,7 @@ class Space(nn.Module):
 
     @torch.no_grad()
     def update(self, h: Tensor, *, sample: int = 20_000) -> None:
-        """Fit the space to the embeddings of a refresh.
-
-        Args:
-            h: embeddings, shape [N, D], floating point.
-            sample: at most this many rows, equally spaced, enter the covariance.
-        """
+        """Fit the space to embeddings [N, D]; at most ``sample`` rows enter the covariance."""
         if self.kind == "raw":
             return
         h = h[:: max(1, -(-h.shape[0] // sample))].float()
@@ -85,7 +80,7 @@ class Space(nn.Module):
 
     @torch.no_grad()
     def encode(self, h: Tensor) -> Tensor:
-        """Embeddings [B, D] to the generator's space [B, W], float32."""
+        """Embeddings [B, D] to the model's space [B, W], float32."""
         if self.kind == "raw":
             return h.float()
         z = torch.empty(h.shape[0], self.width, dtype=torch.float32, device=h.device)
@@ -95,7 +90,7 @@ class Space(nn.Module):
 
     @torch.no_grad()
     def decode(self, z: Tensor) -> Tensor:
-        """The generator's space [..., W] back to embeddings [..., D].
+        """The model's space [..., W] back to embeddings [..., D].
 
         The compact space drops minor directions and norms: they come back as the mean and as the
         mean norm.

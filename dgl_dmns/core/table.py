@@ -2,8 +2,8 @@
 
 A row holds groups of K candidates, as many groups as its query is drawn from between two refreshes;
 the K of a group were drawn together, without replacement, from one pool. Beside each candidate
-stands the hardness level it came from. Rows of different length lie one after the other, so that a
-group is named by its **place** among all groups of the table.
+stands the hardness level it came from. Rows of different length lie one after the other; a group is
+named by its **place** among all groups of the table.
 
 Readers may run in other threads and processes: all tensors live in shared memory, a table has two
 buffers, and the version (a counter) says which one is live: ``version % 2``. A writer fills the
@@ -11,9 +11,12 @@ other buffer and then raises the version; a look-up during which the version has
 so each one reads a single version. Between the first row of a new version and its publication the
 hidden buffer is marked as unfinished, and nothing is read from it.
 
-A table takes ``10 * K`` bytes a group: two buffers of 4 (id) and 1 (level); and 8 bytes a query.
-Where that is more than the memory, it may lie in a file that is mapped into memory, of which the
-system keeps those pages in memory that are in use.
+A table takes ``10 * K`` bytes a group: two buffers of 4 (id) and 1 (level); and 8 bytes a query. It
+may lie in a mapped file, of which the system keeps those pages in memory that are in use.
+
+A table never holds an empty slot or a known edge while an admissible node exists: slots that no
+proposal could fill get uniform admissible nodes, distinct within a group as long as there are
+enough, with repeats if a query has fewer than K (`fill_open_slots`).
 """
 
 from __future__ import annotations
@@ -23,15 +26,27 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from dgl_dmns.core.known import KnownEdges
 from dgl_dmns.core.sharing import Folder, Shareable, check_shared_room, share
 
-__all__ = ["BYTES_PER_CANDIDATE", "NO_LEVEL", "CandidateTable", "Candidates"]
+__all__ = [
+    "BYTES_PER_CANDIDATE",
+    "NO_LEVEL",
+    "CandidateTable",
+    "Candidates",
+    "carry_over",
+    "fill_open_slots",
+]
 
 BYTES_PER_CANDIDATE = 10
 """Of a table: two buffers with an id (4) and a level (1)."""
 
 NO_LEVEL = 255
 """Level tag of a candidate that no hardness level claims."""
+
+_BLOCK = 4096  # rows that are looked through at a time
+_CELLS = 1 << 20  # (group, admissible node) cells at a time
+_ROUNDS = 8  # of redraws for twins in a group
 
 
 class Candidates(NamedTuple):
@@ -55,8 +70,7 @@ class CandidateTable(Shareable):
     Args:
         sizes: groups in the row of every query, at least 1, shape [N], int64.
         k: candidates K in a group.
-        folder: where not None, the table lies in a new file there. It is removed with the table,
-            or when its process ends; a killed one leaves it.
+        folder: where the table lies in a new file, see `Shareable`; defaults to shared memory.
 
     Raises:
         ValueError: if there is no row, or a size is below 1.
@@ -118,7 +132,7 @@ class CandidateTable(Shareable):
         return version
 
     def retire(self) -> None:
-        """Say to whoever else holds this empty table that another one has taken its place."""
+        """Tell whoever else holds this empty table that another one has taken its place."""
         self.counter.fill_(-1)
 
     @property
@@ -143,13 +157,7 @@ class CandidateTable(Shareable):
         return self.start[rows + 1] - self.start[rows]
 
     def write(self, rows: Tensor, candidates: Candidates) -> None:
-        """Write rows of the hidden buffer.
-
-        Args:
-            rows: query ids, shape [B], int64.
-            candidates: tensors of shape [B, G, K], G at least the size of the largest of the rows;
-                each row takes its first ones.
-        """
+        """Write rows [B] of the hidden buffer: of [B, G, K], the first groups of each."""
         within = torch.arange(candidates.ids.shape[1])
         place = self.start[rows].unsqueeze(1) + within
         inside = within < self.sizes(rows).unsqueeze(1)
@@ -174,11 +182,7 @@ class CandidateTable(Shareable):
         self.unfinished.fill_(0)
 
     def withdraw(self, version: int) -> None:
-        """Go back to the version before the last publication, if there was one since.
-
-        Args:
-            version: the one to go back to; what was written since counts as unfinished.
-        """
+        """Go back to a version, if there was another since, whose buffer counts as unfinished."""
         if self.version != version:
             self.unfinished.fill_(1)
             self.counter.fill_(version)
@@ -190,15 +194,7 @@ class CandidateTable(Shareable):
         return self.start[rows] + (share * size).long().minimum(size - 1)
 
     def look_up(self, place: Tensor, *, count: bool = True) -> Candidates:
-        """Groups of the live version, ids as int64.
-
-        Args:
-            place: their places, shape [B], int64.
-            count: whether they count as handed out.
-
-        Returns:
-            Candidates of shape [B, K], all of one version.
-        """
+        """Groups at places [B] of the live version: [B, K], ids as int64, all of one version."""
         while True:
             version = self.version
             ids, level = (field[version % 2].index_select(0, place) for field in self._fields())
@@ -229,41 +225,23 @@ class CandidateTable(Shareable):
         return Candidates(*(field[(self.version + 1) % 2] for field in self._fields()))
 
     def spread(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """All groups of some rows.
-
-        Args:
-            rows: query ids, shape [B], int64.
-
-        Returns:
-            Of each group, the position of its row in ``rows``, and its place; int64, shape [P]
-            each.
-        """
+        """All P groups of some rows [B]: the position of its row and its place, int64 [P] each."""
         size = self.sizes(rows)
         owner = torch.repeat_interleave(torch.arange(rows.numel()), size)
         first = self.start[rows] - (size.cumsum(0) - size)
         return owner, torch.arange(owner.numel()) + first[owner]
 
     def handed_out(self, version: int) -> float:
-        """How many times each candidate was handed out on average, by all processes together.
+        """How many times each candidate of a version, live or before, was handed out on average.
 
-        Processes that draw at the same moment may count one of them only.
-
-        Args:
-            version: the live one, or the one before.
+        By all processes together; of those that draw at the same moment one may be counted only.
         """
         return int(self.drawn[version % 2]) / self.groups
 
     def holds(self, src: Tensor, dst: Tensor) -> Tensor:
-        """Which pairs stand in the live version, or in the one before, as far as that is whole.
+        """Which pairs [P] of query and candidate stand in the table, bool [P].
 
-        Loaders draw ahead, so that a pair may stem from the version before the live one.
-
-        Args:
-            src: query ids, shape [P], int64.
-            dst: candidate ids, shape [P], int64.
-
-        Returns:
-            Booleans, shape [P].
+        In the live version, or in the one before as far as that is whole: loaders draw ahead.
         """
         owner, place = self.spread(src)
         found = torch.zeros(src.shape, dtype=torch.bool)
@@ -275,3 +253,123 @@ class CandidateTable(Shareable):
 
     def extra_repr(self) -> str:  # noqa: D102
         return f"queries={self.queries}, groups={self.groups}, k={self.k}, version={self.version}"
+
+
+def fill_open_slots(
+    ids: Tensor,
+    hole: Tensor,
+    known: KnownEdges,
+    rows: Tensor,
+    generator: torch.Generator | None,
+) -> Tensor:
+    """Uniform admissible nodes for the slots marked ``hole``, distinct in a group.
+
+    Twins in a group are redrawn for some rounds, or once for rows of at most 4 K admissible
+    nodes, then replaced by other admissible nodes; those that are left have no other node to take.
+
+    Args:
+        ids: candidates, shape [B, G, K], int64; those of open slots have no meaning.
+        hole: which slots are open, shape [B, G, K], bool.
+        known: the known edges.
+        rows: query ids, shape [B], int64.
+        generator: source of randomness.
+
+    Returns:
+        Candidates, shape [B, G, K], int64.
+    """
+    ids, hole = ids.clone(), hole.clone()
+    count = known.admissible_count(rows)
+    scarce = count <= 4 * ids.shape[-1]
+    for attempt in range(_ROUNDS):
+        unsettled = hole.flatten(1).any(dim=1)
+        short = (unsettled & ~scarce if attempt else unsettled).nonzero().squeeze(1)
+        if not short.numel():
+            break
+        mine, open_slots = ids[short], hole[short]
+        fresh = known.uniform(rows[short], mine[0].numel(), generator=generator).view_as(mine)
+        mine = torch.where(open_slots, fresh, mine)
+        # Sorting puts equal ids side by side, settled ones before open ones.
+        keys, where = (2 * mine + open_slots).sort(dim=-1)
+        twin = torch.zeros_like(open_slots)
+        twin.scatter_(-1, where[..., 1:], keys[..., 1:] >> 1 == keys[..., :-1] >> 1)
+        ids[short], hole[short] = mine, open_slots & twin
+    left = (hole.flatten(1).any(dim=1) & (count > 0)).nonzero().squeeze(1)
+    # Rows with about as many admissible nodes together: at most 31 sizes.
+    size = torch.log2(count[left].double()).long()
+    for some in size.unique().tolist():
+        alike = left[size == some]
+        width = int(count[alike].max())
+        for part in alike.split(max(1, _CELLS // (width * ids.shape[1]))):
+            ids[part] = _from_the_rest(ids[part], hole[part], known, rows[part], width, generator)
+    return ids
+
+
+def _from_the_rest(
+    ids: Tensor,
+    hole: Tensor,
+    known: KnownEdges,
+    rows: Tensor,
+    width: int,
+    generator: torch.Generator | None,
+) -> Tensor:
+    """Open slots filled from the admissible nodes that their group does not hold; [R, G, K].
+
+    Open slots hold copies of others; no query [R] has more than ``width`` admissible nodes.
+    """
+    row = rows.view(-1, 1, 1)
+    rank = torch.arange(width, device=rows.device).expand(*ids.shape[:2], width)
+    last = known.admissible_count(row) - 1
+    held = known.admissible_rank(row, ids).clamp(min=0).minimum(last)
+    held = torch.where(known.nth_admissible(row, held) == ids, held, width)
+    key = torch.rand(
+        *rank.shape[:2], width + 1, generator=generator, dtype=torch.float32, device=rows.device
+    )
+    key.scatter_(-1, held, 2.0)[..., :-1].masked_fill_(rank > last, 2.0)  # taken, or no node
+    best = key[..., :-1].topk(min(width, ids.shape[-1]), dim=-1, largest=False)
+    place = hole.cumsum(-1) - 1  # the open slots take the first ones, in order
+    here = place.clamp(min=0, max=best.indices.shape[-1] - 1)
+    free = hole & (place == here) & (best.values.gather(-1, here) < 1.0)
+    fresh = known.nth_admissible(row, best.indices.gather(-1, here).minimum(last))
+    return torch.where(free, fresh, ids)
+
+
+def carry_over(
+    table: CandidateTable, known: KnownEdges, sizes: Tensor, generator: torch.Generator | None
+) -> CandidateTable:
+    """A table for a graph that has changed, with the rows of another one.
+
+    Rows that have grown repeat their groups, those that have shrunk keep the first ones. Slots that
+    hold an edge by now, and the rows of new queries, get uniform admissible nodes.
+
+    Args:
+        table: the table so far, of the first queries of the new graph.
+        known: the known edges of the new graph, which may have more queries.
+        sizes: groups of the rows of the new table, shape [N], int64.
+        generator: source of the uniform nodes.
+
+    Returns:
+        A table of the same version.
+    """
+    folder = None if table.path is None else table.path.parent
+    new = CandidateTable(sizes, table.k, folder=folder)
+    if not table.version:
+        return new
+    new.counter.copy_(table.counter)
+    new.unfinished.copy_(table.unfinished)
+    old = min(table.queries, known.num_src)
+    before = table.sizes()
+    for rows in torch.arange(known.num_src).split(_BLOCK):
+        owner, place = new.spread(rows)
+        here = rows[owner]
+        kept = here < old
+        mine = here[kept]
+        source = table.start[mine] + (place[kept] - new.start[mine]) % before[mine]
+        for name in ("ids", "level"):
+            getattr(new, name)[:, place[kept]] = getattr(table, name)[:, source]
+        ids, level = new.current()
+        drawn = ids[place].long().unsqueeze(1)
+        hole = known.contains(here.view(-1, 1, 1), drawn)
+        hole[~kept] = True
+        ids[place] = fill_open_slots(drawn, hole, known, here, generator).squeeze(1).int()
+        level[place] = level[place].masked_fill(hole.squeeze(1), NO_LEVEL)
+    return new

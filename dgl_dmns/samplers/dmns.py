@@ -21,9 +21,10 @@ from dgl_dmns.core import (
     PoolSettings,
     RowDraws,
     Rule,
-    build_table,
+    Snapshot,
     check_rule,
     draw_by_level,
+    fill_table,
     in_float32,
     shielded,
 )
@@ -342,18 +343,15 @@ class DMNSSampler(RefreshingSampler):
         h = self._original("refresh").embedder.embeddings(embeddings)
         generator = generator or relation.random
         hard = CandidateTable(torch.ones(queries, dtype=torch.int64), self.settings.hard(k))
-        build_table(
-            hard,
-            self.rule,
-            self.settings,
-            known,
+        snapshot = Snapshot.take(
             h_query.detach().cpu().float(),
             h[relation.etype[2]],
-            model=model,
-            scorer=relation.ends(h).scorer,
-            sharpness=method.sharpness,
-            generator=generator,
+            known,
+            relation.ends(h).scorer,
+            model if self.rule.uses_generator else None,
         )
+        fill_table(hard, method.drawn_by, self.settings, snapshot, generator=generator)
+        hard.publish()
         rows = RowDraws(known, hard, None, k, self.settings.uniform_share)
         drawn = rows.draw_ids(torch.arange(queries), generator=generator)
         return drawn.to(h_query.device)

@@ -26,7 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -60,7 +60,7 @@ _BLOCK = 16384  # chains that walk together: their working set stays in the cach
 
 
 @dataclass(frozen=True)
-class SelfContrast:
+class SelfContrast(Rule):
     """The chain's target, ``pi_v(y) = sigmoid(max(s, 0)^alpha)``, up to a constant per query.
 
     Args:
@@ -72,8 +72,6 @@ class SelfContrast:
 
     alpha: float = 0.25
 
-    uses_generator = False
-    uses_scores = True
     tractable = False  # a draw's probability needs the sum over all nodes
 
     def __post_init__(self) -> None:
@@ -277,7 +275,7 @@ class MCNSSampler(RefreshingSampler):
             raise ValueError(f"steps: expected at least 1 step per draw, got {steps}")
         self.target = SelfContrast(alpha)
         # A rule of its own: it scores chain states, and no pool is ever built.
-        rule, pools = cast(Rule, self.target), Pools(size=check_k(k), groups=groups)
+        rule, pools = self.target, Pools(size=check_k(k), groups=groups)
         super().__init__(g, encoder, k, rule=rule, pools=pools, **options)
 
     def _method(self, known: KnownEdges, seed: int) -> ChainMethod:

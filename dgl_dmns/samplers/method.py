@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -27,7 +26,6 @@ from dgl_dmns.core import (
     Snapshot,
     TableReport,
     fill_table,
-    sharpened,
 )
 
 __all__ = ["Ends", "Method", "TableMethod"]
@@ -123,7 +121,7 @@ class TableMethod(Method):
 
     Attributes:
         norms: of the distribution, float32 [N, L + P]; None before a refresh.
-        sharpness: factor on the scores that the table was drawn with.
+        drawn_by: the rule with what it measured at the last refresh.
     """
 
     def __init__(self, rule: Rule, settings: PoolSettings, chunk_bytes: int, seed: int) -> None:
@@ -132,11 +130,11 @@ class TableMethod(Method):
         self.chunk_bytes = chunk_bytes
         self.seed = seed
         self.norms: Tensor | None = None
-        self.sharpness = 1.0
+        self.drawn_by = rule
         self._weights: dict[str, Tensor] | None = None  # of a module as scorer, from a state
 
     def snapshot(self, ends: Ends) -> Snapshot:
-        """What the rule chooses from, with scores as they are."""
+        """What the rule chooses from."""
         model = self.model if self.rule.uses_generator else None
         return Snapshot.take(ends.h_query, ends.h_candidate, ends.known, ends.scorer, model)
 
@@ -147,13 +145,11 @@ class TableMethod(Method):
         nodes: Tensor | None,
         on_rows: Callable[[int], object],
     ) -> TableReport:
-        snapshot = sharpened(
-            self.snapshot(ends), self.rule, refreshes=table.version, generator=ends.random
-        )
-        self.sharpness = snapshot.sharpness
+        snapshot = self.snapshot(ends)
+        self.drawn_by = self.rule.measured(snapshot, refreshes=table.version, generator=ends.random)
         report, self.norms = fill_table(
             table,
-            self.rule,
+            self.drawn_by,
             self.settings,
             snapshot,
             nodes=nodes,
@@ -168,7 +164,7 @@ class TableMethod(Method):
     def _drawn_from(self, snapshot: Snapshot) -> NodeDistribution | None:
         if not self.rule.tractable:
             return None
-        return NodeDistribution(self.rule, self.settings, snapshot, self.norms, seed=self.seed)
+        return NodeDistribution(self.drawn_by, self.settings, snapshot, self.norms, seed=self.seed)
 
     def know_again(self, ends: Ends) -> None:
         """Make the distribution of a state that was loaded, from the embeddings in it.
@@ -180,7 +176,7 @@ class TableMethod(Method):
             return
         if self._weights is not None and isinstance(ends.scorer, nn.Module):
             ends.scorer.load_state_dict(self._weights)
-        self.distribution = self._drawn_from(replace(self.snapshot(ends), sharpness=self.sharpness))
+        self.distribution = self._drawn_from(self.snapshot(ends))
 
     def on(self, known: KnownEdges) -> TableMethod:  # noqa: D102
         made = copy.copy(self)
@@ -192,12 +188,12 @@ class TableMethod(Method):
         if self.distribution is not None:
             scorer = self.distribution.snapshot.scorer
             weights = dict(scorer.state_dict()) if isinstance(scorer, nn.Module) else None
-        return {"norms": self.norms, "sharpness": self.sharpness, "scorer": weights}
+        return {"norms": self.norms, "rule": self.drawn_by.measures(), "scorer": weights}
 
     def restored(self, state: dict[str, Any], version: int) -> TableMethod:  # noqa: D102
         made = copy.copy(self)
         made.norms = None if state["norms"] is None else state["norms"].clone()
-        made.sharpness = state["sharpness"]
+        made.drawn_by = self.rule.with_measures(state["rule"])
         made.distribution = None  # it is of the table before
         made._weights = copy.deepcopy(state["scorer"])
         return made

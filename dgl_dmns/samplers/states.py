@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -202,9 +201,6 @@ def _check_state(relation: Relation, state: dict[str, Any]) -> None:
     passes = state["passes"]
     if not (isinstance(passes, int) and 1 <= passes <= MOST_PASSES):
         _refuse(f"a number of passes from 1 to {MOST_PASSES}, got {passes!r}", kind)
-    sharpness = state.get("sharpness", 1.0)
-    if not (isinstance(sharpness, float) and 1.0 <= sharpness < math.inf):
-        _refuse(f"a sharpness of at least 1, got {sharpness!r}", kind)
     sizes = relation.sizes(known, passes)
     hard, groups = relation.table.k, int(sizes.sum())
     found = tuple(state["table"]["ids"].shape[1:])

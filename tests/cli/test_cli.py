@@ -306,13 +306,13 @@ def test_options_of_the_sampler(edges, tmp_path, capsys):
 
 WRONG = {
     **dict.fromkeys(("rule=Gate", "rule=None", "rule=3"), "blend, gate, density, nearest"),
-    **dict.fromkeys(("schedule=linear", "resources=4", "curriculum=easy", "scorer=x"), "an object"),
+    **dict.fromkeys(("schedule=linear", "resources=4", "scorer=x"), "an object"),
     **dict.fromkeys(("levels=0.25", "levels=(0.25)", "levels=[]", "levels=[nan]"), "numbers in"),
     **dict.fromkeys(("groups=2.5", "groups=10000000000", "pool=True", "pool='64'"), "a whole"),
     **dict.fromkeys(("lam=None", "uniform_share=nan", "lam=1e999", "lam=x"), "a number"),
     **dict.fromkeys(("space=3",), "a word"),
     **dict.fromkeys(("pool=0", "pool=-1", "levels=[2]", "lam=0", "uniform_share=2"), ""),
-    **dict.fromkeys(("source=foo", "effective_size=500", "batch_pairs=0"), ""),
+    **dict.fromkeys(("source=foo", "batch_pairs=0"), ""),
     "k=3": "write --k 3",
     "seed=3": "write --seed 3",
     "pull=3": "no argument of dmns, which takes batch_pairs",

@@ -1,14 +1,16 @@
+"""Draws without replacement against successive draws."""
+
+from __future__ import annotations
+
 import torch
-from scipy.stats import chisquare
+from drawn import assert_drawn_from
+from small import rng
 
-from dgl_dmns.core import draw_distinct, first_above
-
-
-def rng(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+from dgl_dmns.core import first_above
+from dgl_dmns.core.choice import draw_distinct
 
 
-def testfirst_above_is_searchsorted_of_some_rows() -> None:
+def test_first_above_is_searchsorted_of_some_rows() -> None:
     for size in (1, 2, 3, 8, 13, 128):
         weight = torch.rand(30, size, generator=rng(size))
         weight[torch.rand(30, size, generator=rng(size + 1)) < 0.4] = 0.0  # plateaus
@@ -33,13 +35,5 @@ def test_pairs_of_places_follow_successive_draws() -> None:
     weight = torch.tensor([0.5, 0.3, 0.15, 0.05], dtype=torch.float64)
     rows = 20_000
     place = draw_distinct(weight.expand(rows, 4), 1, 2, rng(5)).squeeze(1)
-    expected = torch.zeros(4, 4, dtype=torch.float64)
-    for first in range(4):
-        for second in range(4):
-            if first != second:
-                rest = weight[second] / (1 - weight[first])
-                expected[first, second] = weight[first] * rest
-    count = torch.bincount(place[:, 0] * 4 + place[:, 1], minlength=16).double()
-    open_pairs = expected.flatten() > 0
-    assert int(count[~open_pairs].sum()) == 0
-    assert chisquare(count[open_pairs], rows * expected.flatten()[open_pairs]).pvalue > 1e-4
+    expected = (weight.unsqueeze(1) * weight / (1 - weight).unsqueeze(1)).fill_diagonal_(0)
+    assert_drawn_from(place[:, 0] * 4 + place[:, 1], expected.flatten(), least=1e-4)

@@ -1,4 +1,4 @@
-"""The closed form against the chain and against numbers worked out by hand; the loss."""
+"""The closed form against the chain and against numbers worked out by hand; loss; densities."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+from small import normal, rng
 from torch import Tensor
+from torch.distributions import Independent, Normal
 
 from dgl_dmns.core import (
     AffineNoisePredictor,
     FiLMPredictor,
+    LevelGaussians,
     MLPPredictor,
     NoisePredictor,
     NoiseSchedule,
@@ -55,7 +58,7 @@ class Recorder(NoisePredictor):
 def random_film(width: int, seed: int) -> FiLMPredictor:
     """A predictor with coefficients well away from those of a fresh one."""
     predictor = FiLMPredictor(width)
-    generator = torch.Generator().manual_seed(seed)
+    generator = rng(seed)
     with torch.no_grad():
         for parameter in predictor.parameters():
             parameter.normal_(std=0.5, generator=generator)
@@ -83,20 +86,11 @@ def test_closed_form_by_hand() -> None:
     assert result.std.square().flatten().tolist() == pytest.approx(variance, rel=1e-5)
 
 
-def test_closed_form_by_hand_with_coefficients_that_change() -> None:
-    # As above, but A_1 = 1, B_1 = -.4:  a_1 = (1 - .6) / .8 = .5;  b_1 = .6 * .4 / .8 = .3
-    #   m_0 = .5 * (-7/48) + .3;  s_0^2 = .25 * 1.1845703125 = .296142578125
-    predictor = Constant([1.0, 0.5], [-0.4, 0.2])
-    result = level_gaussians(predictor, TWO_STEPS, torch.zeros(1, 1), [0])
-    assert float(result.mean) == pytest.approx(-3.5 / 48 + 0.3, rel=1e-5)
-    assert float(result.std) == pytest.approx(math.sqrt(0.296142578125), rel=1e-5)
-
-
 def test_closed_form_against_the_chain_at_every_level() -> None:
     draws, queries, width = 20_000, 3, 4
     schedule = NoiseSchedule.linear()
     predictor = random_film(width, seed=3)
-    h = torch.randn(queries, width, generator=torch.Generator().manual_seed(4))
+    h = torch.randn(queries, width, generator=rng(4))
     levels = list(range(schedule.steps + 1))
     exact = level_gaussians(predictor, schedule, h, levels)
 
@@ -110,7 +104,7 @@ def test_closed_form_against_the_chain_at_every_level() -> None:
         schedule,
         h.repeat_interleave(draws, 0),
         levels,
-        generator=torch.Generator().manual_seed(5),
+        generator=rng(5),
     )
     # Five standard errors: of 1224 moments, one fails for fewer than one seed in a thousand.
     for t in levels:
@@ -124,40 +118,6 @@ def test_closed_form_against_the_chain_at_every_level() -> None:
         correlation = centred.transpose(1, 2) @ centred / (draws - 1)
         off_diagonal = correlation - torch.diag_embed(correlation.diagonal(dim1=-2, dim2=-1))
         assert float(off_diagonal.abs().max()) * math.sqrt(draws) < 5.0, t
-
-
-def test_chain_is_gaussian_not_only_in_two_moments() -> None:
-    draws = 20_000
-    schedule = NoiseSchedule.linear()
-    predictor = random_film(1, seed=3)
-    h = torch.ones(1, 1)
-    exact = level_gaussians(predictor, schedule, h, [5])
-    chain = sample_chain(
-        predictor,
-        schedule,
-        h.expand(draws, 1),
-        [5],
-        generator=torch.Generator().manual_seed(6),
-    )
-    z = ((chain - exact.mean) / exact.std).flatten().double().sort().values
-    reference = torch.special.ndtr(z)
-    grid = torch.arange(draws, dtype=torch.float64) / draws
-    distance = torch.maximum(reference - grid, grid + 1 / draws - reference).max()
-    # Kolmogorov's statistic: sqrt(n) D exceeds 1.95 once in a thousand.
-    assert float(distance) * math.sqrt(draws) < 1.95
-
-
-def test_closed_form_at_selected_levels_equals_that_at_all() -> None:
-    schedule = NoiseSchedule.cosine(20)
-    predictor = random_film(3, seed=1)
-    h = torch.randn(5, 3, generator=torch.Generator().manual_seed(2))
-    everywhere = level_gaussians(predictor, schedule, h, list(range(21)))
-    some = level_gaussians(predictor, schedule, h, [2, 5, 20])
-    assert torch.equal(some.mean, everywhere.mean[[2, 5, 20]])
-    assert torch.equal(some.std, everywhere.std[[2, 5, 20]])
-    assert float(some.mean[2].abs().max()) == 0.0
-    assert float((some.std[2] - 1).abs().max()) == 0.0
-    assert not some.mean.requires_grad
 
 
 def test_the_exact_noise_of_one_point_leads_back_to_it() -> None:
@@ -185,17 +145,6 @@ def test_level_gaussians_needs_an_affine_predictor() -> None:
         level_gaussians(predictor, NoiseSchedule.linear(), torch.zeros(2, 3), [5])
 
 
-# ---- chain --------------------------------------------------------------------------------------
-
-
-def test_reverse_step_by_hand() -> None:
-    # t = 2: (x - .546875 eps) / .75 + sqrt(.24609375) z;  t = 1: (x - .6 eps) / .8, z unused
-    x, eps, z = torch.tensor([[1.0]]), torch.tensor([[-0.5]]), torch.tensor([[2.0]])
-    second = (1 + 0.5 * 0.546875) / 0.75 + 2 * math.sqrt(0.24609375)
-    assert float(reverse_step(TWO_STEPS, x, eps, z, 2)) == pytest.approx(second, rel=1e-6)
-    assert float(reverse_step(TWO_STEPS, x, eps, z, 1)) == pytest.approx(1.3 / 0.8, rel=1e-6)
-
-
 def test_reverse_step_is_the_posterior_mean() -> None:
     # With the true noise, the step's mean is that of q(x_{t-1} | x_t, x_0).
     schedule = NoiseSchedule.linear(50, 1e-4, 0.2)
@@ -217,7 +166,7 @@ def test_chain_shapes_order_and_seed(make: type[MLPPredictor] | type[FiLMPredict
     h = torch.randn(6, 4)
 
     def run(steps: list[int], seed: int) -> Tensor:
-        generator = torch.Generator().manual_seed(seed)
+        generator = rng(seed)
         return sample_chain(predictor, schedule, h, steps, generator=generator)
 
     states = run([1, 3, 6, 12], 1)
@@ -228,13 +177,24 @@ def test_chain_shapes_order_and_seed(make: type[MLPPredictor] | type[FiLMPredict
     assert not torch.equal(states, run([1, 3, 6, 12], 2))
     # Every level is the same point of the same chain, whatever else is kept, in the order asked.
     assert torch.equal(states[[2, 0]], run([6, 1], 1))
-    assert torch.equal(states[3], torch.randn(6, 4, generator=torch.Generator().manual_seed(1)))
+    assert torch.equal(states[3], torch.randn(6, 4, generator=rng(1)))
 
 
 def test_chain_asks_for_every_step_once_and_stops_at_the_hardest() -> None:
     predictor = Recorder()
     sample_chain(predictor, NoiseSchedule.linear(6), torch.zeros(2, 3), [2, 4])
     assert predictor.seen == [[6, 6], [5, 5], [4, 4], [3, 3]]
+
+
+def test_what_is_computed_for_some_levels_is_what_is_for_all() -> None:
+    schedule, predictor, h = NoiseSchedule.cosine(20), random_film(3, seed=1), normal(5, 3, seed=2)
+    everywhere = level_gaussians(predictor, schedule, h, list(range(21)))
+    some = level_gaussians(predictor, schedule, h, [2, 5, 20])
+    assert torch.equal(some.mean, everywhere.mean[[2, 5, 20]])
+    assert torch.equal(some.std, everywhere.std[[2, 5, 20]])
+    assert torch.equal(some.mean[2], torch.zeros(5, 3))
+    assert torch.equal(some.std[2], torch.ones(5, 3))
+    assert not some.mean.requires_grad
 
 
 @pytest.mark.parametrize("steps", [[], [-1, 2], [2, 7]])
@@ -259,7 +219,7 @@ def test_loss_of_a_predictor_that_says_zero_is_the_noise_itself() -> None:
         ("l1", math.sqrt(2 / math.pi), math.sqrt(1 - 2 / math.pi)),
         ("l2", 1.0, math.sqrt(2)),
     ):
-        generator = torch.Generator().manual_seed(7)
+        generator = rng(7)
         loss = diffusion_loss(Recorder(), schedule, x0, x0, kind=kind, generator=generator)  # type: ignore[arg-type]
         assert float(loss) == pytest.approx(expected, abs=5 * deviation / math.sqrt(n))
 
@@ -267,7 +227,7 @@ def test_loss_of_a_predictor_that_says_zero_is_the_noise_itself() -> None:
 def test_loss_draws_every_step_equally_often() -> None:
     predictor = Recorder()
     x0 = torch.zeros(20_000, 1)
-    generator = torch.Generator().manual_seed(8)
+    generator = rng(8)
     diffusion_loss(predictor, NoiseSchedule.linear(4), x0, x0, generator=generator)
     counts = torch.bincount(torch.tensor(predictor.seen[0]), minlength=6)
     assert counts[0] == counts[5] == 0
@@ -283,29 +243,96 @@ def test_loss_is_zero_for_the_true_noise() -> None:
             return noise
 
     schedule = NoiseSchedule.linear(20)
-    x0 = torch.randn(50, 3, generator=torch.Generator().manual_seed(0))
+    x0 = torch.randn(50, 3, generator=rng(0))
     assert float(diffusion_loss(Oracle(), schedule, x0, x0)) < 1e-3
     assert float(diffusion_loss(Oracle(), schedule, x0, -x0)) > 1.0
 
 
-def test_loss_is_determined_by_its_generator() -> None:
+def test_the_loss_follows_its_generator_and_knows_two_kinds() -> None:
     schedule, predictor = NoiseSchedule.linear(), random_film(3, seed=0)
-    x0, h = torch.randn(2, 8, 3, generator=torch.Generator().manual_seed(1))
-
-    def loss(seed: int) -> Tensor:
-        generator = torch.Generator().manual_seed(seed)
-        return diffusion_loss(predictor, schedule, x0, h, generator=generator)
-
-    torch.manual_seed(0)
-    before = torch.random.get_rng_state()
-    assert torch.equal(loss(1), loss(1))
-    assert not torch.equal(loss(1), loss(2))
-    assert torch.equal(before, torch.random.get_rng_state())
-    assert loss(1).requires_grad
-
-
-def test_loss_of_an_unknown_kind() -> None:
+    x0, h = normal(2, 8, 3, seed=1)
+    one, same, other = (
+        diffusion_loss(predictor, schedule, x0, h, generator=rng(seed)) for seed in (1, 1, 2)
+    )
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+    assert one.requires_grad
     kind: Any = "huber"
-    x = torch.zeros(1, 2)
     with pytest.raises(ValueError, match="kind: expected 'l1' or 'l2', got 'huber'"):
-        diffusion_loss(FiLMPredictor(2), NoiseSchedule.linear(), x, x, kind=kind)
+        diffusion_loss(predictor, schedule, x0, h, kind=kind)
+
+
+# ---- densities ----------------------------------------------------------------------------------
+
+
+def make(
+    levels: int, queries: int, width: int, seed: int = 0, low: float = 0.2, high: float = 2.0
+) -> LevelGaussians:
+    generator = rng(seed)
+    shape = (levels, queries, width)
+    std = low + (high - low) * torch.rand(shape, generator=generator)
+    return LevelGaussians(torch.randn(shape, generator=generator), std)
+
+
+def reference(g: LevelGaussians, x: Tensor) -> Tensor:
+    exact = Independent(Normal(g.mean.double(), g.std.double()), 1)
+    value: Tensor = exact.log_prob(x.double())
+    return value
+
+
+def test_log_prob_against_torch_distributions() -> None:
+    g = make(3, 5, 4)
+    shared = torch.randn(5, 4, generator=rng(1))
+    each = torch.randn(3, 5, 4, generator=rng(2))
+    for x in (shared, each):
+        got = g.log_prob(x)
+        assert got.shape == (3, 5)
+        torch.testing.assert_close(got.double(), reference(g, x), rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize(("chunks", "size"), [(1, 6), (2, 3), (6, 1)])
+def test_pool_log_prob_against_brute_force(chunks: int, size: int) -> None:
+    levels, members, width = 3, 5, 4
+    g = make(levels, chunks * size, width)
+    pool = torch.randn(chunks, members, width, generator=rng(3))
+    got = g.pool_log_prob(pool)
+    assert got.shape == (levels, chunks, size, members)
+    for c in range(chunks):
+        for q in range(size):
+            query = c * size + q
+            for u in range(members):
+                x = pool[c, u].expand(chunks * size, width)
+                expected = reference(g, x)[:, query]
+                torch.testing.assert_close(got[:, c, q, u].double(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_pool_log_prob_of_narrow_gaussians() -> None:
+    # Expanding the square loses digits where |u| / s is large: still 1e-2 nats at s = 0.05.
+    g = make(2, 8, 16, low=0.05, high=0.06)
+    pool = torch.randn(2, 7, 16, generator=rng(4))
+    pool[:, 0] = g.mean[0, 0]
+    got = g.pool_log_prob(pool).view(2, 8, 7)
+    points = pool.repeat_interleave(4, 0)
+    expected = torch.stack([reference(g, points[:, u]) for u in range(7)], dim=-1)
+    torch.testing.assert_close(got.double(), expected, rtol=1e-5, atol=1e-2)
+
+
+@pytest.mark.parametrize("shape", [(4, 5, 3), (2, 5, 4), (0, 5, 3)])
+def test_pool_that_does_not_fit(shape: tuple[int, ...]) -> None:
+    message = r"pool: expected \[C, M, 3\] with C dividing the 6 queries, got \("
+    with pytest.raises(ValueError, match=message):
+        make(2, 6, 3).pool_log_prob(torch.zeros(shape))
+
+
+def test_samples_have_the_moments_and_follow_the_seed() -> None:
+    n = 20_000
+    one = make(2, 1, 3)
+    g = LevelGaussians(one.mean.expand(2, n, 3), one.std.expand(2, n, 3))
+    x = g.sample(rng(6))
+    assert x.shape == (2, n, 3)
+    mean_error = (x.mean(1) - one.mean[:, 0]).abs() / one.std[:, 0] * math.sqrt(n)
+    std_error = (x.std(1) / one.std[:, 0] - 1).abs() * math.sqrt(2 * n)
+    assert float(mean_error.max()) < 5
+    assert float(std_error.max()) < 5
+    assert torch.equal(x, g.sample(rng(6)))
+    assert not torch.equal(x, g.sample(rng(7)))

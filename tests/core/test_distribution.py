@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from drawn import assert_drawn_from
+from small import rng
 from torch import Tensor
 
 from dgl_dmns.core import (
@@ -30,10 +31,6 @@ NODES = 20
 SHARE = 0.3
 RULES = [Density(), Gate(), Blend(0.4), SelfAdversarial(0.8)]
 QUERY = 3
-
-
-def rng(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 H = torch.randn(NODES, 4, generator=rng(1))

@@ -1,4 +1,4 @@
-"""The trainable generator on a toy graph whose neighbour distribution is known."""
+"""The trainable diffusion model on a toy graph whose neighbour distribution is known."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import math
 
 import pytest
 import torch
+from drawn import assert_drawn_from
+from small import NONE, rng
 from torch import Tensor
 
 from dgl_dmns.core import (
@@ -18,15 +20,12 @@ from dgl_dmns.core import (
     Levels,
     MLPPredictor,
     NoiseSchedule,
+    sample_pairs,
 )
 
 WIDTH = 4
 CLUSTERS = 4
 SIZE = 25
-
-
-def rng(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def toy(seed: int = 0) -> tuple[Tensor, KnownEdges, Tensor]:
@@ -113,17 +112,6 @@ def test_fitting_needs_no_gradient_mode_and_leaves_the_embeddings_alone() -> Non
     assert any(not torch.equal(before[n], p) for n, p in model.predictor.state_dict().items())
 
 
-def test_no_steps_change_nothing() -> None:
-    h, edges, _ = toy()
-    model = DiffusionGenerator(WIDTH, space="raw")
-    before = copy.deepcopy(model.predictor.state_dict())
-    report = model.fit(h, h, edges, 0)
-    assert report.losses == ()
-    assert report.pairs == 0
-    assert math.isnan(report.loss)
-    assert all(torch.equal(before[n], p) for n, p in model.predictor.state_dict().items())
-
-
 def spoilt(model: DiffusionGenerator, how: str) -> None:
     """Make the next fit diverge."""
     if how == "loss":
@@ -192,16 +180,6 @@ def test_weights_come_from_the_seed_alone() -> None:
     assert not torch.equal(one.predictor.film.weight, other.predictor.film.weight)
 
 
-def test_defaults_are_the_papers() -> None:
-    model = DiffusionGenerator(32)
-    assert model.schedule.steps == 50
-    assert model.steps == (5, 6, 12, 25)
-    assert isinstance(model.predictor, FiLMPredictor)
-    assert model.predictor.layers == 2
-    assert model.loss == "l1"
-    assert model.space.width == 16
-
-
 @pytest.mark.parametrize("through_a_file", [True, False])
 def test_a_loaded_state_goes_on_exactly(through_a_file: bool) -> None:
     h, edges, _ = toy()
@@ -226,18 +204,6 @@ def test_a_loaded_state_goes_on_exactly(through_a_file: bool) -> None:
         assert torch.equal(mine, theirs)
 
 
-def test_the_optimizer_is_part_of_what_goes_on() -> None:
-    h, edges, _ = toy()
-    model = DiffusionGenerator(WIDTH, space="raw", batch_pairs=64)
-    model.fit(h, h, edges, 20, generator=rng(1))
-    forgetful = DiffusionGenerator(WIDTH, space="raw", batch_pairs=64)
-    forgetful.predictor.load_state_dict(model.predictor.state_dict())
-    first = model.fit(h, h, edges, 5, generator=rng(2))
-    second = forgetful.fit(h, h, edges, 5, generator=rng(2))
-    assert first.losses[0] == second.losses[0]
-    assert first.losses[1:] != second.losses[1:]
-
-
 # Generating.
 
 
@@ -254,16 +220,6 @@ def test_generating_is_encoding_drawing_decoding() -> None:
     latents = model.latents(z, generator=rng(2))
     assert latents.shape == (4, len(h), 3)
     assert torch.equal(drawn, model.space.decode(latents))
-
-
-def test_draws_follow_the_level_gaussians(conditional: DiffusionGenerator) -> None:
-    h = toy()[0][:1]
-    count = 40_000
-    gaussians = conditional.gaussians(h)
-    drawn = conditional.generate(h.expand(count, -1), generator=rng(3))
-    sigma = gaussians.std[:, 0]
-    assert bool(((drawn.mean(1) - gaussians.mean[:, 0]).abs() < 5 * sigma / count**0.5).all())
-    assert torch.allclose(drawn.std(1), sigma, rtol=0.03)
 
 
 @pytest.mark.parametrize("space", ["raw", "compact"])
@@ -287,13 +243,6 @@ def test_harder_levels_are_closer_to_the_neighbours(end: float, levels: Levels, 
     assert float(distance[0]) < 0.6 * float(distance[-1])
 
 
-def test_the_last_level_of_all_steps_is_pure_noise() -> None:
-    model = DiffusionGenerator(WIDTH, levels=Levels((0.5, 1.0)), space="raw")
-    gaussians = model.gaussians(toy()[0])
-    assert torch.equal(gaussians.mean[1], torch.zeros(CLUSTERS * SIZE, WIDTH))
-    assert torch.equal(gaussians.std[1], torch.ones(CLUSTERS * SIZE, WIDTH))
-
-
 def test_a_predictor_that_is_not_affine_samples_by_the_chain() -> None:
     h, edges, neighbours = toy()
     with torch.random.fork_rng(devices=[]):
@@ -310,17 +259,6 @@ def test_a_predictor_that_is_not_affine_samples_by_the_chain() -> None:
     assert float((mean[0] - neighbours).norm(dim=1).mean()) < 0.5 * float(spread)
 
 
-# Errors.
-
-
-def test_densities_need_an_affine_predictor() -> None:
-    model = DiffusionGenerator(WIDTH, space="raw", predictor=MLPPredictor(WIDTH))
-    with pytest.raises(
-        TypeError, match=r"predictor: .* AffineNoisePredictor, got MLPPredictor; use"
-    ):
-        model.gaussians(toy()[0])
-
-
 @pytest.mark.parametrize(
     ("space", "predictor_width", "expected"), [("raw", 16, 20), ("compact", 20, 16)]
 )
@@ -331,6 +269,71 @@ def test_width_of_the_predictor(space: str, predictor_width: int, expected: int)
         DiffusionGenerator(20, space=space, predictor=FiLMPredictor(predictor_width))
 
 
-def test_levels_that_the_chain_cannot_tell_apart() -> None:
-    with pytest.raises(ValueError, match="levels: .* choose fractions further apart or more"):
-        DiffusionGenerator(4, schedule=NoiseSchedule.linear(4))
+def test_a_state_of_other_levels_is_refused() -> None:
+    state = DiffusionGenerator(WIDTH, levels=Levels((0.1, 0.5))).state_dict()
+    for other in (Levels((0.1, 0.6)), Levels((0.1, 0.5), shares=(1, 2))):
+        with pytest.raises(ValueError, match="levels"):
+            DiffusionGenerator(WIDTH, levels=other).load_state_dict(state)
+
+
+def test_defaults_are_the_papers() -> None:
+    model = DiffusionGenerator(32)
+    assert model.steps == (5, 6, 12, 25)
+    assert isinstance(model.predictor, FiLMPredictor)
+    assert (model.schedule.steps, model.predictor.layers) == (50, 2)
+    assert (model.loss, model.space.width) == ("l1", 16)
+
+
+# Training pairs.
+
+# Node 0 has four neighbours, 1 has two, 2 one and itself, 3 and 4 none.
+SRC = torch.tensor([0, 0, 0, 0, 1, 1, 2, 2, 0])
+DST = torch.tensor([1, 2, 3, 4, 0, 4, 2, 3, 1])  # the last edge repeats the first
+
+
+def test_a_uniform_query_then_a_uniform_neighbour() -> None:
+    edges = KnownEdges(SRC, DST, 5)
+    count = 60_000
+    query, neighbour = sample_pairs(edges, count, generator=rng(1))
+    assert query.shape == neighbour.shape == (count,)
+    assert query.dtype == neighbour.dtype == torch.int64
+    expected = torch.zeros(5, 5)
+    for node in range(5):
+        mine = edges.neighbours(node).tolist() or [node]
+        expected[node, mine] = 1 / 5 / len(mine)
+    assert_drawn_from(query * 5 + neighbour, expected.flatten(), least=1e-4)
+    again = sample_pairs(edges, count, generator=rng(1))
+    assert torch.equal(again[0], query)
+    assert torch.equal(again[1], neighbour)
+    with pytest.raises(ValueError, match="edges: expected at least one edge .* got none"):
+        sample_pairs(KnownEdges(NONE, NONE, 3), 4)
+
+
+def test_the_last_node_may_be_isolated() -> None:
+    # Its row starts behind the last index: reading there must not fail nor hit a stranger.
+    edges = KnownEdges(torch.tensor([0]), torch.tensor([1]), 3)
+    query, neighbour = sample_pairs(edges, 500, generator=rng(3))
+    assert neighbour[query == 0].unique().tolist() == [1]
+    assert neighbour[query == 2].unique().tolist() == [2]
+
+
+def test_two_node_types_skip_queries_without_neighbours() -> None:
+    src, dst = torch.tensor([0, 2, 2]), torch.tensor([5, 1, 4])
+    edges = KnownEdges(src, dst, 4, 6, exclude_self=False)
+    count = 20_000
+    query, neighbour = sample_pairs(edges, count, generator=rng(4))
+    expected = torch.zeros(24)
+    expected[[5, 13, 16]] = torch.tensor([2.0, 1.0, 1.0])
+    assert_drawn_from(query * 6 + neighbour, expected, least=1e-4)
+
+
+def test_all_of_a_long_row_is_reached() -> None:
+    edges = KnownEdges(
+        torch.zeros(2000, dtype=torch.int64),
+        torch.arange(2000),
+        1,
+        2000,
+        exclude_self=False,
+    )
+    _, neighbour = sample_pairs(edges, 100_000, generator=rng(5))
+    assert_drawn_from(neighbour, torch.ones(2000), least=1e-4)

@@ -1,4 +1,4 @@
-"""Known edges against a set of pairs, and the uniform draws against the admissible nodes."""
+"""Known edges against a set of pairs, and draws against the admissible nodes."""
 
 from __future__ import annotations
 
@@ -6,12 +6,19 @@ from typing import Any
 
 import pytest
 import torch
+from drawn import assert_counts, assert_drawn_from
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import chisquare
+from small import NONE, all_pairs, edges_of, random_edges, rng
 from torch import Tensor
 
-from dgl_dmns.core import KnownEdges, WeightedFallback, fill_open_slots
+from dgl_dmns.core import KnownEdges, WeightedFallback, known
+from dgl_dmns.core.known import PairBitmap
+from dgl_dmns.core.table import fill_open_slots
+
+
+def free_of(edges: KnownEdges, node: int) -> Tensor:
+    return (~all_pairs(edges)[node]).nonzero().flatten()
 
 
 def brute(edges: KnownEdges, src: Tensor, dst: Tensor) -> Tensor:
@@ -26,15 +33,6 @@ def brute(edges: KnownEdges, src: Tensor, dst: Tensor) -> Tensor:
     ).view(edges.num_src, edges.num_dst)
 
 
-def all_pairs(edges: KnownEdges) -> Tensor:
-    rows = torch.arange(edges.num_src).unsqueeze(1)
-    return edges.contains(rows, torch.arange(edges.num_dst).unsqueeze(0))
-
-
-def rng(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
 GRAPHS = {
     "sparse": (30, 40),
     "multigraph": (6, 200),  # far more edges than pairs: nearly all of them repeated
@@ -47,21 +45,34 @@ GRAPHS = {
 
 @pytest.mark.parametrize("exclude_self", [True, False])
 @pytest.mark.parametrize("name", GRAPHS)
-def test_contains_and_admissible_agree_with_a_set(name: str, exclude_self: bool) -> None:
+def test_all_that_is_asked_agrees_with_a_set(name: str, exclude_self: bool) -> None:
     nodes, count = GRAPHS[name]
-    src = torch.randint(0, nodes, (count,), generator=rng(1))
-    dst = torch.randint(0, nodes, (count,), generator=rng(2))
+    src, dst = torch.randint(0, nodes, (2, count), generator=rng(1))
     edges = KnownEdges(src, dst, nodes, exclude_self=exclude_self)
     truth = brute(edges, src, dst)
     assert torch.equal(all_pairs(edges), truth)
     for node in range(nodes):
-        assert edges.admissible(node).tolist() == (~truth[node]).nonzero().flatten().tolist()
         mine = sorted({u for v, u in zip(src.tolist(), dst.tolist()) if v == node})
         assert edges.neighbours(node).tolist() == mine
         assert int(edges.degrees()[node]) == len(mine)
     assert edges.saturated().tolist() == truth.all(dim=1).nonzero().flatten().tolist()
-    loops = {v for v, u in zip(src.tolist(), dst.tolist()) if v == u}
-    assert edges.contains_self_as_known().tolist() == [v in loops for v in range(nodes)]
+    rows = torch.randint(0, nodes, (25,), generator=rng(3))  # with repeats
+    listed = torch.zeros(25, nodes, dtype=torch.bool)
+    listed[edges.barred_of(rows)] = True
+    assert torch.equal(listed, truth[rows])
+
+
+@pytest.mark.parametrize("exclude_self", [True, False])
+@pytest.mark.parametrize("name", GRAPHS)
+def test_ranks_and_admissible_nodes_are_each_others_inverse(name: str, exclude_self: bool) -> None:
+    nodes, count = GRAPHS[name]
+    edges = random_edges(nodes, count, exclude_self=exclude_self)
+    free = ~all_pairs(edges)
+    assert edges.admissible_count(torch.arange(nodes)).tolist() == free.sum(1).tolist()
+    query, node = free.nonzero(as_tuple=True)
+    rank = free.cumsum(1)[query, node] - 1
+    assert torch.equal(edges.nth_admissible(query, rank), node)
+    assert torch.equal(edges.admissible_rank(query, node), rank)
 
 
 @settings(max_examples=60, deadline=None)
@@ -70,10 +81,8 @@ def test_contains_and_admissible_agree_with_a_set(name: str, exclude_self: bool)
     picks=st.lists(st.tuples(st.integers(0, 8), st.integers(0, 8)), max_size=60),
 )
 def test_two_node_types_of_any_size(shape: tuple[int, int], picks: list[tuple[int, int]]) -> None:
-    num_src, num_dst = shape
-    src = torch.tensor([v % num_src for v, _ in picks], dtype=torch.int64)
-    dst = torch.tensor([u % num_dst for _, u in picks], dtype=torch.int64)
-    edges = KnownEdges(src, dst, num_src, num_dst, exclude_self=False)
+    src, dst = edges_of(picks, *shape)
+    edges = KnownEdges(src, dst, *shape, exclude_self=False)
     truth = brute(edges, src, dst)
     assert torch.equal(all_pairs(edges), truth)
     assert edges.saturated().tolist() == truth.all(dim=1).nonzero().flatten().tolist()
@@ -109,25 +118,6 @@ def test_the_key_of_a_pair_does_not_overflow_int32() -> None:
     assert edges.neighbours(nodes - 2).tolist() == [nodes - 2]
 
 
-# Uniform draws.
-
-
-def test_uniform_is_filtered_and_uniform_over_the_admissible() -> None:
-    nodes = 20
-    src = torch.randint(0, nodes, (100,), generator=rng(3))
-    dst = torch.randint(0, nodes, (100,), generator=rng(4))
-    edges = KnownEdges(src, dst, nodes)
-    truth = brute(edges, src, dst)
-    count = 4000
-    drawn = edges.uniform(torch.arange(nodes), count, generator=rng(5))
-    assert drawn.shape == (nodes, count)
-    assert drawn.dtype == torch.int64
-    for node in range(nodes):
-        seen = torch.bincount(drawn[node], minlength=nodes)
-        assert int(seen[truth[node]].sum()) == 0
-        assert chisquare(seen[~truth[node]]).pvalue > 1e-4
-
-
 @pytest.mark.parametrize("rounds", [0, 1, 8])
 def test_rejection_and_listing_have_one_distribution(rounds: int) -> None:
     nodes = 40
@@ -136,7 +126,7 @@ def test_rejection_and_listing_have_one_distribution(rounds: int) -> None:
     drawn = edges.uniform(torch.zeros(50, dtype=torch.int64), 60, generator=rng(6), rounds=rounds)
     seen = torch.bincount(drawn.flatten(), minlength=nodes)
     assert int(seen[:37].sum()) == 0
-    assert chisquare(seen[37:]).pvalue > 1e-4
+    assert_counts(seen[37:], torch.ones(3))
 
 
 def test_the_listing_serves_several_sources_at_once() -> None:
@@ -150,36 +140,6 @@ def test_the_listing_serves_several_sources_at_once() -> None:
     assert not bool((drawn[3] == 2).any())
 
 
-def test_a_saturated_source_gets_itself() -> None:
-    src = torch.tensor([0, 0, 1])
-    dst = torch.tensor([1, 2, 0])
-    edges = KnownEdges(src, dst, 3)
-    assert edges.saturated().tolist() == [0]
-    assert edges.uniform(torch.tensor([0, 1]), 5, generator=rng(8)).tolist() == [[0] * 5, [2] * 5]
-
-
-def test_a_stored_loop_does_not_count_twice_towards_saturation() -> None:
-    edges = KnownEdges(torch.tensor([0, 0]), torch.tensor([0, 1]), 3)
-    assert edges.saturated().tolist() == []
-    edges = KnownEdges(torch.tensor([0, 0, 0]), torch.tensor([0, 1, 2]), 3)
-    assert edges.saturated().tolist() == [0]
-
-
-def test_a_saturated_source_of_another_type_gets_any_destination() -> None:
-    edges = KnownEdges(torch.tensor([1, 1, 1]), torch.tensor([0, 1, 2]), 2, 3, exclude_self=False)
-    assert edges.saturated().tolist() == [1]
-    drawn = edges.uniform(torch.tensor([1]), 3000, generator=rng(9)).flatten()
-    assert chisquare(torch.bincount(drawn, minlength=3)).pvalue > 1e-4
-
-
-def test_two_types_may_draw_the_equal_number() -> None:
-    edges = KnownEdges(torch.tensor([0]), torch.tensor([1]), 2, 3, exclude_self=False)
-    drawn = edges.uniform(torch.tensor([0]), 3000, generator=rng(10)).flatten()
-    seen = torch.bincount(drawn, minlength=3)
-    assert int(seen[1]) == 0
-    assert chisquare(seen[[0, 2]]).pvalue > 1e-4
-
-
 @settings(max_examples=40, deadline=None)
 @given(
     nodes=st.integers(1, 6),
@@ -190,29 +150,17 @@ def test_two_types_may_draw_the_equal_number() -> None:
 def test_uniform_always_ends_with_admissible_nodes(
     nodes: int, picks: list[tuple[int, int]], exclude_self: bool, rounds: int
 ) -> None:
-    src = torch.tensor([v % nodes for v, _ in picks], dtype=torch.int64)
-    dst = torch.tensor([u % nodes for _, u in picks], dtype=torch.int64)
-    edges = KnownEdges(src, dst, nodes, exclude_self=exclude_self)
+    edges = KnownEdges(*edges_of(picks, nodes), nodes, exclude_self=exclude_self)
     drawn = edges.uniform(torch.arange(nodes), 4, generator=rng(11), rounds=rounds)
     assert bool(((drawn >= 0) & (drawn < nodes)).all())
     bad = edges.contains(torch.arange(nodes).unsqueeze(1), drawn).any(dim=1)
     assert bad.nonzero().flatten().tolist() == edges.saturated().tolist()
 
 
-def test_nothing_asked_nothing_drawn() -> None:
-    edges = KnownEdges(torch.tensor([0]), torch.tensor([1]), 3)
-    assert edges.uniform(torch.empty(0, dtype=torch.int64), 4).shape == (0, 4)
-    assert edges.uniform(torch.tensor([0]), 0).shape == (1, 0)
-
-
-def test_one_seed_one_result() -> None:
-    edges = KnownEdges(torch.tensor([0, 0, 1]), torch.tensor([1, 2, 2]), 5)
-    a, b = (edges.uniform(torch.arange(5), 9, generator=rng(12)) for _ in range(2))
-    assert torch.equal(a, b)
-
-
 def test_the_arrays_are_buffers() -> None:
     edges = KnownEdges(torch.tensor([0, 0, 1]), torch.tensor([2, 1, 2]), 3)
+    assert edges.uniform(NONE, 4).shape == (0, 4)
+    assert edges.uniform(torch.tensor([0]), 0).shape == (1, 0)
     state = edges.state_dict()
     assert state["indptr"].tolist() == [0, 2, 3, 3]
     assert state["indices"].tolist() == [1, 2, 2]
@@ -225,7 +173,7 @@ def test_the_arrays_are_buffers() -> None:
 @pytest.mark.parametrize(
     ("src", "dst", "message"),
     [
-        ([0, 1], [0], r"src, dst: expected two tensors of one shape \[E\], got \(2,\) and \(1,\)"),
+        ([0, 1], [0], r"src, dst: expected two tensors of one shape \[P\], got \(2,\) and \(1,\)"),
         ([[0]], [[0]], r"src, dst: expected .* got \(1, 1\) and \(1, 1\)"),
         ([0, 4], [0, 1], r"src: expected ids in 0 \.\. 3, got 0 \.\. 4"),
         ([-1, 1], [0, 1], r"src: expected ids in 0 \.\. 3, got -1 \.\. 1"),
@@ -236,38 +184,6 @@ def test_the_arrays_are_buffers() -> None:
 def test_bad_edges(src: list[int], dst: list[int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         KnownEdges(torch.tensor(src), torch.tensor(dst), 4, 5)
-
-
-@pytest.mark.parametrize("exclude_self", [True, False])
-def test_barred_pairs_are_all_that_contains_says(exclude_self: bool) -> None:
-    generator = torch.Generator().manual_seed(5)
-    src = torch.randint(0, 30, (120,), generator=generator)
-    dst = torch.randint(0, 30, (120,), generator=generator)
-    known = KnownEdges(src, dst, 40, exclude_self=exclude_self)  # ten isolated nodes
-    rows = torch.randint(0, 40, (25,), generator=generator)  # with repeats
-    owner, node = known.barred_of(rows)
-    listed = torch.zeros(25, 40, dtype=torch.bool)
-    listed[owner, node] = True
-    assert torch.equal(listed, known.contains(rows.unsqueeze(1), torch.arange(40).unsqueeze(0)))
-
-
-# Sources that know nearly all destinations.
-
-
-@pytest.mark.parametrize("exclude_self", [True, False])
-@pytest.mark.parametrize("name", GRAPHS)
-def test_ranks_and_admissible_nodes_are_each_others_inverse(name: str, exclude_self: bool) -> None:
-    nodes, count = GRAPHS[name]
-    src = torch.randint(0, nodes, (count,), generator=rng(1))
-    dst = torch.randint(0, nodes, (count,), generator=rng(2))
-    edges = KnownEdges(src, dst, nodes, exclude_self=exclude_self)
-    truth = brute(edges, src, dst)
-    everyone = torch.arange(nodes)
-    assert edges.admissible_count(everyone).tolist() == (~truth).sum(1).tolist()
-    query, free = (~truth).nonzero(as_tuple=True)
-    rank = (~truth).cumsum(1)[query, free] - 1
-    assert torch.equal(edges.nth_admissible(query, rank), free)
-    assert torch.equal(edges.admissible_rank(query, free), rank)
 
 
 def crowded(users: int, items: int, free: int) -> KnownEdges:
@@ -304,36 +220,60 @@ def test_filling_takes_no_more_rounds_with_more_rows(free: int, monkeypatch: Any
 
 def test_open_slots_are_filled_uniformly_from_the_rest() -> None:
     known = crowded(1, 10, 4)
-    free = known.admissible(0)
+    free = free_of(known, 0)
     ids = free[0].repeat(6000, 1, 3)
     hole = torch.tensor([False, True, True]).expand_as(ids)
     rows = torch.zeros(6000, dtype=torch.int64)
     filled = fill_open_slots(ids, hole, known, rows, rng(4)).squeeze(1)
     assert bool((filled[:, 0] == free[0]).all())
+    weight = torch.zeros(10)
+    weight[free[1:]] = 1
     for slot in (1, 2):
-        seen = torch.bincount(filled[:, slot], minlength=10)
-        assert int(seen.sum() - seen[free[1:]].sum()) == 0
-        assert chisquare(seen[free[1:]]).pvalue > 1e-4
+        assert_drawn_from(filled[:, slot], weight)
     assert bool((filled[:, 1] != filled[:, 2]).all())
 
 
 @pytest.mark.parametrize("exclude_self", [True, False])
 def test_weighted_draws_among_the_admissible_are_exact(exclude_self: bool) -> None:
     nodes = 12
-    src = torch.randint(0, nodes, (90,), generator=rng(5))
-    dst = torch.randint(0, nodes, (90,), generator=rng(6))
-    edges = KnownEdges(src, dst, nodes, exclude_self=exclude_self)
+    edges = random_edges(nodes, 90, seed=5, exclude_self=exclude_self)
     weight = torch.arange(nodes).double() ** 3
     weight[5] = 0.0
     drawn = WeightedFallback(edges, weight.cumsum(0)).draw(
         torch.arange(nodes).repeat_interleave(3000), generator=rng(7)
     )
-    for node, mine in enumerate(drawn.view(nodes, -1)):
-        free = weight.clone()
-        free[~torch.isin(torch.arange(nodes), edges.admissible(node))] = 0.0
-        seen = torch.bincount(mine, minlength=nodes)
-        if not float(free.sum()):
-            continue
-        assert int(seen[free == 0].sum()) == 0
-        some = free > 0
-        assert chisquare(seen[some], 3000 * free[some] / free.sum()).pvalue > 1e-4
+    for mine, barred in zip(drawn.view(nodes, -1), all_pairs(edges)):
+        free = weight.masked_fill(barred, 0.0)
+        if float(free.sum()):
+            assert_drawn_from(mine, free, least=1e-4)
+
+
+# The bitmap.
+
+
+@pytest.mark.parametrize("pairs", [0, 1, 9, 5000, 40_000])
+@pytest.mark.parametrize("nodes", [1000, 3_000_000_000])
+def test_pairs_of_the_set_are_never_ruled_out_and_most_others_are(pairs: int, nodes: int) -> None:
+    generator = rng(pairs)
+    first, second = torch.randint(0, nodes, (2, pairs), generator=generator)
+    found = PairBitmap(first, second)
+    assert found.useful
+    assert found.may_contain(first, second).all()
+    other = torch.randint(nodes, 2 * nodes, (2, 20_000), generator=generator)
+    assert float(found.may_contain(other[0], other[1]).float().mean()) < 0.14
+    # Pairs next to each other, as in a grid, are spread over the slots too.
+    side = torch.arange(nodes, nodes + 200)
+    grid = found.may_contain(side.unsqueeze(1), side.unsqueeze(0))
+    assert grid.shape == (200, 200)
+    assert float(grid.float().mean()) < 0.14
+
+
+def test_a_set_too_large_has_no_bitmap(monkeypatch: pytest.MonkeyPatch) -> None:
+    usual = random_edges(50, 200)
+    monkeypatch.setattr(known, "_SLOTS", 64)
+    without = random_edges(50, 200)
+    assert usual.bitmap.useful
+    assert not without.bitmap.useful
+    assert torch.equal(all_pairs(usual), all_pairs(without))
+    node = torch.tensor(3)
+    assert bool(usual.contains(node, usual.neighbours(3)[0])) is True  # without a dimension

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import pytest
 import torch
+from small import rng
 from torch import Tensor
 
-from dgl_dmns.core import FilteredDraws, KnownEdges, known_among
+from dgl_dmns.core import FilteredDraws, KnownEdges
 from dgl_dmns.core import mixture as module
+from dgl_dmns.core.mixture import known_among
 
 N = 12
 
 
 def edges(exclude_self: bool) -> KnownEdges:
     """Node 0 knows all, node 1 all but node 2, node 4 itself; the others a few."""
-    generator = torch.Generator().manual_seed(0)
+    generator = rng(0)
     src, dst = torch.randint(5, 9, (10,), generator=generator), torch.randint(N, (10,))
     src = torch.cat([src, torch.zeros(N).long(), torch.ones(N).long(), torch.tensor([4, 4])])
     dst = torch.cat([dst, torch.arange(N), torch.arange(N), torch.tensor([4, 6])])

@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 import torch
 from drawn import assert_drawn_from
+from small import rng
 from torch import Tensor
 
 from dgl_dmns.core import (
@@ -23,10 +24,6 @@ from dgl_dmns.core import (
 
 NODES = 40
 HARD = 1000  # ids from here on stand in the table
-
-
-def rng(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 ENDS = torch.randint(0, NODES, (2, 200), generator=rng(1))

@@ -1,14 +1,16 @@
-"""Schedule constants against values worked out by hand and against the definitions."""
+"""Schedules and levels against values worked out by hand and against the definitions."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Callable
+import pickle
+from typing import Any
 
 import pytest
 import torch
 
-from dgl_dmns.core import NoiseSchedule, noise_to
+from dgl_dmns.core import Levels, NoiseSchedule, noise_to
 
 
 def test_two_steps_by_hand() -> None:
@@ -72,50 +74,98 @@ def test_forward_noising_by_hand() -> None:
     torch.testing.assert_close(noisy, expected)
 
 
-def test_forward_noising_is_the_chain_of_single_steps() -> None:
-    # q(x_t | x_{t-1}) = N(sqrt(alpha_t) x_{t-1}, beta_t), composed exactly.
-    schedule = NoiseSchedule.linear(30)
-    scale, variance = 1.0, 0.0
-    for t in range(1, 31):
-        scale *= math.sqrt(float(schedule.alpha[t]))
-        variance = float(schedule.alpha[t]) * variance + float(schedule.beta[t])
-        one, zero = torch.ones(1, 1), torch.zeros(1, 1)
-        step = torch.tensor([t])
-        assert float(noise_to(schedule, one, step, zero)) == pytest.approx(scale, rel=1e-5)
-        deviation = float(noise_to(schedule, zero, step, one))
-        assert deviation == pytest.approx(math.sqrt(variance), rel=1e-3)
-
-
-@pytest.mark.parametrize("betas", [torch.zeros(0), torch.full((2, 2), 0.1), torch.tensor(0.1)])
-def test_betas_of_a_wrong_shape(betas: torch.Tensor) -> None:
-    with pytest.raises(ValueError, match=r"betas: expected shape \[T\] with T >= 1, got"):
-        NoiseSchedule(betas)
-
-
-@pytest.mark.parametrize("bad", [0.0, 1.0, -0.1, 1.5, math.nan])
-def test_betas_out_of_range(bad: float) -> None:
-    with pytest.raises(ValueError, match="betas: every value has to lie strictly between 0 and 1"):
-        NoiseSchedule(torch.tensor([0.1, bad]))
-
-
-def test_betas_too_small_for_single_precision() -> None:
-    with pytest.raises(ValueError, match=r"betas: the first \(1e-09\) is lost in single precision"):
-        NoiseSchedule.linear(4, start=1e-9, end=1e-8)
-    assert float(NoiseSchedule.linear(4, start=1e-7).alpha_bar[1]) < 1.0
-
-
-@pytest.mark.parametrize("make", [NoiseSchedule.linear, NoiseSchedule.cosine])
-def test_steps_below_one(make: Callable[[int], NoiseSchedule]) -> None:
-    with pytest.raises(ValueError, match="steps: expected at least 1, got 0"):
-        make(0)
-
-
 def test_state_dict_round_trip_and_repr() -> None:
-    source = NoiseSchedule.cosine(12)
-    target = NoiseSchedule.linear(12)
-    assert not torch.equal(source.alpha_bar, target.alpha_bar)
+    source, target = NoiseSchedule.cosine(12), NoiseSchedule.linear(12)
     target.load_state_dict(source.state_dict())
     for name in ("beta", "alpha", "alpha_bar", "sigma"):
         assert torch.equal(getattr(source, name), getattr(target, name))
-    assert not list(source.parameters())
     assert repr(NoiseSchedule.linear()) == "NoiseSchedule(steps=50, abar_T=0.6030)"
+
+
+@pytest.mark.parametrize(
+    ("betas", "message"),
+    [
+        *((torch.zeros(shape), r"betas: expected shape \[T\]") for shape in ((0,), (2, 2), ())),
+        *(
+            (torch.tensor([0.1, bad]), "betas: .* strictly between 0 and 1")
+            for bad in (0.0, 1.0, -0.1, 1.5, math.nan)
+        ),
+        (torch.tensor([1e-9, 1e-8]).double(), r"betas: .*1e-09.* lost in single precision"),
+    ],
+)
+def test_betas_that_are_refused(betas: torch.Tensor, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        NoiseSchedule(betas)
+    assert float(NoiseSchedule.linear(4, start=1e-7).alpha_bar[1]) < 1.0
+    for make in (NoiseSchedule.linear, NoiseSchedule.cosine):
+        with pytest.raises(ValueError, match="steps: expected at least 1, got 0"):
+            make(0)
+
+
+# Levels.
+
+
+def test_values_and_steps_of_levels() -> None:
+    assert Levels((0.001, 0.999, 1.0)).steps(10) == (1, 9, 10)
+    assert Levels((0.1, 0.2, 0.3, 0.7)).steps(10) == (1, 2, 3, 7)  # 0.7 * 10 is 7, 0.3 * 10 is 3
+    assert Levels((0.29, 0.57, 0.58)).steps(100) == (29, 57, 58)  # all below as floating point
+    assert Levels((0.1, 0.5), shares=(3, 1)).mixture_shares == (0.75, 0.25)
+    assert Levels((0.1, 0.5), shares=(0, 2)).mixture_shares == (0.0, 1.0)
+    weights = Levels(tuple(i / 20 for i in range(1, 15))).loss_weights
+    assert weights[:3] == pytest.approx((1.0, 0.9, 0.8))
+    assert min(weights) == pytest.approx(0.1)
+    levels = Levels([0.1, 1], weights=[2, 1], shares=[1, 1])  # type: ignore[arg-type]
+    assert levels == Levels((0.1, 1.0), weights=(2.0, 1.0), shares=(0.5, 0.5))
+    assert hash(levels) == hash(Levels((0.1, 1.0), weights=(2.0, 1.0)))
+    assert all(type(w) is float for w in levels.loss_weights)
+
+
+def test_defaults_are_the_paper_s() -> None:
+    levels = Levels()
+    assert len(levels) == 4
+    assert levels.fractions == (1 / 10, 1 / 8, 1 / 4, 1 / 2)
+    assert levels.steps(50) == (5, 6, 12, 25)
+    assert levels.loss_weights == pytest.approx((1.0, 0.9, 0.8, 0.7))
+    assert levels.mixture_shares == (0.25, 0.25, 0.25, 0.25)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"fractions": ()}, r"expected one or more fractions in \(0, 1\], got \(\)"),
+        ({"fractions": (0.0, 0.5)}, r"expected one or more fractions in \(0, 1\]"),
+        ({"fractions": (0.5, 1.01)}, r"a level is a fraction of the T diffusion steps"),
+        ({"fractions": (5, 12)}, r"a level is a fraction of the T diffusion steps"),
+        ({"fractions": (0.1, math.nan)}, r"expected one or more fractions in \(0, 1\]"),
+        ({"fractions": (0.5, 0.1)}, r"expected strictly increasing fractions, got \(0.5, 0.1\)"),
+        ({"fractions": (0.1, 0.1)}, r"list the hardest \(smallest\) level first"),
+        ({"weights": (1.0, 0.9)}, "expected 4 weights, got 2"),
+        ({"shares": (1.0,) * 5}, "expected 4 shares, got 5"),
+        ({"weights": (1.0, 0.9, 0.8, 0.0)}, "expected positive weights, got"),
+        ({"weights": (1.0, 0.9, 0.8, math.nan)}, "expected positive weights, got"),
+        ({"weights": (1.0, 0.9, 0.8, math.inf)}, "expected positive weights, got"),
+        ({"shares": (1.0, 1.0, 1.0, -1.0)}, "expected non-negative shares, not all zero, got"),
+        ({"shares": (0.0,) * 4}, "expected non-negative shares, not all zero, got"),
+        ({"shares": (1.0, 1.0, 1.0, math.nan)}, "expected non-negative shares, not all zero"),
+        ({"shares": (1.0, 1.0, 1.0, math.inf)}, "expected non-negative shares, not all zero"),
+    ],
+)
+def test_validation(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^levels: .*{message}"):
+        Levels(**arguments)
+
+
+def test_levels_that_fall_on_one_step() -> None:
+    message = r"levels: fractions \(.*\) of T = 10 fall on steps \(1, 1, 2, 5\); choose fractions"
+    with pytest.raises(ValueError, match=message):
+        Levels().steps(10)
+
+
+def test_value_semantics_and_repr() -> None:
+    levels = Levels((0.1, 0.5), shares=(3, 1))
+    assert repr(levels) == ("Levels(fractions=(0.1, 0.5), weights=(1.0, 0.9), shares=(0.75, 0.25))")
+    assert eval(repr(levels)) == levels
+    assert pickle.loads(pickle.dumps(levels)) == levels
+    assert dataclasses.replace(levels) == levels
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        levels.fractions = (0.2, 0.4)  # type: ignore[misc]
