@@ -28,13 +28,22 @@ from dgl_dmns.core.gaussians import LevelGaussians
 from dgl_dmns.core.generator import DiffusionGenerator, FitReport
 from dgl_dmns.core.known import KnownEdges
 from dgl_dmns.core.levels import Levels
-from dgl_dmns.core.look import Draw, Look
+from dgl_dmns.core.look import (
+    Draw,
+    EdgeName,
+    EdgeType,
+    Embeddings,
+    Look,
+    Looked,
+    Refreshed,
+    canonical_edge_type,
+    look_at,
+)
 from dgl_dmns.core.mixture import FilteredDraws, known_among
 from dgl_dmns.core.modes import callers_device, in_float32, outside_inference_mode, shielded
 from dgl_dmns.core.pairs import sample_neighbours, sample_pairs
 from dgl_dmns.core.pool_softmax import pool_softmax
 from dgl_dmns.core.pools import PoolDraw, PoolSettings
-from dgl_dmns.core.positivity import psi_density, psi_distance
 from dgl_dmns.core.predictor import (
     AffineNoisePredictor,
     FiLMPredictor,
@@ -83,6 +92,9 @@ __all__ = [
     "DiffusionGenerator",
     "Draw",
     "EasyFirst",
+    "EdgeName",
+    "EdgeType",
+    "Embeddings",
     "FiLMPredictor",
     "FilteredDraws",
     "FitReport",
@@ -95,6 +107,7 @@ __all__ = [
     "Levels",
     "ListWeights",
     "Look",
+    "Looked",
     "MLPPredictor",
     "Nearest",
     "NodeDistribution",
@@ -106,6 +119,7 @@ __all__ = [
     "PoolRule",
     "PoolSettings",
     "RefreshReport",
+    "Refreshed",
     "RowDraws",
     "Rule",
     "Scorer",
@@ -123,6 +137,7 @@ __all__ = [
     "build_table",
     "called_scorer",
     "callers_device",
+    "canonical_edge_type",
     "carry_over",
     "check_curriculum",
     "check_rule",
@@ -143,11 +158,10 @@ __all__ = [
     "in_float32",
     "known_among",
     "level_gaussians",
+    "look_at",
     "noise_to",
     "outside_inference_mode",
     "pool_softmax",
-    "psi_density",
-    "psi_distance",
     "queries_at_a_time",
     "reverse_step",
     "row_sizes",

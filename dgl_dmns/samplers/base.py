@@ -344,6 +344,7 @@ class FilteredSampler(NegativeSampler):
             uniform=self._uniform,
             lam=1.0,
             behind=(None, None, None),
+            chains=False,
             draw=lambda: self._drawing(held),
         )
 

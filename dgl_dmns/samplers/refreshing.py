@@ -137,6 +137,7 @@ class RefreshingSampler(FillingSampler):
             uniform=False,
             lam=self.settings.lam,
             behind=(behind.refreshes, behind.steps, behind.age),
+            chains=not self.rebuilds_rows,
             draw=lambda: self._drawing(relation.etype),
         )
 
