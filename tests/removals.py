@@ -716,7 +716,7 @@ REMOVALS = {
         f"{REPORT} -k incomplete_runs",
     ),
     "a query in one direction": Removal(
-        "dgl_dmns/plots/query.py",
+        "dgl_dmns/plots.py",
         "if len(view.point) == 1:",
         "if False:",
         "tests/plots/test_plots.py -k width_one",

@@ -5,8 +5,8 @@ of all levels in closed form, draw latents per level and training edge, and add 
 negatives.  The score of a latent is its inner product with the query's embedding; gradients reach
 the query alone.
 
-Sub-linear positivity: `dgl_dmns.core.positivity` has the two readings of Psi that are measured.
-Shares of Psi >= 0 are over the negatives of one epoch, per level.
+Sub-linear positivity is measured in two readings of Psi, `dgl_dmns.diagnostics.psi_distance` and
+`psi_density`. Shares of Psi >= 0 are over the negatives of one epoch, per level.
 """
 
 from __future__ import annotations
@@ -24,13 +24,12 @@ from dgl_dmns.core import (
     LevelGaussians,
     level_gaussians,
     noise_to,
-    psi_density,
-    psi_distance,
     sample_chain,
     sample_neighbours,
 )
+from dgl_dmns.diagnostics import psi_distance
 
-__all__ = ["LatentSource", "slot_levels"]
+__all__ = ["LatentSource", "psi_density", "slot_levels"]
 
 
 def slot_levels(levels: int, curriculum: str, stage: int, epoch: int) -> list[int]:
@@ -188,3 +187,24 @@ class LatentSource:
             noise = torch.randn(len(query), h.shape[1], generator=self.random)
             drawn.append(noise_to(self.schedule, h[neighbour], t, noise))
         return torch.stack(drawn)
+
+
+def psi_density(
+    x: Tensor, u: Tensor, negatives: LevelGaussians, positives: LevelGaussians
+) -> Tensor:
+    """``Psi`` as a difference of log densities, up to normalising constants.
+
+    With ``d^2 = sum ((x - m) / s)^2``, ``p_t(x) = p_0(u)^lambda`` where ``lambda = d_t^2(x) /
+    d_0^2(u)``, which is in (0, 1) exactly where ``Psi = d_0^2(u) - d_t^2(x) > 0``.
+
+    Args:
+        x: negatives, shape [L, B, D].
+        u: positives of the same queries, shape [B, D].
+        negatives: Gaussians of the levels, [L, B, D].
+        positives: Gaussians of the chain's end, [1, B, D].
+
+    Returns:
+        ``d_0^2(u) - d_t^2(x)``, shape [L, B].
+    """
+    near = ((u - positives.mean) / positives.std).square().sum(-1)
+    return near - ((x - negatives.mean) / negatives.std).square().sum(-1)

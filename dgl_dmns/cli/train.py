@@ -22,7 +22,7 @@ from dgl_dmns.cli.samplers import check_sampler, follows_encoder, parse_options
 from dgl_dmns.cli.training import Outcome, Settings, read_checkpoint, train
 from dgl_dmns.data import GraphData, load_dataset
 from dgl_dmns.report import save_run, write_report
-from dgl_dmns.report.comparison import means, verdict
+from dgl_dmns.report.run import means, verdict
 
 __all__ = ["run_bench", "run_train"]
 

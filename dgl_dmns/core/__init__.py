@@ -14,6 +14,17 @@ from dgl_dmns.core.distribution import NodeDistribution
 from dgl_dmns.core.fill import CHUNK_BYTES, draw_by_level, fill_table
 from dgl_dmns.core.generator import DiffusionGenerator, FitReport, sample_neighbours, sample_pairs
 from dgl_dmns.core.known import KnownEdges
+from dgl_dmns.core.look import (
+    Draw,
+    EdgeName,
+    EdgeType,
+    Embeddings,
+    Look,
+    Looked,
+    Refreshed,
+    canonical_edge_type,
+    look_at,
+)
 from dgl_dmns.core.mixture import Barred, FilteredDraws, SharedPool
 from dgl_dmns.core.modes import (
     callers_device,
@@ -24,7 +35,6 @@ from dgl_dmns.core.modes import (
 )
 from dgl_dmns.core.pool_softmax import pool_softmax
 from dgl_dmns.core.pools import PoolSettings
-from dgl_dmns.core.positivity import psi_distance
 from dgl_dmns.core.predictor import (
     AffineNoisePredictor,
     FiLMPredictor,
@@ -48,8 +58,6 @@ from dgl_dmns.core.rules import (
 from dgl_dmns.core.schedule import Levels, NoiseSchedule
 from dgl_dmns.core.sharing import SHARED, Folder, amount, free_in, free_memory, share
 from dgl_dmns.core.snapshot import (
-    Draw,
-    Look,
     Scorer,
     Snapshot,
     called_scorer,
@@ -80,6 +88,9 @@ __all__ = [
     "DepthFirstProposal",
     "DiffusionGenerator",
     "Draw",
+    "EdgeName",
+    "EdgeType",
+    "Embeddings",
     "FiLMPredictor",
     "FilteredDraws",
     "FitReport",
@@ -91,6 +102,7 @@ __all__ = [
     "Levels",
     "ListWeights",
     "Look",
+    "Looked",
     "MLPPredictor",
     "Nearest",
     "NodeDistribution",
@@ -99,6 +111,7 @@ __all__ = [
     "Part",
     "PoolSettings",
     "RefreshReport",
+    "Refreshed",
     "RowDraws",
     "Rule",
     "Scorer",
@@ -115,6 +128,7 @@ __all__ = [
     "amount",
     "called_scorer",
     "callers_device",
+    "canonical_edge_type",
     "carry_over",
     "check_rule",
     "check_tractable",
@@ -129,10 +143,10 @@ __all__ = [
     "free_memory",
     "in_float32",
     "level_gaussians",
+    "look_at",
     "noise_to",
     "outside_inference_mode",
     "pool_softmax",
-    "psi_distance",
     "reverse_step",
     "row_sizes",
     "sample_chain",

@@ -1,8 +1,4 @@
-"""What negatives are chosen from at one refresh, and what a sampler holds now.
-
-`Look` is the one value that statistics, plots, reports and fixed negatives read; none of them knows
-a sampler.
-"""
+"""What negatives are chosen from at one refresh: embeddings, model, scorer, known edges."""
 
 from __future__ import annotations
 
@@ -15,13 +11,9 @@ from torch import Tensor
 
 from dgl_dmns.core.generator import DiffusionGenerator
 from dgl_dmns.core.known import KnownEdges
-from dgl_dmns.core.rows import RowDraws
-from dgl_dmns.core.table import NO_LEVEL, Candidates
 from dgl_dmns.messages import first_line
 
 __all__ = [
-    "Draw",
-    "Look",
     "Scorer",
     "Snapshot",
     "called_scorer",
@@ -30,13 +22,8 @@ __all__ = [
     "rows_of",
 ]
 
-_CALLS = 10  # of a sampler without a table
-
 Scorer = Callable[[Tensor, Tensor], Tensor]
 """Scores of broadcastable embeddings: ([.., D], [.., D]) to [..]."""
-
-Draw = Callable[[Tensor, "Tensor | None"], Tensor]
-"""From sources [B], and destinations if positives are known, to negatives [B, k]."""
 
 
 def rows_of(h: Tensor, ids: Tensor) -> Tensor:
@@ -131,47 +118,3 @@ class Snapshot:
             return h_query @ h_pool.transpose(1, 2)
         score = called_scorer(self.scorer, h_query.unsqueeze(2), h_pool.unsqueeze(1))
         return checked_scores(score, (*query.shape, candidate.shape[1])).float()
-
-
-@dataclass(frozen=True, eq=False)
-class Look:
-    """What a sampler holds now for one edge type.
-
-    Attributes:
-        name: of the sampler's class.
-        etype: canonical edge type.
-        known: the known edges.
-        version: refreshes so far; 0 for a sampler that follows no encoder.
-        snapshot: embeddings, scorer and diffusion model; None where there are no embeddings.
-        rows: what negatives are drawn from; None for a sampler without a table.
-        uniform: whether all negatives are uniform.
-        lam: exponent on the densities of the diffusion model.
-        behind: refreshes, steps and observations that the negatives lie behind the training; None
-            for what does not apply.
-        draw: makes a function that draws like a call, from torch's global generator, and leaves no
-            trace in the sampler.
-    """
-
-    name: str
-    etype: tuple[str, str, str]
-    known: KnownEdges
-    version: int
-    snapshot: Snapshot | None
-    rows: RowDraws | None
-    uniform: bool
-    lam: float
-    behind: tuple[float | None, float | None, float | None]
-    draw: Callable[[], Draw]
-
-    def sample(self, query: Tensor, generator: torch.Generator) -> Candidates:
-        """Negatives [Q, C] of queries [Q] as several calls hand them out, without taking any turn.
-
-        Without a table, torch's global generator is set by the seed of ``generator`` for a while.
-        """
-        if self.rows is not None:
-            return self.rows.look(query, generator)
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(generator.initial_seed())
-            draw = self.draw()
-            ids = torch.cat([draw(query, None) for _ in range(_CALLS)], dim=1)
-        return Candidates(ids, torch.full(ids.shape, NO_LEVEL, dtype=torch.uint8))

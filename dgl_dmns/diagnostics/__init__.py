@@ -1,9 +1,8 @@
 """What the negatives do: statistics, a monitor over training, and warnings with remedies."""
 
-from dgl_dmns.diagnostics.measures import entropy, gini, percentiles, top_share
+from dgl_dmns.diagnostics.measures import entropy, gini, percentiles, psi_distance, top_share
 from dgl_dmns.diagnostics.monitor import Monitor
-from dgl_dmns.diagnostics.observation import Observation, observe
-from dgl_dmns.diagnostics.query import QueryView, view_query
+from dgl_dmns.diagnostics.observation import Observation, QueryView, observe, view_query
 from dgl_dmns.diagnostics.signs import NegativesWarning, Sign, Thresholds, signs
 from dgl_dmns.diagnostics.statistics import HeldOut, negative_statistics
 
@@ -20,6 +19,7 @@ __all__ = [
     "negative_statistics",
     "observe",
     "percentiles",
+    "psi_distance",
     "signs",
     "top_share",
     "view_query",

@@ -7,6 +7,15 @@ Symbols: Q queries, C negatives a query, R random nodes a query, N nodes.
 - **Gini index** of how often nodes are drawn: 0 if all are drawn alike, near 1 if a few take all.
   Few draws from many nodes are uneven by chance, so it is read beside that of uniform draws.
 - **Entropy** of the same counts over the largest possible one, ``log min(draws, N)``.
+- **Psi**: the paper (DMNS, section 4.4) shows that negatives have the density ``p_pos^lambda`` with
+  ``lambda`` in (0, 1), sub-linear positivity, wherever a quantity ``Psi`` is not negative. The end
+  of the chain, t = 0, models the positives, ``N(m_0, s_0^2)``. For a negative x, the embedding u of
+  a positive, ``a = sqrt(abar_t) (u - m_0)`` and ``Delta = x - sqrt(abar_t) u``,
+
+      ``Psi = 2 Delta . a + Delta . Delta = |x - sqrt(abar_t) m_0|^2 - |a|^2``:
+
+  the negative is at least as far from the positives' mean as the positive is, both at the scale of
+  step t. This is a reconstruction, and need not be the paper's quantity to the letter.
 """
 
 from __future__ import annotations
@@ -16,7 +25,7 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["entropy", "gini", "percentiles", "top_share"]
+__all__ = ["entropy", "gini", "percentiles", "psi_distance", "top_share"]
 
 
 def percentiles(score: Tensor, random_score: Tensor) -> Tensor:
@@ -48,13 +57,10 @@ def percentiles(score: Tensor, random_score: Tensor) -> Tensor:
 
 
 def gini(counts: Tensor) -> float:
-    """The Gini index of counts, zeros included; NaN where all are zero.
+    """The Gini index of counts [N], zeros included; NaN if all are zero.
 
     >>> gini(torch.tensor([5, 5, 5, 5])), gini(torch.tensor([0, 0, 0, 8]))
     (0.0, 0.75)
-
-    Args:
-        counts: how often each of N nodes was drawn, shape [N], not negative.
     """
     total = float(counts.sum())
     if total == 0:
@@ -66,16 +72,12 @@ def gini(counts: Tensor) -> float:
 
 
 def entropy(counts: Tensor) -> float:
-    """Entropy of counts over the largest that so many draws can have, in [0, 1].
+    """Entropy of counts [N] over the largest that so many draws can have, in [0, 1].
+
+    NaN with less than two draws or nodes.
 
     >>> entropy(torch.tensor([3, 3, 0, 0])) == 0.5
     True
-
-    Args:
-        counts: how often each of N nodes was drawn, shape [N], not negative.
-
-    Returns:
-        The ratio; NaN with less than two draws or nodes.
     """
     draws = int(counts.sum())
     most = min(draws, len(counts))
@@ -95,3 +97,20 @@ def top_share(counts: Tensor, part: float = 0.01) -> float:
     total = float(counts.sum())
     most = max(1, round(part * len(counts)))
     return float(counts.topk(most).values.sum()) / total if total else math.nan
+
+
+def psi_distance(x: Tensor, u: Tensor, mean: Tensor, alpha_bar: Tensor) -> Tensor:
+    """``Psi`` of negatives; see the module's text.
+
+    Args:
+        x: negatives, shape [L, B, D].
+        u: positives of the same queries, shape [B, D].
+        mean: means of the chain's end, shape [B, D].
+        alpha_bar: ``abar`` of the levels, shape [L].
+
+    Returns:
+        ``|x - sqrt(abar) m_0|^2 - abar |u - m_0|^2``, shape [L, B].
+    """
+    abar = alpha_bar.view(-1, 1)
+    negative = (x - abar.sqrt().unsqueeze(-1) * mean).square().sum(-1)
+    return negative - abar * (u - mean).square().sum(-1)

@@ -13,22 +13,18 @@ import sys
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from dgl_dmns.core import RefreshReport, Snapshot
+from dgl_dmns.core import EdgeType, Look, Refreshed, RefreshReport
 from dgl_dmns.diagnostics.measures import percentiles
-from dgl_dmns.diagnostics.observation import Observation, observe
+from dgl_dmns.diagnostics.observation import Observation, observe_look
 from dgl_dmns.diagnostics.signs import NegativesWarning, Sign, Thresholds, signs
-from dgl_dmns.diagnostics.statistics import HeldOut, summarise
-from dgl_dmns.diagnostics.writers import TensorBoard, line_of, write_table
+from dgl_dmns.diagnostics.statistics import HeldOut, held_out_pairs, summarise
 from dgl_dmns.messages import warn
-
-if TYPE_CHECKING:
-    from dgl_dmns.samplers import RefreshingSampler
 
 __all__ = ["Monitor"]
 
@@ -90,7 +86,7 @@ class Monitor:
 
     def __init__(
         self,
-        sampler: RefreshingSampler,
+        sampler: Refreshed,
         *,
         held_out: HeldOut | None = None,
         queries: int = 1000,
@@ -119,7 +115,7 @@ class Monitor:
         self._watched: str | None = None
         self._started = time.perf_counter()
         self._last: dict[str, Tensor] | None = None
-        self._board = None if tensorboard is None else TensorBoard(tensorboard)
+        self._board = None if tensorboard is None else _TensorBoard(tensorboard)
         self._handle = sampler.on_refresh(self._record)
 
     # ---- recording --------------------------------------------------------------------------
@@ -133,7 +129,7 @@ class Monitor:
                 ignore_index=True,
             )
             self._records.append(frame)
-            _LOG.info("%s", line_of(frame))
+            _LOG.info("%s", _line_of(frame))
             if self._board is not None:
                 self._board.add(frame)
             self._judge()
@@ -141,49 +137,29 @@ class Monitor:
 
     def _rows(
         self,
-        etype: tuple[str, str, str],
+        etype: EdgeType,
         report: RefreshReport,
         h: dict[str, Tensor],
         staleness: dict[str, float],
     ) -> pd.DataFrame:
         one = report.by_type[etype]
-        given = h[etype[0]] if self.sampler.homogeneous else h
-        seen = observe(
-            self.sampler, embeddings=given, etype=etype, queries=self.queries, seed=self.seed
-        )
-        rows = summarise(seen, self.sampler, self.held_out, self.seed)
+        look = self.sampler.look(etype, h)
+        seen = observe_look(look, self.queries, self.seed)
+        pairs = held_out_pairs(self.held_out, etype, self.sampler)
+        rows = summarise(look, seen, pairs, self.seed)
         rows.insert(0, "refresh", report.version)
         rows.insert(1, "seconds", time.perf_counter() - self._started)
-        extra = {
-            "filtered": one.table.filtered,
-            "fallback": one.table.fallback,
-            "fit_loss": float("nan") if one.fit is None else one.fit.loss,
-            "staleness": staleness[etype[2]],
-            **self._last_table(etype, report.version, h, seen),
-            "refresh_seconds": report.seconds,
+        return rows.assign(
+            filtered=one.table.filtered,
+            fallback=one.table.fallback,
+            fit_loss=float("nan") if one.fit is None else one.fit.loss,
+            staleness=staleness[etype[2]],
+            **_last_table(look, report.version, seen),
+            refresh_seconds=report.seconds,
             **{f"{part}_seconds": value for part, value in report.seconds_by_part.items()},
-            "table_mib": _mebibytes(self.sampler.relation(etype)),
-            "process_mib": _process_mebibytes(),
-        }
-        return rows.assign(**extra)
-
-    def _last_table(
-        self, etype: tuple[str, str, str], version: int, h: dict[str, Tensor], seen: Observation
-    ) -> dict[str, float]:
-        """How far the table that this refresh has replaced was used, and used up."""
-        if version < 2 or not self.sampler.rebuilds_rows:
-            return {"handed_out": float("nan"), "end_percentile": float("nan")}
-        relation = self.sampler.relation(etype)
-        # The last table stands in the hidden buffer until the next refresh.
-        place = relation.rows.first_places(seen.query)
-        last = relation.table.hidden().ids[place].flatten(1).long()
-        ends = h[etype[0]], h[etype[2]]
-        snapshot = Snapshot.take(*ends, relation.known, relation.ends(h).scorer, None)
-        score = snapshot.scores(seen.query.unsqueeze(1), last).squeeze(1)
-        return {
-            "handed_out": relation.table.handed_out(version - 1),
-            "end_percentile": float(percentiles(score, seen.random_score).double().mean()),
-        }
+            table_mib=_mebibytes(look),
+            process_mib=_process_mebibytes(),
+        )
 
     def _staleness(self, h: dict[str, Tensor]) -> dict[str, float]:
         last, self._last = self._last, {ntype: part.clone() for ntype, part in h.items()}
@@ -213,7 +189,8 @@ class Monitor:
         self._metrics.append(row)
         _LOG.info("%s", "  ".join(f"{name} {value:.4g}" for name, value in row.items()))
         if self._board is not None:
-            self._board.add_metrics(len(self._metrics), metrics)
+            values = {f"training/{name}": value for name, value in metrics.items()}
+            self._board.add_values(len(self._metrics), values)
 
     def _judge(self) -> None:
         name = self._watched
@@ -250,7 +227,7 @@ class Monitor:
             ValueError: for another ending.
             ImportError: if pyarrow is missing.
         """
-        write_table(self.frame(), Path(path))
+        _write_table(self.frame(), Path(path))
 
     # ---- ending and resuming ----------------------------------------------------------------
 
@@ -313,11 +290,103 @@ class Monitor:
         return f"Monitor({self.sampler!r}, records={refreshes}, signs={len(self.found)})"
 
 
-def _mebibytes(relation: Any) -> float:
-    parts = [*relation.table.buffers(), *relation.known.buffers()]
+def _last_table(look: Look, version: int, seen: Observation) -> dict[str, float]:
+    """How far the table that this refresh has replaced was used, and used up."""
+    if version < 2 or look.chains or look.rows is None or look.snapshot is None:
+        return {"handed_out": float("nan"), "end_percentile": float("nan")}
+    table = look.rows.table
+    # The last table stands in the hidden buffer until the next refresh.
+    last = table.hidden().ids[look.rows.first_places(seen.query)].flatten(1).long()
+    score = look.snapshot.scores(seen.query.unsqueeze(1), last).squeeze(1)
+    return {
+        "handed_out": table.handed_out(version - 1),
+        "end_percentile": float(percentiles(score, seen.random_score).double().mean()),
+    }
+
+
+def _mebibytes(look: Look) -> float:
+    table = () if look.rows is None else look.rows.table.buffers()
+    parts = [*table, *look.known.buffers()]
     return float(sum(part.numel() * part.element_size() for part in parts)) / 2**20
 
 
 def _process_mebibytes() -> float:
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB; bytes on macOS
     return most / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+# ---- where records go --------------------------------------------------------------------------
+
+
+def _write_table(frame: pd.DataFrame, path: Path) -> None:
+    """Write a table as CSV or Parquet, by the ending of the name.
+
+    Raises:
+        ValueError: for another ending.
+        ImportError: if Parquet is asked for and pyarrow is missing.
+    """
+    if path.suffix == ".csv":
+        frame.to_csv(path, index=False)
+    elif path.suffix == ".parquet":
+        try:
+            frame.to_parquet(path, index=False)
+        except ImportError as error:
+            raise ImportError(
+                f"{path}: writing Parquet needs pyarrow (pip install pyarrow); or write a .csv file"
+            ) from error
+    else:
+        raise ValueError(f"path: expected a name that ends in .csv or .parquet, got {path.name!r}")
+
+
+def _line_of(frame: pd.DataFrame) -> str:
+    """One record in words: score and percentile of each level, and what stands out.
+
+    Args:
+        frame: the rows of one refresh; several edge types follow each other.
+    """
+    lines: list[str] = []
+    by_type = frame.groupby("etype", sort=False)
+    for etype, rows in by_type:
+        by_level = rows.set_index("level")
+        parts = [f"refresh {rows['refresh'].iloc[0]}", *[str(etype)] * (len(by_type) > 1)]
+        for level, row in by_level.iterrows():
+            parts.append(f"{level} {row['score']:.3g} ({row['percentile']:.2f})")
+        every = by_level.loc["all"]
+        parts.append(f"gini {every['gini']:.2f} (uniform {every['gini_uniform']:.2f})")
+        if pd.notna(every["false_negatives"]):
+            parts.append(f"false negatives {every['false_negatives']:.2%}")
+        if pd.notna(every["fit_loss"]):
+            parts.append(f"fit {every['fit_loss']:.3g}")
+        lines.append("  ".join([*parts, f"{every['refresh_seconds']:.2f} s"]))
+    return " | ".join(lines)
+
+
+class _TensorBoard:
+    """Records as scalars ``negatives/COLUMN/LEVEL`` and ``training/NAME``, in a folder."""
+
+    def __init__(self, folder: str | Path) -> None:
+        try:
+            from torch.utils.tensorboard.writer import SummaryWriter
+        except ImportError as error:
+            raise ImportError(
+                "tensorboard: it is not installed; python -m pip install tensorboard, or leave "
+                "tensorboard= out"
+            ) from error
+        self._writer: Any = SummaryWriter(str(folder))
+
+    def add(self, frame: pd.DataFrame) -> None:
+        several = frame["etype"].nunique() > 1
+        numbers = frame.select_dtypes("number").columns.difference(["refresh"])
+        for row in frame.to_dict("records"):
+            level = f"{row['etype']}/{row['level']}" if several else str(row["level"])
+            values = {c: row[c] for c in numbers if pd.notna(row[c])}
+            tags = {f"negatives/{c}/{level}".replace(" ", "_"): v for c, v in values.items()}
+            self.add_values(row["refresh"], tags)
+
+    def add_values(self, step: int, values: dict[str, float]) -> None:
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Union
+from typing import Any, Union
 
 import pandas as pd
 import torch
 from torch import Tensor
 
-from dgl_dmns.checks import check_ids, check_tensor
-from dgl_dmns.core import NO_LEVEL, KnownEdges, fit_seed, shielded
+from dgl_dmns.checks import as_integer, check_ids, check_tensor
+from dgl_dmns.core import (
+    EdgeName,
+    EdgeType,
+    Embeddings,
+    KnownEdges,
+    Look,
+    Looked,
+    canonical_edge_type,
+    fit_seed,
+    look_at,
+    shielded,
+)
 from dgl_dmns.diagnostics.measures import entropy, gini, percentiles, top_share
-from dgl_dmns.diagnostics.observation import Observation, observe
-
-if TYPE_CHECKING:
-    from dgl_dmns.samplers import NegativeSampler
-    from dgl_dmns.samplers.embedder import Embeddings
-    from dgl_dmns.samplers.etypes import EdgeName, EdgeType
+from dgl_dmns.diagnostics.observation import Observation, level_masks, observe_look
 
 __all__ = ["HeldOut", "negative_statistics"]
 
@@ -27,7 +33,7 @@ HeldOut = Union[Tensor, Mapping[Any, Tensor]]
 
 @shielded
 def negative_statistics(
-    sampler: NegativeSampler,
+    sampler: Looked,
     *,
     embeddings: Embeddings | None = None,
     held_out: HeldOut | None = None,
@@ -58,19 +64,19 @@ def negative_statistics(
       most drawn hundredth of the nodes takes.
     - ``density_auc``: probability that the level's density is larger at a positive than at a random
       node; 0.5 for a generator that has not learned its condition.
-    - ``psi_share``: share of latents with Psi >= 0, see `dgl_dmns.core.positivity`.
+    - ``psi_share``: share of latents with Psi >= 0, see `dgl_dmns.diagnostics.measures`.
     - ``handed_out``: how many times each candidate of the table was handed out so far, on average,
       alike in all rows.
     - ``refreshes_behind``, ``steps_behind``, ``embedding_age``: how far the negatives lie behind
-      the training, alike in all rows, see `dgl_dmns.samplers.pacing.Staleness`.
+      the training, alike in all rows, see `dgl_dmns.samplers.background.Staleness`.
 
     Args:
         sampler: a sampler of this package; one that follows an encoder has to be refreshed.
-        embeddings: shape [N, D], or a dict of those by node type; of the sampler's encoder where
-            not given. A sampler without an encoder needs them.
+        embeddings: shape [N, D], or a dict of those by node type; defaults to those of the
+            sampler's encoder. A sampler without an encoder needs them.
         held_out: int64 [2, P], true edges that the sampler does not know, for example those of
             validation; a dict by edge type where the sampler holds several.
-        etype: edge type; all that are held where not given.
+        etype: edge type; defaults to all that are held.
         queries: at most this many source nodes are looked at, the same ones each time.
         seed: of the choice of queries, positives and random nodes.
 
@@ -84,27 +90,26 @@ def negative_statistics(
         RuntimeError: before the first refresh.
         TypeError: for a sampler of another package.
     """
-    held = list(getattr(sampler, "known_by_type", {}))
-    wanted: list[EdgeType | EdgeName | None] = [etype] if etype is not None or not held else [*held]
-    return pd.concat(
-        [
-            summarise(
-                observe(sampler, embeddings=embeddings, etype=one, queries=queries, seed=seed),
-                sampler,
-                held_out,
-                seed,
-            )
-            for one in wanted
-        ],
-        ignore_index=True,
-    )
+    queries, seed = as_integer("queries", queries, 1), as_integer("seed", seed)
+    held = getattr(sampler, "known_by_type", None)
+    frames = []
+    for one in [*held] if etype is None and held else [etype]:
+        look = look_at(sampler, one, embeddings)
+        pairs = held_out_pairs(held_out, look.etype, sampler)
+        frames.append(summarise(look, observe_look(look, queries, seed), pairs, seed))
+    return pd.concat(frames, ignore_index=True)
 
 
-def summarise(
-    seen: Observation, sampler: NegativeSampler, held_out: HeldOut | None, seed: int
-) -> pd.DataFrame:
-    """The rows of one edge type; arguments as of `negative_statistics`."""
-    false = _false_negatives(seen, sampler, held_out, seed)
+def summarise(look: Look, seen: Observation, pairs: Tensor | None, seed: int) -> pd.DataFrame:
+    """The rows of one edge type.
+
+    Args:
+        look: what the sampler holds.
+        seen: the observation of it.
+        pairs: held-out pairs, int64 [2, P], if there are any.
+        seed: of the draws.
+    """
+    false = {} if pairs is None else _false_negatives(look, seen, pairs, seed)
     percentile = percentiles(seen.score, seen.random_score)
     above = percentiles(seen.score, seen.positive_score)
     generator = torch.Generator().manual_seed(fit_seed(seed))
@@ -114,9 +119,8 @@ def summarise(
         row["share"] = float(mask.float().mean())
         row["above_positive"] = _mean(above[mask])
         if index < len(seen.levels):
-            row["expected_score"] = float(seen.expected_score[index])
-            row["density_auc"] = float(seen.density_auc[index])
-            row["psi_share"] = float(seen.psi_share[index])
+            for column in ("expected_score", "density_auc", "psi_share"):
+                row[column] = float(getattr(seen, column)[index])
         row.update(_variety(seen.negative[mask], seen.num_dst, generator))
         row.update(false.get(name, {}))
         rows.append(row)
@@ -133,20 +137,14 @@ def summarise(
     )
     frame = pd.DataFrame(rows, columns=_COLUMNS)
     frame.insert(0, "etype", ":".join(seen.etype))
-    relation = getattr(sampler, "relations", {}).get(seen.etype)
-    frame["handed_out"] = float("nan")
-    if relation is not None:
-        frame["handed_out"] = relation.table.handed_out(relation.table.version)
-    behind = getattr(sampler, "staleness", None)
-    for name, of in _BEHIND.items():
-        value = getattr(behind, of, None)
+    times = float("nan") if look.rows is None else look.rows.table.handed_out(look.version)
+    frame["handed_out"] = times
+    for name, value in zip(_BEHIND, look.behind):
         frame[name] = float("nan") if value is None else float(value)
     return frame
 
 
-_BEHIND = {"refreshes_behind": "refreshes", "steps_behind": "steps", "embedding_age": "age"}
-
-
+_BEHIND = ("refreshes_behind", "steps_behind", "embedding_age")
 _COLUMNS = [
     "level",
     "share",
@@ -193,39 +191,36 @@ def _variety(ids: Tensor, num_dst: int, generator: torch.Generator) -> dict[str,
 
 
 def _false_negatives(
-    seen: Observation, sampler: NegativeSampler, held_out: HeldOut | None, seed: int
+    look: Look, seen: Observation, pairs: Tensor, seed: int
 ) -> dict[str, dict[str, float]]:
     """Held-out edges among the negatives of all queries that have some, by level."""
-    pairs = _pairs_of(held_out, seen.etype, list(sampler.known_by_type))
-    if pairs is None:
-        return {}
-    known = sampler.known_by_type[seen.etype]
-    hidden = _hidden(pairs, known)
-    table = getattr(sampler, "relations", {})
-    if seen.etype in table:
+    hidden = _hidden(pairs, look.known)
+    if look.rows is not None:
         query = hidden.degrees().nonzero().squeeze(1)
         generator = torch.Generator().manual_seed(fit_seed(seed))
-        negative, level = table[seen.etype].rows.look(query, generator)
+        negative, level = look.rows.look(query, generator)
     else:
         mine = hidden.degrees()[seen.query] > 0
         query, negative, level = seen.query[mine], seen.negative[mine], seen.level[mine]
     hit = hidden.contains(query.unsqueeze(1), negative)
-    chance = float(hidden.degrees()[query].double().mean()) / known.num_dst
-    masks = {name: level == index for index, name in enumerate(seen.levels)}
-    masks["no level"] = level == NO_LEVEL
-    masks["all"] = torch.ones_like(hit)
+    chance = float(hidden.degrees()[query].double().mean()) / look.known.num_dst
     found = {}
-    for name, mask in masks.items():
+    for name, mask in level_masks(seen.levels, level, unclaimed=True).items():
         rate = _mean(hit[mask])
         found[name] = {"false_negatives": rate, "false_negative_lift": rate / chance}
     return found
 
 
-def _pairs_of(held_out: HeldOut | None, etype: EdgeType, held: list[EdgeType]) -> Tensor | None:
-    from dgl_dmns.samplers.etypes import canonical_edge_type
+def held_out_pairs(held_out: HeldOut | None, etype: EdgeType, sampler: Looked) -> Tensor | None:
+    """The held-out pairs of one edge type, if there are any.
 
+    Raises:
+        ValueError: if a dict names no edge type that the sampler holds, or one set of pairs is for
+            several.
+    """
     if held_out is None:
         return None
+    held = list(sampler.known_by_type)
     if isinstance(held_out, Mapping):
         by_type = {canonical_edge_type(e, held, "held_out"): p for e, p in held_out.items()}
         return by_type.get(etype)

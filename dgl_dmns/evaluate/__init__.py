@@ -1,18 +1,21 @@
 """Ranking, recommendation, fixed negatives of known hardness, and the spread of repeated runs."""
 
-from dgl_dmns.evaluate.draw import fixed_negatives
-from dgl_dmns.evaluate.fixed import FixedNegatives, graph_fingerprint
+from dgl_dmns.evaluate.fixed import FixedNegatives, fixed_negatives
 from dgl_dmns.evaluate.heart import heart_negatives, heart_ranking
-from dgl_dmns.evaluate.ranking import candidate_ranking, full_ranking, ranking_metrics, ranks
-from dgl_dmns.evaluate.recommendation import recommendation_metrics
-from dgl_dmns.evaluate.statistics import mean_and_stderr, paired_difference, student_t_quantile
+from dgl_dmns.evaluate.ranking import (
+    candidate_ranking,
+    full_ranking,
+    ranking_metrics,
+    ranks,
+    recommendation_metrics,
+)
+from dgl_dmns.evaluate.statistics import mean_and_stderr, paired_difference
 
 __all__ = [
     "FixedNegatives",
     "candidate_ranking",
     "fixed_negatives",
     "full_ranking",
-    "graph_fingerprint",
     "heart_negatives",
     "heart_ranking",
     "mean_and_stderr",
@@ -20,5 +23,4 @@ __all__ = [
     "ranking_metrics",
     "ranks",
     "recommendation_metrics",
-    "student_t_quantile",
 ]

@@ -1,15 +1,17 @@
 """Files of fixed negatives: NumPy archives, and Parquet tables by way of pandas.
 
-An archive holds the arrays of `FixedNegatives` under their names. A table is long, for readers in
-any language: a row a negative, pair by pair, level by level, with what holds for all in columns
-that are constant.
+An archive holds the attributes of `FixedNegatives` as arrays under their names. A table is long,
+for readers in any language: a row a negative, pair by pair, level by level, with what holds for all
+in columns that are constant.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable
+from typing import Any, Callable, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -18,10 +20,9 @@ import torch
 from dgl_dmns.archives import read_arrays, write_arrays
 from dgl_dmns.parquet import read_parquet
 
-if TYPE_CHECKING:
-    from dgl_dmns.evaluate.fixed import FixedNegatives
+__all__ = ["read", "write"]
 
-__all__ = ["from_frame", "read", "to_frame", "write"]
+_Made = TypeVar("_Made")
 
 FORMAT = "dgl-dmns fixed negatives 1"
 _ARRAYS = {
@@ -41,22 +42,24 @@ _ROW = ["pair", "query", "positive", "level", "negative"]
 _CONSTANT = ["seed", "fingerprint", "num_src", "num_dst", "source", "relation", "destination"]
 
 
-def write(fixed: FixedNegatives, path: Path) -> None:
-    """Write a file whose suffix says its kind; see `FixedNegatives.save`."""
+def write(path: Path, values: Mapping[str, Any]) -> None:
+    """Write attributes to a file whose suffix says its kind; see `FixedNegatives.save`."""
     _check_suffix(path)
     unfinished = path.with_name(f"{path.name}.part")
     try:
         if path.suffix == ".npz":
+            arrays = {name: np.asarray(value) for name, value in values.items()}
             with unfinished.open("wb") as file:
-                write_arrays(file, _arrays(fixed))
+                write_arrays(file, {"format": np.array(FORMAT), **arrays})
         else:
-            _with_engine(lambda: to_frame(fixed).to_parquet(unfinished, index=False))
+            with _engine():
+                _to_frame(values).to_parquet(unfinished, index=False)
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
 
 
-def read(path: Path, make: Callable[..., FixedNegatives]) -> FixedNegatives:
+def read(path: Path, make: Callable[..., _Made]) -> _Made:
     """What ``make`` makes of the attributes in a file; see `FixedNegatives.load`."""
     _check_suffix(path)
     if not path.is_file():
@@ -65,8 +68,10 @@ def read(path: Path, make: Callable[..., FixedNegatives]) -> FixedNegatives:
         )
     try:
         if path.suffix == ".npz":
-            return make(**_read_archive(path))
-        return make(**from_frame(_with_engine(lambda: read_parquet(path))))
+            return make(**_from_arrays(read_arrays(path)))
+        with _engine():
+            frame = read_parquet(path)
+        return make(**_from_frame(frame))
     except ImportError:
         raise
     except Exception as error:  # a damaged file fails in any part of zip, NumPy, Arrow or pandas
@@ -76,71 +81,24 @@ def read(path: Path, make: Callable[..., FixedNegatives]) -> FixedNegatives:
         ) from error
 
 
-def to_frame(fixed: FixedNegatives) -> pd.DataFrame:
-    """The long table, P L n rows."""
-    pairs, levels, n = fixed.negatives.shape
-    each = levels * n
-    columns: dict[str, Any] = {
-        "pair": np.repeat(np.arange(pairs), each),
-        "query": np.repeat(fixed.queries.numpy(), each),
-        "positive": np.repeat(fixed.positives.numpy(), each),
-        "level": np.tile(np.repeat(np.array(fixed.levels, dtype=object), n), pairs),
-        "negative": fixed.negatives.flatten().numpy(),
-    }
-    constants = (fixed.seed, fixed.fingerprint, *fixed.num_nodes, *fixed.etype)
-    return pd.DataFrame({**columns, **dict(zip(_CONSTANT, constants))})
+def _check_suffix(path: Path) -> None:
+    if path.suffix not in (".npz", ".parquet"):
+        raise ValueError(f"path: expected a name that ends in .npz or .parquet, got {path.name!r}")
 
 
-def from_frame(frame: pd.DataFrame) -> dict[str, Any]:
-    """The attributes of `FixedNegatives` in a long table.
-
-    Raises:
-        ValueError: if a column or a row is missing, in another place, or of another kind.
-    """
-    missing = [name for name in (*_ROW, *_CONSTANT) if name not in frame.columns]
-    if missing or not len(frame):
-        raise ValueError(
-            f"expected rows with the columns {_ROW + _CONSTANT}, got {len(frame)} rows "
-            f"with none of {missing}"
-        )
-    for name in ("pair", "query", "positive", "negative", "seed", "num_src", "num_dst"):
-        if not pd.api.types.is_integer_dtype(frame[name]):
-            raise ValueError(f"column {name}: expected integers, got {frame[name].dtype}")
-    varying = [name for name in _CONSTANT if frame[name].nunique(dropna=False) != 1]
-    if varying:
-        raise ValueError(f"columns {varying}: expected one value in all rows, got several")
-    levels = list(dict.fromkeys(frame["level"]))
-    pairs = frame["pair"].nunique()
-    n, rest = divmod(len(frame), pairs * len(levels))
-    expected = np.tile(np.repeat(np.array(levels, dtype=object), n), pairs)
-    place = np.repeat(np.arange(pairs), len(levels) * n)
-    fits = not rest and (frame["level"].to_numpy(dtype=object) == expected).all()
-    if not fits or (frame["pair"].to_numpy() != place).any():
-        raise ValueError("rows: expected n of each level for each pair, in the order they were in")
-    first = frame.iloc[0]
-    by_pair = frame[["query", "positive", "negative"]].to_numpy(dtype=np.int64)
-    by_pair = by_pair.reshape(pairs, len(levels) * n, 3)
-    if (by_pair[:, :, :2] != by_pair[:, :1, :2]).any():
-        raise ValueError("rows: expected one query and one positive for each pair")
-    return {
-        "queries": _tensor(by_pair[:, 0, 0]),
-        "positives": _tensor(by_pair[:, 0, 1]),
-        "negatives": _tensor(by_pair[:, :, 2].reshape(pairs, len(levels), n)),
-        "levels": tuple(str(level) for level in levels),
-        "seed": int(first["seed"]),
-        "fingerprint": str(first["fingerprint"]),
-        "num_nodes": (int(first["num_src"]), int(first["num_dst"])),
-        "etype": tuple(str(first[name]) for name in ("source", "relation", "destination")),
-    }
+@contextmanager
+def _engine() -> Iterator[None]:
+    """Say what to install where pandas cannot use Parquet."""
+    try:
+        yield
+    except ImportError as error:
+        raise ImportError(
+            "Parquet needs an engine that pandas can use; install one (python -m pip install "
+            "pyarrow), or save to a name that ends in .npz"
+        ) from error
 
 
-def _arrays(fixed: FixedNegatives) -> dict[str, Any]:
-    values = {name: getattr(fixed, name) for name in _ARRAYS if name != "format"}
-    return {"format": np.array(FORMAT), **{k: np.asarray(v) for k, v in values.items()}}
-
-
-def _read_archive(path: Path) -> dict[str, Any]:
-    found = read_arrays(path)
+def _from_arrays(found: dict[str, np.ndarray[Any, Any]]) -> dict[str, Any]:
     missing = [name for name in _ARRAYS if name not in found]
     if missing:
         raise ValueError(f"expected the arrays {list(_ARRAYS)}, got none of {missing}")
@@ -156,31 +114,72 @@ def _read_archive(path: Path) -> dict[str, Any]:
     if len(found["num_nodes"]) != 2 or len(found["etype"]) != 3:
         raise ValueError("expected two counts of nodes and the three parts of an edge type")
     return {
-        "queries": _tensor(found["queries"]),
-        "positives": _tensor(found["positives"]),
-        "negatives": _tensor(found["negatives"]),
-        "levels": tuple(found["levels"].tolist()),
-        "seed": int(found["seed"]),
-        "fingerprint": str(found["fingerprint"]),
-        "num_nodes": tuple(found["num_nodes"].tolist()),
-        "etype": tuple(found["etype"].tolist()),
+        **{name: _tensor(found[name]) for name in ("queries", "positives", "negatives")},
+        **{name: found[name].item() for name in ("seed", "fingerprint")},
+        **{name: tuple(found[name].tolist()) for name in ("levels", "num_nodes", "etype")},
     }
+
+
+def _to_frame(values: Mapping[str, Any]) -> pd.DataFrame:
+    """The long table, P L n rows."""
+    pairs, levels, n = values["negatives"].shape
+    each = levels * n
+    columns = {
+        "pair": np.repeat(np.arange(pairs), each),
+        "query": np.repeat(values["queries"].numpy(), each),
+        "positive": np.repeat(values["positives"].numpy(), each),
+        "level": np.tile(np.repeat(np.array(values["levels"], dtype=object), n), pairs),
+        "negative": values["negatives"].flatten().numpy(),
+    }
+    constant = (values["seed"], values["fingerprint"], *values["num_nodes"], *values["etype"])
+    return pd.DataFrame({**columns, **dict(zip(_CONSTANT, constant))})
+
+
+def _from_frame(frame: pd.DataFrame) -> dict[str, Any]:
+    """The attributes in a long table, which has to be the one that would be written of them.
+
+    Raises:
+        ValueError: if a column or a row is missing, in another place, or of another kind.
+    """
+    expected = [*_ROW, *_CONSTANT]
+    missing = [name for name in expected if name not in frame.columns]
+    if missing or not len(frame):
+        raise ValueError(
+            f"expected rows with the columns {expected}, got {len(frame)} rows with none of "
+            f"{missing}"
+        )
+    levels, pairs = frame["level"].unique().tolist(), frame["pair"].nunique()
+    n, rest = divmod(len(frame), pairs * len(levels))
+    if rest:
+        raise ValueError("rows: expected n of each level for each pair, in the order they were in")
+    ids = frame[["query", "positive", "negative"]].to_numpy(dtype=np.int64)
+    by_pair = ids.reshape(pairs, len(levels) * n, 3)
+    seed, fingerprint, num_src, num_dst, *etype = frame[_CONSTANT].iloc[0]
+    values = {
+        "queries": _tensor(by_pair[:, 0, 0]),
+        "positives": _tensor(by_pair[:, 0, 1]),
+        "negatives": _tensor(by_pair[:, :, 2].reshape(pairs, len(levels), n)),
+        "levels": tuple(map(str, levels)),
+        "seed": int(seed),
+        "fingerprint": str(fingerprint),
+        "num_nodes": (int(num_src), int(num_dst)),
+        "etype": tuple(map(str, etype)),
+    }
+    written = _to_frame(values)
+    wrong = [name for name in expected if not _alike(frame[name], written[name])]
+    if wrong:
+        raise ValueError(
+            f"columns {wrong}: expected n rows of each level for each pair, in the order they were "
+            "in, integers as ids, one query and positive a pair, and one value of what holds for "
+            "all"
+        )
+    return values
+
+
+def _alike(found: pd.Series[Any], expected: pd.Series[Any]) -> bool:
+    one, other = found.to_numpy(), expected.to_numpy()
+    return one.dtype.kind == other.dtype.kind and bool((one == other).all())
 
 
 def _tensor(array: Any) -> torch.Tensor:
     return torch.from_numpy(np.array(array, dtype=np.int64, order="C"))  # pandas 3's is read-only
-
-
-def _check_suffix(path: Path) -> None:
-    if path.suffix not in (".npz", ".parquet"):
-        raise ValueError(f"path: expected a name that ends in .npz or .parquet, got {path.name!r}")
-
-
-def _with_engine(call: Any) -> Any:
-    try:
-        return call()
-    except ImportError as error:
-        raise ImportError(
-            "Parquet needs an engine that pandas can use; install one (python -m pip install "
-            "pyarrow), or save to a name that ends in .npz"
-        ) from error

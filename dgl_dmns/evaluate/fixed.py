@@ -19,14 +19,35 @@ import torch
 from torch import Tensor
 
 from dgl_dmns.checks import as_integer
-from dgl_dmns.core import KnownEdges
-from dgl_dmns.evaluate.checks import Score, check_ids, check_shape, check_tensors
-from dgl_dmns.evaluate.ranking import candidate_ranking, ranking_metrics, ranks
+from dgl_dmns.core import (
+    EdgeName,
+    EdgeType,
+    Embeddings,
+    KnownEdges,
+    Look,
+    Looked,
+    draw_by_level,
+    fit_seed,
+    in_float32,
+    look_at,
+    shielded,
+)
+from dgl_dmns.evaluate.files import read, write
+from dgl_dmns.evaluate.ranking import (
+    Score,
+    candidate_ranking,
+    check_ids,
+    check_shape,
+    ranking_metrics,
+    ranks,
+)
 
-__all__ = ["FixedNegatives", "Model", "graph_fingerprint"]
+__all__ = ["FixedNegatives", "Model", "fixed_negatives"]
 
 Model = Union[Tensor, tuple[Tensor, Tensor], Callable[[Tensor, Tensor], Tensor]]
 """Embeddings, embeddings of sources and of destinations, or scores of node ids."""
+
+_ROUNDS = 8  # in which a sampler may replace known edges among its draws
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +61,7 @@ class FixedNegatives:
         levels: L names, in the order of ``negatives``: ``"0.1T"`` is the level at a tenth of the
             diffusion steps, ``"uniform"`` uniform nodes.
         seed: that they were drawn with.
-        fingerprint: of the training graph's edges (`graph_fingerprint`).
+        fingerprint: of the training graph's edges (`KnownEdges.fingerprint`).
         num_nodes: number of source and of destination nodes.
         etype: canonical edge type.
 
@@ -56,17 +77,14 @@ class FixedNegatives:
     seed: int
     fingerprint: str
     num_nodes: tuple[int, int]
-    etype: tuple[str, str, str]
+    etype: EdgeType
 
     def __post_init__(self) -> None:
-        check_tensors(queries=self.queries, positives=self.positives, negatives=self.negatives)
-        pairs, level_count = len(self.queries), len(self.levels)
-        check_shape("queries", self.queries, "[P]", self.queries.dim() == 1)
-        check_shape("positives", self.positives, f"[{pairs}]", self.positives.shape == (pairs,))
-        shape = tuple(self.negatives.shape)
-        fits = len(shape) == 3 and shape[:2] == (pairs, level_count) and shape[2] > 0
-        fits = fits and level_count > 0
-        check_shape("negatives", self.negatives, f"[{pairs}, {level_count}, n]", fits)
+        check_shape("queries", self.queries, (None,), "[P]")
+        pairs, levels = len(self.queries), len(self.levels)
+        check_shape("positives", self.positives, (pairs,))
+        shape = (pairs, max(1, levels), None)
+        check_shape("negatives", self.negatives, shape, f"[{pairs}, {levels}, n]", least=1)
         check_ids("queries", self.queries, self.num_nodes[0])
         check_ids("positives", self.positives, self.num_nodes[1])
         check_ids("negatives", self.negatives, self.num_nodes[1])
@@ -97,43 +115,33 @@ class FixedNegatives:
             ValueError: if embeddings are not those of the graph, there is no pair, a score is NaN
                 or of another shape, or ``batch`` is below 1.
         """
-        batch = as_integer("batch", batch)
-        if batch < 1:
-            raise ValueError(f"batch: expected at least 1, got {batch}; raise it")
-        offset, scorer = 0, None
-        if isinstance(model, tuple):
-            self._check_embeddings(*model)
-            h = torch.cat(model)  # the destinations behind the sources
-            offset = self.num_nodes[0]
-        elif isinstance(model, Tensor):
-            self._check_embeddings(model, model)
-            h = model
-        else:
-            scorer = model
+        batch = as_integer("batch", batch, 1)
+        rank_of = self._ranking(model, score)
         result = {}
         for level, name in enumerate(self.levels):
-            parts = []
-            for part in torch.arange(len(self.queries)).split(batch):
-                query = self.queries[part]
-                candidates = torch.cat(
-                    [self.positives[part].unsqueeze(1), self.negatives[part, level]], dim=1
-                )
-                if scorer is None:
-                    parts.append(candidate_ranking(h, query, candidates + offset, score))
-                else:
-                    parts.append(_rank_by(scorer, query, candidates))
-            rank = torch.cat(parts) if parts else torch.empty(0)
+            every = torch.cat([self.positives.unsqueeze(1), self.negatives[:, level]], dim=1)
+            parts = zip(self.queries.split(batch), every.split(batch))
+            rank = torch.cat([rank_of(query, candidates) for query, candidates in parts])
             result[name] = ranking_metrics(rank, hits)
         return result
 
-    def _check_embeddings(self, *model: Tensor) -> None:
-        for h, count, end in zip(model, self.num_nodes, ("source", "destination")):
+    def _ranking(self, model: Model, score: Score | None) -> Callable[[Tensor, Tensor], Tensor]:
+        """A function from queries [b] and candidates [b, 1 + n] to the ranks of column 0."""
+        if not isinstance(model, (Tensor, tuple)):
+            scorer = model
+            return lambda query, candidates: _rank_by(scorer, query, candidates)
+        ends = model if isinstance(model, tuple) else (model, model)
+        for h, count, end in zip(ends, self.num_nodes, ("source", "destination")):
             if h.dim() != 2 or len(h) != count:
                 raise ValueError(
                     f"model: expected embeddings [{count}, D] of the {end} nodes, got "
                     f"{list(h.shape)}; pass those of the graph that the negatives were drawn on (a "
                     "tuple for two node types)"
                 )
+        if isinstance(model, Tensor):
+            return lambda query, candidates: candidate_ranking(model, query, candidates, score)
+        every, offset = torch.cat(ends), len(ends[0])  # the destinations behind the sources
+        return lambda query, candidates: candidate_ranking(every, query, candidates + offset, score)
 
     def check_graph(self, src: Tensor, dst: Tensor) -> None:
         """Refuse a training graph other than the one that these negatives were drawn on.
@@ -162,9 +170,7 @@ class FixedNegatives:
             ValueError: for another suffix.
             ImportError: for Parquet without an engine.
         """
-        from dgl_dmns.evaluate.files import write
-
-        write(self, Path(path))
+        write(Path(path), vars(self))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> FixedNegatives:
@@ -175,8 +181,6 @@ class FixedNegatives:
             ValueError: if it is another kind of file, truncated, or does not fit together.
             ImportError: for Parquet without an engine.
         """
-        from dgl_dmns.evaluate.files import read
-
         return read(Path(path), cls)
 
     def __repr__(self) -> str:
@@ -187,19 +191,144 @@ class FixedNegatives:
         )
 
 
-def graph_fingerprint(known: KnownEdges) -> str:
-    """A short name of a set of edges, see `KnownEdges.fingerprint`.
-
-    Args:
-        known: the edges.
-    """
-    return known.fingerprint()
-
-
 @torch.no_grad()
 def _rank_by(
     scorer: Callable[[Tensor, Tensor], Tensor], query: Tensor, candidates: Tensor
 ) -> Tensor:
     values = scorer(query, candidates)
-    check_shape("model", values, str(list(candidates.shape)), values.shape == candidates.shape)
+    check_shape("model", values, candidates.shape)
     return ranks(values[:, 0], values[:, 1:])
+
+
+# ---- drawing ------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+@in_float32
+@shielded
+def fixed_negatives(
+    sampler: Looked,
+    pairs: Tensor,
+    n: int = 50,
+    *,
+    known: Tensor | None = None,
+    etype: EdgeName | None = None,
+    embeddings: Embeddings | None = None,
+    seed: int = 0,
+) -> FixedNegatives:
+    """Negatives of every hardness level for held-out pairs, to be saved and used for all models.
+
+    A `DMNSSampler` draws n distinct nodes of each of its levels, over all nodes
+    (`DMNSSampler.negatives_by_level`). Other samplers are one level, under the name of their class:
+    n of what they would give to training, which may repeat. Last come n uniform nodes, the level
+    ``"uniform"``. Each model is to be ranked by the same file, also the one whose embeddings made
+    it, and that one may find its own hard negatives the hardest.
+
+    Never drawn for a query: itself, its training edges, the positives of ``pairs`` and ``known``,
+    and where both ends have one node type, the reverses of the latter two.
+
+    Args:
+        sampler: a sampler of this package; refreshed, if it follows an encoder.
+        pairs: int64 [2, P], held-out (query, positive) columns.
+        n: negatives per pair and level.
+        known: int64 [2, E], further true edges, for example those of validation.
+        etype: edge type; may be left out where the sampler holds one.
+        embeddings: as in `DMNSSampler.refresh`, for a `DMNSSampler` alone; defaults to those of its
+            encoder.
+        seed: of all draws.
+
+    Returns:
+        The pairs with their negatives; the same for the same arguments and state of the sampler,
+        which is left as it was.
+
+    Raises:
+        ValueError: if a shape does not fit, an id is out of range, ``n`` is below 1, the edge type
+            has to be named, or a query has no admissible node.
+        TypeError: if ids are not integers, or for a sampler of another package.
+        RuntimeError: if the sampler has not been refreshed.
+    """
+    look = look_at(sampler, etype, embeddings)
+    n, seed = as_integer("n", n, 1, "negatives per pair and level"), fit_seed(seed)
+    training = look.known
+    query, positive = _checked_pairs("pairs", pairs, training)
+    barred = _all_known(training, torch.stack([query, positive]), known)
+    full = barred.saturated()
+    full = full[torch.isin(full, query)]
+    if full.numel():
+        raise ValueError(
+            f"pairs: {full.numel()} queries, for example {int(full[0])}, are joined to every node, "
+            "so that they have no negatives; leave them out"
+        )
+    generator = torch.Generator().manual_seed(seed)
+    levels: dict[str, Tensor] = {}
+    if look.diffusion is not None:
+        own = draw_by_level(*look.diffusion, barred, query, n, lam=look.lam, generator=generator)
+        levels = dict(zip(look.levels, own.unbind(1)))
+    elif not look.uniform:
+        levels[look.name] = _own_draws(look, query, positive, n, barred, generator)
+    levels["uniform"] = barred.uniform(query, n, generator=generator)
+    return FixedNegatives(
+        queries=query,
+        positives=positive,
+        negatives=torch.stack(list(levels.values()), dim=1),
+        levels=tuple(levels),
+        seed=seed,
+        fingerprint=training.fingerprint(),
+        num_nodes=(training.num_src, training.num_dst),
+        etype=look.etype,
+    )
+
+
+def _checked_pairs(name: str, pairs: Tensor, known: KnownEdges) -> tuple[Tensor, Tensor]:
+    check_shape(name, pairs, (2, None), "[2, P]")
+    src, dst = pairs.cpu().unbind(0)
+    check_ids(f"{name}[0]", src, known.num_src)
+    check_ids(f"{name}[1]", dst, known.num_dst)
+    return src.long(), dst.long()
+
+
+def _all_known(training: KnownEdges, pairs: Tensor, known: Tensor | None) -> KnownEdges:
+    """Training edges, held-out pairs and further known ones, the latter two in both directions."""
+    parts = [pairs]
+    if known is not None:
+        parts.append(torch.stack(_checked_pairs("known", known, training)))
+    own = training.exclude_self
+    if own:
+        parts += [part.flip(0) for part in parts]
+    src = torch.repeat_interleave(torch.arange(training.num_src), training.degrees())
+    parts.append(torch.stack([src, training.indices.long()]))
+    src, dst = torch.cat(parts, dim=1).unbind(0)
+    return KnownEdges(src, dst, training.num_src, training.num_dst, exclude_self=own)
+
+
+def _own_draws(
+    look: Look,
+    query: Tensor,
+    positive: Tensor,
+    n: int,
+    barred: KnownEdges,
+    generator: torch.Generator,
+) -> Tensor:
+    """What a sampler gives to training, [P, n]; draws that are barred are drawn again.
+
+    They come from torch's global generator, which is set here for a while. What is still barred
+    after some rounds becomes uniform.
+    """
+    draw_k = look.draw()
+
+    def draw() -> Tensor:
+        parts: list[Tensor] = []
+        while sum(part.shape[1] for part in parts) < n:
+            parts.append(draw_k(query, positive))
+        return torch.cat(parts, dim=1)[:, :n]
+
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
+        chosen = draw()
+        for _ in range(_ROUNDS):
+            bad = barred.contains(query.unsqueeze(1), chosen)
+            if not bool(bad.any()):
+                return chosen
+            chosen = torch.where(bad, draw(), chosen)
+    bad = barred.contains(query.unsqueeze(1), chosen)
+    return torch.where(bad, barred.uniform(query, n, generator=generator), chosen)

@@ -24,15 +24,14 @@ from torch.nn.functional import normalize
 
 from dgl_dmns.checks import as_integer, as_number
 from dgl_dmns.core import shielded
-from dgl_dmns.evaluate.checks import (
+from dgl_dmns.evaluate.ranking import (
     Score,
+    candidate_ranking,
     check_ids,
-    check_known,
     check_shape,
-    check_tensors,
+    checked_known,
     known_of,
 )
-from dgl_dmns.evaluate.ranking import candidate_ranking
 
 __all__ = ["heart_negatives", "heart_ranking"]
 
@@ -71,14 +70,15 @@ def heart_negatives(
             is out of range, or a node has fewer than n / 2 admissible nodes.
         TypeError: ids are not integers.
     """
-    check_tensors(pairs=pairs, features=features)
+    check_shape("pairs", pairs, (2, None), "[2, B]")
+    check_shape("features", features, (None, None), "[N, F]")
     n, alpha = as_integer("n", n), as_number("alpha", alpha)
     num_nodes = len(features)
-    check_shape("pairs", pairs, "[2, B]", pairs.dim() == 2 and pairs.shape[0] == 2)
-    check_shape("features", features, "[N, F]", features.dim() == 2)
     check_ids("pairs", pairs, num_nodes)
-    for name, csr in (("observed", observed), ("known", known)):
-        check_known(*csr, num_nodes, num_nodes, f"{name}: edges in both directions")
+    observed, known = (
+        checked_known(csr, num_nodes, num_nodes, f"{name}: edges in both directions")
+        for name, csr in (("observed", observed), ("known", known))
+    )
     if n < 2 or n % 2:
         raise ValueError(f"n: expected an even number of at least 2, got {n}")
     if not 0.0 < alpha < 1.0:
@@ -119,26 +119,14 @@ def heart_ranking(
         ValueError: a shape does not fit, an id is out of range, or a score is NaN.
         TypeError: ids are not integers.
     """
-    check_tensors(h=h, pairs=pairs, negatives=negatives)
-    check_shape("pairs", pairs, "[2, B]", pairs.dim() == 2 and pairs.shape[0] == 2)
-    check_shape(
-        "negatives",
-        negatives,
-        f"[2, {pairs.shape[1]}, n / 2]",
-        negatives.dim() == 3 and negatives.shape[:2] == pairs.shape,
-    )
-
-    def swapped(query: Tensor, candidate: Tensor) -> Tensor:
-        assert score is not None
-        return score(candidate, query)
-
-    total = torch.ones(pairs.shape[1], dtype=torch.float64, device=h.device)
-    for stays, moves, other, way in (
-        (pairs[0], pairs[1], negatives[0], score),
-        (pairs[1], pairs[0], negatives[1], None if score is None else swapped),
-    ):
-        candidates = torch.cat([moves.unsqueeze(1), other.to(moves)], dim=1)
-        total += candidate_ranking(h, stays, candidates, way) - 1
+    check_shape("pairs", pairs, (2, None), "[2, B]")
+    count = pairs.shape[1]
+    check_shape("negatives", negatives, (2, count, None), f"[2, {count}, n / 2]")
+    swapped = None if score is None else lambda query, candidate: score(candidate, query)
+    total = torch.ones(count, dtype=torch.float64, device=h.device)
+    for end, way in ((0, score), (1, swapped)):
+        candidates = torch.cat([pairs[1 - end].unsqueeze(1), negatives[end].to(pairs)], dim=1)
+        total += candidate_ranking(h, pairs[end], candidates, way) - 1
     return total
 
 
@@ -146,7 +134,7 @@ def _best_ranks(
     nodes: Tensor, observed: tuple[Tensor, Tensor], features: Tensor, alpha: float
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Parts [b] of the nodes, and the best rank [b, N] of every node for each of them."""
-    indptr, indices = (part.long() for part in observed)
+    indptr, indices = observed
     count = len(features)
     degree = (indptr[1:] - indptr[:-1]).float()
     inverse = degree.clamp(min=1).reciprocal()
@@ -181,7 +169,7 @@ def _ranks(value: Tensor) -> Tensor:
 
 def _hardest(nodes: Tensor, rank: Tensor, known: tuple[Tensor, Tensor], n: int) -> Tensor:
     """The n admissible nodes of smallest rank for each node, shape [b, n]."""
-    indptr, indices = (part.long() for part in known)
+    indptr, indices = known
     rank[known_of(indptr, indices, nodes)] = float("inf")
     rank[torch.arange(len(nodes)), nodes] = float("inf")
     return rank.sort(dim=1, stable=True).indices[:, :n]

@@ -1,4 +1,4 @@
-"""Ranks, ranking metrics, and full and candidate ranking.
+"""Ranks, ranking metrics, full and candidate ranking, and recommendation.
 
 Symbols: B queries, C candidates a query, N nodes, D width, E edges.
 
@@ -10,6 +10,11 @@ Symbols: B queries, C candidates a query, N nodes, D width, E edges.
 3. Filter.  The full ranking leaves out the query and its known neighbours, the positive excepted:
    another true neighbour above the positive is no mistake.  "Known" has to be *all* edges, the
    held-out ones included.
+4. Recommendation, with R relevant items a query: the candidates of another node type are ranked,
+   the known items of the query left out.  Recall@n = relevant items in the first n / R, NDCG@n =
+   DCG / (its largest value, reached with min(n, R) relevant items in front), where DCG adds
+   1 / log2(1 + place) for each relevant item in the first n.  Ties count as the mean over the
+   orders of the tied items.
 
 Scores that are not a number are refused: each comparison with one is false, and a diverged encoder
 would take the first rank.
@@ -17,23 +22,29 @@ would take the first rank.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import Any, Callable
 
 import torch
 from torch import Tensor
 
+from dgl_dmns import checks
 from dgl_dmns.checks import as_integer
-from dgl_dmns.evaluate.checks import (
-    Score,
-    check_ids,
-    check_known,
-    check_numbers,
-    check_shape,
-    check_tensors,
-    known_of,
-)
 
-__all__ = ["candidate_ranking", "full_ranking", "ranking_metrics", "ranks"]
+__all__ = [
+    "Score",
+    "candidate_ranking",
+    "full_ranking",
+    "ranking_metrics",
+    "ranks",
+    "recommendation_metrics",
+]
+
+Score = Callable[[Tensor, Tensor], Tensor]
+"""Scores of broadcastable embeddings of queries and candidates, larger for likelier."""
+
+_DIVERGED = "the encoder or the scorer has diverged, lower the learning rate or clip gradients"
 
 
 def ranks(positive: Tensor, candidates: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -51,14 +62,8 @@ def ranks(positive: Tensor, candidates: Tensor, mask: Tensor | None = None) -> T
         ValueError: a shape does not fit, or a score is NaN (masked ones included).
         TypeError: the mask is not bool.
     """
-    check_tensors(positive=positive, candidates=candidates)
-    check_shape("positive", positive, "[B]", positive.dim() == 1)
-    check_shape(
-        "candidates",
-        candidates,
-        f"[{len(positive)}, C]",
-        candidates.dim() == 2 and len(candidates) == len(positive),
-    )
+    check_shape("positive", positive, (None,), "[B]")
+    check_shape("candidates", candidates, (len(positive), None), f"[{len(positive)}, C]")
     check_numbers("positive", positive)
     check_numbers("candidates", candidates)
     above = candidates > positive[:, None]
@@ -66,7 +71,7 @@ def ranks(positive: Tensor, candidates: Tensor, mask: Tensor | None = None) -> T
     if mask is not None:
         if mask.dtype != torch.bool:
             raise TypeError(f"mask: expected bool, got {mask.dtype}; convert with .bool()")
-        check_shape("mask", mask, str(list(candidates.shape)), mask.shape == candidates.shape)
+        check_shape("mask", mask, candidates.shape)
         above, equal = above & mask, equal & mask
     return 1.0 + above.sum(1, dtype=torch.float64) + 0.5 * equal.sum(1, dtype=torch.float64)
 
@@ -84,8 +89,7 @@ def ranking_metrics(rank: Tensor, hits: Sequence[int] = (1, 10, 50)) -> dict[str
     Raises:
         ValueError: no rank, a rank below 1 or NaN, or an n below 1.
     """
-    check_tensors(rank=rank)
-    check_shape("rank", rank, "[B] with B >= 1", rank.dim() == 1 and len(rank) > 0)
+    check_shape("rank", rank, (None,), "[B] with B >= 1", least=1)
     rank = rank.to(torch.float64)
     if not bool((rank >= 1.0).all()):
         raise ValueError(
@@ -95,9 +99,7 @@ def ranking_metrics(rank: Tensor, hits: Sequence[int] = (1, 10, 50)) -> dict[str
         "MRR": float((1.0 / rank).mean()),
         "NDCG": float((1.0 / torch.log2(1.0 + rank)).mean()),
     }
-    for n in (as_integer("hits", one) for one in hits):
-        if n < 1:
-            raise ValueError(f"hits: expected numbers of at least 1, got {n}; remove it")
+    for n in (as_integer("hits", one, 1) for one in hits):
         metrics[f"Hits@{n}"] = float((rank <= n).to(torch.float64).mean())
     return metrics
 
@@ -129,38 +131,36 @@ def full_ranking(
             score is NaN.
         TypeError: ids are not integers.
     """
-    check_tensors(h=h, pairs=pairs)
-    batch = as_integer("batch", batch)
-    check_shape("h", h, "[N, D]", h.dim() == 2)
-    check_shape("pairs", pairs, "[2, B]", pairs.dim() == 2 and pairs.shape[0] == 2)
-    if batch < 1:
-        raise ValueError(f"batch: expected at least 1, got {batch}; raise it")
+    check_shape("h", h, (None, None), "[N, D]")
+    check_shape("pairs", pairs, (2, None), "[2, B]")
+    batch = as_integer("batch", batch, 1)
     num_nodes, device = len(h), h.device
     check_ids("pairs", pairs, num_nodes)
     build = "all edges in both directions, for example with GraphData.csr()"
-    check_known(*known, num_nodes, num_nodes, build)
+    indptr, indices = checked_known(known, num_nodes, num_nodes, build, device)
     if bool((pairs[0] == pairs[1]).any()):
         raise ValueError(
             "pairs: expected a positive that differs from its query, got self loops; remove them"
         )
-    pairs = pairs.to(device=device, dtype=torch.int64)
-    indptr, indices = (part.to(device=device, dtype=torch.int64) for part in known)
-    result = torch.empty(pairs.shape[1], dtype=torch.float64, device=device)
-    for start in range(0, pairs.shape[1], batch):
-        query, positive = pairs[:, start : start + batch]
-        if score is None:
-            values = h[query] @ h.t()
-        else:
-            values = score(h[query][:, None, :], h[None, :, :])
-            expected = (len(query), num_nodes)
-            check_shape("score", values, f"{list(expected)}", values.shape == expected)
+    parts = []
+    for query, positive in zip(*(end.to(device).long().split(batch) for end in pairs)):
+        values = _scores(h[query], h, score)
         row = torch.arange(len(query), device=device)
-        mask = torch.ones(len(query), num_nodes, dtype=torch.bool, device=device)
+        mask = torch.ones_like(values, dtype=torch.bool)
         mask[known_of(indptr, indices, query)] = False
         mask[row, query] = False
         mask[row, positive] = False
-        result[start : start + batch] = ranks(values[row, positive], values, mask)
-    return result
+        parts.append(ranks(values[row, positive], values, mask))
+    return torch.cat(parts)
+
+
+def _scores(h_query: Tensor, h_candidate: Tensor, score: Score | None) -> Tensor:
+    """Scores [b, N] of queries [b, D] with all candidates [N, D]."""
+    if score is None:
+        return h_query @ h_candidate.t()
+    values = score(h_query[:, None, :], h_candidate[None, :, :])
+    check_shape("score", values, (len(h_query), len(h_candidate)))
+    return values
 
 
 @torch.no_grad()
@@ -182,18 +182,186 @@ def candidate_ranking(
         ValueError: a shape does not fit, an id is out of range, or a score is NaN.
         TypeError: ids are not integers.
     """
-    check_tensors(h=h, query=query, candidates=candidates)
-    check_shape("h", h, "[N, D]", h.dim() == 2)
-    check_shape("query", query, "[B]", query.dim() == 1)
-    check_shape(
-        "candidates",
-        candidates,
-        f"[{len(query)}, 1 + C] with C >= 1",
-        candidates.dim() == 2 and len(candidates) == len(query) and candidates.shape[1] > 1,
-    )
+    check_shape("h", h, (None, None), "[N, D]")
+    check_shape("query", query, (None,), "[B]")
+    words = f"[{len(query)}, 1 + C] with C >= 1"
+    check_shape("candidates", candidates, (len(query), None), words, least=2)
     check_ids("query", query, len(h))
     check_ids("candidates", candidates, len(h))
     h_q, h_c = h[query.to(h.device).long()][:, None, :], h[candidates.to(h.device).long()]
     values = (h_q * h_c).sum(-1) if score is None else score(h_q, h_c)
-    check_shape("score", values, str(list(candidates.shape)), values.shape == candidates.shape)
+    check_shape("score", values, candidates.shape)
     return ranks(values[:, 0], values[:, 1:])
+
+
+@torch.no_grad()
+def recommendation_metrics(
+    h_query: Tensor,
+    h_candidate: Tensor,
+    pairs: Tensor,
+    known: tuple[Tensor, Tensor],
+    n: int = 20,
+    score: Score | None = None,
+    batch: int = 1024,
+) -> dict[str, float]:
+    """Recall@n and NDCG@n of held-out items, the query's known items left out of the ranking.
+
+    Args:
+        h_query: float [Nq, D], embeddings of the queries (users).
+        h_candidate: float [Nc, D], embeddings of the candidates (items).
+        pairs: int64 [2, P], (query, relevant item) columns, without duplicates.
+        known: (indptr, indices), int64 [Nq + 1] and [E]: the items to leave out, those of training,
+            as CSR; ``indptr`` and ``indices`` of `dgl_dmns.core.KnownEdges` will do.
+        n: places that count.
+        score: maps h_q [b, 1, D] and h_c [1, Nc, D] to scores [b, Nc]; None: dot product.
+        batch: b, queries scored at once.
+
+    Returns:
+        ``Recall@n`` and ``NDCG@n``, means over the queries that have a relevant item.
+
+    Raises:
+        ValueError: a shape does not fit, an id is out of range, there is no pair, a pair stands
+            twice or among the known ones, ``n`` or ``batch`` is below 1, or a score is not finite.
+        TypeError: ids are not integers.
+    """
+    check_shape("h_query", h_query, (None, None), "[Nq, D]")
+    check_shape("h_candidate", h_candidate, (None, None), "[Nc, D]")
+    check_shape("pairs", pairs, (2, None), "[2, P] with P >= 1", least=1)
+    n, batch = as_integer("n", n, 1), as_integer("batch", batch, 1)
+    nodes, device = len(h_candidate), h_query.device
+    check_ids("pairs", pairs[0], len(h_query))
+    check_ids("pairs", pairs[1], nodes)
+    build = "the training edges, for example with KnownEdges"
+    indptr, indices = checked_known(known, len(h_query), nodes, build, device)
+    key = (pairs[0].long() * nodes + pairs[1].long()).to(device).sort().values
+    query, item = torch.div(key, nodes, rounding_mode="floor"), key % nodes
+    if bool((key.diff() == 0).any()):
+        raise ValueError("pairs: expected distinct pairs, got duplicates; call torch.unique first")
+    users, count = torch.unique_consecutive(query, return_counts=True)
+    # gain[p] is the sum of the discounts of the first p places.
+    place = torch.arange(1, nodes + 1, dtype=torch.float64, device=device)
+    discount = (1.0 / torch.log2(1.0 + place)) * (place <= n)
+    gain = torch.cat([discount.new_zeros(1), discount.cumsum(0)])
+    recall, ndcg, done = [], [], 0
+    for part, relevant in zip(users.split(batch), count.split(batch)):
+        values = _scores(h_query[part], h_candidate, score)
+        if not bool(values.isfinite().all()):
+            raise ValueError(f"score: expected finite numbers; {_DIVERGED}")
+        values = values.index_put(known_of(indptr, indices, part), values.new_tensor(-math.inf))
+        owner = torch.repeat_interleave(torch.arange(len(part), device=device), relevant)
+        mine = values[owner, item[done : done + len(owner)]]
+        done += len(owner)
+        if bool(mine.isinf().any()):
+            raise ValueError(
+                f"pairs: {int(mine.isinf().sum())} of them are known too, so they are left out of "
+                "the ranking; hold them out of known"
+            )
+        # A row of relevant scores for each query, to look them all up in its sorted scores.
+        slot = torch.arange(len(owner), device=device) - (relevant.cumsum(0) - relevant)[owner]
+        wanted = values.new_full((len(part), int(relevant.max())), math.inf)
+        wanted[owner, slot] = mine
+        ordered = (-values).sort(dim=1).values
+        above = torch.searchsorted(ordered, -wanted)[owner, slot]
+        until = torch.searchsorted(ordered, -wanted, right=True)[owner, slot]
+        # Places above + 1 .. until are the item's in turn: mean over them.
+        tied = (until - above).double()
+        share = (until.clamp(max=n) - above).clamp(min=0) / tied
+        reached = (gain[until] - gain[above]) / tied
+        total = share.new_zeros(2, len(part))
+        total.index_add_(1, owner, torch.stack([share, reached]))
+        recall.append(total[0] / relevant)
+        ndcg.append(total[1] / gain[relevant.clamp(max=n)])
+    return {
+        f"Recall@{n}": float(torch.cat(recall).mean()),
+        f"NDCG@{n}": float(torch.cat(ndcg).mean()),
+    }
+
+
+# ---- checks that all of `dgl_dmns.evaluate` shares ----------------------------------------------
+
+
+def check_shape(
+    name: str, value: Any, shape: Sequence[int | None], words: str = "", *, least: int = 0
+) -> None:
+    """Refuse what is no tensor, or a tensor whose shape does not fit.
+
+    Args:
+        name: the argument that an error speaks of.
+        value: what was handed over.
+        shape: the size of each dimension, None for any.
+        words: what an error calls that; defaults to the sizes.
+        least: the smallest size that will do where any does.
+
+    Raises:
+        TypeError: for a list or an array; it says what to write.
+        ValueError: for another shape.
+    """
+    checks.check_tensor(name, value, "ids or numbers")
+    fits = len(shape) == value.dim() and all(
+        found >= least if wanted is None else found == wanted
+        for found, wanted in zip(value.shape, shape)
+    )
+    if not fits:
+        raise ValueError(
+            f"{name}: expected shape {words or list(shape)}, got {list(value.shape)}; reshape or "
+            "transpose it"
+        )
+
+
+def check_ids(name: str, ids: Tensor, num_nodes: int) -> None:
+    """Refuse what are no ids of nodes ``0 .. num_nodes - 1``, see `dgl_dmns.checks.check_ids`."""
+    checks.check_ids(name, ids, num_nodes, dim=None)
+
+
+def check_numbers(name: str, score: Tensor) -> None:
+    """Refuse scores that are not a number.
+
+    Raises:
+        ValueError: if there is a NaN.
+    """
+    if bool(torch.isnan(score).any()):
+        raise ValueError(
+            f"{name}: expected numbers, got {int(torch.isnan(score).sum())} NaN among "
+            f"{score.numel()}; {_DIVERGED}"
+        )
+
+
+def checked_known(
+    known: tuple[Tensor, Tensor],
+    num_nodes: int,
+    num_candidates: int,
+    build: str,
+    device: torch.device | None = None,
+) -> tuple[Tensor, Tensor]:
+    """CSR arrays of known edges, int64 [num_nodes + 1] and [E], on a device.
+
+    Args:
+        known: the arrays.
+        num_nodes: number of queries.
+        num_candidates: number of candidates.
+        build: what an error says to build them from.
+        device: where they are wanted; defaults to where they are.
+
+    Raises:
+        ValueError: if a shape or an id does not fit.
+        TypeError: if ids are not integers.
+    """
+    indptr, indices = known
+    fits = indptr.dim() == 1 and indices.dim() == 1 and len(indptr) == num_nodes + 1
+    if not fits or int(indptr[0]) != 0 or int(indptr[-1]) != len(indices):
+        raise ValueError(
+            f"known: expected CSR arrays (indptr [{num_nodes + 1}], indices [E]) with indptr from "
+            f"0 to E, got shapes {list(indptr.shape)} and {list(indices.shape)}; build them from "
+            f"{build}"
+        )
+    check_ids("known", indices, num_candidates)
+    return indptr.to(device=device, dtype=torch.int64), indices.to(device=device, dtype=torch.int64)
+
+
+def known_of(indptr: Tensor, indices: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
+    """Row in ``query`` and id of each known neighbour, int64 [P] each."""
+    count = indptr[query + 1] - indptr[query]
+    owner = torch.repeat_interleave(torch.arange(len(query), device=query.device), count)
+    within = torch.arange(len(owner), device=query.device)
+    within -= (torch.cumsum(count, 0) - count)[owner]
+    return owner, indices[indptr[query][owner] + within]

@@ -1,4 +1,4 @@
-"""One HTML page of a run: ``python -m dgl_dmns.report RUN``."""
+"""One HTML page of a run: ``dgl-dmns report RUN``."""
 
 from dgl_dmns.report.page import write_report
 from dgl_dmns.report.run import Run, save_run

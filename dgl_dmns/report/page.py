@@ -1,10 +1,11 @@
-"""One self-contained HTML page of a run: no script, nothing fetched, all text escaped."""
+"""One self-contained HTML page of a run or bench: no script, nothing fetched, text escaped."""
 
 from __future__ import annotations
 
 import base64
+import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from itertools import groupby
 from pathlib import Path
@@ -13,18 +14,11 @@ from typing import Any
 import pandas as pd
 
 from dgl_dmns.diagnostics import Thresholds
-from dgl_dmns.plots.style import label_of
-from dgl_dmns.report.comparison import (
-    bench_parts,
-    comparison_table,
-    is_better,
-    table_html,
-    verdict,
-)
-from dgl_dmns.report.pictures import PAPER, Picture, pictures_of
-from dgl_dmns.report.run import Run, one_line
+from dgl_dmns.plots import label_of
+from dgl_dmns.report.pictures import PAPER, Picture, bench_chart, pictures_of
+from dgl_dmns.report.run import METRIC, Run, comparison, is_better, means, one_line, verdict
 
-__all__ = ["page_of", "write_report"]
+__all__ = ["write_report"]
 
 _STYLE = """
 :root { --line: #dcdfe4; --quiet: #5b6470; --good: #00795a; --bad: #a3301f; }
@@ -66,6 +60,7 @@ dl.facts dd { margin: 0; overflow-wrap: anywhere; min-width: 0; }
   .figures dd { font-size: 1.2rem; } }
 """
 
+_NOT_METRICS = ("sampler", "seed", "epochs")
 _COLUMNS = {
     "level": ("level", "0.1T is the level at a tenth of the diffusion steps, the hardest"),
     "share": ("share", "of the negatives that are of this level"),
@@ -112,7 +107,7 @@ def write_report(folder: str | Path, out: str | Path | None = None) -> Path:
 
     Args:
         folder: of the run, as `save_run` or ``dgl-dmns train`` writes it, or of ``dgl-dmns bench``.
-        out: the file to write; ``report.html`` in the folder where not given.
+        out: the file to write; defaults to ``report.html`` in the folder.
 
     Returns:
         The file.
@@ -128,29 +123,23 @@ def write_report(folder: str | Path, out: str | Path | None = None) -> Path:
         raise ValueError(
             f"out: expected the name of a file, got the folder {file}; name a file in it"
         )
-    if (folder / "bench.csv").is_file() and not (folder / "run.json").is_file():
-        return _write(file, _html(*bench_parts(folder)))
-    run = Run.load(folder)
+    bench = (folder / "bench.csv").is_file() and not (folder / "run.json").is_file()
+    run = None if bench else Run.load(folder)
     try:
-        page = page_of(run)
+        page = _page_of_bench(folder) if run is None else _page_of_run(run)
     except ImportError:
         raise
-    except Exception as error:  # values of the run's files that do not fit together
+    except Exception as error:  # values of the files that do not fit together
+        kind = "bench" if bench else "run"
         raise ValueError(
-            f"{run.folder}: not a complete run ({one_line(error)}); run it again into another "
-            "folder"
+            f"{folder}: not a complete {kind} ({one_line(error)}); run it again into another folder"
         ) from error
-    return _write(file, page)
-
-
-def _write(file: Path, page: str) -> Path:
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(page.encode("utf-8", "replace"))
     return file
 
 
-def page_of(run: Run) -> str:
-    """The page of a run, as HTML."""
+def _page_of_run(run: Run) -> str:
     pictures = pictures_of(run)
     parts = [
         f"<h1>{escape(run.title)}</h1>",
@@ -164,9 +153,38 @@ def page_of(run: Run) -> str:
         _facts("Data", run.data),
         _facts("Settings", run.settings),
         _facts("Versions", run.versions),
-        f"<h2>Run it again</h2>\n<pre>{escape(run.command)}</pre>" if run.command else "",
+        _command(run.command) if run.command else "",
     ]
     return _html(run.title, parts)
+
+
+def _page_of_bench(folder: Path) -> str:
+    runs = pd.read_csv(folder / "bench.csv")
+    missing = {"sampler", "seed"} - set(runs.columns)
+    if missing or not len(runs):
+        raise ValueError(f"bench.csv: expected rows with {', '.join(sorted(missing))}")
+    file = folder / "bench.json"
+    facts = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    if not isinstance(facts, dict):
+        raise ValueError("bench.json: expected names and values")
+    title = f"{runs['sampler'].nunique()} samplers at {runs['seed'].nunique()} seed(s)"
+    numbers = [name for name in runs.columns if name not in _NOT_METRICS]
+    every = runs.assign(**{name: runs[name].map(lambda v: f"{v:.3f}") for name in numbers})
+    compared = METRIC in runs.columns
+    parts = [
+        f"<h1>{escape(title)}</h1>",
+        f'<p class="quiet">{escape(str(facts.get("data", "")))}</p>',
+        "<h2>Means</h2>",
+        "<p>The mean over the seeds, and its standard error in brackets. All samplers had the same "
+        "number of negatives, the same seeds and the same patience.</p>",
+        _words(means(runs)),
+        f'<p class="quiet">{escape(str(facts.get("measured", "")))}</p>',
+        f"<h2>Test {METRIC} of every run</h2>\n{bench_chart(runs)}" if compared else "",
+        f"<details><summary>All runs</summary>\n{_words(every)}</details>",
+        _facts("Versions", dict(facts.get("versions") or {})),
+        _command(str(facts.get("command", ""))),
+    ]
+    return _html(title, parts)
 
 
 def _html(title: str, parts: list[str]) -> str:
@@ -196,40 +214,42 @@ def _comparison(run: Run) -> str:
     """The run beside its uniform baseline, and which of them is better."""
     if not run.baseline:
         return ""
-    better = is_better(run.result, run.baseline)
+    style = "fine" if is_better(run.result, run.baseline) else "sign"
     return (
-        "<h2>Beside uniform negatives</h2>\n"
-        f'<p class="{"fine" if better else "sign"}">{escape(verdict(run.result, run.baseline))}'
-        f"</p>\n{table_html(comparison_table(run.result, run.baseline))}"
+        f'<h2>Beside uniform negatives</h2>\n<p class="{style}">'
+        f"{escape(verdict(run.result, run.baseline))}</p>\n"
+        f"{_words(comparison(run.result, run.baseline))}"
     )
 
 
 def _signs(run: Run) -> str:
+    refreshes = 0 if run.negatives is None else int(run.negatives["refresh"].max())
+    early = Thresholds().warmup
+    style = "quiet"
     if run.negatives is None:
         text = (
             "The negatives were not watched: there are no records of a monitor, as for a sampler "
             "that follows no encoder."
         )
-        return f'<h2>Failure signs</h2>\n<p class="quiet">{text}</p>'
-    refreshes = int(run.negatives["refresh"].max())
-    if not run.signs and refreshes < Thresholds().warmup:
+    elif run.signs:
+        found = "\n".join(
+            f'<p class="sign"><b>{escape(str(sign["name"]))}</b>, refresh '
+            f"{escape(str(sign['refresh']))}: {escape(str(sign['message']))}</p>"
+            for sign in run.signs
+        )
+        return f"<h2>Failure signs</h2>\n{found}"
+    elif refreshes < early:
         text = (
             f"None seen, but it is early to tell (refresh {refreshes}): most signs "
-            f"are looked for from refresh {Thresholds().warmup} on."
+            f"are looked for from refresh {early} on."
         )
-        return f'<h2>Failure signs</h2>\n<p class="quiet">{text}</p>'
-    if not run.signs:
+    else:
+        style = "fine"
         text = (
             f"None seen in {refreshes} refreshes. The signs are rules of thumb: whether these "
             "negatives are better than uniform ones, only a training with uniform negatives tells."
         )
-        return f'<h2>Failure signs</h2>\n<p class="fine">{text}</p>'
-    found = "\n".join(
-        f'<p class="sign"><b>{escape(str(sign["name"]))}</b>, refresh '
-        f"{escape(str(sign['refresh']))}: {escape(str(sign['message']))}</p>"
-        for sign in run.signs
-    )
-    return f"<h2>Failure signs</h2>\n{found}"
+    return f'<h2>Failure signs</h2>\n<p class="{style}">{text}</p>'
 
 
 def _sections(pictures: list[Picture]) -> list[str]:
@@ -273,16 +293,25 @@ def _tables(last: pd.DataFrame, of: Mapping[str, tuple[str, str]]) -> str:
         if last["etype"].nunique() > 1:
             parts.append(f"<p><b>{escape(str(etype))}</b></p>")
         columns = [column for column in of if _has_value(rows, column)]
-        head = "".join(f'<th title="{escape(of[c][1])}">{escape(of[c][0])}</th>' for c in columns)
-        body = "\n".join(
-            "<tr>" + "".join(f"<td>{_cell(row, c)}</td>" for c in columns) + "</tr>"
-            for row in rows.to_dict("records")
-        )
-        parts.append(
-            f'<div class="wide"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n'
-            "</tbody></table></div>"
-        )
+        head = [f'<th title="{escape(of[c][1])}">{escape(of[c][0])}</th>' for c in columns]
+        body = [[_cell(row, c) for c in columns] for row in rows.to_dict("records")]
+        parts.append(_table(head, body))
     return "\n".join(parts)
+
+
+def _words(table: pd.DataFrame) -> str:
+    """A table of words."""
+    head = [f"<th>{escape(str(name))}</th>" for name in table.columns]
+    return _table(head, [[escape(str(cell)) for cell in row] for row in table.to_numpy(object)])
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of heads and cells that are HTML."""
+    body = "\n".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
+    return (
+        f'<div class="wide"><table>\n<thead><tr>{"".join(head)}</tr></thead>\n<tbody>\n{body}\n'
+        "</tbody></table></div>"
+    )
 
 
 def _has_value(rows: pd.DataFrame, column: str) -> bool:
@@ -319,6 +348,10 @@ def _facts(title: str, facts: Mapping[str, Any]) -> str:
         for name, value in facts.items()
     )
     return f'<h2>{escape(title)}</h2>\n<dl class="facts">{rows}</dl>'
+
+
+def _command(command: str) -> str:
+    return f"<h2>Run it again</h2>\n<pre>{escape(command)}</pre>"
 
 
 def _number(value: Any) -> str:

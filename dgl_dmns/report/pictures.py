@@ -1,4 +1,4 @@
-"""The pictures of a report, with what they show, as PNG files in memory.
+"""The pictures of a report, with what they show: PNG files in memory, and the SVG of a bench.
 
 Each is drawn by itself: one that cannot be drawn is left out with the reason, and costs no other.
 """
@@ -9,16 +9,23 @@ import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from html import escape
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from dgl_dmns.plots import plot_hardness, plot_positivity, plot_query, plot_scores
-from dgl_dmns.plots.style import plain_ticks, pyplot
-from dgl_dmns.report.run import Run, one_line
+from dgl_dmns.plots import (
+    plain_ticks,
+    plot_hardness,
+    plot_positivity,
+    plot_query,
+    plot_scores,
+    pyplot,
+)
+from dgl_dmns.report.run import METRIC, Run, one_line
 
-__all__ = ["PAPER", "Picture", "pictures_of"]
+__all__ = ["PAPER", "Picture", "bench_chart", "pictures_of"]
 
 PAPER = "The paper's conditions"
 """The section of what only a reader of the paper asks for."""
@@ -29,6 +36,7 @@ _PARTS = 7  # rare events are averaged over this part of a run
 _NAMES = {"loss": ("Training loss", "training loss"), "mrr": ("Validation MRR", "validation MRR")}
 _MOST_SERIES = 12  # of a training that are drawn
 _SIZE, _LOW = (4.8, 4.1), (4.8, 2.9)  # inches
+_WIDTH, _LEFT, _ROW = 640, 150, 34  # of the chart of a bench, in pixels
 
 
 @dataclass(frozen=True)
@@ -155,29 +163,30 @@ def _drawings(run: Run) -> Iterator[_Drawing]:
         )
 
 
-def _records(negatives: pd.DataFrame, etype: str, section: str) -> Iterator[_Drawing]:
-    yield _Drawing(
-        section,
+_BY_REFRESH = {
+    "score": (
         "Mean score",
         "That of each level's negatives, beside known neighbours (positives) and random "
         "nodes. Levels far below the positives teach little; levels above them push down what is "
         "likely to be true.",
-        partial(plot_hardness, negatives, "score", etype=etype),
-    )
-    yield _Drawing(
-        section,
+    ),
+    "percentile": (
         "Percentile",
         "Share of random nodes of the same query that score lower than a negative: 0.5 is a random "
         "node, 1 beats them all. Unlike the score it does not depend on the scale.",
-        partial(plot_hardness, negatives, "percentile", etype=etype),
-    )
-    yield _Drawing(
-        section,
+    ),
+    "above_positive": (
         "Above a positive",
         "Share of negatives that score above a positive of their query: what the model has wrong, "
         "or a missing edge. Too hard is a share that stays far up while the metric stands still.",
-        partial(plot_hardness, negatives, "above_positive", etype=etype),
-    )
+    ),
+}
+
+
+def _records(negatives: pd.DataFrame, etype: str, section: str) -> Iterator[_Drawing]:
+    for value, (title, text) in _BY_REFRESH.items():
+        draw = partial(plot_hardness, negatives, value, etype=etype)
+        yield _Drawing(section, title, text, draw)
     lift = negatives.get("false_negative_lift")
     if lift is not None and lift.notna().any():
         smooth = max(1, negatives["refresh"].nunique() // _PARTS)
@@ -223,3 +232,40 @@ def _plot_series(metrics: pd.DataFrame, name: str, words: str, ax: Any) -> None:
     ax.plot(x[kept], metrics[name][kept], marker=marker, markersize=4, color="#1f5fa8")
     plain_ticks(ax, whole_x=True)
     ax.set(xlabel=over, ylabel=words)
+
+
+def bench_chart(runs: pd.DataFrame) -> str:
+    """A dot for each run and a bar at the mean, a row for each sampler; the axis starts at 0."""
+    largest = max(float(runs[METRIC].max()), 1e-9)
+    scale = (_WIDTH - _LEFT - 40) / largest
+    lines = []
+    groups = list(runs.groupby("sampler", sort=False))
+    for place, (name, part) in enumerate(groups):
+        y = _ROW * place + _ROW / 2
+        values = [float(value) for value in part[METRIC]]
+        x = _LEFT + scale * sum(values) / len(values)
+        lines.append(f'<text x="0" y="{y + 5:.0f}" font-size="14">{escape(str(name))}</text>')
+        lines.append(
+            f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{y - 11:.0f}" y2="{y + 11:.0f}" stroke="#1d2129" '
+            'stroke-width="2"/>'
+        )
+        lines += [
+            f'<circle cx="{_LEFT + scale * value:.1f}" cy="{y:.0f}" r="5" fill="#00795a" '
+            'fill-opacity="0.5"/>'
+            for value in values
+        ]
+    bottom = _ROW * len(groups) + 4
+    lines.append(
+        f'<line x1="{_LEFT}" x2="{_WIDTH - 40}" y1="{bottom}" y2="{bottom}" stroke="#5b6470"/>'
+    )
+    lines += [
+        f'<text x="{_LEFT + scale * largest * part / 4:.1f}" y="{bottom + 18}" font-size="12" '
+        f'text-anchor="middle" fill="#5b6470">{largest * part / 4:.3f}</text>'
+        for part in range(5)
+    ]
+    return (
+        f'<svg viewBox="0 0 {_WIDTH} {bottom + 26}" width="100%" style="max-width: 46rem" '
+        f'role="img" aria-label="Test {METRIC} by sampler, a dot for each seed">\n'
+        + "\n".join(lines)
+        + '\n</svg>\n<p class="quiet">A dot for each seed; the bar is the sampler\'s mean.</p>'
+    )

@@ -1,15 +1,16 @@
-"""The folder of a run: what a training leaves behind for its report.
+"""The folder of a run: what a training leaves behind for its report, and the words on its result.
 
 ``run.json`` says what was run, with what, and what came out; ``negatives.csv`` holds the records of
 the monitor, ``metrics.csv`` the values of each epoch; ``scores.npz`` and ``query.npz`` are the last
 look at the negatives. All but ``run.json`` may be missing: the report leaves out what they show,
-and says why where that is known.
+and says why where that is known. A run beside its uniform baseline has a `verdict`; several
+samplers at the same seeds have their `means`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,14 +20,20 @@ import pandas as pd
 from torch import Tensor
 
 from dgl_dmns._versions import versions
-from dgl_dmns.core import AffineNoisePredictor, DiffusionGenerator
-from dgl_dmns.diagnostics import Monitor, Observation, QueryView, observe, view_query
+from dgl_dmns.core import look_at
+from dgl_dmns.diagnostics import Monitor, Observation, QueryView
+from dgl_dmns.diagnostics.observation import observe_look, view_look
+from dgl_dmns.evaluate import mean_and_stderr
 from dgl_dmns.messages import warn
 
-__all__ = ["Run", "one_line", "save_run"]
+__all__ = ["METRIC", "Run", "comparison", "is_better", "means", "one_line", "save_run", "verdict"]
+
+METRIC = "MRR"
+"""What samplers are compared by."""
 
 _WORDS = ("title", "sampler", "command")
 _TABLES = ("data", "settings", "result", "baseline", "versions", "left_out")
+_QUERIES = 500  # of the last look
 _LARGEST = 256 << 20  # bytes of a file that is read
 
 FORMAT = "dgl-dmns run 1"
@@ -127,15 +134,15 @@ def save_run(
         sampler: the sampler, after its last refresh.
         monitor: what was recorded, if anything.
         title: what the report is called.
-        embeddings: as in `RefreshingSampler.refresh`; of the sampler's encoder where not given.
+        embeddings: as in `RefreshingSampler.refresh`; defaults to those of the sampler's encoder.
         command: how to run it again.
         data: facts of the data set by name, for example ``{"nodes": 2708}``.
         settings: settings by name; what JSON does not know is kept as text.
         result: test metrics by name.
         baseline: those of the same training with uniform negatives, to compare with.
         measured: how they were measured, in words.
-        history: values of each epoch by name; what the monitor's `log` was given where not given.
-            The page calls ``loss`` the training loss and ``mrr`` the validation MRR.
+        history: values of each epoch by name; defaults to what the monitor's `log` was given. The
+            page calls ``loss`` the training loss and ``mrr`` the validation MRR.
 
     Returns:
         The folder.
@@ -179,41 +186,26 @@ def one_line(error: Exception) -> str:
 def _save_looks(folder: Path, sampler: Any, embeddings: Any) -> dict[str, str]:
     """Write the last looks at the negatives; why one is missing, by the name of its file.
 
-    A training that has ended is not lost because one of them cannot be had.
+    A training that has ended is not lost because they cannot be had.
     """
     types = len(getattr(sampler, "known_by_type", {}))
     if types > 1:
         why = f"a look is at one edge type, and this sampler holds {types}; pass etype= to "
         return {"scores.npz": f"{why}observe", "query.npz": f"{why}view_query"}
-    left_out = {
-        "scores.npz": _save_look(
-            folder / "scores.npz", lambda: observe(sampler, embeddings=embeddings, queries=500)
-        ),
-        "query.npz": "it needs level Gaussians, which this sampler does not hold",
-    }
-    if _has_gaussians(sampler):
-        left_out["query.npz"] = _save_look(
-            folder / "query.npz", lambda: view_query(sampler, embeddings=embeddings)
-        )
-    return {name: reason for name, reason in left_out.items() if reason}
-
-
-def _save_look(file: Path, look: Callable[[], Observation | QueryView]) -> str:
-    """Write a look; an empty string, or why it cannot be had."""
     try:
-        seen = look()
+        look = look_at(sampler, None, embeddings)
+        looks: dict[str, Observation | QueryView] = {
+            "scores.npz": observe_look(look, _QUERIES, seed=0)
+        }
+        if look.closed_form:
+            looks["query.npz"] = view_look(look)
     except Exception as error:
-        warn(f"{file} is left out: {one_line(error)}")
-        return one_line(error)
-    seen.save(file)
-    return ""
-
-
-def _has_gaussians(sampler: Any) -> bool:
-    model = getattr(sampler, "model", None)
-    return isinstance(model, DiffusionGenerator) and isinstance(
-        model.predictor, AffineNoisePredictor
-    )
+        warn(f"{folder}: scores.npz and query.npz are left out: {one_line(error)}")
+        return dict.fromkeys(("scores.npz", "query.npz"), one_line(error))
+    for name, seen in looks.items():
+        seen.save(folder / name)
+    missing = {"query.npz": "it needs level Gaussians, which this sampler does not hold"}
+    return {} if look.closed_form else missing
 
 
 def _plain(value: Any) -> Any:
@@ -271,3 +263,76 @@ def _read(file: Path, read: Any) -> Any:
         return read(file)
     except Exception as error:
         raise ValueError(f"{file.name}: {error}") from error
+
+
+# ---- is it better than uniform negatives? -------------------------------------------------------
+
+
+def is_better(result: Mapping[str, float], baseline: Mapping[str, float]) -> bool:
+    """Whether a run has the higher test MRR (the first metric of both where there is none)."""
+    name = _compared(result, baseline)
+    return float(result[name]) > float(baseline[name])
+
+
+def verdict(result: Mapping[str, float], baseline: Mapping[str, float]) -> str:
+    """Say how a run compares with its uniform baseline.
+
+    >>> verdict({"MRR": 0.29}, {"MRR": 0.37}).partition(";")[0]
+    'MRR 0.290 here, 0.370 with uniform negatives: not better than uniform'
+    """
+    name, better = _compared(result, baseline), is_better(result, baseline)
+    advice = "" if better else "use uniform negatives here, or try another sampler; "
+    return (
+        f"{name} {result[name]:.3f} here, {baseline[name]:.3f} with uniform negatives: "
+        f"{'' if better else 'not '}better than uniform; {advice}one run each, so that a small "
+        "difference says little: dgl-dmns bench compares at several seeds."
+    )
+
+
+def _compared(result: Mapping[str, float], baseline: Mapping[str, float]) -> str:
+    both = [name for name in result if name in baseline]
+    if not both:
+        raise ValueError("baseline: expected the metrics of result")
+    return METRIC if METRIC in both else both[0]
+
+
+def comparison(result: Mapping[str, float], baseline: Mapping[str, float]) -> pd.DataFrame:
+    """The metrics that a run and its baseline both have, a row each, as text."""
+    names = [name for name in result if name in baseline]
+    rows = (("this sampler", result), ("uniform", baseline))
+    return pd.DataFrame(
+        [{"negatives": who, **{name: f"{side[name]:.3f}" for name in names}} for who, side in rows]
+    )
+
+
+def means(runs: pd.DataFrame) -> pd.DataFrame:
+    """The mean of each metric by sampler, as text, with its standard error where there are more.
+
+    Where uniform negatives are among them, the last column is the difference of the MRR to theirs,
+    paired by seed.
+    """
+    rows = []
+    for name, part in runs.groupby("sampler", sort=False):
+        row = {"sampler": str(name)}
+        for column in part.columns.drop(["sampler", "seed"]):
+            row[str(column)] = _mean([float(value) for value in part[column]])
+        paired = _less_uniform(runs, str(name))
+        if paired:
+            row[f"{METRIC} - uniform"] = _mean(paired)
+        rows.append(row)
+    return pd.DataFrame(rows).fillna("")
+
+
+def _mean(values: list[float]) -> str:
+    mean, error = mean_and_stderr(values)
+    return f"{mean:.3f} ({error:.3f})" if len(values) > 1 else f"{mean:.3f}"
+
+
+def _less_uniform(runs: pd.DataFrame, name: str) -> list[float]:
+    """Differences of a sampler's MRR to that of uniform negatives at the same seeds."""
+    if name == "uniform" or METRIC not in runs.columns:
+        return []
+    by_seed = runs.pivot_table(index="seed", columns="sampler", values=METRIC)
+    if "uniform" not in by_seed.columns or name not in by_seed.columns:
+        return []
+    return [float(value) for value in (by_seed[name] - by_seed["uniform"]).dropna()]

@@ -17,17 +17,27 @@ from torch.utils.data import get_worker_info
 
 from dgl_dmns._compat import require_dgl
 from dgl_dmns.checks import check_ids, check_object
-from dgl_dmns.core import Draw, FilteredDraws, KnownEdges, Look, Scorer, shielded
+from dgl_dmns.core import (
+    Draw,
+    EdgeName,
+    EdgeType,
+    FilteredDraws,
+    KnownEdges,
+    Look,
+    Scorer,
+    canonical_edge_type,
+    shielded,
+)
 from dgl_dmns.samplers.batch_loss import batch_loss
-from dgl_dmns.samplers.etypes import EdgeName, EdgeType, canonical_edge_type, check_k
+from dgl_dmns.samplers.etypes import check_k
 from dgl_dmns.samplers.graphs import GraphIdentity, KnownGraph, check_graph, ends_of
 from dgl_dmns.samplers.streams import Stream
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from dgl_dmns.core import Embeddings
     from dgl_dmns.samplers.callables import Scorers
-    from dgl_dmns.samplers.embedder import Embeddings
     from dgl_dmns.shared_softmax import Share
 
 _Base: Any = require_dgl().dataloading.negative_sampler._BaseNegativeSampler

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from dgl_dmns.core import KnownEdges, Scorer
+from dgl_dmns.core import EdgeType, KnownEdges, Scorer
 from dgl_dmns.samplers.callables import Scorers, scorers_by_type
-from dgl_dmns.samplers.etypes import EdgeType
 from dgl_dmns.samplers.minibatch import PairBatch, pair_batches
 from dgl_dmns.shared_softmax import Share, shared_softmax_loss
 

@@ -22,8 +22,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from dgl_dmns.checks import check_object
-from dgl_dmns.core import Scorer, dot_score
-from dgl_dmns.samplers.etypes import EdgeType, canonical_edge_type
+from dgl_dmns.core import EdgeType, Scorer, canonical_edge_type, dot_score
 
 __all__ = [
     "Scorers",

@@ -15,6 +15,8 @@ from dgl_dmns.core import (
     Blend,
     CandidateTable,
     DiffusionGenerator,
+    EdgeName,
+    Embeddings,
     FitReport,
     KnownEdges,
     Levels,
@@ -29,8 +31,8 @@ from dgl_dmns.core import (
     shielded,
 )
 from dgl_dmns.samplers.callables import Scorers
-from dgl_dmns.samplers.embedder import Embeddings, Encoder
-from dgl_dmns.samplers.etypes import EdgeName, NegativesPerEdge
+from dgl_dmns.samplers.embedder import Encoder
+from dgl_dmns.samplers.etypes import NegativesPerEdge
 from dgl_dmns.samplers.method import Ends, TableMethod
 from dgl_dmns.samplers.refreshing import RefreshingSampler
 from dgl_dmns.samplers.relation import Relation

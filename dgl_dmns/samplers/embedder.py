@@ -11,18 +11,15 @@ from torch import Tensor, nn
 
 from dgl_dmns._compat import is_distributed
 from dgl_dmns.checks import type_name
-from dgl_dmns.core import callers_device
+from dgl_dmns.core import Embeddings, callers_device
 from dgl_dmns.messages import first_line
 from dgl_dmns.samplers.callables import eval_mode, modules_behind, unwrapped
 from dgl_dmns.samplers.graphs import is_homogeneous
 from dgl_dmns.samplers.observed import NodeIds, ObservedEmbeddings
 
-__all__ = ["Embedder", "Embeddings", "Encoder", "check_embeddings"]
+__all__ = ["Embedder", "Encoder", "check_embeddings"]
 
 _ROWS = 1 << 16  # embeddings that are checked at a time: a bounded working set
-
-Embeddings = Union[Tensor, Mapping[str, Tensor]]
-"""Embeddings [N, D] of the only node type, or by node type, all of one width D."""
 
 Encoder = Union[nn.Module, Callable[..., Embeddings]]
 """A module or a callable that returns embeddings; its modules are in eval mode meanwhile.

@@ -1,4 +1,4 @@
-"""Edge types by their names, and the number of negatives for each."""
+"""Which edge types a sampler holds tables for, and the number of negatives for each."""
 
 from __future__ import annotations
 
@@ -6,52 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Union
 
 from dgl_dmns.checks import as_integer
+from dgl_dmns.core import EdgeName, EdgeType, canonical_edge_type
 from dgl_dmns.samplers.graphs import check_has_edges
 
-__all__ = [
-    "EdgeName",
-    "EdgeType",
-    "NegativesPerEdge",
-    "canonical_edge_type",
-    "check_k",
-    "held_edge_types",
-]
-
-EdgeType = tuple[str, str, str]
-"""A canonical edge type: source node type, relation, destination node type."""
-
-EdgeName = Union[str, EdgeType]
-"""An edge type by its relation alone, where that is unique, or in full."""
+__all__ = ["NegativesPerEdge", "check_k", "held_edge_types"]
 
 NegativesPerEdge = Union[int, Mapping[Any, int]]
 """Negatives per edge: one number, or one for each edge type (canonical, or the relation alone)."""
-
-
-def canonical_edge_type(
-    name: EdgeName | None, etypes: Sequence[EdgeType], argument: str
-) -> EdgeType:
-    """The canonical edge type that a name stands for.
-
-    Args:
-        name: the relation alone, or the canonical edge type; None for the only one.
-        etypes: the canonical edge types to choose from.
-        argument: the argument that an error message speaks of.
-
-    Raises:
-        ValueError: if none or several of the edge types have this name.
-    """
-    if name is None:
-        if len(etypes) != 1:
-            raise ValueError(f"{argument}: expected one of {list(etypes)}, got none; name one")
-        return etypes[0]
-    found = [e for e in etypes if name == e or (isinstance(name, str) and name == e[1])]
-    if len(found) != 1:
-        what = "several edge types" if found else "no edge type"
-        raise ValueError(
-            f"{argument}: {what} of name {name!r} in {found or list(etypes)}; name one as (source "
-            "node type, relation, destination node type)"
-        )
-    return found[0]
 
 
 def check_k(k: int) -> int:

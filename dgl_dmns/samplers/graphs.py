@@ -21,7 +21,7 @@ from torch.utils.data import get_worker_info
 
 from dgl_dmns._compat import is_distributed
 from dgl_dmns.checks import type_name
-from dgl_dmns.core import Folder, KnownEdges
+from dgl_dmns.core import EdgeType, Folder, KnownEdges
 from dgl_dmns.messages import warn
 
 __all__ = [
@@ -220,8 +220,6 @@ def _warn_saturated(known: KnownEdges) -> None:
 
 _SAMPLE = 1000  # edges of either side that are looked up in the other
 _LIKELY = 0.5  # share of edges in common above which ids are probably the same
-
-EdgeType = tuple[str, str, str]
 
 
 class GraphIdentity:

@@ -38,6 +38,7 @@ from dgl_dmns.core import (
     Candidates,
     CandidateTable,
     DepthFirstProposal,
+    EdgeName,
     KnownEdges,
     ListWeights,
     Rule,
@@ -47,7 +48,7 @@ from dgl_dmns.core import (
 )
 from dgl_dmns.messages import warn
 from dgl_dmns.samplers.embedder import Encoder
-from dgl_dmns.samplers.etypes import EdgeName, check_k
+from dgl_dmns.samplers.etypes import check_k
 from dgl_dmns.samplers.method import Ends, Method
 from dgl_dmns.samplers.refreshing import RefreshingSampler
 from dgl_dmns.samplers.relation import Relation

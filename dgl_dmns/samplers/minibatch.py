@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from dgl_dmns.checks import check_ids
-from dgl_dmns.core import KnownEdges
-from dgl_dmns.samplers.etypes import EdgeType, canonical_edge_type
+from dgl_dmns.core import EdgeType, KnownEdges, canonical_edge_type
 from dgl_dmns.samplers.graphs import is_homogeneous
 
 __all__ = [

@@ -22,10 +22,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dgl_dmns.core import Snapshot, share
+from dgl_dmns.core import EdgeType, Snapshot, share
 from dgl_dmns.messages import warn
 from dgl_dmns.samplers.callables import modules_behind
-from dgl_dmns.samplers.etypes import EdgeType
 from dgl_dmns.samplers.relation import Relation
 
 __all__ = ["Asked", "ScoringCheck", "edge_auc"]

@@ -19,18 +19,21 @@ from torch import Tensor
 
 from dgl_dmns.checks import as_number
 from dgl_dmns.core import (
+    EdgeName,
+    EdgeType,
+    Embeddings,
     FilteredDraws,
     KnownEdges,
     Look,
     Snapshot,
     WeightedFallback,
+    canonical_edge_type,
     first_above,
     share,
     shielded,
 )
 from dgl_dmns.samplers.base import NegativeSampler
-from dgl_dmns.samplers.embedder import Embeddings, check_embeddings
-from dgl_dmns.samplers.etypes import EdgeName, EdgeType, canonical_edge_type
+from dgl_dmns.samplers.embedder import check_embeddings
 from dgl_dmns.samplers.graphs import check_has_edges, edges_of, known_edges, shared_memory_for
 
 __all__ = ["FilteredSampler", "InBatchSampler", "PopularitySampler", "UniformSampler"]
@@ -88,6 +91,7 @@ class FilteredSampler(NegativeSampler):
             uniform=self.uniform,
             lam=1.0,
             behind=(None, None, None),
+            chains=False,
             draw=lambda: self._drawing(held),
         )
 

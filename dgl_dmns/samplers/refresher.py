@@ -20,6 +20,8 @@ from torch.utils.hooks import RemovableHandle
 from tqdm import tqdm
 
 from dgl_dmns.core import (
+    EdgeType,
+    Embeddings,
     RefreshReport,
     Stopwatch,
     TypeReport,
@@ -29,8 +31,7 @@ from dgl_dmns.core import (
     shielded,
 )
 from dgl_dmns.messages import about
-from dgl_dmns.samplers.embedder import Embedder, Embeddings
-from dgl_dmns.samplers.etypes import EdgeType
+from dgl_dmns.samplers.embedder import Embedder
 from dgl_dmns.samplers.graphs import check_graph, is_homogeneous, shared_memory_for
 from dgl_dmns.samplers.method import Ends
 from dgl_dmns.samplers.misuse import ScoringCheck

@@ -20,6 +20,9 @@ from torch.utils.hooks import RemovableHandle
 
 from dgl_dmns.checks import check_object
 from dgl_dmns.core import (
+    EdgeName,
+    EdgeType,
+    Embeddings,
     KnownEdges,
     Look,
     PoolSettings,
@@ -32,13 +35,8 @@ from dgl_dmns.core import (
 )
 from dgl_dmns.samplers.base import NegativeSampler
 from dgl_dmns.samplers.callables import Scorers, scorers_by_type
-from dgl_dmns.samplers.embedder import Embedder, Embeddings, Encoder
-from dgl_dmns.samplers.etypes import (
-    EdgeName,
-    EdgeType,
-    NegativesPerEdge,
-    held_edge_types,
-)
+from dgl_dmns.samplers.embedder import Embedder, Encoder
+from dgl_dmns.samplers.etypes import NegativesPerEdge, held_edge_types
 from dgl_dmns.samplers.graphs import GraphIdentity, is_homogeneous, shared_memory_for
 from dgl_dmns.samplers.method import Method, TableMethod
 from dgl_dmns.samplers.misuse import Asked, ScoringCheck
@@ -233,6 +231,7 @@ class RefreshingSampler(Tables, Saved, NegativeSampler):
             uniform=False,
             lam=self.settings.lam,
             behind=(behind.refreshes, behind.steps, behind.age),
+            chains=not relation.method.rebuilds_rows,
             draw=lambda: self._drawing(relation.etype),
         )
 

@@ -13,6 +13,7 @@ from dgl_dmns.core import (
     MOST_PASSES,
     CandidateTable,
     DiffusionGenerator,
+    EdgeType,
     Folder,
     KnownEdges,
     PoolSettings,
@@ -23,7 +24,6 @@ from dgl_dmns.core import (
     row_sizes,
 )
 from dgl_dmns.samplers.callables import frozen, in_eval_mode
-from dgl_dmns.samplers.etypes import EdgeType
 from dgl_dmns.samplers.graphs import known_edges
 from dgl_dmns.samplers.method import Ends, Method
 

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from dgl_dmns.checkpoint import read_state, write_state
-from dgl_dmns.core import MOST_PASSES, shielded
-from dgl_dmns.samplers.etypes import EdgeType
+from dgl_dmns.core import MOST_PASSES, EdgeType, shielded
 from dgl_dmns.samplers.method import Method
 from dgl_dmns.samplers.observed import ObservedEmbeddings
 from dgl_dmns.samplers.refresher import Refresher

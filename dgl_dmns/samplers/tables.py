@@ -15,15 +15,17 @@ from dgl_dmns.core import (
     Candidates,
     CandidateTable,
     DiffusionGenerator,
+    EdgeName,
+    EdgeType,
     FilteredDraws,
     KnownEdges,
     NodeDistribution,
     Rule,
     Scorer,
+    canonical_edge_type,
     check_tractable,
     shielded,
 )
-from dgl_dmns.samplers.etypes import EdgeName, EdgeType, canonical_edge_type
 from dgl_dmns.samplers.method import TableMethod
 from dgl_dmns.samplers.minibatch import checked_pairs, negative_pairs
 from dgl_dmns.samplers.misuse import Asked

@@ -8,7 +8,7 @@ from benchmarks.common import CellStore, cell_hash, run_cells
 from benchmarks.paper.__main__ import main
 from benchmarks.paper.ablations import ABLATIONS, ablation_rows
 from benchmarks.paper.config import PAPER_FRACTIONS, Cell, Latent, Row, Training
-from benchmarks.paper.latents import slot_levels
+from benchmarks.paper.latents import psi_density, slot_levels
 from benchmarks.paper.negatives import make_source
 from benchmarks.paper.objective import objective
 from benchmarks.paper.problem import Folders, load_problem
@@ -16,7 +16,8 @@ from benchmarks.paper.published import published
 from benchmarks.paper.rows import ROW_NAMES, main_rows
 from benchmarks.paper.terms import Terms, real_scores
 from benchmarks.paper.train import run_cell, train
-from dgl_dmns.core import LevelGaussians, psi_density, psi_distance
+from dgl_dmns.core import LevelGaussians
+from dgl_dmns.diagnostics import psi_distance
 from dgl_dmns.losses import multilevel_loss
 
 SHORT = Training(epochs=2)

@@ -173,7 +173,7 @@ def test_several_edge_types_have_rows_each():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"queries": 0}, "queries: expected at least 1 query"),
+        ({"queries": 0}, "queries: expected at least 1, got 0"),
         ({"held_out": torch.zeros(3, 2).long()}, r"held_out: expected shape \[2, P\]"),
         ({"held_out": torch.tensor([[0], [10**6]])}, "held_out: .*expected ids in 0 .. 119"),
         ({"etype": "likes"}, "etype: no edge type of name 'likes'"),

@@ -76,7 +76,7 @@ def test_hardness_as_a_moving_mean(monitor):
 
 def test_hardness_errors(monitor):
     frame = monitor.frame()
-    with pytest.raises(ValueError, match="smooth: expected at least 1 refresh, got 0"):
+    with pytest.raises(ValueError, match="smooth: expected at least 1, got 0"):
         plot_hardness(frame, smooth=0)
     with pytest.raises(ValueError, match="frame: expected records, got none"):
         plot_hardness(frame.iloc[:0])

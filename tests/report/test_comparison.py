@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from dgl_dmns.report import write_report
-from dgl_dmns.report.comparison import comparison_table, is_better, means, verdict
+from dgl_dmns.report.run import comparison, is_better, means, verdict
 
 RUNS = pd.DataFrame(
     {
@@ -29,7 +29,7 @@ def test_a_verdict_says_which_is_better():
 
 
 def test_the_table_has_what_both_have():
-    table = comparison_table({"MRR": 0.4, "AUC": 0.9}, {"MRR": 0.3})
+    table = comparison({"MRR": 0.4, "AUC": 0.9}, {"MRR": 0.3})
     assert table.to_dict("list") == {
         "negatives": ["this sampler", "uniform"],
         "MRR": ["0.400", "0.300"],

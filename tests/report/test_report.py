@@ -200,7 +200,10 @@ def test_several_edge_types_have_their_records_and_say_what_is_missing(tmp_path)
 @pytest.mark.usefixtures("sketched")
 def test_a_run_ends_well_where_a_look_cannot_be_had(sampler, tmp_path):
     fresh = DMNSSampler(sampler._g, lambda: torch.randn(60, 6), k=2)
-    with Monitor(fresh) as monitor, pytest.warns(UserWarning, match="scores.npz is left out"):
+    with (
+        Monitor(fresh) as monitor,
+        pytest.warns(UserWarning, match="scores.npz and query.npz are left out"),
+    ):
         save_run(tmp_path, fresh, monitor, title="never refreshed")
     page = Page(write_report(tmp_path).read_text())
     said = "".join(page.text)
@@ -209,7 +212,7 @@ def test_a_run_ends_well_where_a_look_cannot_be_had(sampler, tmp_path):
     with Monitor(sampler) as monitor:
         sampler.refresh()
         wrong = torch.zeros(3, 6)
-        with pytest.warns(UserWarning, match="is left out"):
+        with pytest.warns(UserWarning, match="are left out"):
             save_run(tmp_path, sampler, monitor, title="wrong embeddings", embeddings=wrong)
     assert "Percentile" in images_of(Page(write_report(tmp_path).read_text()))
 
