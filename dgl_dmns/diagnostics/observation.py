@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dgl_dmns.archives import read_arrays, write_arrays
 from dgl_dmns.checks import as_integer
 from dgl_dmns.core import (
     NO_LEVEL,
@@ -32,6 +31,7 @@ from dgl_dmns.core import (
     shielded,
 )
 from dgl_dmns.diagnostics.measures import percentiles
+from dgl_dmns.files import read_arrays, write_arrays
 
 if TYPE_CHECKING:
     from dgl_dmns.samplers import NegativeSampler

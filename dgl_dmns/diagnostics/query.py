@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from dgl_dmns.archives import read_arrays, write_arrays
 from dgl_dmns.checks import as_integer
 from dgl_dmns.core import shielded
+from dgl_dmns.files import read_arrays, write_arrays
 
 if TYPE_CHECKING:
     from dgl_dmns.samplers import DMNSSampler

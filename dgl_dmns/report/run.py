@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from dgl_dmns._versions import versions
+from dgl_dmns._compat import versions
 from dgl_dmns.core import AffineNoisePredictor, DiffusionGenerator
 from dgl_dmns.diagnostics import Monitor, Observation, QueryView, observe, view_query
 from dgl_dmns.messages import warn

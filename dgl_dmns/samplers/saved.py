@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
-from dgl_dmns.checkpoint import read_state, write_state
 from dgl_dmns.core import shielded
+from dgl_dmns.files import read_state, write_state
 from dgl_dmns.samplers.base import EdgeType
 from dgl_dmns.samplers.encoder import Embeddings, check_embeddings
 from dgl_dmns.samplers.lookup import TableSampler
@@ -118,7 +118,7 @@ class SavedSampler(TableSampler):
             )
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the state to a file, whole or not at all; see `dgl_dmns.checkpoint`.
+        """Write the state to a file, whole or not at all; see `dgl_dmns.files`.
 
         Args:
             path: the file; its folder has to exist.

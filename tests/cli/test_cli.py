@@ -12,11 +12,11 @@ import torch
 
 import dgl_dmns.cli.doctor
 import dgl_dmns.cli.train
-from dgl_dmns.checkpoint import write_state
 from dgl_dmns.cli import main
 from dgl_dmns.cli.parser import _DATASETS, _SAMPLERS
-from dgl_dmns.cli.samplers import SAMPLERS
 from dgl_dmns.data import DATASET_NAMES
+from dgl_dmns.files import write_state
+from dgl_dmns.samplers.registry import SAMPLERS
 
 SMALL = ["--quiet", "--hidden", "16", "--batch-size", "512"]
 ALONE = [*SMALL, "--no-baseline"]
@@ -306,17 +306,19 @@ def test_options_of_the_sampler(edges, tmp_path, capsys):
 
 WRONG = {
     **dict.fromkeys(("rule=Gate", "rule=None", "rule=3"), "blend, gate, density, nearest"),
-    **dict.fromkeys(("schedule=linear", "resources=4", "curriculum=easy", "scorer=x"), "an object"),
+    **dict.fromkeys(("schedule=linear", "resources=4", "scorer=x"), "an object"),
     **dict.fromkeys(("levels=0.25", "levels=(0.25)", "levels=[]", "levels=[nan]"), "numbers in"),
     **dict.fromkeys(("groups=2.5", "groups=10000000000", "pool=True", "pool='64'"), "a whole"),
     **dict.fromkeys(("lam=None", "uniform_share=nan", "lam=1e999", "lam=x"), "a number"),
     **dict.fromkeys(("space=3",), "a word"),
     **dict.fromkeys(("pool=0", "pool=-1", "levels=[2]", "lam=0", "uniform_share=2"), ""),
-    **dict.fromkeys(("source=foo", "effective_size=500", "batch_pairs=0"), ""),
+    **dict.fromkeys(("source=foo", "batch_pairs=0"), ""),
     "k=3": "write --k 3",
     "seed=3": "write --seed 3",
     "pull=3": "no argument of dmns, which takes batch_pairs",
     "g=3": "no argument of dmns",
+    "curriculum=easy": "no argument of dmns",
+    "effective_size=500": "no argument of dmns",
     "etypes=x": "no argument of dmns",
 }
 

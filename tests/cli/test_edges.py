@@ -219,7 +219,7 @@ def test_files_beyond_the_limit_are_refused(tmp_path, monkeypatch):
         with pytest.raises(FileError, match="expected at most 10 bytes, got more; write it as Par"):
             read_edges(file)
     read_edges(tmp_path / "e.parquet")
-    monkeypatch.setattr("dgl_dmns.parquet.MOST_CELLS", 197)
+    monkeypatch.setattr("dgl_dmns.files.MOST_CELLS", 197)
     with pytest.raises(FileError, match="expected at most .* 197 cells, got .* 198"):
         read_edges(tmp_path / "e.parquet")
 
