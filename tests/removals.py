@@ -38,7 +38,7 @@ FAULTS, RACE = "tests/faults/test_faults.py", "tests/faults/test_race.py"
 ANY, NUMBERS = "tests/properties/test_any_graph.py", "tests/properties/test_numbers.py"
 RUNS = "tests/cli/test_cli.py"
 STATES, EDGES = "tests/samplers/test_checkpoint.py", "tests/cli/test_edges.py"
-FILES, TWO_KINDS = "tests/cli/test_files.py", "tests/cli/test_kinds.py"
+TWO_KINDS = "tests/cli/test_kinds.py"
 FROZEN = "tests/samplers/test_frozen.py"
 IDENTITY, MISUSE = "tests/samplers/test_identity.py", "tests/samplers/test_misuse.py"
 CHECKS = "tests/test_checks.py"
@@ -569,7 +569,7 @@ REMOVALS = {
         "dgl_dmns/cli/delimited.py",
         "cells.extend(map(same.setdefault, columns[place], columns[place]))",
         "cells.extend(cell.lower() for cell in columns[place])",
-        f"{FILES} -k as_it_stands",
+        f"{EDGES} -k as_it_stands",
     ),
     "rows as wide as the first": Removal(
         "dgl_dmns/cli/delimited.py",
@@ -581,13 +581,13 @@ REMOVALS = {
         "dgl_dmns/cli/tables.py",
         "return found if list(map(str, found.tolist())) == names else None",
         "return found",
-        f"{FILES} -k as_it_stands",
+        f"{EDGES} -k as_it_stands",
     ),
     "text that Parquet says is text": Removal(
         "dgl_dmns/cli/tables.py",
         "found = None if words else _integers(names)",
         "found = _integers(names)",
-        f"{FILES} -k text_of_digits",
+        f"{EDGES} -k text_of_digits",
     ),
     "bytes that would end a cell": Removal(
         "dgl_dmns/cli/delimited.py",
@@ -599,37 +599,37 @@ REMOVALS = {
         "dgl_dmns/cli/tables.py",
         "<= max(_SMALL, _PROPORTION * lengths.sum()):",
         ">= 0:",
-        f"{FILES} -k longest_id",
+        f"{EDGES} -k longest_id",
     ),
     "the place of an open quote": Removal(
         "dgl_dmns/cli/delimited.py",
         "if ended:  # the reader wanted more of this record",
         "if False:",
-        f"{FILES} -k quote",
+        f"{EDGES} -k quote",
     ),
     "cells beyond the limit of csv": Removal(
         "dgl_dmns/cli/delimited.py",
         "csv.field_size_limit(LARGEST - 1)",
         "csv.field_size_limit()",
-        f"{FILES} -k 'quote or any_length'",
+        f"{EDGES} -k 'quote or any_length'",
     ),
     "a header taken for an edge": Removal(
         "dgl_dmns/cli/edges.py",
         "        _check_first_row(table, ids, first, second)\n",
         "        pass\n",
-        f"{FILES} -k without_a_header",
+        f"{EDGES} -k without_a_header",
     ),
     "gaps in columns of Parquet": Removal(
         "dgl_dmns/cli/tables.py",
         "if compute.any(gaps).as_py():",
         "if False:",
-        f"{FILES} -k holds_no_ids",
+        f"{EDGES} -k holds_no_ids",
     ),
     "deleted rows of Delta tables": Removal(
         "dgl_dmns/cli/tables.py",
         'if (file / "_delta_log").exists():',
         "if False:",
-        f"{FILES} -k part_files",
+        f"{EDGES} -k part_files",
     ),
     "users who would become items": Removal(
         "dgl_dmns/cli/edges.py",
