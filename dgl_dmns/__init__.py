@@ -9,10 +9,10 @@ once.
 from __future__ import annotations
 
 import warnings
-from importlib import import_module, metadata
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from dgl_dmns._compat import require_dgl, why_unusable
+from dgl_dmns._compat import require_dgl, version_of, why_unusable
 
 if TYPE_CHECKING:
     from dgl_dmns.samplers import (
@@ -50,10 +50,7 @@ __all__ = [
 
 _SAMPLERS = frozenset(__all__) - {"__version__"}
 
-try:
-    __version__ = metadata.version("dgl-dmns")
-except metadata.PackageNotFoundError:  # run from a source tree that is not installed
-    __version__ = "0+unknown"
+__version__ = version_of("dgl-dmns") or "0+unknown"  # a source tree, not installed
 
 _problem = why_unusable()
 if _problem is not None:

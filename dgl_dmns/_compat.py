@@ -23,7 +23,16 @@ from importlib import metadata, util
 from pathlib import Path
 from types import ModuleType
 
-__all__ = ["PAIRS", "Pair", "is_distributed", "require_dgl", "require_graphbolt", "why_unusable"]
+__all__ = [
+    "PAIRS",
+    "Pair",
+    "is_distributed",
+    "require_dgl",
+    "require_graphbolt",
+    "version_of",
+    "versions",
+    "why_unusable",
+]
 
 
 @dataclass(frozen=True)
@@ -177,13 +186,29 @@ def require_graphbolt() -> ModuleType:
     try:
         return importlib.import_module("dgl.graphbolt")
     except Exception as error:  # ImportError, FileNotFoundError and more
-        problem = _Problem(f"GraphBolt cannot be used: DGL {_version('dgl')} has none that loads.")
+        found = f"DGL {version_of('dgl')}"
+        problem = _Problem(f"GraphBolt cannot be used: {found} has none that loads.")
         cause = f"{type(error).__name__}: {error}"
         advice = (
             "GraphBolt came with DGL 2.0.  Without it, the samplers of dgl_dmns work in "
             "dgl.dataloading.as_edge_prediction_sampler."
         )
         raise ImportError(f"{_message(problem, cause)}\n{advice}", name="dgl.graphbolt") from error
+
+
+def version_of(distribution: str) -> str | None:
+    """The version of an installed package, or None."""
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that a result depends on, by name."""
+    names = ("dgl-dmns", "dgl", "torch", "numpy", "pandas")
+    found = {name: version_of(name) or "not installed" for name in names}
+    return {"python": platform.python_version(), **found}
 
 
 def is_distributed(value: object, kind: str) -> bool:
@@ -206,7 +231,7 @@ def _find_problem() -> _Problem | None:
         return _Problem("DGL is not installed.")
     if not _is_found("torch"):
         return _Problem("DGL is installed, but torch is not.")
-    dgl, torch = _version("dgl"), _version("torch")
+    dgl, torch = version_of("dgl"), version_of("torch")
     name = "DGL" if dgl is None else f"DGL {dgl}"
 
     built_for = _built_for()
@@ -219,7 +244,7 @@ def _find_problem() -> _Problem | None:
         )
 
     missing = {module: pip for module, pip in _ALWAYS_IMPORTED.items() if not _is_found(module)}
-    setuptools = _version("setuptools")  # carried a copy of packaging until 71
+    setuptools = version_of("setuptools")  # carried a copy of packaging until 71
     if not _is_found("packaging") and (setuptools is None or _release(setuptools) >= (71,)):
         missing["packaging"] = "packaging"
     if dgl is not None and (2, 0) <= _release(dgl) < (2, 2):
@@ -231,7 +256,7 @@ def _find_problem() -> _Problem | None:
         elif folder is not None and not (folder / "datapipes").is_dir():
             return _Problem(
                 f"{name} needs torchdata.datapipes, which the installed torchdata "
-                f"({_version('torchdata') or 'unknown version'}) no longer has.",
+                f"({version_of('torchdata') or 'unknown version'}) no longer has.",
                 cure=(_TORCHDATA,),
             )
     if missing:
@@ -240,7 +265,7 @@ def _find_problem() -> _Problem | None:
             cure=tuple(missing.values()),
         )
 
-    numpy = _version("numpy")
+    numpy = version_of("numpy")
     old_torch = torch is not None and _release(torch) < (2, 3)
     if old_torch and numpy is not None and _release(numpy) >= (2,):
         return _Problem(
@@ -255,7 +280,7 @@ def _message(problem: _Problem, cause: str = "") -> str:
     if cause:
         lines.append(f"Cause: {cause}")
     found = [f"Python {platform.python_version()}"]
-    found += [f"{name} {_version(name) or 'not found'}" for name in _REPORTED]
+    found += [f"{name} {version_of(name) or 'not found'}" for name in _REPORTED]
     lines.append(f"Found: {', '.join(found)}")
     lines.append("Combinations of DGL and torch:")
     for pair in PAIRS:
@@ -299,17 +324,8 @@ def _folder(package: str) -> Path | None:
         spec = util.find_spec(package)
     except ValueError:
         return None
-    if spec is None or not spec.submodule_search_locations:
-        return None
-    return Path(next(iter(spec.submodule_search_locations)))
-
-
-def _version(distribution: str) -> str | None:
-    """Return the version that the metadata of a distribution state, or None."""
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return None
+    places = None if spec is None else spec.submodule_search_locations
+    return Path(next(iter(places))) if places else None
 
 
 def _release(version: str) -> tuple[int, ...]:

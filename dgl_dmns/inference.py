@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from dgl_dmns._compat import require_dgl
+from dgl_dmns.checks import as_integer
 from dgl_dmns.core import callers_device, shielded
 
 _dgl: Any = require_dgl()
@@ -61,7 +62,7 @@ def layerwise_inference(
         layers: what each layer does, activation and normalisation included. Heads of an attention
             have to be joined there: a layer returns [B, D].
         fanout: neighbours drawn for each node (and edge type) in each layer, from DGL's random
-            generator; all of them where None, which gives the embeddings of the whole graph.
+            generator; None for all of them, which gives the embeddings of the whole graph.
         batch_size: nodes in a batch.
         model: the module behind the layers; it is in eval mode meanwhile.
 
@@ -78,9 +79,8 @@ def layerwise_inference(
     """
     if not layers:
         raise ValueError("layers: expected at least one layer, got none")
-    for name, value in (("fanout", fanout), ("batch_size", batch_size)):
-        if value is not None and value < 1:
-            raise ValueError(f"{name}: expected at least 1, got {value}")
+    fanout = None if fanout is None else as_integer("fanout", fanout, least=1)
+    batch_size = as_integer("batch_size", batch_size, least=1)
     single = len(g.ntypes) == 1 and len(g.canonical_etypes) == 1
     h = {g.ntypes[0]: features} if isinstance(features, Tensor) else dict(features)
     for ntype, part in h.items():

@@ -67,19 +67,17 @@ def bce_loss(
 ) -> Tensor:
     """Binary cross-entropy with logits, the loss of DGL's link prediction examples.
 
-    The mean runs over all ``B + B * K`` logits alike, as in those examples, which concatenate
-    positives and negatives: a positive weighs as much as one negative, not as its K together. With
-    ``balanced`` it is the mean of two means, that of the positives and that of the negatives, so a
-    positive weighs as much as its K negatives together, and the optimum is the same for every K:
-    ``s = log p - log q`` without ``-log K``.
+    The mean runs over all ``B + B * K`` logits alike, as in those examples, so that a positive
+    weighs as much as one negative. With ``balanced`` it is the mean of two means, of the positives
+    and of the negatives, and the optimum is ``s = log p - log q`` for every K, without ``-log K``.
 
     Args:
         pos: logits of the positives, shape [B] or [B, 1], floating point.
         neg: logits of the negatives, shape [B, K], floating point.
-        log_ratio: log ratios of the negatives (natural log), shape [B, K]; 0 where not given.
+        log_ratio: log ratios of the negatives (natural log), shape [B, K]; defaults to 0.
         pos_log_ratio: log ratios of the positives under the same ``q``, shape [B] or [B, 1];
-            0 where not given.
-        balanced: whether both parts weigh the same; False weighs all logits alike.
+            defaults to 0.
+        balanced: whether both parts weigh the same.
 
     Returns:
         The mean loss, a scalar.
@@ -116,29 +114,25 @@ def softmax_loss(
     softmax. Where negatives are never the positive itself, N is the number of the other nodes.
 
     Args:
-        pos: logits of the positives, shape [B] or [B, 1], floating point.
-        neg: logits of the negatives, shape [B, K], floating point.
-        log_ratio: log ratios of the negatives (natural log), shape [B, K]; 0 where not given.
+        pos: as in `bce_loss`, like ``neg``, ``log_ratio`` and ``pos_log_ratio``.
+        neg: logits of the negatives, shape [B, K].
+        log_ratio: log ratios of the negatives, shape [B, K].
         num_nodes: number N of nodes that the negatives were drawn from; None to weigh each negative
             as one class.
-        pos_log_ratio: log ratios of the positives under the same ``q``, shape [B] or [B, 1];
-            0 where not given.
+        pos_log_ratio: log ratios of the positives, shape [B] or [B, 1].
 
     Returns:
         The mean loss over the positives, a scalar.
 
     Raises:
-        TypeError: if a tensor is not floating point.
-        ValueError: if shapes disagree, a batch is empty, a log ratio is not finite,
-            ``num_nodes < 1``, or ``num_nodes`` comes with ``pos_log_ratio`` (the full softmax has
-            the positive as it is).
+        TypeError: if a tensor is not floating point, or ``num_nodes`` no integer.
+        ValueError: as `bce_loss`; if ``num_nodes < 1``, or it comes with ``pos_log_ratio`` (the
+            full softmax has the positive as it is).
     """
     whole = num_nodes is not None
     pos, neg = _calibrated("softmax_loss", pos, neg, log_ratio, pos_log_ratio, whole=whole)
     if num_nodes is not None:
-        num_nodes = as_integer("num_nodes", num_nodes)
-        if num_nodes < 1:
-            raise ValueError(f"num_nodes: expected at least 1, got {num_nodes}")
+        num_nodes = as_integer("num_nodes", num_nodes, least=1)
         if pos_log_ratio is not None:
             raise ValueError(
                 "pos_log_ratio: does not go with num_nodes, since the full softmax has the "
@@ -158,21 +152,7 @@ def bpr_loss(
 ) -> Tensor:
     """Bayesian personalised ranking: the mean of ``softplus(neg - pos)`` over all B * K pairs.
 
-    Source: Rendle et al., UAI 2009.
-
-    Args:
-        pos: logits of the positives, shape [B] or [B, 1], floating point.
-        neg: logits of the negatives, shape [B, K], floating point.
-        log_ratio: log ratios of the negatives (natural log), shape [B, K]; 0 where not given.
-        pos_log_ratio: log ratios of the positives under the same ``q``, shape [B] or [B, 1];
-            0 where not given.
-
-    Returns:
-        The mean loss, a scalar.
-
-    Raises:
-        TypeError: if a tensor is not floating point.
-        ValueError: if shapes disagree, a batch is empty, or a log ratio is not finite.
+    Source: Rendle et al., UAI 2009. Arguments, result and errors are those of `bce_loss`.
     """
     pos, neg = _calibrated("bpr_loss", pos, neg, log_ratio, pos_log_ratio)
     return -logsigmoid(pos.unsqueeze(1) - neg).mean()
@@ -226,7 +206,6 @@ def multilevel_loss(
         )
     if not all(0 < w < math.inf for w in weights):
         raise ValueError(f"weights: expected positive, finite numbers, got {tuple(weights)}")
-
     terms = [w * _push(-level, form).mean() for w, level in zip(weights, latent)]
     if real is not None:
         _check_float("real", real)
@@ -277,23 +256,9 @@ def _calibrated(
             f".view({batch}, -1)"
         )
     if log_ratio is not None:
-        _check_float("log_ratio", log_ratio)
-        if log_ratio.shape != neg.shape:
-            raise ValueError(
-                f"log_ratio: expected the shape of neg, {tuple(neg.shape)}, got "
-                f"{tuple(log_ratio.shape)}; reshape it in the same way as neg"
-            )
-        _check_ratio("log_ratio", log_ratio)
-        neg = neg - log_ratio.detach()
+        neg = neg - _ratio("log_ratio", log_ratio, neg)
     if pos_log_ratio is not None:
-        pos_log_ratio = _column("pos_log_ratio", pos_log_ratio)
-        if pos_log_ratio.shape != pos.shape:
-            raise ValueError(
-                f"pos_log_ratio: expected one for each of the {batch} positives, got "
-                f"{pos_log_ratio.shape[0]}"
-            )
-        _check_ratio("pos_log_ratio", pos_log_ratio)
-        pos = pos - pos_log_ratio.detach()
+        pos = pos - _ratio("pos_log_ratio", _column("pos_log_ratio", pos_log_ratio), pos)
     return pos, neg
 
 
@@ -309,16 +274,23 @@ def _column(name: str, value: Tensor) -> Tensor:
     return value
 
 
-def _check_float(name: str, value: Tensor) -> None:
-    check_tensor(name, value, "floating-point numbers")
-    if not value.is_floating_point():
-        raise TypeError(f"{name}: expected a floating-point tensor, got {value.dtype}")
-
-
-def _check_ratio(name: str, value: Tensor) -> None:
-    _check_float(name, value)
-    if not bool(torch.isfinite(value).all()):
+def _ratio(name: str, ratio: Tensor, logits: Tensor) -> Tensor:
+    """Log ratios of some logits, without gradient."""
+    _check_float(name, ratio)
+    if ratio.shape != logits.shape:
+        raise ValueError(
+            f"{name}: expected one for each logit, shape {tuple(logits.shape)}, got "
+            f"{tuple(ratio.shape)}; reshape it in the same way as the logits"
+        )
+    if not bool(torch.isfinite(ratio).all()):
         raise ValueError(
             f"{name}: expected finite numbers, got NaN or infinity; a rule without a tractable "
             "distribution (Nearest, Hardest) has no log ratio, so leave it out"
         )
+    return ratio.detach()
+
+
+def _check_float(name: str, value: Tensor) -> None:
+    check_tensor(name, value, "floating-point numbers")
+    if not value.is_floating_point():
+        raise TypeError(f"{name}: expected a floating-point tensor, got {value.dtype}")

@@ -1,4 +1,4 @@
-"""Warnings that point to the user's line, and say which sampler they are about."""
+"""What users are told: warnings that point to their line, and errors in one line."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any, TypeVar, cast
 
-__all__ = ["about", "first_line", "warn"]
+__all__ = ["about", "first_line", "one_line", "say", "warn"]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 _SUBJECT: ContextVar[str] = ContextVar("dgl_dmns_subject", default="")
 _BETWEEN = ("dgl_dmns", "torch", "dgl", "torchdata", "contextlib", "functools", "threading")
 """Packages whose lines are not the user's: an optimizer's step refreshes by a hook of torch."""
+_PLAIN = (ValueError, TypeError, OSError, RuntimeError)
+"""Errors whose text says enough without their kind."""
 
 
 def about(function: Function) -> Function:
@@ -42,6 +44,23 @@ def warn(message: str, category: type[Warning] = UserWarning) -> None:
 def first_line(error: BaseException) -> str:
     """What kind of error it is, and the first line of what it says."""
     return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+
+
+def one_line(said: object, longest: int = 200) -> str:
+    """A text, or what an error says, without line ends and cut where it is long.
+
+    An error that is not about a user's words or files is preceded by its kind.
+    """
+    line = " ".join(part.strip() for part in str(said).splitlines())
+    if isinstance(said, BaseException) and not isinstance(said, _PLAIN):
+        line = f"{type(said).__name__}: {line}"
+    return line if len(line) <= longest else f"{line[: longest - 4]} ..."
+
+
+def say(text: str) -> None:
+    """Print a line of a command's output, at once."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
 
 
 def _level() -> int:

@@ -104,15 +104,15 @@ def shared_softmax_loss(
         ids: ids of the nodes that the rows of ``h`` belong to, shape [n], integer; a pair like
             ``h``.
         log_ratio: natural log of ``rbar(u)`` (of ``r(u|v)`` with ``share="edge"``) of each
-            candidate, in the shape of ``candidates``; inf leaves one out; 0 where not given, as for
+            candidate, in the shape of ``candidates``; inf leaves one out; defaults to 0, as for
             uniform draws.
-        scorer: scores of broadcastable embeddings, ([.., D], [.., D]) to [..]; the inner product
-            where not given.
+        scorer: scores of broadcastable embeddings, ([.., D], [.., D]) to [..]; defaults to the
+            inner product.
         temperature: positive; scores are divided by it.
         share: ``"batch"``: all candidates for all positives; ``"edge"``: its own for each.
         pool: at most so many random candidates, more than K, are scored against all positives, and
             its own against each; None for all.
-        generator: source of that choice, on the CPU; torch's global one where not given.
+        generator: source of that choice, on the CPU; defaults to torch's global one.
 
     Returns:
         The mean loss over the positives, a scalar, float32 (float64 for such embeddings). 0 with
@@ -127,8 +127,7 @@ def shared_softmax_loss(
         raise ValueError(f"share: expected 'batch' or 'edge', got {share!r}")
     if not (math.isfinite(as_number("temperature", temperature)) and temperature > 0):
         raise ValueError(f"temperature: expected a positive, finite number, got {temperature}")
-    if num_nodes < 1:
-        raise ValueError(f"num_nodes: expected at least 1, got {num_nodes}")
+    num_nodes = as_integer("num_nodes", num_nodes, least=1)
     of_src, of_dst = _embeddings(h)
     src = _rows("pos_src", pos_src, of_src)
     dst = _rows("pos_dst", pos_dst, of_dst)
@@ -206,7 +205,7 @@ class _Way:
 
 def _embeddings(h: Ends) -> tuple[Tensor, Tensor]:
     both = (h, h) if isinstance(h, Tensor) else h
-    for part in both[:1] if both[0] is both[1] else both:
+    for part in both[:1] if isinstance(h, Tensor) else both:
         if not part.is_floating_point():
             raise TypeError(f"h: expected floating-point embeddings, got {part.dtype}")
         if part.dim() != 2:
@@ -276,7 +275,7 @@ def _own(drawn: Tensor, queries: int, share: Share, pool: int | None) -> Tensor 
 def _log_ratio(log_ratio: Tensor | None, drawn: Tensor) -> Tensor:
     """Log ratios [M], float64, on the device of the candidates."""
     if log_ratio is None:
-        return torch.zeros(drawn.shape, dtype=torch.float64, device=drawn.device)
+        return torch.zeros_like(drawn, dtype=torch.float64)
     if not log_ratio.is_floating_point():
         raise TypeError(f"log_ratio: expected a floating-point tensor, got {log_ratio.dtype}")
     ratio = log_ratio.detach().flatten().to(drawn.device, torch.float64)
@@ -295,19 +294,17 @@ def _log_ratio(log_ratio: Tensor | None, drawn: Tensor) -> Tensor:
 
 def _ids(ids: Ends | None, h: tuple[Tensor, Tensor], known: KnownEdges) -> tuple[Tensor, Tensor]:
     """Node ids of the rows of both ends, int64, on the device of the known edges."""
-    device = known.indices.device
+    device, counts = known.indices.device, (known.num_src, known.num_dst)
     if ids is None:
-        if [len(part) for part in h] != [known.num_src, known.num_dst]:
+        if tuple(map(len, h)) != counts:
             raise ValueError(
                 f"ids: needed beside known edges unless h has a row for each of the "
                 f"{known.num_dst} nodes, got {len(h[1])} rows; pass pos_graph.ndata[dgl.NID]"
             )
-        return torch.arange(known.num_src, device=device), torch.arange(
-            known.num_dst, device=device
-        )
+        ids = torch.arange(counts[0], device=device), torch.arange(counts[1], device=device)
     both = (ids, ids) if isinstance(ids, Tensor) else ids
     found = []
-    for part, rows, count in zip(both, h, (known.num_src, known.num_dst)):
+    for part, rows, count in zip(both, h, counts):
         _check_integers("ids", part)
         if part.shape != (len(rows),):
             raise ValueError(

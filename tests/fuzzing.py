@@ -31,7 +31,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from dgl_dmns import DMNSSampler, checkpoint
+from dgl_dmns import DMNSSampler, files
 from dgl_dmns.cli.edges import FileError, read_edges
 from dgl_dmns.diagnostics import Monitor
 from dgl_dmns.evaluate import FixedNegatives, fixed_negatives
@@ -121,7 +121,7 @@ def prepare(folder: Path) -> None:
 
 
 KINDS = {
-    "checkpoint": Kind(("sampler",), lambda f: checkpoint.read_state(f / "sampler")),
+    "checkpoint": Kind(("sampler",), lambda f: files.read_state(f / "sampler")),
     "sampler": Kind(("sampler",), load_sampler),
     "edges, CSV": Kind(("edges.csv",), lambda f: read_edges(f / "edges.csv"), FileError),
     "edges of words, CSV": Kind(("words.csv",), lambda f: read_edges(f / "words.csv"), FileError),
@@ -272,12 +272,12 @@ def spoil(name: str, content: bytes, kind: str, folder: Path, r: random.Random) 
         return damage(content, r)
     if kind == "sampler":
         changed = folder / "changed"
-        state = checkpoint.read_state(folder / "sampler")
+        state = files.read_state(folder / "sampler")
         for _ in range(r.choice((1, 1, 3))):
             state = change_value(state, r)
             if not isinstance(state, dict):
                 state = {}
-        checkpoint.write_state(changed, state)
+        files.write_state(changed, state)
         return changed.read_bytes()
     if name.endswith(".json"):
         return json.dumps(change_value(json.loads(content), r)).encode()

@@ -38,7 +38,7 @@ FAULTS, RACE = "tests/faults/test_faults.py", "tests/faults/test_race.py"
 ANY, NUMBERS = "tests/properties/test_any_graph.py", "tests/properties/test_numbers.py"
 RUNS = "tests/cli/test_cli.py"
 STATES, EDGES = "tests/samplers/test_checkpoint.py", "tests/cli/test_edges.py"
-FILES, TWO_KINDS = "tests/cli/test_files.py", "tests/cli/test_kinds.py"
+TWO_KINDS = "tests/cli/test_kinds.py"
 FROZEN = "tests/samplers/test_frozen.py"
 IDENTITY, MISUSE = "tests/samplers/test_identity.py", "tests/samplers/test_misuse.py"
 CHECKS = "tests/test_checks.py"
@@ -234,7 +234,7 @@ REMOVALS = {
         f"{MISUSE} -k without_rows",
     ),
     "archives on a full disk": Removal(
-        "dgl_dmns/archives.py",
+        "dgl_dmns/files.py",
         "archive.fp = None  # or",
         "pass  # or",
         f"{STATES} -k fills_up",
@@ -511,32 +511,32 @@ REMOVALS = {
         f"{FAULTS} -k 'same_bits and refresh'",
     ),
     "the whole file before its name": Removal(
-        "dgl_dmns/checkpoint.py",
-        'name = target.parent / f".{target.name}.{secrets.token_hex(8)}.part"\n    try:\n        '
-        'with name.open("xb")',
-        'name = target\n    try:\n        with name.open("wb")',
+        "dgl_dmns/files.py",
+        'part = path.parent / f".{path.name}.{secrets.token_hex(8)}.part"\n    try:\n        '
+        'with part.open("xb")',
+        'part = path\n    try:\n        with part.open("wb")',
         f"{STATES} {FAULTS} -k 'killed_while or without_room'",
     ),
     "what killed writers left": Removal(
-        "dgl_dmns/checkpoint.py",
-        "    _remove_abandoned(target)\n",
+        "dgl_dmns/files.py",
+        "    _remove_abandoned(path)\n",
         "",
         f"{STATES} -k old",
     ),
     "the checksum": Removal(
-        "dgl_dmns/checkpoint.py",
+        "dgl_dmns/files.py",
         'if _digest(words["nesting"], found) != words["sha256"]:',
         "if False:",
         f"{STATES} -k packed_again",
     ),
     "no pickles": Removal(
-        "dgl_dmns/archives.py",
+        "dgl_dmns/files.py",
         "np.load(path, allow_pickle=False)",
         "np.load(path, allow_pickle=True)",
         f"{STATES} {SUPPLY} -k code",
     ),
     "what a file unpacks to": Removal(
-        "dgl_dmns/archives.py",
+        "dgl_dmns/files.py",
         "if unpacked > most:",
         "if False:",
         f"{STATES} -k unpacks",
@@ -554,7 +554,7 @@ REMOVALS = {
         f"{EDGES} -k limit",
     ),
     "limits of Parquet": Removal(
-        "dgl_dmns/parquet.py",
+        "dgl_dmns/files.py",
         "if unpacked > MOST_BYTES or cells > MOST_CELLS:",
         "if False:",
         f"{EDGES} -k limit",
@@ -567,27 +567,27 @@ REMOVALS = {
     ),
     "ids that stay as they stand": Removal(
         "dgl_dmns/cli/delimited.py",
-        "dtype={place: object for place in places},",
-        "dtype=None,",
-        f"{FILES} -k as_it_stands",
+        "cells.extend(map(same.setdefault, columns[place], columns[place]))",
+        "cells.extend(cell.lower() for cell in columns[place])",
+        f"{EDGES} -k as_it_stands",
     ),
-    "missing only where empty": Removal(
+    "rows as wide as the first": Removal(
         "dgl_dmns/cli/delimited.py",
-        "na_filter=False,",
-        "",
-        f"{FILES} -k as_it_stands",
+        "if len(cells) != width:",
+        "if False:",
+        f"{EDGES} -k errors_name_the_place",
     ),
     "integers that are canonical": Removal(
-        "dgl_dmns/cli/ids.py",
-        "return numbers if list(map(str, numbers.tolist())) == names else None",
-        "return numbers",
-        f"{FILES} -k as_it_stands",
+        "dgl_dmns/cli/tables.py",
+        "return found if list(map(str, found.tolist())) == names else None",
+        "return found",
+        f"{EDGES} -k as_it_stands",
     ),
     "text that Parquet says is text": Removal(
-        "dgl_dmns/cli/ids.py",
+        "dgl_dmns/cli/tables.py",
         "found = None if words else _integers(names)",
         "found = _integers(names)",
-        f"{FILES} -k text_of_digits",
+        f"{EDGES} -k text_of_digits",
     ),
     "bytes that would end a cell": Removal(
         "dgl_dmns/cli/delimited.py",
@@ -596,40 +596,40 @@ REMOVALS = {
         f"{EDGES} -k errors_name_the_place",
     ),
     "stored ids in proportion": Removal(
-        "dgl_dmns/cli/ids.py",
+        "dgl_dmns/cli/tables.py",
         "<= max(_SMALL, _PROPORTION * lengths.sum()):",
         ">= 0:",
-        f"{FILES} -k longest_id",
+        f"{EDGES} -k longest_id",
     ),
     "the place of an open quote": Removal(
         "dgl_dmns/cli/delimited.py",
         "if ended:  # the reader wanted more of this record",
         "if False:",
-        f"{FILES} -k quote",
+        f"{EDGES} -k quote",
     ),
     "cells beyond the limit of csv": Removal(
         "dgl_dmns/cli/delimited.py",
         "csv.field_size_limit(LARGEST - 1)",
         "csv.field_size_limit()",
-        f"{FILES} -k 'quote or any_length'",
+        f"{EDGES} -k 'quote or any_length'",
     ),
     "a header taken for an edge": Removal(
         "dgl_dmns/cli/edges.py",
         "        _check_first_row(table, ids, first, second)\n",
         "        pass\n",
-        f"{FILES} -k without_a_header",
+        f"{EDGES} -k without_a_header",
     ),
     "gaps in columns of Parquet": Removal(
-        "dgl_dmns/cli/columns.py",
+        "dgl_dmns/cli/tables.py",
         "if compute.any(gaps).as_py():",
         "if False:",
-        f"{FILES} -k holds_no_ids",
+        f"{EDGES} -k holds_no_ids",
     ),
     "deleted rows of Delta tables": Removal(
-        "dgl_dmns/cli/columns.py",
+        "dgl_dmns/cli/tables.py",
         'if (file / "_delta_log").exists():',
         "if False:",
-        f"{FILES} -k part_files",
+        f"{EDGES} -k part_files",
     ),
     "users who would become items": Removal(
         "dgl_dmns/cli/edges.py",
@@ -638,7 +638,7 @@ REMOVALS = {
         f"{TWO_KINDS} -k question",
     ),
     "sorted lists that end early": Removal(
-        "dgl_dmns/cli/kinds.py",
+        "dgl_dmns/cli/edges.py",
         "if min(up, down) < max(3, _BOTH_WAYS * (up + down)):",
         "if False:",
         f"{TWO_KINDS} -k ordinary",
@@ -656,7 +656,7 @@ REMOVALS = {
         f"{RUNS} -k no_file_of_another_run",
     ),
     "kinds of options": Removal(
-        "dgl_dmns/cli/samplers.py",
+        "dgl_dmns/cli/options.py",
         "if not kind[1](value):",
         "if False:",
         f"{RUNS} -k wrong_option",

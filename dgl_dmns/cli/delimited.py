@@ -1,8 +1,7 @@
 """Tables of text: cells separated by commas, tabs, semicolons, bars or blanks, also packed (gzip).
 
-Cells of ids are kept as they stand: pandas reads them as text, so that ``007``, ``1e5`` and ``NA``
-stay names. Pandas reads a file in one go; only for the place of an error is it gone through again,
-record by record.
+Cells of ids are kept as they stand, so that ``007``, ``1e5`` and ``NA`` stay names. A file is gone
+through twice: its bytes, before anything parses them, and its records, with the line of each.
 """
 
 from __future__ import annotations
@@ -11,25 +10,19 @@ import codecs
 import csv
 import gzip
 import io
-import itertools
 import re
 import zlib
+from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO, cast
 
-import pandas as pd
+import numpy as np
 
-from dgl_dmns.cli.tables import (
-    FileError,
-    IdColumn,
-    Table,
-    advice_on_ends,
-    find_columns,
-    one_line,
-)
+from dgl_dmns.cli.tables import FileError, IdColumn, Table, find_columns, numbers
+from dgl_dmns.messages import one_line
 
 __all__ = ["LARGEST", "read_text"]
 
@@ -44,6 +37,7 @@ _PACKERS = {
     "zstd": b"\x28\xb5\x2f\xfd",
 }
 _HEADER_LINES = 100  # that a header with line ends in quotes may have
+_BATCH = 1 << 15  # rows that are held as lists of cells
 
 
 @dataclass(frozen=True)
@@ -54,14 +48,16 @@ class _Layout:
         skip: lines before the first record.
         separator: of the cells; None for any blanks.
         names: of the columns; numbers where the file has no header.
+        places: of the columns of ids.
     """
 
     skip: int
     separator: str | None
     names: tuple[str, ...]
+    places: list[int]
 
 
-def read_text(file: Path, wanted: Sequence[str], header: bool = True) -> Table:
+def read_text(file: Path, wanted: Sequence[str], header: bool = True, rest: bool = False) -> Table:
     """The table in a file of text.
 
     Args:
@@ -69,47 +65,38 @@ def read_text(file: Path, wanted: Sequence[str], header: bool = True) -> Table:
         wanted: names of the columns that hold ids.
         header: whether the first line has the names of the columns. Where not, the first columns
             are those wanted.
+        rest: whether the other columns are read, too, as numbers.
 
     Raises:
         FileError: if it is no such table, or lacks a column.
     """
     _check_bytes(file)
-    layout, places = _layout(file, wanted, header)
+    layout = _layout(file, wanted, header)
+    lines = array("q")
 
     def where(row: int) -> str:
-        return _where(file, layout, row)
+        return f"{file}, line {lines[row]}"
 
-    with _open(file) as lines:
-        for _ in range(layout.skip):
-            lines.readline()
-        try:
-            # In one piece: by pieces, a column could be read as numbers here and as words there.
-            frame = pd.read_csv(
-                lines,
-                header=None,
-                names=list(range(len(layout.names))),
-                sep=layout.separator or r"\s+",
-                dtype={place: object for place in places},
-                skipinitialspace=True,
-                na_filter=False,
-                low_memory=False,
-            )
-        except pd.errors.EmptyDataError as error:
-            raise FileError(f"{file}: expected at least one row, got none") from error
-        except Exception as error:  # pandas has many
-            _find_fault(file, layout)
-            raise FileError(f"{file}: not a table of text ({one_line(error)})") from error
-    if not isinstance(frame.index, pd.RangeIndex):  # more cells than names, and no error
-        _find_fault(file, layout)
-    if not len(frame):
+    others = [place for place in range(len(layout.names)) if rest and place not in layout.places]
+    ids: list[list[str]] = [[] for _ in layout.places]
+    values: list[list[Any]] = [[] for _ in others]
+    same: dict[str, str] = {}  # a cell that stands there often is held once
+    with _long_cells():
+        for rows in _batches(file, layout, lines):
+            first, columns = len(ids[0]), list(zip(*rows))
+            for place, parts in zip(others, values):
+                parts.append(numbers(layout.names[place], columns[place], where, first))
+            for place, cells in zip(layout.places, ids):
+                cells.extend(map(same.setdefault, columns[place], columns[place]))
+    if not lines:
         raise FileError(f"{file}: expected at least one row below the names of the columns")
-    ids = [
-        IdColumn(layout.names[place], frame[place].to_numpy(dtype=object), False, where)
-        for place in places
+    named = [layout.names[place] for place in layout.places]
+    found = [
+        IdColumn(name, np.array(cells, dtype=object), False, where)
+        for name, cells in zip(named, ids)
     ]
-    others = [place for place in range(len(layout.names)) if place not in places]
-    rest = frame[others].set_axis([layout.names[place] for place in others], axis="columns")
-    return Table(ids, rest, where)
+    arrays = [(layout.names[p], np.concatenate(parts)) for p, parts in zip(others, values)]
+    return Table(found, arrays, where)
 
 
 def _open_bytes(file: Path) -> BinaryIO:
@@ -119,7 +106,7 @@ def _open_bytes(file: Path) -> BinaryIO:
 
 
 def _open(file: Path) -> TextIO:
-    # Line ends are kept: pandas and csv tell those within quotes.
+    # Line ends are kept: csv tells those within quotes.
     return io.TextIOWrapper(_open_bytes(file), encoding="utf-8-sig", newline="")
 
 
@@ -138,7 +125,7 @@ def _check_bytes(file: Path) -> None:
                 packed = _packed(part) if size == len(part) else None
                 if packed is not None:
                     raise FileError(f"{file}: {packed}")
-                if b"\0" in part:  # which would end a cell for pandas
+                if b"\0" in part:
                     line += part.count(b"\n", 0, part.index(b"\0"))
                     raise FileError(
                         f"{file}, line {line}: not UTF-8 text (a byte 0); save it as UTF-8"
@@ -167,24 +154,9 @@ def _packed(start: bytes) -> str | None:
     return None
 
 
-def _layout(file: Path, wanted: Sequence[str], header: bool) -> tuple[_Layout, list[int]]:
-    """The layout, and the places of the columns that are wanted."""
-    with _open(file) as lines:
-        skip, first = 0, lines.readline()
-        while first and (not first.strip() or _COMMENT.match(first)):
-            skip, first = skip + 1, lines.readline()
-        if not first:
-            raise FileError(f"{file}: the file is empty but for comments")
-        place = f"{file}, line {skip + 1}"
-        record, opened = [first], 0
-        while sum(line.count('"') for line in record) % 2:
-            if record[-1].count('"') % 2:
-                opened = len(record) - 1
-            more = lines.readline()
-            if not more or len(record) == _HEADER_LINES:
-                raise FileError(_unclosed(file, skip + 1 + opened))
-            record.append(more)
-    text = "".join(record)
+def _layout(file: Path, wanted: Sequence[str], header: bool) -> _Layout:
+    skip, record = _first_record(file)
+    place, text = f"{file}, line {skip + 1}", "".join(record)
     if not header:
         separator = _separator_of_data(text, place)
         width = len(_split(text, separator))
@@ -194,19 +166,33 @@ def _layout(file: Path, wanted: Sequence[str], header: bool) -> tuple[_Layout, l
                 "commas, tabs, semicolons, bars or blanks"
             )
         names = tuple(f"{i + 1}" for i in range(width))
-        return _Layout(skip, separator, names), list(range(len(wanted)))
+        return _Layout(skip, separator, names, list(range(len(wanted))))
     choices = {one: _split(text, one) for one in (*_SEPARATORS, None)}
     small = {name.lower() for name in wanted}
     fit = [one for one, cells in choices.items() if small <= {cell.lower() for cell in cells}]
     separator = fit[0] if fit else max(choices, key=lambda one: (len(choices[one]), one or ""))
     names = tuple(choices[separator])
-    advice = "name it in the first line"
-    if len(wanted) > 1:
-        advice = f"{advice_on_ends(names)}, or --no-header where this line is an edge"
-    return (
-        _Layout(skip + len(record), separator, names),
-        find_columns(names, wanted, place, advice),
-    )
+    places = find_columns(names, wanted, place, ", or --no-header where this line is an edge")
+    return _Layout(skip + len(record), separator, names, places)
+
+
+def _first_record(file: Path) -> tuple[int, list[str]]:
+    """The number of lines before the first record, and its lines."""
+    with _open(file) as lines:
+        skip, first = 0, lines.readline()
+        while first and (not first.strip() or _COMMENT.match(first)):
+            skip, first = skip + 1, lines.readline()
+        if not first:
+            raise FileError(f"{file}: the file is empty but for comments")
+        record, opened = [first], 0
+        while sum(line.count('"') for line in record) % 2:
+            if record[-1].count('"') % 2:
+                opened = len(record) - 1
+            more = lines.readline()
+            if not more or len(record) == _HEADER_LINES:
+                raise _unclosed(file, skip + 1 + opened)
+            record.append(more)
+    return skip, record
 
 
 def _separator_of_data(line: str, place: str) -> str | None:
@@ -247,62 +233,47 @@ def _reader(lines: Iterator[str], separator: str | None) -> Any:
     return csv.reader(lines, delimiter=separator or " ", skipinitialspace=True)
 
 
-def _records(file: Path, layout: _Layout) -> Iterator[tuple[int, list[str]]]:
-    """The records that pandas sees, each with the line where it ends.
+def _batches(file: Path, layout: _Layout, lines: array[int]) -> Iterator[list[list[str]]]:
+    """The records, some thousand at a time; the line where each ends is added to ``lines``.
 
     Raises:
-        FileError: for a quote that does not close.
+        FileError: for a record with more or fewer cells than names, or a quote that does not close.
     """
-    ended = False
+    width, ended = len(layout.names), []
 
-    def to_the_end(lines: TextIO) -> Iterator[str]:
-        nonlocal ended
-        yield from itertools.islice(iter(lines.readline, ""), layout.skip, None)
-        ended = True
+    def to_the_end(content: TextIO) -> Iterator[str]:
+        for _ in range(layout.skip):
+            content.readline()
+        yield from iter(content.readline, "")
+        ended.append(True)
 
     try:
-        with _long_cells(), _open(file) as lines:
-            reader = _reader(to_the_end(lines), layout.separator)
+        with _open(file) as content:
+            rows: list[list[str]] = []
+            reader = _reader(to_the_end(content), layout.separator)
             for cells in reader:
                 line = layout.skip + reader.line_num
                 if ended:  # the reader wanted more of this record
-                    ends = len(re.findall(r"\r\n?|\n", cells[-1]))
-                    within = ends - cells[-1].endswith(("\n", "\r"))
-                    raise FileError(_unclosed(file, line - within))
-                if len(cells) > 1 or "".join(cells).strip():
-                    yield line, cells
+                    breaks = len(re.findall(r"\r\n?|\n", cells[-1]))
+                    raise _unclosed(file, line - breaks + cells[-1].endswith(("\n", "\r")))
+                if len(cells) < 2 and not "".join(cells).strip():
+                    continue
+                if len(cells) != width:
+                    raise FileError(
+                        f"{file}, line {line}, column {min(len(cells), width) + 1}: expected "
+                        f"{width} cells, as in the first line, got {len(cells)}"
+                    )
+                rows.append(cells)
+                lines.append(line)
+                if len(rows) == _BATCH:
+                    yield rows
+                    rows = []
+            if rows:
+                yield rows
     except csv.Error as error:
         raise FileError(f"{file}: not a table of text ({error})") from error
 
 
-def _unclosed(file: Path, line: int) -> str:
-    return f"{file}, line {line}: a quote opens here and does not close; close or remove it"
-
-
-def _where(file: Path, layout: _Layout, row: int) -> str:
-    """The file and the line of a row.
-
-    Raises:
-        FileError: if the row has too few cells, which are empty ones for pandas.
-    """
-    line, cells = next(itertools.islice(_records(file, layout), row, None), (0, []))
-    if not line:  # the two readers see other records
-        return f"{file}, row {row + 1}"
-    _check_width(file, layout, line, cells)
-    return f"{file}, line {line}"
-
-
-def _find_fault(file: Path, layout: _Layout) -> None:
-    """Raise for the first record that pandas does not take."""
-    for line, cells in _records(file, layout):
-        if len(cells) > len(layout.names):
-            _check_width(file, layout, line, cells)
-
-
-def _check_width(file: Path, layout: _Layout, line: int, cells: list[str]) -> None:
-    got, width = len(cells), len(layout.names)
-    if got != width:
-        raise FileError(
-            f"{file}, line {line}, column {min(got, width) + 1}: expected {width} cells, as in the "
-            f"first line, got {got}"
-        )
+def _unclosed(file: Path, line: int) -> FileError:
+    fault = "a quote opens here and does not close; close or remove it"
+    return FileError(f"{file}, line {line}: {fault}")

@@ -11,11 +11,12 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from importlib import util
 from typing import Any
 
-from dgl_dmns._compat import PAIRS, why_unusable
-from dgl_dmns._versions import version_of, versions
+from dgl_dmns._compat import PAIRS, version_of, versions, why_unusable
+from dgl_dmns.messages import say
 
 __all__ = ["run_doctor"]
 
@@ -29,15 +30,15 @@ _OPTIONAL = {
 def run_doctor() -> int:
     """Print the state of the installation; 0 if all is well, 1 otherwise."""
     for line in _lines():
-        _say(line)
+        say(line)
     problem = why_unusable()
     if problem is not None:
-        _say(f"\nNot usable: {problem}")
+        say(f"\nNot usable: {problem}")
         return 1
-    _say("\nSelf-test")
+    say("\nSelf-test")
     started = time.perf_counter()
-    failed = [name for name, check in _checks().items() if not _passes(name, check)]
-    _say(f"{len(failed) or 'no'} failure(s), {time.perf_counter() - started:.1f} s")
+    failed = [name for name, check in _CHECKS.items() if not _passes(name, check)]
+    say(f"{len(failed) or 'no'} failure(s), {time.perf_counter() - started:.1f} s")
     return 1 if failed else 0
 
 
@@ -47,9 +48,9 @@ def _passes(name: str, check: Callable[[], str]) -> bool:
             warnings.simplefilter("ignore")
             said = check()
     except Exception as error:  # whatever is wrong, the other checks still say something
-        _say(f"  FAILED  {name}: {type(error).__name__}: {error}")
+        say(f"  FAILED  {name}: {type(error).__name__}: {error}")
         return False
-    _say(f"  ok      {name} ({said})")
+    say(f"  ok      {name} ({said})")
     return True
 
 
@@ -58,7 +59,7 @@ def _lines() -> Iterator[str]:
     for name, version in versions().items():
         yield f"  {name:12s} {version}"
     for name, use in _OPTIONAL.items():
-        found = version_of(name)
+        found = version_of(name) or "of unknown version"
         if util.find_spec(name) is None:
             found = f"not installed; for {use}: python -m pip install {name}"
         yield f"  {name:12s} {found}"
@@ -74,86 +75,80 @@ def _lines() -> Iterator[str]:
         yield "  none: make an environment with Python 3.11"
 
 
-def _checks() -> dict[str, Callable[[], str]]:
-    bench: dict[str, Any] = {}
+# The checks of the self-test; each returns what it found, or raises.
 
-    def closed_form() -> str:
-        import torch
 
-        from dgl_dmns.core import FiLMPredictor, NoiseSchedule, level_gaussians, sample_chain
+def _closed_form() -> str:
+    import torch
 
-        generator = torch.Generator().manual_seed(0)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            predictor = FiLMPredictor(4)
-        h, steps = torch.randn(1, 4, generator=generator), (5, 12, 25)
-        exact = level_gaussians(predictor, NoiseSchedule.linear(), h, steps)
-        drawn = sample_chain(
-            predictor, NoiseSchedule.linear(), h.expand(20_000, 4), steps, generator=generator
-        )
-        off = float(((drawn.mean(1) - exact.mean[:, 0]) / exact.std[:, 0]).abs().max())
-        _expect(off < 0.05, f"means differ by {off:.3f} standard deviations")
-        return f"means of 20000 chains within {off:.3f} standard deviations"
+    from dgl_dmns.core import FiLMPredictor, NoiseSchedule, level_gaussians, sample_chain
 
-    def refresh() -> str:
-        import dgl
-        import torch
+    generator = torch.Generator().manual_seed(0)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        predictor = FiLMPredictor(4)
+    h, steps = torch.randn(1, 4, generator=generator), (5, 12, 25)
+    exact = level_gaussians(predictor, NoiseSchedule.linear(), h, steps)
+    many = h.expand(20_000, 4)
+    drawn = sample_chain(predictor, NoiseSchedule.linear(), many, steps, generator=generator)
+    off = float(((drawn.mean(1) - exact.mean[:, 0]) / exact.std[:, 0]).abs().max())
+    _expect(off < 0.05, f"means differ by {off:.3f} standard deviations")
+    return f"means of 20000 chains within {off:.3f} standard deviations"
 
-        from dgl_dmns import DMNSSampler
 
-        generator = torch.Generator().manual_seed(0)
-        h = torch.randn(400, 16, generator=generator)
-        near = (h @ h.t()).topk(8, dim=1).indices[:, 1:]
-        g = dgl.graph((torch.arange(400).repeat_interleave(7), near.flatten()), num_nodes=400)
-        g = dgl.to_bidirected(g)
-        g.ndata["h"] = h
-        sampler = DMNSSampler(g, lambda: h, k=5)
-        report = sampler.refresh()
-        bench.update(g=g, sampler=sampler)
-        return f"{report.seconds:.2f} s for 400 nodes"
+@lru_cache(maxsize=1)
+def _refreshed() -> tuple[Any, Any, float]:
+    """A small graph, a sampler on it with a table, and the seconds that this took."""
+    import dgl
+    import torch
 
-    def contract() -> str:
-        import torch
+    from dgl_dmns import DMNSSampler
 
-        g, sampler = bench["g"], bench["sampler"]
-        eids = torch.arange(0, g.num_edges(), 3)
-        src, dst = sampler(g, eids)
-        expected = g.find_edges(eids)[0].repeat_interleave(5)
-        _expect(bool((src == expected).all()), "negatives are not grouped by edge")
-        _expect(not bool(sampler.known.contains(src, dst).any()), "a known edge was returned")
-        return f"{len(dst)} negatives, in order, no known edge among them"
+    generator = torch.Generator().manual_seed(0)
+    h = torch.randn(400, 16, generator=generator)
+    near = (h @ h.t()).topk(8, dim=1).indices[:, 1:]
+    g = dgl.graph((torch.arange(400).repeat_interleave(7), near.flatten()), num_nodes=400)
+    g = dgl.to_bidirected(g)
+    g.ndata["h"] = h
+    sampler = DMNSSampler(g, lambda: h, k=5)
+    return g, sampler, sampler.refresh().seconds
 
-    def hardness() -> str:
-        table = bench["sampler"].stats().set_index("level")
-        rank, random = (float(table.at[level, "percentile"]) for level in ("0.1T", "random"))
-        _expect(rank > random + 0.1, f"the hardest level beats {rank:.0%} of random nodes only")
-        return f"the hardest level beats {rank:.0%} of random nodes"
 
-    def workers() -> str:
-        import dgl
-        import torch
+def _refresh() -> str:
+    return f"{_refreshed()[2]:.2f} s for 400 nodes"
 
-        g, sampler = bench["g"], bench["sampler"]
-        loader: Any = dgl.dataloading.DataLoader(
-            g,
-            torch.arange(64),
-            dgl.dataloading.as_edge_prediction_sampler(
-                dgl.dataloading.NeighborSampler([5]), negative_sampler=sampler
-            ),
-            batch_size=32,
-            num_workers=1,
-        )
-        counts = [negative.num_edges() for _, _, negative, _ in loader]
-        _expect(counts == [160, 160], f"expected 160 negatives a batch, got {counts}")
-        return "one worker process"
 
-    return {
-        "the closed form against chains": closed_form,
-        "a refresh": refresh,
-        "negatives for edges": contract,
-        "hardness": hardness,
-        "a loader with a worker": workers,
-    }
+def _contract() -> str:
+    import torch
+
+    g, sampler, _ = _refreshed()
+    eids = torch.arange(0, g.num_edges(), 3)
+    src, dst = sampler(g, eids)
+    expected = g.find_edges(eids)[0].repeat_interleave(5)
+    _expect(bool((src == expected).all()), "negatives are not grouped by edge")
+    _expect(not bool(sampler.known.contains(src, dst).any()), "a known edge was returned")
+    return f"{len(dst)} negatives, in order, no known edge among them"
+
+
+def _hardness() -> str:
+    table = _refreshed()[1].stats().set_index("level")
+    rank, random = (float(table.at[level, "percentile"]) for level in ("0.1T", "random"))
+    _expect(rank > random + 0.1, f"the hardest level beats {rank:.0%} of random nodes only")
+    return f"the hardest level beats {rank:.0%} of random nodes"
+
+
+def _worker() -> str:
+    import dgl
+    import torch
+
+    g, sampler, _ = _refreshed()
+    blocks: Any = dgl.dataloading.NeighborSampler([5])
+    edges: Any = dgl.dataloading.as_edge_prediction_sampler(blocks, negative_sampler=sampler)
+    ids: Any = torch.arange(64)
+    loader: Any = dgl.dataloading.DataLoader(g, ids, edges, batch_size=32, num_workers=1)
+    counts = [negative.num_edges() for _, _, negative, _ in loader]
+    _expect(counts == [160, 160], f"expected 160 negatives a batch, got {counts}")
+    return "one worker process"
 
 
 def _expect(holds: bool, otherwise: str) -> None:
@@ -161,6 +156,10 @@ def _expect(holds: bool, otherwise: str) -> None:
         raise AssertionError(otherwise)
 
 
-def _say(text: str) -> None:
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
+_CHECKS: dict[str, Callable[[], str]] = {
+    "the closed form against chains": _closed_form,
+    "a refresh": _refresh,
+    "negatives for edges": _contract,
+    "hardness": _hardness,
+    "a loader with a worker": _worker,
+}

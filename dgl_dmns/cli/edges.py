@@ -1,29 +1,57 @@
 """A user's files: edge lists and node features, as a graph, with errors that name the place.
 
 An edge list has two columns of ids, ``src`` and ``dst``; others are ignored. Ids are names (see
-`dgl_dmns.cli.ids`), and nodes are numbered in ascending order of them.
+`dgl_dmns.cli.tables`), and nodes are numbered in ascending order of them. Nothing in a file is
+executed, and files of more than 2 GiB are refused.
 
-Nothing in a file is executed, and files of more than 2 GiB are refused.
+Do the two columns name one kind of nodes, or two that share numbers? Users 1 .. 6040 and items
+1 .. 3706 look like one graph of 6040 nodes, in which user 5 is item 5. Nothing in the file says so;
+but ids that were numbered by themselves show it by four signs that an ordinary graph does not have
+together:
+
+1. Some ids are in both columns (otherwise nothing is merged, and nothing is asked).
+2. One column ends early: beyond its last id (or before its first) a good part of the ids is in the
+   other column alone, more than chance would have left out of a column that has so many of the ids
+   between its ends.
+3. Pairs run both ways, from smaller to larger ids and back. In trees, citations and lists of
+   undirected edges that are sorted they run one way, which explains 2.
+4. Pairs that are their own reverse, and those of a node with itself, are as frequent as chance has
+   it. Directed graphs have more; lists that have each undirected edge once have none.
 """
 
 from __future__ import annotations
 
+import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
-from dgl_dmns.cli.columns import is_parquet, read_columns
 from dgl_dmns.cli.delimited import read_text
-from dgl_dmns.cli.ids import arrays_of, number_nodes
-from dgl_dmns.cli.kinds import looks_bipartite, names_of_two_kinds
-from dgl_dmns.cli.tables import FileError, IdColumn, Table, one_line
+from dgl_dmns.cli.tables import (
+    Array,
+    FileError,
+    IdColumn,
+    Table,
+    arrays_of,
+    is_parquet,
+    number_nodes,
+    read_columns,
+)
 from dgl_dmns.data import GraphData, simple_undirected
+from dgl_dmns.messages import one_line
 
-__all__ = ["FileError", "NamedGraph", "read_edges"]
+__all__ = ["FileError", "NamedGraph", "looks_bipartite", "names_of_two_kinds", "read_edges"]
+
+_LEFT_OUT = 0.05  # share of the nodes beyond the end of a column
+_SURE = math.log(1e6)
+_BOTH_WAYS = 0.05  # share of the pairs that run the rarer way
+_AGENTS = {"user", "customer", "reader", "buyer", "author", "person", "member", "visitor", "client"}
+_THINGS = {"item", "product", "movie", "film", "book", "song", "track", "artist", "game", "paper"}
+_THINGS |= {"article", "page", "tag", "category", "business", "venue", "place", "anime", "ad"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,12 +66,36 @@ class NamedGraph:
     """
 
     data: GraphData
-    ids: np.ndarray[Any, Any]
-    side: np.ndarray[Any, Any] | None = None
+    ids: Array
+    side: Array | None = None
 
-    def arrays(self) -> dict[str, np.ndarray[Any, Any]]:
+    def arrays(self) -> dict[str, Array]:
         """The ids and sides as arrays for a file without pickles; see `arrays_of`."""
         return {**arrays_of(self.ids), **({} if self.side is None else {"side": self.side})}
+
+    def fingerprints(self) -> dict[str, str]:
+        """SHA-256 of the edges, the ids and the features, by those names.
+
+        The edges are those after cleaning, in their order there: a file with the same edges in
+        another order, or under another name, is the same.
+        """
+        return {
+            "edges": _digest(self.data.src.numpy(), self.data.dst.numpy()),
+            "ids": _digest(self.ids),
+            "features": _digest(self.data.features.numpy()),
+        }
+
+
+def _digest(*arrays: Array) -> str:
+    total = hashlib.sha256()
+    for array in arrays:
+        total.update(f"{array.dtype.str} {array.shape}".encode())
+        if array.dtype.hasobject:
+            for item in array.flat:
+                total.update(f"{item!r}\n".encode())
+        else:
+            total.update(np.ascontiguousarray(array).tobytes())
+    return total.hexdigest()
 
 
 def read_edges(
@@ -62,13 +114,13 @@ def read_edges(
     Args:
         edges: a file of text (see `read_text`), a Parquet file or a folder of these.
         features: the same with a column ``id`` and numbers, or a NumPy file (``.npy``) of shape
-            [N, F] for ids 0 .. N - 1. Where not given, the features have width 0.
+            [N, F] for ids 0 .. N - 1. Without it, the features have width 0.
         source: name of the column with the one end of the edges.
         target: name of that with the other end.
-        header: whether the edge list has the names of its columns in its first line. Where not,
-            the ends are its first two columns.
-        kind: ``"graph"`` where ids of both columns name the same nodes; ``"bipartite"`` where they
-            name two kinds of nodes, which are kept apart; None to refuse a list that looks so.
+        header: whether the edge list has the names of its columns in its first line. If not, the
+            ends are its first two columns.
+        kind: ``"graph"`` if ids of both columns name the same nodes; ``"bipartite"`` if they name
+            two kinds of nodes, which are kept apart; None to refuse a list that looks so.
 
     Returns:
         The graph with its ids. Nodes that have features but no edge are part of it.
@@ -119,10 +171,10 @@ def _table(file: Path, wanted: Sequence[str], header: bool = True, rest: bool = 
         if not header:
             raise FileError(f"{file}: --no-header is for text; name columns of Parquet by --source")
         return read_columns(file, wanted, rest)
-    return read_text(file, wanted, header)
+    return read_text(file, wanted, header, rest)
 
 
-def _check_first_row(table: Table, ids: Any, first: Any, second: Any) -> None:
+def _check_first_row(table: Table, ids: Array, first: Array, second: Array) -> None:
     """Refuse a header that was said not to be there: words above nothing but integers."""
     if ids.dtype != object or len(first) < 2:
         return
@@ -134,26 +186,59 @@ def _check_first_row(table: Table, ids: Any, first: Any, second: Any) -> None:
         )
 
 
-def _check_kind(file: Path, names: tuple[str, str], src: Any, dst: Any, num_nodes: int) -> None:
-    """Refuse an edge list that may hold nodes of one kind or of two."""
-    count = [len(np.unique(end)) for end in (src, dst)]
-    shared = sum(count) - num_nodes
-    if shared > 0 and (names_of_two_kinds(*names) or looks_bipartite(src, dst, num_nodes)):
-        raise FileError(
-            f"{file}: columns {names[0]} and {names[1]} look like two kinds of nodes (users and "
-            f"items?) with {shared} ids in both; add --kind bipartite to keep these apart "
-            f"({sum(count)} nodes), or --kind graph where they are the same nodes ({num_nodes})"
-        )
-
-
-def _apart(ids: Any, src: Any, dst: Any) -> tuple[Any, Any, Any, Any]:
+def _apart(ids: Array, src: Array, dst: Array) -> tuple[Array, Array, Array, Array]:
     """The nodes of the one column, then those of the other, each in ascending order."""
     (first, src), (second, dst) = (np.unique(end, return_inverse=True) for end in (src, dst))
     side = np.repeat(np.array([0, 1], dtype=np.uint8), [len(first), len(second)])
     return np.concatenate([ids[first], ids[second]]), src, dst + len(first), side
 
 
-def _by_node(x: torch.Tensor, own: Any, ids: Any, file: Path, edges: Path) -> torch.Tensor:
+def _features(file: Path) -> tuple[IdColumn, torch.Tensor]:
+    """Ids [M] and features [M, F], float32."""
+    if file.suffix.lower() == ".npy":
+        ids, x = _numpy(file)
+        names = list(map(str, range(x.shape[1])))
+    else:
+        table = _table(file, ("id",), rest=True)
+        ids, names = table.ids[0], [name for name, _ in table.rest]
+        if not names:
+            raise FileError(f"{file}: expected columns with numbers beside the ids, got none")
+        with np.errstate(over="ignore"):  # to infinity, which is refused below
+            x = torch.from_numpy(np.stack([v.astype(np.float32) for _, v in table.rest], axis=1))
+    finite = torch.isfinite(x)
+    if not bool(finite.all()):
+        row, place = (int(i) for i in (~finite).nonzero()[0])
+        raise FileError(
+            f"{ids.where(row)}, column {names[place]}: expected a finite number, got "
+            f"{float(x[row, place])}"
+        )
+    node = number_nodes([ids])[1][0]
+    order = np.argsort(node, kind="stable")
+    again = order[1:][np.diff(node[order]) == 0]
+    if len(again):
+        row = int(again.min())
+        twice = one_line(ids.values[row])
+        raise FileError(f"{ids.where(row)}, column id: {twice} stands there twice")
+    return ids, x
+
+
+def _numpy(file: Path) -> tuple[IdColumn, torch.Tensor]:
+    if not file.is_file():
+        raise FileError(f"{file}: there is no such file; check the name")
+    try:
+        # Mapped: a shape that the file does not hold is refused before it takes memory.
+        array = np.lib.format.open_memmap(file, mode="r")  # type: ignore[no-untyped-call]
+    except Exception as error:  # a damaged header fails in many ways
+        raise FileError(f"{file}: not a NumPy file of numbers ({one_line(error)})") from error
+    if array.ndim != 2 or array.dtype.kind not in "iuf" or not array.shape[1]:
+        raise FileError(
+            f"{file}: expected numbers of shape [N, F], got {array.dtype} {list(array.shape)}"
+        )
+    ids = IdColumn("id", np.arange(len(array)), True, lambda row: f"{file}, row {row + 1}")
+    return ids, torch.from_numpy(array.astype(np.float32))
+
+
+def _by_node(x: torch.Tensor, own: Array, ids: Array, file: Path, edges: Path) -> torch.Tensor:
     """The features in the order of the nodes, float32 [N, F]; ``own``: the node of each row."""
     missing = np.setdiff1d(np.arange(len(ids)), own)
     if len(missing):
@@ -167,73 +252,57 @@ def _by_node(x: torch.Tensor, own: Any, ids: Any, file: Path, edges: Path) -> to
     return found
 
 
-def _features(file: Path) -> tuple[IdColumn, torch.Tensor]:
-    """Ids [M] and features [M, F], float32."""
-    if file.suffix.lower() == ".npy":
-        ids, x = _numpy(file)
-        names = list(map(str, range(x.shape[1])))
-    else:
-        table = _table(file, ("id",), rest=True)
-        ids, names = table.ids[0], list(map(str, table.rest.columns))
-        if not names:
-            raise FileError(f"{file}: expected columns with numbers beside the ids, got none")
-        values = [_numbers(table, place) for place in range(len(names))]
-        with np.errstate(over="ignore"):  # to infinity, which is refused below
-            x = torch.from_numpy(np.stack([v.astype(np.float32) for v in values], axis=1))
-    finite = torch.isfinite(x)
-    if not bool(finite.all()):
-        row, place = (int(i) for i in (~finite).nonzero()[0])
+def _check_kind(file: Path, names: tuple[str, str], src: Array, dst: Array, num_nodes: int) -> None:
+    """Refuse an edge list that may hold nodes of one kind or of two."""
+    count = [len(np.unique(end)) for end in (src, dst)]
+    shared = sum(count) - num_nodes
+    if shared > 0 and (names_of_two_kinds(*names) or looks_bipartite(src, dst, num_nodes)):
         raise FileError(
-            f"{ids.where(row)}, column {names[place]}: expected a finite number, got "
-            f"{float(x[row, place])}"
+            f"{file}: columns {names[0]} and {names[1]} look like two kinds of nodes (users and "
+            f"items?) with {shared} ids in both; add --kind bipartite to keep these apart "
+            f"({sum(count)} nodes), or --kind graph where they are the same nodes ({num_nodes})"
         )
-    twice = number_nodes([ids])[1][0]
-    order = np.argsort(twice, kind="stable")
-    again = order[1:][np.diff(twice[order]) == 0]
-    if len(again):
-        row = int(again.min())
-        raise FileError(
-            f"{ids.where(row)}, column id: {one_line(ids.values[row])} stands there twice"
-        )
-    return ids, x
 
 
-def _numpy(file: Path) -> tuple[IdColumn, torch.Tensor]:
-    if not file.is_file():
-        raise FileError(f"{file}: there is no such file; check the name")
-    try:
-        # Mapped: a shape that the file does not hold is refused before it takes memory.
-        array = np.lib.format.open_memmap(file, mode="r")  # type: ignore[no-untyped-call]
-    except Exception as error:  # a damaged header fails in many ways
-        raise FileError(f"{file}: not a NumPy file of numbers ({one_line(error)})") from error
-    if array.ndim != 2 or array.dtype.kind not in "iuf":
-        raise FileError(
-            f"{file}: expected numbers of shape [N, F], got {array.dtype} {list(array.shape)}"
-        )
-    if not array.shape[1]:
-        raise FileError(f"{file}: expected columns with numbers, got none")
-    ids = IdColumn("id", np.arange(len(array)), True, lambda row: f"{file}, row {row + 1}")
-    return ids, torch.from_numpy(array.astype(np.float32))
+def names_of_two_kinds(first: str, second: str) -> bool:
+    """Whether columns are named after two kinds of nodes, such as ``user_id`` and ``movie_id``."""
+    words = {name.lower().replace("_", "").removesuffix("id") for name in (first, second)}
+    return bool(words & _AGENTS) and bool(words & _THINGS)
 
 
-def _numbers(table: Table, place: int) -> np.ndarray[Any, Any]:
-    """A column of numbers."""
-    column = table.rest.iloc[:, place]
-    if column.dtype.kind in "iufb":
-        return column.to_numpy()
-    found = [_number(value) for value in column]
-    if None in found:
-        row = found.index(None)
-        value = column.iloc[row]
-        raise FileError(
-            f"{table.where(row)}, column {table.rest.columns[place]}: expected a number, got "
-            f"{'an empty cell' if isinstance(value, str) and not value else one_line(repr(value))}"
-        )
-    return np.array(found, dtype=float)  # integers of any length
+def looks_bipartite(src: Array, dst: Array, num_nodes: int) -> bool:
+    """Whether a list of pairs has the four signs of two kinds of nodes.
+
+    Args:
+        src: numbers of the nodes in the one column, by ascending id, shape [E].
+        dst: those in the other, shape [E].
+        num_nodes: number of different ids in both.
+    """
+    first, second = np.zeros((2, num_nodes), dtype=bool)
+    first[src] = True
+    second[dst] = True
+    shared = first & second
+    if not shared.any() or not (_ends_early(first) or _ends_early(second)):
+        return False
+    key = np.unique(src * num_nodes + dst)  # each pair once
+    src, dst = key // num_nodes, key % num_nodes
+    out, into = (np.bincount(end, minlength=num_nodes).astype(float) for end in (src, dst))
+    among = shared[src] & shared[dst]
+    src, dst = src[among], dst[among]
+    up, down = int((src < dst).sum()), int((src > dst).sum())
+    if min(up, down) < max(3, _BOTH_WAYS * (up + down)):
+        return False
+    chance = np.minimum(out[dst] * into[src] / len(key), 1.0)[src != dst].sum() / 2
+    chance += np.minimum(out * into / len(key), 1.0).sum()
+    seen = int(np.isin(dst * num_nodes + src, key)[src != dst].sum()) / 2 + int((src == dst).sum())
+    noise = 3 * math.sqrt(chance)
+    return bool(chance / 2 - noise <= seen <= 2 * chance + noise + 3)
 
 
-def _number(value: Any) -> float | None:
-    try:
-        return float(value)
-    except (TypeError, ValueError, OverflowError):
-        return None
+def _ends_early(there: Array) -> bool:
+    """Whether more ids lie beyond the ends of a column than its gaps between them explain."""
+    places = np.flatnonzero(there)
+    within = int(places[-1] - places[0]) + 1
+    beyond = len(there) - within
+    gap = (within - len(places) + 1) / (within + 2)
+    return beyond >= _LEFT_OUT * len(there) and beyond * -math.log(gap) > _SURE

@@ -13,14 +13,24 @@ import math
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from dgl_dmns import __version__
 from dgl_dmns._compat import why_unusable
+from dgl_dmns.messages import one_line
 
 __all__ = ["main", "make_parser"]
+
+_LARGEST = 2**31 - 1  # that torch and DGL take everywhere
+_LONGEST = 1000  # characters of an error: some of torch and DGL hold a stack
+# As in the registry and the data sets, which need DGL or torch; --help does not.
+_DATASETS = ("embedded", "dense", "cora", "citeseer", "coauthor-cs", "actor")
+_SAMPLERS = (
+    *("dmns", "uniform", "popularity", "in-batch", "dynamic", "self-adversarial", "mcns"),
+    "adversarial",
+)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -28,21 +38,6 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {' '.join(message.split())}; see {self.prog} --help\n")
-
-
-_LARGEST = 2**31 - 1  # that torch and DGL take everywhere
-_LONGEST = 1000  # characters of an error: some of torch and DGL hold a stack
-_DATASETS = ("embedded", "dense", "cora", "citeseer", "coauthor-cs", "actor")
-_SAMPLERS = (
-    "dmns",
-    "uniform",
-    "popularity",
-    "in-batch",
-    "dynamic",
-    "self-adversarial",
-    "mcns",
-    "adversarial",
-)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -55,7 +50,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"dgl-dmns {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    one = commands.add_parser(
+    train = commands.add_parser(
         "train",
         help="train on a data set or an edge list; write embeddings, metrics and a report",
         description="Train GraphSAGE with an inner product on a data set or an edge list, until "
@@ -63,9 +58,10 @@ def make_parser() -> argparse.ArgumentParser:
         epilog="Example: dgl-dmns train --edges friends.csv --out runs/friends",
         allow_abbrev=False,
     )
-    _add_data(one)
-    one.add_argument("--sampler", choices=_SAMPLERS, default="dmns", help="default: %(default)s")
-    one.add_argument(
+    _add_data(train)
+    add = train.add_argument
+    add("--sampler", choices=_SAMPLERS, default="dmns", help="default: %(default)s")
+    add(
         "--set",
         nargs="+",
         action="extend",
@@ -73,21 +69,18 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="NAME=VALUE",
         help="arguments of the sampler, for example uniform_share=0.7 pool=64",
     )
-    _add_training(one)
-    one.add_argument(
+    _add_training(train)
+    add(
         "--no-baseline",
         dest="baseline",
         action="store_false",
         help="leave out the second training, with uniform negatives, that shows what the sampler "
         "is worth",
     )
-    one.add_argument(
-        "--seed", type=_seed, default=0, help="any whole number from 0 on; default: %(default)s"
-    )
-    one.add_argument(
-        "--resume", action="store_true", help="go on with the run in --out, if there is one"
-    )
-    one.add_argument("--out", type=_folder, required=True, metavar="DIR", help="folder of the run")
+    seeds = _whole(0, math.inf)
+    add("--seed", type=seeds, default=0, help="any whole number from 0 on; default: %(default)s")
+    add("--resume", action="store_true", help="go on with the run in --out, if there is one")
+    add("--out", type=_path("folder"), required=True, metavar="DIR", help="folder of the run")
 
     bench = commands.add_parser(
         "bench",
@@ -98,7 +91,8 @@ def make_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     _add_data(bench)
-    bench.add_argument(
+    add = bench.add_argument
+    add(
         "--samplers",
         nargs="+",
         choices=_SAMPLERS,
@@ -106,19 +100,17 @@ def make_parser() -> argparse.ArgumentParser:
         help="default: uniform self-adversarial dmns",
     )
     _add_training(bench)
-    bench.add_argument("--seeds", type=_count, default=3, help="seeds 0 .. SEEDS - 1; default: 3")
-    bench.add_argument(
-        "--out", type=_folder, required=True, metavar="DIR", help="folder of the table"
-    )
+    add("--seeds", type=_whole(1), default=3, help="seeds 0 .. SEEDS - 1; default: 3")
+    add("--out", type=_path("folder"), required=True, metavar="DIR", help="folder of the table")
 
     report = commands.add_parser(
         "report", help="write the HTML page of a run or a bench", allow_abbrev=False
     )
+    which = "folder that train, bench or save_run wrote"
+    report.add_argument("run", type=_path("folder"), metavar="RUN", help=which)
     report.add_argument(
-        "run", type=_folder, metavar="RUN", help="folder that train, bench or save_run wrote"
+        "--out", type=_path("file"), metavar="FILE", help="default: report.html in RUN"
     )
-    report.add_argument("--out", type=_file, metavar="FILE", help="default: report.html in RUN")
-
     commands.add_parser(
         "doctor", help="versions, what works with what, and a short self-test", allow_abbrev=False
     )
@@ -132,32 +124,55 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     )
     source.add_argument(
         "--edges",
-        type=_file,
+        type=_path("file"),
         metavar="FILE",
         help="text (with commas, tabs, semicolons, bars or blanks; also .gz), Parquet, or a "
         "folder of Parquet files, with the columns src and dst",
     )
-    parser.add_argument("--source", metavar="NAME", help="column of one end; default: src")
-    parser.add_argument("--target", metavar="NAME", help="column of the other end; default: dst")
-    parser.add_argument(
-        "--no-header",
-        action="store_true",
-        help="the first line is an edge of the first two columns",
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add("--source", metavar="NAME", help="column of one end; default: src")
+    add("--target", metavar="NAME", help="column of the other end; default: dst")
+    first = "the first line is an edge of the first two columns"
+    add("--no-header", action="store_true", help=first)
+    add(
         "--kind",
         choices=("graph", "bipartite"),
         help="whether ids of both columns name the same nodes (graph) or two kinds of nodes that "
         "are kept apart (bipartite); needed only where the columns look like two kinds",
     )
-    parser.add_argument(
+    add(
         "--features",
-        type=_file,
+        type=_path("file"),
         metavar="FILE",
         help="with --edges: such a file with a column id and numbers, or .npy of shape [N, F]; "
         "without it each node has a learned vector",
     )
-    parser.add_argument("--data-dir", metavar="DIR", help="DGL's cache of data sets")
+    add("--data-dir", metavar="DIR", help="DGL's cache of data sets")
+
+
+def _add_training(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add(
+        "--loss",
+        choices=("shared", "softmax", "bce"),
+        default="shared",
+        help="shared: softmax cross-entropy against the negatives of the whole batch; softmax: "
+        "against an edge's own; bce: binary cross-entropy; default: %(default)s",
+    )
+    k = "negatives an edge; default: 1 with --loss shared, else 5"
+    add("--k", type=_whole(1), help=k)
+    for name, default, least, most, text in (
+        ("--epochs", 200, 1, _LARGEST, "at most this many"),
+        ("--patience", 30, 1, _LARGEST, "epochs without a better validation MRR before it stops"),
+        ("--batch-size", 2048, 1, _LARGEST, "edges in a batch"),
+        ("--hidden", 64, 1, _LARGEST, "width of the embeddings"),
+        ("--layers", 2, 1, _LARGEST, "GraphSAGE layers"),
+        ("--threads", 1, 1, 1024, "of torch"),
+        ("--fanout", 0, 0, _LARGEST, "neighbours sampled a node and layer; 0 is all"),
+    ):
+        add(name, type=_whole(least, most), default=default, help=f"{text}; default: {default}")
+    add("--lr", type=_rate, default=3e-3, help="learning rate; default: 0.003")
+    add("--quiet", action="store_true", help="no progress bar")
 
 
 def _problem_with_data(arguments: argparse.Namespace) -> str | None:
@@ -176,71 +191,26 @@ def _problem_with_data(arguments: argparse.Namespace) -> str | None:
     return None
 
 
-def _add_training(parser: argparse.ArgumentParser) -> None:
-    numbers = (
-        ("--epochs", 200, "at most this many"),
-        ("--patience", 30, "epochs without a better validation MRR before it stops"),
-        ("--batch-size", 2048, "edges in a batch"),
-        ("--hidden", 64, "width of the embeddings"),
-        ("--layers", 2, "GraphSAGE layers"),
-    )
-    parser.add_argument(
-        "--loss",
-        choices=("shared", "softmax", "bce"),
-        default="shared",
-        help="shared: softmax cross-entropy against the negatives of the whole batch; softmax: "
-        "against an edge's own; bce: binary cross-entropy; default: %(default)s",
-    )
-    parser.add_argument(
-        "--k", type=_count, help="negatives an edge; default: 1 with --loss shared, else 5"
-    )
-    for name, default, text in numbers:
-        parser.add_argument(name, type=_count, default=default, help=f"{text}; default: {default}")
-    parser.add_argument("--threads", type=_threads, default=1, help="of torch; default: 1")
-    parser.add_argument(
-        "--fanout",
-        type=_count_or_0,
-        default=0,
-        help="neighbours sampled a node and layer; default: 0, all",
-    )
-    parser.add_argument("--lr", type=_rate, default=3e-3, help="learning rate; default: 0.003")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+def _whole(least: int, most: float = _LARGEST) -> Callable[[str], int]:
+    def read(word: str) -> int:
+        if not word.isdecimal() or int(word) < least:
+            raise argparse.ArgumentTypeError(
+                f"expected a whole number from {least} on, got {word!r}"
+            )
+        if int(word) > most:
+            raise argparse.ArgumentTypeError(f"expected at most {most}, got {word}")
+        return int(word)
+
+    return read
 
 
-def _count(word: str) -> int:
-    return _whole(word, 1, _LARGEST)
+def _path(kind: str) -> Callable[[str], Path]:
+    def read(word: str) -> Path:
+        if not word:
+            raise argparse.ArgumentTypeError(f"expected the name of a {kind}, got ''")
+        return Path(word)
 
-
-def _count_or_0(word: str) -> int:
-    return _whole(word, 0, _LARGEST)
-
-
-def _threads(word: str) -> int:
-    return _whole(word, 1, 1024)
-
-
-def _seed(word: str) -> int:
-    return _whole(word, 0, math.inf)
-
-
-def _whole(word: str, least: int, most: float) -> int:
-    if not word.isdecimal() or int(word) < least:
-        raise argparse.ArgumentTypeError(f"expected a whole number from {least} on, got {word!r}")
-    if int(word) > most:
-        raise argparse.ArgumentTypeError(f"expected at most {most}, got {word}")
-    return int(word)
-
-
-def _folder(word: str) -> Path:
-    if not word:
-        raise argparse.ArgumentTypeError("expected the name of a folder, got ''")
-    return Path(word)
-
-
-def _file(word: str) -> Path:
-    if not word:
-        raise argparse.ArgumentTypeError("expected the name of a file, got ''")
-    return Path(word)
+    return read
 
 
 def _rate(word: str) -> float:
@@ -277,7 +247,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:  # a user's words and files are no reason for a traceback
         if sys.flags.dev_mode:
             raise
-        sys.stderr.write(f"error: {_in_one_line(error)}\n")
+        said = one_line(error, longest=_LONGEST) or "no more is known"
+        sys.stderr.write(f"error: {said}\n")
         return 1
 
 
@@ -287,14 +258,6 @@ def _go_on(arguments: argparse.Namespace, command: str) -> str:
     if arguments.command == "bench":
         return f"; runs that had ended, if any, are in {arguments.out / 'bench.csv'}"
     return ""
-
-
-def _in_one_line(error: Exception) -> str:
-    text = " ".join(str(error).split("\n")) or "no more is known"
-    if len(text) > _LONGEST:
-        text = f"{text[:_LONGEST]} ..."
-    expected = isinstance(error, (ValueError, TypeError, OSError, RuntimeError))
-    return text if expected else f"{type(error).__name__}: {text}"
 
 
 def _run(arguments: argparse.Namespace, command: str) -> int:

@@ -1,20 +1,47 @@
-"""Tables in a user's files: which reader a file needs, which columns are meant, where a row is.
+"""Tables in a user's files: which columns are meant, where a row is, and which nodes ids name.
 
-A table is read by `dgl_dmns.cli.delimited` (text) or `dgl_dmns.cli.columns` (Parquet).
+Text is read by `dgl_dmns.cli.delimited`. Parquet is read here, from one file or a folder of part
+files; there integers are integers and text is text, whatever the text looks like. Types that could
+be either, such as floating point, are refused with what to cast them to.
+
+Ids are names. They are integers where every cell of every column is a canonical one: ``0``, or
+digits without a leading zero and perhaps a minus before them, within 64 bits. Otherwise all of them
+are text, so that ``7`` and ``007`` are two nodes wherever they stand. Blanks around an id are no
+part of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import bisect
+import contextlib
+import itertools
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-__all__ = ["FileError", "IdColumn", "Table", "find_columns", "one_line"]
+from dgl_dmns.files import read_arrow, read_names
+from dgl_dmns.messages import one_line
 
-_LONGEST = 200  # characters that an error shows of a file or of another library's error
+__all__ = [
+    "FileError",
+    "IdColumn",
+    "Table",
+    "arrays_of",
+    "find_columns",
+    "is_parquet",
+    "number_nodes",
+    "numbers",
+    "read_columns",
+]
+
+Array = np.ndarray[Any, Any]
+Place = Callable[[int], str]
+"""The file and the place of a row, for messages."""
+
 _PAIRS = (
     ("source", "target"),
     ("source", "destination"),
@@ -24,6 +51,9 @@ _PAIRS = (
     ("user", "item"),
     ("user_id", "item_id"),
 )
+_LONGEST_INTEGER = 20  # characters of one within 64 bits
+_PROPORTION = 8  # bytes that an array of fixed width may take for each byte of text
+_SMALL = 1 << 24  # bytes that it may take at any rate
 
 
 class FileError(ValueError):
@@ -38,13 +68,13 @@ class IdColumn:
         name: its name in messages.
         values: int64, or text as objects, shape [rows]; an empty text is a missing id.
         typed: whether the file says that this is text or integers, as Parquet does.
-        where: the file and the place of a row, for messages.
+        where: the place of a row.
     """
 
     name: str
-    values: np.ndarray[Any, Any]
+    values: Array
     typed: bool
-    where: Callable[[int], str]
+    where: Place
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,17 +83,23 @@ class Table:
 
     Attributes:
         ids: the columns of ids, in the order that was asked for.
-        rest: the other columns, as pandas reads them; their names are those of the file.
-        where: the file and the place of a row, for messages.
+        rest: the other columns with their names, float64 [rows] each, if they were asked for.
+        where: the place of a row.
     """
 
     ids: list[IdColumn]
-    rest: pd.DataFrame
-    where: Callable[[int], str]
+    rest: list[tuple[str, Array]]
+    where: Place
 
 
-def find_columns(names: Sequence[str], wanted: Sequence[str], place: str, advice: str) -> list[int]:
+def find_columns(names: Sequence[str], wanted: Sequence[str], place: str, more: str) -> list[int]:
     """The places of the wanted columns; upper and lower case count where there are both.
+
+    Args:
+        names: of the columns that are there.
+        wanted: of one column, or of both ends of edges.
+        place: where the names stand.
+        more: what else to do where both ends are absent.
 
     Raises:
         FileError: if one is absent, or stands there twice.
@@ -73,22 +109,22 @@ def find_columns(names: Sequence[str], wanted: Sequence[str], place: str, advice
         same = [i for i, one in enumerate(names) if one == name]
         same = same or [i for i, one in enumerate(names) if one.lower() == name.lower()]
         if len(same) > 1:
-            raise FileError(
-                f"{place}: expected one column {name}, got {names[same[0]]!r} twice; rename one"
-                if names[same[0]] == names[same[1]]
-                else f"{place}: expected one column {name}, got {names[same[0]]!r} and "
-                f"{names[same[1]]!r}; name the one that is meant exactly"
-            )
+            first, second = (names[i] for i in same[:2])
+            got, advice = f"{first!r} and {second!r}", "name the one that is meant exactly"
+            if first == second:
+                got, advice = f"{first!r} twice", "rename one"
+            raise FileError(f"{place}: expected one column {name}, got {got}; {advice}")
         found += same
     if len(found) < len(wanted):
         got = one_line(", ".join(names)) or "none"
+        advice = f"{_advice_on_ends(names)}{more}" if len(wanted) > 1 else "rename the one meant"
         raise FileError(f"{place}: expected the column(s) {', '.join(wanted)}, got {got}; {advice}")
     if len(set(found)) < len(found):
         raise FileError(f"{place}: expected different columns, got {wanted[0]!r} twice")
     return found
 
 
-def advice_on_ends(names: Sequence[str]) -> str:
+def _advice_on_ends(names: Sequence[str]) -> str:
     """What to add to the command where the two ends of the edges have other names."""
     small = [name.lower() for name in names]
     for pair in _PAIRS:
@@ -98,7 +134,218 @@ def advice_on_ends(names: Sequence[str]) -> str:
     return "name yours with --source NAME --target NAME"
 
 
-def one_line(text: object) -> str:
-    """The text without line ends, cut where it is long."""
-    line = " ".join(str(text).split())
-    return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 4]} ..."
+def numbers(name: str, values: Iterable[Any], where: Place, first: int = 0) -> Array:
+    """The cells of a column as float64; ``first`` is the row of the first.
+
+    Raises:
+        FileError: for a cell that is no number.
+    """
+    cells = list(values)
+    try:
+        return np.array(list(map(float, cells)))
+    except (TypeError, ValueError, OverflowError):
+        row = next(row for row, cell in enumerate(cells) if not _is_number(cell))
+    got = "an empty cell" if cells[row] == "" else one_line(repr(cells[row]))
+    raise FileError(f"{where(first + row)}, column {name}: expected a number, got {got}")
+
+
+def _is_number(cell: Any) -> bool:
+    try:
+        float(cell)
+    except (TypeError, ValueError, OverflowError):
+        return False
+    return True
+
+
+def is_parquet(file: Path) -> bool:
+    """Whether a file begins as Parquet does, or says so by its name."""
+    with file.open("rb") as content:
+        return content.read(4) == b"PAR1" or file.suffix.lower() in (".parquet", ".pq")
+
+
+def read_columns(file: Path, wanted: Sequence[str], rest: bool = False) -> Table:
+    """The table in a Parquet file, or in the part files below a folder.
+
+    Args:
+        file: a file, or a folder as Spark writes it: names that begin with ``.`` or ``_`` are left
+            out. Values in the names of folders (``key=value``) are not read.
+        wanted: names of the columns that hold ids.
+        rest: whether the other columns are read, too.
+
+    Raises:
+        FileError: if it is no such table, or lacks a column.
+    """
+    parts = _parts(file)
+    try:
+        found = [read_names(part) for part in parts]
+        places = [find_columns(have, wanted, str(p), "") for have, p in zip(found, parts)]
+        names = [[have[i] for i in place] for have, place in zip(found, places)]
+        tables = read_arrow(parts, None if rest else names)
+        others = _others(file, tables, names) if rest else []
+    except FileError:
+        raise
+    except ImportError as error:
+        raise FileError(
+            f"{file}: reading Parquet needs pyarrow (python -m pip install pyarrow); or convert "
+            "the file to CSV"
+        ) from error
+    except Exception as error:  # pyarrow has errors of its own
+        raise FileError(f"{file}: not a Parquet file ({one_line(error)})") from error
+    ends = list(itertools.accumulate(table.num_rows for table in tables))
+    if not ends[-1]:
+        raise FileError(f"{file}: expected at least one row, got none")
+
+    def where(row: int) -> str:
+        part = bisect.bisect_right(ends, row)
+        return f"{parts[part]}, row {row - (ends[part] - tables[part].num_rows) + 1}"
+
+    ids = []
+    for place, name in enumerate(wanted):
+        values, first = [], 0
+        for table, own in zip(tables, names):
+            if table.num_rows:
+                values.append(_ids(table.column(own[place]), first, name, where))
+                first += table.num_rows
+        if len({part.dtype for part in values}) > 1:  # text in one, integers in one
+            values = [np.array(list(map(str, part.tolist())), dtype=object) for part in values]
+        ids.append(IdColumn(name, np.concatenate(values), True, where))
+    return Table(ids, [(name, numbers(name, cells, where)) for name, cells in others], where)
+
+
+def _parts(file: Path) -> list[Path]:
+    if not file.is_dir():
+        return [file]
+    if (file / "_delta_log").exists():
+        raise FileError(
+            f"{file}: a Delta table, whose folder may hold rows that were deleted; write its "
+            "present version as Parquet"
+        )
+    parts = sorted(
+        part
+        for part in file.rglob("*")
+        if part.is_file() and not any(n[0] in "._" for n in part.relative_to(file).parts)
+    )
+    other = [part for part in parts if not is_parquet(part)]
+    if other or not parts:
+        got = f"{other[0].name} in it; join files of text to one" if other else "none in it"
+        raise FileError(f"{file}: expected a folder of Parquet files, got {got}")
+    return parts
+
+
+def _others(file: Path, tables: Sequence[Any], names: Sequence[Sequence[str]]) -> list[Any]:
+    """The other columns of all parts with their names, in the order of the first."""
+    import pyarrow as pa
+
+    others = [table.drop(list(own)) for table, own in zip(tables, names)]
+    order = others[0].column_names
+    try:
+        together = pa.concat_tables([other.select(order) for other in others])
+    except (pa.ArrowInvalid, KeyError) as error:
+        raise FileError(f"{file}: part files with different columns ({one_line(error)})") from error
+    return list(together.to_pandas(ignore_metadata=True).items())
+
+
+def _ids(column: Any, first: int, name: str, where: Place) -> Array:
+    """The ids of a column: int64, or text as objects. ``first`` is its first row in the table."""
+    import pyarrow as pa
+    from pyarrow import compute, types
+
+    if types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    kind, asked = column.type, str(column.type)
+    gaps = compute.is_null(column, nan_is_null=types.is_floating(kind))
+    if compute.any(gaps).as_py():
+        raise _no_id(where(first + int(np.flatnonzero(gaps.to_numpy())[0])), name)
+    if types.is_integer(kind) or (types.is_decimal(kind) and kind.scale == 0):
+        try:
+            return np.asarray(column.cast(pa.int64()).to_numpy(), dtype=np.int64)
+        except pa.ArrowInvalid:  # beyond 64 bits, as text in all readers
+            return np.array([str(int(value)) for value in column.to_pylist()], dtype=object)
+    got, advice = f"{asked} ({one_line(column[0].as_py())})", "int64 or to string"
+    if "binary" in asked:
+        got, advice = "bytes that are not UTF-8", "string"
+        with contextlib.suppress(pa.ArrowInvalid):
+            column = column.cast(pa.large_binary()).cast(pa.large_string())
+    if "string" not in str(column.type) or types.is_nested(kind):
+        raise FileError(
+            f"{where(first)}, column {name}: expected integers or text, got {got}; cast the column "
+            f"to {advice}"
+        )
+    return np.array(column.to_pylist(), dtype=object)
+
+
+def _no_id(place: str, name: str) -> FileError:
+    return FileError(f"{place}, column {name}: expected a node's id, got an empty cell")
+
+
+def number_nodes(columns: Sequence[IdColumn]) -> tuple[Array, list[Array]]:
+    """Number the nodes by their ids, in ascending order.
+
+    Args:
+        columns: those that name the nodes.
+
+    Returns:
+        The ids [N], int64 or text as objects, and the node of each row of each column.
+
+    Raises:
+        FileError: if an id is missing.
+    """
+    values = [column.values for column in columns]
+    if any(part.dtype == object for part in values):
+        values = [p if p.dtype == object else p.astype(str).astype(object) for p in values]
+    codes, different = pd.factorize(np.concatenate(values))
+    ids, places = _ranked(different, columns, codes)
+    return ids, np.split(places[codes], np.cumsum([len(part) for part in values])[:-1])
+
+
+def _ranked(different: Array, columns: Sequence[IdColumn], codes: Array) -> tuple[Array, Array]:
+    """The ids in ascending order, and the place there of each of the different values."""
+    found: Array | None = different
+    if different.dtype == object:
+        names = [name.strip() for name in different.tolist()]
+        if "" in names:
+            empty = [place for place, name in enumerate(names) if not name]
+            raise _missing(int(np.flatnonzero(np.isin(codes, empty))[0]), columns)
+        words = any(column.typed and column.values.dtype == object for column in columns)
+        found = None if words else _integers(names)
+    if found is not None:
+        ids, places = np.unique(found, return_inverse=True)
+        return ids, places
+    ordered = sorted(set(names))
+    rank = dict(zip(ordered, range(len(ordered))))
+    return np.array(ordered, dtype=object), np.array([rank[name] for name in names])
+
+
+def _missing(row: int, columns: Sequence[IdColumn]) -> FileError:
+    """The error for an empty cell, whose row is counted through all columns."""
+    column, *others = columns
+    if row >= len(column.values):
+        return _missing(row - len(column.values), others)
+    return _no_id(column.where(row), column.name)
+
+
+def _integers(names: list[str]) -> Array | None:
+    """The ids as int64, if all of them are canonical integers."""
+    if max(map(len, names)) > _LONGEST_INTEGER:
+        return None
+    try:
+        found = np.array(list(map(int, names)), dtype=np.int64)
+    except (ValueError, OverflowError):
+        return None
+    return found if list(map(str, found.tolist())) == names else None
+
+
+def arrays_of(ids: Array) -> dict[str, Array]:
+    """The ids as arrays that NumPy stores without pickles, in proportion to their letters.
+
+    Returns:
+        ``id`` [N], int64 or text of fixed width. Where a few long ones would blow that up, in its
+        place ``id_utf8``, the UTF-8 bytes of all of them, and ``id_end`` [N], where each ends.
+    """
+    if ids.dtype != object:
+        return {"id": ids}
+    packed = [text.encode("utf-8", "surrogatepass") for text in ids.tolist()]
+    lengths = np.array([len(text) for text in packed])
+    if 4 * len(ids) * max(map(len, ids.tolist())) <= max(_SMALL, _PROPORTION * lengths.sum()):
+        return {"id": ids.astype(str)}
+    return {"id_utf8": np.frombuffer(b"".join(packed), np.uint8), "id_end": lengths.cumsum()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from importlib import util
 from pathlib import Path
 from typing import Any
@@ -14,19 +14,25 @@ import numpy as np
 import pandas as pd
 import torch
 
-from dgl_dmns._versions import versions
-from dgl_dmns.archives import write_arrays
+from dgl_dmns._compat import versions
 from dgl_dmns.cli.edges import FileError, NamedGraph, read_edges
-from dgl_dmns.cli.identity import fingerprints
-from dgl_dmns.cli.samplers import check_sampler, follows_encoder, parse_options
+from dgl_dmns.cli.options import check_options, parse_options
 from dgl_dmns.cli.training import Outcome, Settings, read_checkpoint, train
 from dgl_dmns.data import GraphData, load_dataset
+from dgl_dmns.files import whole_file, write_arrays
+from dgl_dmns.messages import one_line, say
 from dgl_dmns.report import save_run, write_report
 from dgl_dmns.report.run import means, verdict
+from dgl_dmns.samplers.registry import follows_encoder
 
 __all__ = ["run_bench", "run_train"]
 
 _LEAST_PAIRS = 20  # the fewest with a validation edge, at 5 %
+_WRITTEN = (
+    *("checkpoint.npz", "baseline.npz", "embeddings.npz", "metrics.json", "metrics.csv"),
+    *("negatives.csv", "scores.npz", "query.npz", "run.json", "bench.csv", "bench.json"),
+    "report.html",
+)
 
 
 def run_train(arguments: argparse.Namespace, command: str) -> int:
@@ -38,41 +44,33 @@ def run_train(arguments: argparse.Namespace, command: str) -> int:
     """
     out: Path = arguments.out
     _check_out(out, arguments.resume)
-    settings = _settings(arguments, arguments.sampler, arguments.seed)
+    settings = _settings(arguments, sampler=arguments.sampler, seed=arguments.seed)
     runs = [(settings, out / "checkpoint.npz")]
     if arguments.baseline and follows_encoder(settings.sampler):
         runs.append((replace(settings, sampler="uniform", options={}), out / "baseline.npz"))
     graph = _graph(arguments)
-    identity = fingerprints(graph)
+    data, identity, quiet = graph.data, graph.fingerprints(), arguments.quiet
     states = [
         read_checkpoint(file, one, identity) if arguments.resume else None for one, file in runs
     ]
     out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(arguments.threads)
-    _say(
-        f"{_facts(graph.data)}; {settings.k} negatives an edge, {settings.sampler}, "
-        f"{settings.loss} loss"
-    )
+    of = f"{settings.k} negatives an edge, {settings.sampler}, {settings.loss} loss"
+    say(f"{_facts(data)}; {of}")
     outcomes: list[Outcome] = []
     for (one, file), state in zip(runs, states):
         outcomes.append(
-            train(
-                graph.data,
-                one,
-                checkpoint=file,
-                identity=identity,
-                state=state,
-                quiet=arguments.quiet,
-            )
+            train(data, one, checkpoint=file, identity=identity, state=state, quiet=quiet)
         )
         _write_results(out, graph, outcomes)  # of the first as soon as it is there
-    _say(_table([{"sampler": one.sampler, **o.metrics} for (one, _), o in zip(runs, outcomes)]))
+    rows = [{"sampler": one.sampler, **o.metrics} for (one, _), o in zip(runs, outcomes)]
+    say(pd.DataFrame(rows).to_string(index=False, float_format=lambda v: f"{v:.3f}"))
     first, baseline = outcomes[0], outcomes[1].metrics if len(outcomes) > 1 else None
     if baseline is not None:
-        _say(verdict(first.metrics, baseline))
-    _write_report(out, graph, settings, first, baseline, command)
-    _say(f"{first.measured} {first.epochs} epochs. Written to {out}:")
-    _say(", ".join(sorted(file.name for file in out.iterdir())))
+        say(verdict(first.metrics, baseline))
+    _write_report(out, data, settings, first, baseline, command)
+    say(f"{first.measured} {first.epochs} epochs. Written to {out}:")
+    say(", ".join(sorted(file.name for file in out.iterdir())))
     return 0
 
 
@@ -86,7 +84,7 @@ def run_bench(arguments: argparse.Namespace, command: str) -> int:
     out: Path = arguments.out
     _check_out(out, resume=False)
     samplers = list(dict.fromkeys(arguments.samplers))
-    settings = {name: _settings(arguments, name, seed=0) for name in samplers}
+    settings = {name: _settings(arguments, sampler=name, seed=0) for name in samplers}
     graph = _graph(arguments)
     torch.set_num_threads(arguments.threads)
     out.mkdir(parents=True, exist_ok=True)
@@ -95,27 +93,18 @@ def run_bench(arguments: argparse.Namespace, command: str) -> int:
     for seed in range(arguments.seeds):
         for name in samplers:
             outcome = train(graph.data, replace(settings[name], seed=seed), quiet=arguments.quiet)
-            rows.append(
-                {"sampler": name, "seed": seed, "epochs": outcome.epochs, **outcome.metrics}
-            )
+            ran = {"sampler": name, "seed": seed, "epochs": outcome.epochs}
+            rows.append({**ran, **outcome.metrics})
             pd.DataFrame(rows).to_csv(out / "bench.csv", index=False)
-            said = json.dumps({**facts, "measured": outcome.measured}, indent=1)
-            (out / "bench.json").write_text(said, encoding="utf-8")
-    _say(means(pd.DataFrame(rows)).to_string(index=False))
-    _say(
+            _write_json(out / "bench.json", {**facts, "measured": outcome.measured})
+    say(means(pd.DataFrame(rows)).to_string(index=False))
+    say(
         f"Mean (and standard error) of {arguments.seeds} seed(s), {settings[samplers[0]].k} "
         f"negatives an edge each, {arguments.loss} loss. {outcome.measured} Every run: "
         f"{out / 'bench.csv'}"
     )
-    _say(f"Written to {write_report(out)}")
+    say(f"Written to {write_report(out)}")
     return 0
-
-
-_WRITTEN = (
-    *("checkpoint.npz", "baseline.npz", "embeddings.npz", "metrics.json", "metrics.csv"),
-    *("negatives.csv", "scores.npz", "query.npz", "run.json", "bench.csv", "bench.json"),
-    "report.html",
-)
 
 
 def _check_out(out: Path, resume: bool) -> None:
@@ -140,25 +129,34 @@ def _check_out(out: Path, resume: bool) -> None:
         )
 
 
+def _settings(arguments: argparse.Namespace, sampler: str, seed: int) -> Settings:
+    options = parse_options(sampler, getattr(arguments, "set", []))
+    k = (1 if arguments.loss == "shared" else 5) if arguments.k is None else arguments.k
+    check_options(sampler, k, options, arguments.loss)
+    own = {"sampler": sampler, "k": k, "seed": seed, "options": options}
+    names = {one.name for one in fields(Settings)} - own.keys()
+    return Settings(**own, **{name: getattr(arguments, name) for name in names})
+
+
 def _graph(arguments: argparse.Namespace) -> NamedGraph:
-    if arguments.edges is not None:
-        graph = read_edges(
-            arguments.edges,
-            arguments.features,
-            source=arguments.source or "src",
-            target=arguments.target or "dst",
-            header=not arguments.no_header,
-            kind=arguments.kind,
+    if arguments.edges is None:
+        data = load_dataset(arguments.dataset, arguments.data_dir)
+        return NamedGraph(data, np.arange(data.num_nodes))
+    graph = read_edges(
+        arguments.edges,
+        arguments.features,
+        source=arguments.source or "src",
+        target=arguments.target or "dst",
+        header=not arguments.no_header,
+        kind=arguments.kind,
+    )
+    pairs = len(graph.data.src) // 2
+    if pairs < _LEAST_PAIRS:
+        raise FileError(
+            f"{arguments.edges}: expected at least {_LEAST_PAIRS} different edges, of which one is "
+            f"held out for validation and two for the test, got {pairs}"
         )
-        pairs = len(graph.data.src) // 2
-        if pairs < _LEAST_PAIRS:
-            raise FileError(
-                f"{arguments.edges}: expected at least {_LEAST_PAIRS} different edges, of which "
-                f"one is held out for validation and two for the test, got {pairs}"
-            )
-        return graph
-    data = load_dataset(arguments.dataset, arguments.data_dir)
-    return NamedGraph(data, np.arange(data.num_nodes))
+    return graph
 
 
 def _facts(data: GraphData) -> str:
@@ -167,47 +165,31 @@ def _facts(data: GraphData) -> str:
     return f"{data.name}: {data.num_nodes} nodes, {len(data.src) // 2} edges, {features}"
 
 
-def _settings(arguments: argparse.Namespace, sampler: str, seed: int) -> Settings:
-    options = parse_options(sampler, getattr(arguments, "set", []))
-    k = (1 if arguments.loss == "shared" else 5) if arguments.k is None else arguments.k
-    check_sampler(sampler, k, options, arguments.loss)
-    return Settings(
-        sampler=sampler,
-        loss=arguments.loss,
-        k=k,
-        epochs=arguments.epochs,
-        patience=arguments.patience,
-        batch_size=arguments.batch_size,
-        lr=arguments.lr,
-        hidden=arguments.hidden,
-        layers=arguments.layers,
-        fanout=arguments.fanout,
-        seed=seed,
-        options=options,
-    )
+def _write_json(file: Path, record: dict[str, Any]) -> None:
+    with whole_file(file) as content:
+        content.write(json.dumps(record, indent=1).encode())
 
 
 def _write_results(out: Path, graph: NamedGraph, outcomes: list[Outcome]) -> None:
     """Embeddings and metrics: what a run must not end without."""
-    first, *others = outcomes
-    with (out / "embeddings.npz").open("wb") as file:
+    first, *baseline = outcomes
+    with whole_file(out / "embeddings.npz") as file:
         write_arrays(file, {**graph.arrays(), "embedding": first.h.numpy()})
-    metrics: dict[str, Any] = dict(first.metrics)
-    for other in others:
-        metrics["uniform"] = other.metrics
-    (out / "metrics.json").write_text(json.dumps(metrics, indent=1), encoding="utf-8")
+    metrics: dict[str, Any] = {**first.metrics}
+    if baseline:
+        metrics["uniform"] = baseline[0].metrics
+    _write_json(out / "metrics.json", metrics)
 
 
 def _write_report(
     out: Path,
-    graph: NamedGraph,
+    data: GraphData,
     settings: Settings,
     outcome: Outcome,
     baseline: dict[str, float] | None,
     command: str,
 ) -> None:
     """The folder's record and its page; a run that was trained ends well without them."""
-    data = graph.data
     try:
         save_run(
             out,
@@ -230,21 +212,12 @@ def _write_report(
             history=outcome.history,
         )
         if util.find_spec("matplotlib") is None:
-            _say(
+            say(
                 "No report: it needs matplotlib (python -m pip install matplotlib); "
                 f"dgl-dmns report {out} writes it later"
             )
         else:
             write_report(out)
     except Exception as error:  # hours of training are not lost to a picture
-        said = " ".join(f"{type(error).__name__}: {error}".split("\n"))
+        said = one_line(error, longest=1000)
         sys.stderr.write(f"warning: no report ({said}); embeddings and metrics are in {out}\n")
-
-
-def _table(rows: list[dict[str, Any]]) -> str:
-    return pd.DataFrame(rows).to_string(index=False, float_format=lambda v: f"{v:.3f}")
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""The training loop of the command line: minibatch link prediction with early stopping.
+"""The training of the command line: GraphSAGE with an inner product, and early stopping.
 
 Everything random of an epoch is seeded by the seed and the epoch's number, and all that lasts is in
 a checkpoint, so that a run that was interrupted goes on as if it had not been.
@@ -20,18 +20,18 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from dgl_dmns._compat import require_dgl
-from dgl_dmns.checkpoint import read_state, write_state
-from dgl_dmns.cli.model import SAGE, edge_score
-from dgl_dmns.cli.samplers import make_sampler, option_error
+from dgl_dmns.cli.options import error_of_option, sampler_of_options
+from dgl_dmns.core import fit_seed
 from dgl_dmns.data import EdgeSplit, GraphData, split_pairs
 from dgl_dmns.diagnostics import Monitor
 from dgl_dmns.evaluate import candidate_ranking, full_ranking, ranking_metrics
+from dgl_dmns.files import read_state, write_state
 from dgl_dmns.losses import bce_loss
 from dgl_dmns.samplers import RefreshingSampler
-from dgl_dmns.seeds import fit_seed, seed_all
+from dgl_dmns.seeds import seed_all
 from dgl_dmns.shared_softmax import Share
 
-__all__ = ["Outcome", "Settings", "read_checkpoint", "train"]
+__all__ = ["SAGE", "Outcome", "Settings", "read_checkpoint", "train"]
 
 _dgl: Any = require_dgl()
 _FORMAT = "dgl-dmns training 3"
@@ -79,6 +79,45 @@ class Outcome:
     history: list[dict[str, float]]
 
 
+class SAGE(nn.Module):
+    """GraphSAGE with mean aggregation; nodes without features have a vector each, learned.
+
+    Args:
+        num_nodes: number of nodes N.
+        features: width of the features; 0 for learned vectors.
+        hidden: width of the layers and the embeddings.
+        layers: number of layers.
+    """
+
+    def __init__(self, num_nodes: int, features: int, hidden: int = 64, layers: int = 2) -> None:
+        super().__init__()
+        self.own = None if features else nn.Embedding(num_nodes, hidden)
+        if self.own is not None:
+            nn.init.normal_(self.own.weight, std=hidden**-0.5)
+        widths = [features or hidden, *[hidden] * layers]
+        layer: Any = _dgl.nn.SAGEConv
+        self.layers = nn.ModuleList([layer(a, b, "mean") for a, b in zip(widths, widths[1:])])
+
+    def forward(self, graph: Any, x: Tensor) -> Tensor:
+        """Embeddings of the output nodes.
+
+        Args:
+            graph: blocks of a minibatch, or the whole graph.
+            x: features of the input nodes, shape [M, F]; their ids, int64 [M], for learned vectors.
+
+        Returns:
+            Embeddings, shape [N, hidden].
+        """
+        blocks = graph if isinstance(graph, list) else [graph] * len(self.layers)
+        if self.own is not None:
+            x = self.own(x)
+        for block, layer in zip(blocks, self.layers):
+            x = layer(block, x)
+            if layer is not self.layers[-1]:
+                x = torch.relu(x)
+        return x
+
+
 class _Trainer:
     """Model, optimizer, sampler and loader of a run, and what a checkpoint holds of them."""
 
@@ -93,16 +132,18 @@ class _Trainer:
         seed_all(settings.seed, 0)
         self.model = SAGE(data.num_nodes, width, settings.hidden, settings.layers)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=settings.lr)
-        seed = fit_seed(settings.seed)
-        self.sampler = make_sampler(
+        self.sampler: Any = sampler_of_options(
             settings.sampler,
             self.g,
             self.model,
             settings.k,
-            seed,
+            fit_seed(settings.seed),
             settings.options,
             settings.loss,
         )
+        self.monitor: Monitor | None = None
+        if isinstance(self.sampler, RefreshingSampler):
+            self.monitor = Monitor(self.sampler, held_out=split.val)
         key, twin = src * data.num_nodes + dst, dst * data.num_nodes + src
         self.reverse = torch.searchsorted(key, twin)  # edges are ordered by (src, dst)
         self.batches = -(-len(src) // settings.batch_size)
@@ -110,68 +151,59 @@ class _Trainer:
         self.history: list[dict[str, float]] = []
         self.best = {"mrr": -1.0, "epoch": 0}
         self.best_state = copy.deepcopy(self.model.state_dict())
-        self.monitor: Monitor | None = None
-        if isinstance(self.sampler, RefreshingSampler):
-            self.monitor = Monitor(self.sampler, held_out=split.val)
+
+    def start(self) -> None:
+        """The first table; a refresh after each epoch follows."""
+        if self.monitor is None or self.sampler.version > 0:
+            return
+        try:
+            self.sampler.refresh()
+        except (ValueError, TypeError, RuntimeError, MemoryError, OverflowError) as error:
+            settings = self.settings
+            raise error_of_option(settings.sampler, settings.options, error) from error
 
     def _loader(self) -> Any:
         """A loader for one epoch: DGL's shuffles its edges further from epoch to epoch."""
-        settings = self.settings
-        blocks: Any = _dgl.dataloading.NeighborSampler(
+        settings, loading = self.settings, _dgl.dataloading
+        blocks: Any = loading.NeighborSampler(
             [settings.fanout or -1] * settings.layers, prefetch_node_feats=["feat"]
         )
-        return _dgl.dataloading.DataLoader(
-            self.g,
-            torch.arange(self.g.num_edges()),
-            _dgl.dataloading.as_edge_prediction_sampler(
-                blocks,
-                exclude="reverse_id",
-                reverse_eids=self.reverse,
-                negative_sampler=self.sampler,
-            ),
-            batch_size=settings.batch_size,
-            shuffle=True,
+        sampler = loading.as_edge_prediction_sampler(
+            blocks, exclude="reverse_id", reverse_eids=self.reverse, negative_sampler=self.sampler
+        )
+        edges = torch.arange(self.g.num_edges())
+        return loading.DataLoader(
+            self.g, edges, sampler, batch_size=settings.batch_size, shuffle=True
         )
 
-    def start(self) -> None:
-        """The first table, and a refresh after each epoch from now on."""
-        if isinstance(self.sampler, RefreshingSampler) and self.sampler.version == 0:
-            try:
-                self.sampler.refresh()
-            except (ValueError, TypeError, RuntimeError, MemoryError, OverflowError) as error:
-                raise option_error(self.settings.sampler, self.settings.options, error) from error
-
     def run_epoch(self, bar: Any) -> float:
-        """One pass over the training edges; the mean loss."""
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Dataloader CPU affinity")
-            loss = self._pass_over_edges(bar)
-        if isinstance(self.sampler, RefreshingSampler):
-            self.sampler.refresh()
-        self.epoch += 1
-        return loss
-
-    def _pass_over_edges(self, bar: Any) -> float:
+        """One pass over the training edges, then a refresh; the mean loss."""
         self.model.train()
         losses = []
-        seed_all(self.settings.seed, self.epoch + 1)
-        for _, pos_graph, neg_graph, blocks in self._loader():
-            h = self.model(blocks, blocks[0].srcdata["feat"])
-            loss = self._loss(h, pos_graph, neg_graph)
-            self.optimizer.zero_grad()
-            loss.backward()
-            self.optimizer.step()
-            losses.append(float(loss.detach()))
-            bar.update()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Dataloader CPU affinity")
+            seed_all(self.settings.seed, self.epoch + 1)
+            for _, pos_graph, neg_graph, blocks in self._loader():
+                h = self.model(blocks, blocks[0].srcdata["feat"])
+                loss = self._loss(h, pos_graph, neg_graph)
+                self.optimizer.zero_grad()
+                loss.backward()
+                self.optimizer.step()
+                losses.append(float(loss.detach()))
+                bar.update()
+        if self.monitor is not None:
+            self.sampler.refresh()
+        self.epoch += 1
         return sum(losses) / len(losses)
 
     def _loss(self, h: Tensor, pos_graph: Any, neg_graph: Any) -> Tensor:
-        if self.settings.loss != "bce":
-            share: Share = "batch" if self.settings.loss == "shared" else "edge"
-            of_pools: Tensor = self.sampler.loss(h, pos_graph, neg_graph, share=share)
-            return of_pools
-        positive, negative = edge_score(pos_graph, h), edge_score(neg_graph, h)
-        return bce_loss(positive, negative.view(len(positive), -1), balanced=True)
+        if self.settings.loss == "bce":
+            ends = (graph.edges() for graph in (pos_graph, neg_graph))
+            positive, negative = ((h[src] * h[dst]).sum(-1) for src, dst in ends)
+            return bce_loss(positive, negative.view(len(positive), -1), balanced=True)
+        share: Share = "batch" if self.settings.loss == "shared" else "edge"
+        loss: Tensor = self.sampler.loss(h, pos_graph, neg_graph, share=share)
+        return loss
 
     @torch.no_grad()
     def embed(self) -> Tensor:
@@ -182,7 +214,7 @@ class _Trainer:
 
     def validate(self, loss: float, seconds: float) -> float:
         """The validation MRR; kept, with the weights if it is the best."""
-        mrr = self.rank(self.embed(), self.split.val)["MRR"]
+        mrr = self._rank(self.embed(), self.split.val)["MRR"]
         self.history.append({"epoch": self.epoch, "loss": loss, "mrr": mrr, "seconds": seconds})
         if self.monitor is not None:
             self.monitor.log(watch="mrr", **self.history[-1])
@@ -191,41 +223,40 @@ class _Trainer:
             self.best_state = copy.deepcopy(self.model.state_dict())
         return mrr
 
-    def rank(self, h: Tensor, pairs: Tensor) -> dict[str, float]:
+    def _rank(self, h: Tensor, pairs: Tensor) -> dict[str, float]:
         """Metrics of pairs, each ranked among all nodes, known edges left out."""
         ranks = full_ranking(h, pairs[:, :_MOST_PAIRS], self.known)
         return ranking_metrics(ranks, hits=(10, 50))
 
-    def test(self, h: Tensor) -> dict[str, float]:
-        """Metrics of the test edges."""
-        full = self.rank(h, self.split.test)
-        pairs = self.split.test
+    def _test(self, h: Tensor) -> tuple[dict[str, float], str]:
+        """Metrics of the test edges, and what they are, beside those of a random order."""
+        nodes, pairs = self.data.num_nodes, self.split.test
+        full, count = self._rank(h, pairs), pairs.shape[1]
         generator = torch.Generator().manual_seed(fit_seed(self.settings.seed))
-        nine = torch.randint(0, self.data.num_nodes, (pairs.shape[1], 9), generator=generator)
+        nine = torch.randint(0, nodes, (count, 9), generator=generator)
         candidates = torch.cat([pairs[1].unsqueeze(1), nine], dim=1)
         among = ranking_metrics(candidate_ranking(h, pairs[0], candidates))
-        return {
-            "MRR": full["MRR"],
-            "Hits@10": full["Hits@10"],
-            "Hits@50": full["Hits@50"],
-            "MAP@9": among["MRR"],
-        }
-
-    def how_measured(self) -> str:
-        """What the test metrics are, and what a random order would have."""
-        nodes, pairs = self.data.num_nodes, self.split.test.shape[1]
-        which = f"the {pairs}" if pairs <= _MOST_PAIRS else f"{_MOST_PAIRS} of the {pairs}"
+        metrics = {name: full[name] for name in ("MRR", "Hits@10", "Hits@50")}
+        which = f"the {count}" if count <= _MOST_PAIRS else f"{_MOST_PAIRS} of the {count}"
         chance = float((1 / torch.arange(1, nodes + 1, dtype=torch.float64)).mean())
-        return (
+        measured = (
             f"MRR and Hits: the destination of {which} test edges ranked among all {nodes} nodes, "
             f"known edges left out; a random order would have an MRR of {chance:.2g}. MAP@9: "
             "ranked among nine uniform nodes; a random order would have 0.29."
         )
+        return {**metrics, "MAP@9": among["MRR"]}, measured
 
     def finished(self) -> bool:
         """Whether the epochs or the patience are used up."""
         waited = self.epoch - self.best["epoch"]
         return self.epoch >= self.settings.epochs or waited >= self.settings.patience
+
+    def outcome(self) -> Outcome:
+        """What the run came to, with the weights of the best epoch."""
+        self.model.load_state_dict(self.best_state)
+        h = self.embed()
+        metrics, measured = self._test(h)
+        return Outcome(h, metrics, measured, self.sampler, self.monitor, self.epoch, self.history)
 
     def state(self) -> dict[str, Any]:
         """All that a run needs to go on."""
@@ -267,9 +298,9 @@ def train(
     Args:
         data: the graph; 5 % of its pairs are held out for validation, 10 % for the test.
         settings: what decides the run.
-        checkpoint: file that is written after every epoch, if any; see `dgl_dmns.checkpoint`.
+        checkpoint: file that is written after every epoch, if any; see `dgl_dmns.files`.
         identity: what the checkpoint belongs to beside the settings, by name; see
-            `dgl_dmns.cli.identity`.
+            `NamedGraph.fingerprints`.
         state: where to go on, of `read_checkpoint`.
         quiet: no progress bar.
 
@@ -279,8 +310,7 @@ def train(
     Raises:
         ValueError: if the graph has too few edges, or an option does not fit.
     """
-    split = split_pairs(data, seed=settings.seed)
-    trainer = _Trainer(data, split, settings)
+    trainer = _Trainer(data, split_pairs(data, seed=settings.seed), settings)
     if state is not None:
         trainer.load(state)
     trainer.start()
@@ -295,22 +325,11 @@ def train(
         while not trainer.finished():
             started = time.perf_counter()
             loss = trainer.run_epoch(bar)
-            seconds = time.perf_counter() - started
-            mrr = trainer.validate(loss, seconds)
+            mrr = trainer.validate(loss, time.perf_counter() - started)
             bar.set_postfix(epoch=trainer.epoch, loss=f"{loss:.3f}", mrr=f"{mrr:.3f}")
             if checkpoint is not None:
                 write_state(checkpoint, {**trainer.state(), "identity": dict(identity or {})})
-    trainer.model.load_state_dict(trainer.best_state)
-    h = trainer.embed()
-    return Outcome(
-        h,
-        trainer.test(h),
-        trainer.how_measured(),
-        trainer.sampler,
-        trainer.monitor,
-        trainer.epoch,
-        trainer.history,
-    )
+    return trainer.outcome()
 
 
 def read_checkpoint(
@@ -340,15 +359,13 @@ def read_checkpoint(
             f"--resume: {file} is of a run with other {', '.join(others)}; give the files of that "
             "run, or another --out"
         )
-    was, now = (
-        {name: value for name, value in all_of.items() if name not in ("epochs", "patience")}
-        for all_of in (state["settings"], asdict(settings))
-    )
-    differ = sorted(name for name in was.keys() | now.keys() if was.get(name) != now.get(name))
+    was, now = state["settings"], asdict(settings)
+    names = sorted((was.keys() | now.keys()) - {"epochs", "patience"})
+    differ = [name for name in names if was.get(name) != now.get(name)]
     if differ:
-        was, now = ({name: side.get(name) for name in differ} for side in (was, now))
+        before, here = ({name: side.get(name) for name in differ} for side in (was, now))
         raise ValueError(
-            f"--resume: the checkpoint was made with {was}, this run has {now}; use the same "
+            f"--resume: the checkpoint was made with {before}, this run has {here}; use the same "
             "arguments, or another --out"
         )
     return state

@@ -1,13 +1,10 @@
 """Named data sets as `GraphData`: two generated graphs, and four that DGL's own classes load.
 
-The files lie where DGL keeps them (its cache layout): ``data_dir/<folder>/<file>``, the folder
-being the data set's name and a hash of its address.  DGL downloads what is absent.  Where that
+The files lie in DGL's cache: ``data_dir/<folder>/<file>``. DGL downloads what is absent. Where that
 cannot work it makes ten attempts without a time limit and raises an error of its HTTP client (or,
-with a half-filled folder, of its parser).  So the files are looked for first, and the server is
-asked once, with a time limit, before DGL is let at the download.
-
-DGL is imported only when one of its data sets is asked for.  DGL writes processed files next to
-the raw files of Cora, Citeseer and Coauthor-CS.
+with a half-filled folder, of its parser). So the files are looked for first, and the server is
+asked once, with a time limit, before DGL is let at the download. DGL is imported only when one of
+its data sets is asked for.
 """
 
 from __future__ import annotations
@@ -26,6 +23,7 @@ from typing import Any
 
 import torch
 
+from dgl_dmns._compat import require_dgl
 from dgl_dmns.core import shielded
 from dgl_dmns.data.embedded import GraphData, dense_graph, embedded_graph, simple_undirected
 
@@ -39,8 +37,7 @@ SERVER_TIMEOUT_S = 10.0
 class _Source:
     """Where DGL keeps a data set: its class, its name in the cache, its raw files.
 
-    ``processed`` names the files that DGL writes after the first load and then reads instead of
-    the raw files.  Empty: DGL reads the raw files each time.
+    ``processed`` names the files that DGL writes after the first load and reads from then on.
     """
 
     cls: str
@@ -98,10 +95,9 @@ def _cache_dir(data_dir: str | os.PathLike[str] | None) -> Path:
 
 
 def _why_unreachable(url: str) -> str | None:
-    """Ask the server for the archive's header; the reason if nothing answers, else None.
+    """Why the server does not answer a request for the archive's header; None if it does.
 
-    An answer of any status, and a certificate that Python's store does not know, count as
-    reachable: DGL's client decides about those.
+    Any status, and a certificate that Python does not know, are left to DGL's client.
     """
     request = urllib.request.Request(url, method="HEAD")
     try:
@@ -150,14 +146,14 @@ def load_dataset(name: str, data_dir: str | os.PathLike[str] | None = None) -> G
     """Load a data set by name.
 
     Node ids, features (row-normalised for Cora and Citeseer) and raw edges are those of DGL's
-    class.  ``src`` and ``dst`` are the simple undirected graph of these edges: self loops and
+    class. ``src`` and ``dst`` are the simple undirected graph of these edges: self loops and
     duplicates removed, both directions present (Actor comes directed and with both).
 
     Args:
         name: ``embedded``, ``dense``, ``cora``, ``citeseer``, ``coauthor-cs`` or ``actor``.
         data_dir: DGL's cache directory, which holds one folder for each data set; DGL downloads
-            into it what is absent, and writes processed files into it.  None: DGL's own, the
-            environment variable DGL_DOWNLOAD_DIR or else ~/.dgl.  Generated ones ignore it.
+            into it what is absent, and writes processed files into it. None: DGL's own, the
+            environment variable DGL_DOWNLOAD_DIR or else ~/.dgl. Generated ones ignore it.
 
     Returns:
         The graph; all its tensors are on the CPU.
@@ -176,8 +172,6 @@ def load_dataset(name: str, data_dir: str | os.PathLike[str] | None = None) -> G
             f"name: expected one of {', '.join(DATASET_NAMES)}, got {name!r}; "
             "load another graph with DGL and build a GraphData from its edges"
         )
-    from dgl_dmns._compat import require_dgl
-
     dgl = require_dgl()
     source, cache = _SOURCES[name], _cache_dir(data_dir)
     _check_files(name, source, cache)

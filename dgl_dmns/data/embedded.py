@@ -1,24 +1,24 @@
 """A small synthetic graph for link prediction, generated on the spot, and the container for graphs.
 
-The generator needs no file and no network, so that examples and tests run anywhere.  What it makes
+The generator needs no file and no network, so that examples and tests run anywhere. What it makes
 resembles a citation graph: homophilous, heavy-tailed, clustered, with sparse word features.
 
 Symbols: N nodes, E stored edges (both directions), F words, L latent width.
 
-1. Positions.  The latent space has three scales: a centre for each community, a centre for each
-   group inside its community, and the node's own offset.  ``z_i = a_c + b_g + e_i``, normalised.
+1. Positions. The latent space has three scales: a centre for each community, a centre for each
+   group inside its community, and the node's own offset. ``z_i = a_c + b_g + e_i``, normalised.
    Knowing the community narrows a ranking down, knowing the group does so further, and only the
    position orders the nodes of one group: the full ranking can be learnt beyond the community.
-2. Weights.  ``w_i`` follows a power law with exponent ``EXPONENT``, cut at ``MAX_WEIGHT`` times the
+2. Weights. ``w_i`` follows a power law with exponent ``EXPONENT``, cut at ``MAX_WEIGHT`` times the
    smallest, so that a few nodes collect many edges.
-3. Edges.  A pair is joined independently with probability ``min(1, c w_i w_j k_ij)``, where
+3. Edges. A pair is joined independently with probability ``min(1, c w_i w_j k_ij)``, where
    ``k_ij = exp(SHARPNESS (z_i . z_j - 1)) / sqrt(r_i r_j)`` and ``r_i`` is the weighted sum of row
-   i, which keeps a node's degree in proportion to its weight wherever it lies.  A share ``STRAY``
-   of the edges ignores the positions.  ``c`` is set by the wished mean degree.  A node that is
+   i, which keeps a node's degree in proportion to its weight wherever it lies. A share ``STRAY``
+   of the edges ignores the positions. ``c`` is set by the wished mean degree. A node that is
    left without an edge gets one, drawn from its own row.
-4. Triadic closure.  A share ``CLOSURE`` of the edges joins two neighbours of a common node.
-5. Words.  A node has a Poisson number of occurrences of each word; the feature says whether the
-   word occurs.  The rates mix a distribution per community (topic), one that depends on the
+4. Triadic closure. A share ``CLOSURE`` of the edges joins two neighbours of a common node.
+5. Words. A node has a Poisson number of occurrences of each word; the feature says whether the
+   word occurs. The rates mix a distribution per community (topic), one that depends on the
    node's position, and a background that is the same for all nodes.
 
 The generator is not a model of any real graph: figures measured on it are checks, not evidence.
@@ -34,6 +34,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from dgl_dmns.checks import as_integer
 from dgl_dmns.core import shielded
 
 __all__ = ["GraphData", "dense_graph", "embedded_graph", "simple_undirected"]
@@ -85,40 +86,31 @@ class GraphData:
     raw_dst: Tensor
 
     def __post_init__(self) -> None:
-        for field in fields(self)[2:]:
-            value: Tensor = getattr(self, field.name)
-            dtype = torch.float32 if field.name == "features" else torch.int64
+        for name in [field.name for field in fields(self)[2:]]:
+            value: Tensor = getattr(self, name)
+            what = f"{name} of graph {self.name!r}: expected"
+            dtype, dims = (torch.float32, 2) if name == "features" else (torch.int64, 1)
             if value.dtype != dtype:
-                raise TypeError(
-                    f"{field.name} of graph {self.name!r}: expected {dtype}, got {value.dtype}; "
-                    f"convert it with .to({dtype})"
-                )
-            dims = 2 if field.name == "features" else 1
-            per_node = field.name in ("features", "labels")
+                raise TypeError(f"{what} {dtype}, got {value.dtype}; convert it with .to({dtype})")
+            per_node = name in ("features", "labels")
             if value.dim() != dims or (per_node and len(value) != self.num_nodes):
+                rows = f" and {self.num_nodes} rows, one for each node" if per_node else ""
                 raise ValueError(
-                    f"{field.name} of graph {self.name!r}: expected {dims} dimension(s)"
-                    + (f" and {self.num_nodes} rows, one for each node" if per_node else "")
-                    + f", got shape {tuple(value.shape)}; pass one entry for each node or edge"
+                    f"{what} {dims} dimension(s){rows}, got shape {tuple(value.shape)}; pass one "
+                    "entry for each node or edge"
                 )
         for first, second in (("src", "dst"), ("raw_src", "raw_dst")):
             a, b = getattr(self, first), getattr(self, second)
+            what = f"{first} and {second} of graph {self.name!r}: expected"
             if len(a) != len(b):
                 raise ValueError(
-                    f"{first} and {second} of graph {self.name!r}: expected equal lengths, got "
-                    f"{len(a)} and {len(b)}; pass both ends of each edge"
+                    f"{what} equal lengths, got {len(a)} and {len(b)}; pass both ends of each edge"
                 )
-            if (
-                len(a)
-                and not 0
-                <= min(int(a.min()), int(b.min()))
-                <= max(int(a.max()), int(b.max()))
-                < self.num_nodes
-            ):
+            low, high = (int(x) for x in torch.cat([a, b]).aminmax()) if len(a) else (0, 0)
+            if len(a) and not 0 <= low <= high < self.num_nodes:
                 raise ValueError(
-                    f"{first} and {second} of graph {self.name!r}: expected node ids in "
-                    f"0 .. {self.num_nodes - 1}, got {min(int(a.min()), int(b.min()))} .. "
-                    f"{max(int(a.max()), int(b.max()))}; check num_nodes"
+                    f"{what} node ids in 0 .. {self.num_nodes - 1}, got {low} .. {high}; check "
+                    "num_nodes"
                 )
 
     def __repr__(self) -> str:
@@ -135,9 +127,8 @@ class GraphData:
             indptr: int64 [N + 1] and indices: int64 [E]; the neighbours of node v, ascending, are
             ``indices[indptr[v] : indptr[v + 1]]``.
         """
-        indptr = torch.zeros(self.num_nodes + 1, dtype=torch.int64)
-        torch.cumsum(torch.bincount(self.src, minlength=self.num_nodes), 0, out=indptr[1:])
-        return indptr, self.dst
+        degree = torch.bincount(self.src, minlength=self.num_nodes)
+        return torch.cat([degree.new_zeros(1), degree.cumsum(0)]), self.dst
 
 
 @shielded
@@ -237,10 +228,8 @@ def _close_triangles(
     edge = rng.integers(0, len(src), size=4 * missing)
     centre = src[edge]
     other = start[centre] + np.floor(rng.random(len(edge)) * degree[centre]).astype(np.int64)
-    grown = _unique_pairs(
-        np.concatenate([pairs, np.stack([dst[edge], dst[other]])], axis=1), num_nodes
-    )
-    return grown[:, :total]
+    found = np.stack([dst[edge], dst[other]])
+    return _unique_pairs(np.concatenate([pairs, found], axis=1), num_nodes)[:, :total]
 
 
 def _words(
@@ -273,8 +262,8 @@ def embedded_graph(
 ) -> GraphData:
     """Generate a homophilous graph with heavy-tailed degrees and word features.
 
-    The same arguments give the same graph; nothing outside, no global random state included, has
-    a part in it.  Time and memory: N * N pair probabilities are computed, a block of rows at once.
+    The same arguments give the same graph; no global random state has a part in it. Time: N * N
+    pair probabilities are computed, a block of rows at once.
 
     Args:
         num_nodes: N, at least 50.
@@ -289,14 +278,10 @@ def embedded_graph(
     Raises:
         ValueError: an argument is outside its range.
     """
-    for name, value, least in (
-        ("num_nodes", num_nodes, 50),
-        ("seed", seed, 0),
-        ("communities", communities, 1),
-        ("words", words, 1),
-    ):
-        if value < least:
-            raise ValueError(f"{name}: expected at least {least}, got {value}; raise it")
+    as_integer("num_nodes", num_nodes, least=50)
+    as_integer("seed", seed, least=0)
+    as_integer("communities", communities, least=1)
+    as_integer("words", words, least=1)
     if not 0.0 < mean_degree <= num_nodes / 5:
         raise ValueError(
             f"mean_degree: expected a number in (0, num_nodes / 5 = {num_nodes / 5:g}], "

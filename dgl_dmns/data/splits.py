@@ -1,12 +1,12 @@
 """Splits of a graph's edges into training, validation and test pairs, without leakage.
 
-Two protocols.  Both remove from training what would give a held-out edge away.
+Two protocols. Both remove from training what would give a held-out edge away.
 
 * Protocol B, `split_pairs`: the *undirected* pairs are split, so that a pair is in exactly one
-  part.  Ranking is over all nodes (`dgl_dmns.evaluate.full_ranking`).
+  part. Ranking is over all nodes (`dgl_dmns.evaluate.full_ranking`).
 * Protocol A, `split_directed` and `official_split`: the *directed* edges are split, as published
   with the data sets' ten uniform negatives; training drops the reverses of validation and test
-  edges.  Ranking is among nine fixed negatives (`dgl_dmns.evaluate.candidate_ranking`).  A
+  edges. Ranking is among nine fixed negatives (`dgl_dmns.evaluate.candidate_ranking`). A
   validation edge may be the reverse of a test edge, in the published splits too; messages travel
   along training edges only, so that neither is seen by the encoder.
 
@@ -19,6 +19,7 @@ import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -177,7 +178,7 @@ def split_directed(
     """Split the directed edges of a graph and draw fixed negatives (protocol A).
 
     The edges are the raw ones without self loops and duplicates (for a pair stored in both
-    directions, both count).  The training share is rounded down and the rest is divided, as in the
+    directions, both count). The training share is rounded down and the rest is divided, as in the
     published splits; then training loses the reverses of held-out edges.
 
     Args:
@@ -229,9 +230,9 @@ def official_split(path: str | os.PathLike[str], name: str) -> RankingSplit:
     (query, positive), columns 2 to 11 ten uniform negatives, of which the first nine are used.
     Node ids are those of DGL's data set of that name.
 
-    The pairs are left as published.  Those of Cora and Citeseer are edges of DGL's graph.  Those
+    The pairs are left as published. Those of Cora and Citeseer are edges of DGL's graph. Those
     of Actor run against the direction of DGL 2.1's edges (compare them with ``src`` and ``dst`` of
-    `GraphData`), and a few are self loops, 8 of the 1501 test pairs.  A few negatives are
+    `GraphData`), and a few are self loops, 8 of the 1501 test pairs. A few negatives are
     neighbours of their query.
 
     Args:
@@ -267,23 +268,7 @@ def official_split(path: str | os.PathLike[str], name: str) -> RankingSplit:
                     f"{file}: expected the arrays train, val and test, got "
                     f"{', '.join(archive.files) or 'none'}; check that it is a published split"
                 )
-            array = archive[part]
-            if array.ndim != 2 or array.shape[1] != OFFICIAL_COLUMNS or len(array) == 0:
-                raise ValueError(
-                    f"{file}, array {part}: expected shape [*, {OFFICIAL_COLUMNS}] with at least "
-                    f"one row, got {list(array.shape)}; check that it is a published split"
-                )
-            if not np.issubdtype(array.dtype, np.integer):
-                raise ValueError(
-                    f"{file}, array {part}: expected integers, got {array.dtype}; "
-                    "store node ids as int32 or int64"
-                )
-            if array.min() < 0 or array.max() >= OFFICIAL_NODES[name]:
-                raise ValueError(
-                    f"{file}, array {part}: expected node ids in 0 .. {OFFICIAL_NODES[name] - 1} "
-                    f"({name}), got {array.min()} .. {array.max()}; check the name"
-                )
-            parts[part] = torch.from_numpy(array.astype(np.int64))
+            parts[part] = _official_part(archive[part], f"{file}, array {part}", name)
     last = 2 + NEGATIVES
     return RankingSplit(
         train=parts["train"][:, :2].t().contiguous(),
@@ -292,3 +277,22 @@ def official_split(path: str | os.PathLike[str], name: str) -> RankingSplit:
         test_query=parts["test"][:, 0].clone(),
         test_candidates=parts["test"][:, 1:last].clone(),
     )
+
+
+def _official_part(array: np.ndarray[Any, Any], place: str, name: str) -> Tensor:
+    """A part of a published split, int64 [*, 12], checked."""
+    if array.ndim != 2 or array.shape[1] != OFFICIAL_COLUMNS or len(array) == 0:
+        raise ValueError(
+            f"{place}: expected shape [*, {OFFICIAL_COLUMNS}] with at least one row, got "
+            f"{list(array.shape)}; check that it is a published split"
+        )
+    if not np.issubdtype(array.dtype, np.integer):
+        raise ValueError(
+            f"{place}: expected integers, got {array.dtype}; store node ids as int32 or int64"
+        )
+    if array.min() < 0 or array.max() >= OFFICIAL_NODES[name]:
+        raise ValueError(
+            f"{place}: expected node ids in 0 .. {OFFICIAL_NODES[name] - 1} ({name}), got "
+            f"{array.min()} .. {array.max()}; check the name"
+        )
+    return torch.from_numpy(array.astype(np.int64))

@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dgl_dmns.archives import read_arrays, write_arrays
 from dgl_dmns.checks import as_integer
 from dgl_dmns.core import (
     NO_LEVEL,
@@ -36,6 +35,7 @@ from dgl_dmns.core import (
     shielded,
 )
 from dgl_dmns.diagnostics.measures import percentiles, psi_distance
+from dgl_dmns.files import read_arrays, write_arrays
 
 __all__ = ["Observation", "QueryView", "observe", "observe_look", "view_look", "view_query"]
 

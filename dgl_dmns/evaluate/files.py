@@ -17,8 +17,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from dgl_dmns.archives import read_arrays, write_arrays
-from dgl_dmns.parquet import read_parquet
+from dgl_dmns.files import read_arrays, read_parquet, write_arrays
 
 __all__ = ["read", "write"]
 

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from dgl_dmns._versions import versions
+from dgl_dmns._compat import versions
 from dgl_dmns.core import look_at
 from dgl_dmns.diagnostics import Monitor, Observation, QueryView
 from dgl_dmns.diagnostics.observation import observe_look, view_look

@@ -302,6 +302,7 @@ class AdversarialSampler(RefreshingSampler):
     """
 
     takes_several_types: ClassVar[bool] = False  # one generator, whose two maps read one node type
+    takes = ("pools", "scorer", "feat", "seed", "generator", "resources")
     defaults = PoolSettings(pool=32)
 
     def __init__(
@@ -317,6 +318,7 @@ class AdversarialSampler(RefreshingSampler):
         learning_rate: float = 1e-2,
         **options: Any,
     ) -> None:
+        self._check_taken(options)
         self.fit_steps = as_integer("fit_steps", fit_steps, 0)
         self.warmup_steps = as_integer("warmup_steps", warmup_steps, 0)
         self.batch_queries = as_integer("batch_queries", batch_queries, 1)

@@ -37,6 +37,7 @@ class DynamicSampler(RefreshingSampler):
     defaults = PoolSettings(pool=32)
 
     def __init__(self, g: Any, encoder: Encoder, k: NegativesPerEdge = 1, **options: Any) -> None:
+        self._check_taken(options)
         super().__init__(g, encoder, k, rule=Hardest(), **options)
 
 
@@ -75,5 +76,6 @@ class SelfAdversarialSampler(RefreshingSampler):
         edge_ratio: float | None = None,
         **options: Any,
     ) -> None:
+        self._check_taken(options)
         rule = SelfAdversarial(temperature, edge_ratio)
         super().__init__(g, encoder, k, rule=rule, **options)

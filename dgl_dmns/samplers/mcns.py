@@ -250,7 +250,7 @@ class MCNSSampler(RefreshingSampler):
     """
 
     takes_several_types: ClassVar[bool] = False  # a walk has to stay among candidates
-    takes_scorer: ClassVar[bool] = False
+    takes = ("feat", "seed", "generator", "resources")
     sent = (*RefreshingSampler.sent, "target", "steps")
 
     @shielded
@@ -267,16 +267,14 @@ class MCNSSampler(RefreshingSampler):
         groups: int = 8,
         **options: Any,
     ) -> None:
-        for name in ("scorer", "source", "etypes", "pools"):
-            if name in options:
-                raise TypeError(f"{name}: MCNSSampler takes none; leave it out")
+        self._check_taken(options)
         self.steps = as_integer("steps", steps)
         self._width, self._weights = as_integer("width", width), weights
         if self.steps < 1:
             raise ValueError(f"steps: expected at least 1 step per draw, got {steps}")
         self.target = SelfContrast(alpha)
         # A rule of its own: it scores chain states, and no pool is ever built.
-        rule, pools = self.target, Pools(size=check_k(k), groups=groups)
+        rule, pools = self.target, Pools(pool=check_k(k), groups=groups)
         super().__init__(g, encoder, k, rule=rule, pools=pools, **options)
 
     def _method(self, known: KnownEdges, seed: int) -> ChainMethod:

@@ -98,7 +98,9 @@ class RefreshingSampler(Tables, Saved, NegativeSampler):
     """
 
     takes_several_types: ClassVar[bool] = True
-    takes_scorer: ClassVar[bool] = True
+    takes: ClassVar[tuple[str, ...]] = (  # of these arguments, by name
+        *("pools", "scorer", "source", "etypes", "feat", "seed", "generator", "resources"),
+    )
     defaults: ClassVar[PoolSettings] = PoolSettings()
     sent: ClassVar[tuple[str, ...]] = (  # to workers
         *("k", "homogeneous", "relations", "rule", "source"),
@@ -136,12 +138,11 @@ class RefreshingSampler(Tables, Saved, NegativeSampler):
         counts = {n: int(g.num_nodes(n)) for etype in held for n in (etype[0], etype[2])}
         embedder = Embedder(g, encoder, feat, counts)
         pools = Pools() if pools is None else pools
-        check_object("pools", pools, Pools, "Pools(size=128)")
+        check_object("pools", pools, Pools, "Pools(pool=128)")
         settings = pools.over(self.defaults)
         if settings.pool < self.k:
             raise ValueError(
-                f"size: expected pools of at least k = {self.k} candidates, got {settings.pool}; "
-                "raise it"
+                f"pool: expected at least k = {self.k} candidates, got {settings.pool}; raise pool"
             )
         check_rule(rule)
         scorer_of = scorers_by_type(scorer, list(held), g.canonical_etypes)
@@ -173,10 +174,19 @@ class RefreshingSampler(Tables, Saved, NegativeSampler):
         self._identity.made_for(g, held)
         name = type(self).__name__
         self.asked = Asked()
-        scoring = ScoringCheck(self.takes_scorer, rule.uses_scores, scorer is not None)
+        scoring = ScoringCheck("scorer" in self.takes, rule.uses_scores, scorer is not None)
         self.refresher: Refresher | None = Refresher(
             name, embedder, self.relations, bool(resources.background), scoring
         )
+
+    def _check_taken(self, options: Mapping[str, Any]) -> None:
+        """Refuse arguments of this base that a subclass does without.
+
+        Raises:
+            TypeError: for such an argument.
+        """
+        for name in options.keys() - set(self.takes):
+            raise TypeError(f"{name}: {type(self).__name__} takes no such argument; leave it out")
 
     def _method(self, known: KnownEdges, seed: int) -> Method:
         """The method of an edge type; subclasses have their own."""

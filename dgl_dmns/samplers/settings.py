@@ -39,7 +39,7 @@ class Pools:
     negatives uniformly, the others have pools of 32 and no uniform share.
 
     Args:
-        size: uniform candidates in a pool, at least ``k``. A larger pool makes harder negatives.
+        pool: uniform candidates in a pool, at least ``k``. A larger pool makes harder negatives.
         uniform_share: share of the negatives that are plain uniform ones, drawn in the call, in
             [0, 1]; at least a half for ``negatives.loss`` with negatives that the batch shares.
         groups: groups of candidates that rows of the table have on average, at most. A row has one
@@ -48,7 +48,7 @@ class Pools:
         lam: exponent on the density of the diffusion model, positive.
     """
 
-    size: int | None = None
+    pool: int | None = None
     uniform_share: float | None = None
     groups: int | None = None
     lam: float | None = None
@@ -61,8 +61,6 @@ class Pools:
             TypeError: for what is no number.
         """
         given = {name: value for name, value in asdict(self).items() if value is not None}
-        if "size" in given:
-            given["pool"] = as_integer("size", given.pop("size"), 1)
         return replace(defaults, **given)
 
 

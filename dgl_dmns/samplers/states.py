@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dgl_dmns.checkpoint import read_state, write_state
 from dgl_dmns.core import MOST_PASSES, EdgeType, shielded
+from dgl_dmns.files import read_state, write_state
 from dgl_dmns.samplers.method import Method
 from dgl_dmns.samplers.observed import ObservedEmbeddings
 from dgl_dmns.samplers.refresher import Refresher
@@ -112,7 +112,7 @@ class Saved:
         return parts
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the state to a file, whole or not at all; see `dgl_dmns.checkpoint`.
+        """Write the state to a file, whole or not at all; see `dgl_dmns.files`.
 
         Args:
             path: the file; its folder has to exist.

@@ -12,11 +12,11 @@ import torch
 
 import dgl_dmns.cli.doctor
 import dgl_dmns.cli.train
-from dgl_dmns.checkpoint import write_state
 from dgl_dmns.cli import main
 from dgl_dmns.cli.parser import _DATASETS, _SAMPLERS
-from dgl_dmns.cli.samplers import SAMPLERS
 from dgl_dmns.data import DATASET_NAMES
+from dgl_dmns.files import write_state
+from dgl_dmns.samplers.registry import SAMPLERS
 
 SMALL = ["--quiet", "--hidden", "16", "--batch-size", "512"]
 ALONE = [*SMALL, "--no-baseline"]
@@ -317,6 +317,8 @@ WRONG = {
     "seed=3": "write --seed 3",
     "pull=3": "no argument of dmns, which takes batch_pairs",
     "g=3": "no argument of dmns",
+    "curriculum=easy": "no argument of dmns",
+    "effective_size=500": "no argument of dmns",
     "etypes=x": "no argument of dmns",
 }
 

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from dgl_dmns.cli.edges import FileError, read_edges
-from dgl_dmns.cli.kinds import looks_bipartite, names_of_two_kinds
+from dgl_dmns.cli.edges import FileError, looks_bipartite, names_of_two_kinds, read_edges
 
 
 def looks(pairs):

@@ -82,7 +82,7 @@ def embeddings() -> torch.Tensor:
 # The main process is killed: a whole training, resumed.
 
 TRAINING = """
-from dgl_dmns import checkpoint
+from dgl_dmns import files
 from dgl_dmns.cli import main
 place, *words = sys.argv[1:]
 if place == "refresh":  # the third of five, when half of the table is written
@@ -91,9 +91,9 @@ elif place == "fit":
     from dgl_dmns.core import generator
     when(generator, "sample_pairs", 300, die)
 elif place == "checkpoint":  # the second, before it is complete
-    when(checkpoint.os, "fsync", 3, die)  # each takes two: of the file, of its folder
+    when(files.os, "fsync", 3, die)  # each takes two: of the file, of its folder
 else:  # the second, after it has taken its place
-    when(checkpoint, "_sync_folder", 2, die)
+    when(files, "_sync_folder", 2, die)
 main(words)
 """
 

@@ -27,7 +27,7 @@ from torch import Tensor
 
 import dgl_dmns
 from dgl_dmns import samplers
-from dgl_dmns.checkpoint import read_state
+from dgl_dmns.files import read_state
 
 WIDTH = 8
 

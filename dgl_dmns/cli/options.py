@@ -1,9 +1,8 @@
-"""Samplers by the names that the command line has for them, and their arguments as words."""
+"""``--set NAME=VALUE``: arguments of samplers as words."""
 
 from __future__ import annotations
 
 import ast
-import inspect
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -11,46 +10,12 @@ from typing import Any
 import torch
 
 from dgl_dmns._compat import require_dgl
-from dgl_dmns.core import Blend, Density, Gate, Nearest
-from dgl_dmns.samplers import (
-    AdversarialSampler,
-    DMNSSampler,
-    DynamicSampler,
-    InBatchSampler,
-    MCNSSampler,
-    NegativeSampler,
-    PopularitySampler,
-    SelfAdversarialSampler,
-    UniformSampler,
-)
+from dgl_dmns.samplers import NegativeSampler
+from dgl_dmns.samplers.registry import RULES, default_options, make_sampler
 
-__all__ = [
-    "SAMPLERS",
-    "check_sampler",
-    "follows_encoder",
-    "make_sampler",
-    "option_error",
-    "parse_options",
-]
+__all__ = ["check_options", "error_of_option", "parse_options", "sampler_of_options"]
 
-SAMPLERS: dict[str, Callable[..., NegativeSampler]] = {
-    "dmns": DMNSSampler,
-    "uniform": UniformSampler,
-    "popularity": PopularitySampler,
-    "in-batch": InBatchSampler,
-    "dynamic": DynamicSampler,
-    "self-adversarial": SelfAdversarialSampler,
-    "mcns": MCNSSampler,
-    "adversarial": AdversarialSampler,
-}
-
-_RULES: dict[str, Callable[[], Any]] = {
-    "blend": Blend,
-    "gate": Gate,
-    "density": Density,
-    "nearest": Nearest,
-}
-_GIVEN = ("g", "encoder", "k", "seed", "generator", "feat", "etypes")  # never by --set
+_ELSEWHERE = ("seed", "generator", "feat", "etypes")  # never by --set
 _LARGEST = 2**31 - 1
 
 
@@ -73,7 +38,7 @@ _WORD: _Kind = ("a word", lambda value: isinstance(value, str))
 _BY_DEFAULT: dict[type, _Kind] = {int: _WHOLE, float: _NUMBER, str: _WORD}
 _BY_NAME: dict[str, _Kind] = {  # their default is None
     "levels": ("numbers in brackets, for example [0.25,0.5]", _are_numbers),
-    "rule": (f"one of {', '.join(_RULES)}", lambda value: value in list(_RULES)),
+    "rule": (f"one of {', '.join(RULES)}", lambda value: value in list(RULES)),
     "edge_ratio": _NUMBER,
     "groups": _WHOLE,
 }
@@ -90,7 +55,6 @@ def parse_options(sampler: str, words: list[str]) -> dict[str, Any]:
             does not take, or a value of another kind than it takes.
     """
     kinds = _kinds(sampler)
-    names = [name for name, kind in kinds.items() if kind]
     options: dict[str, Any] = {}
     for word in words:
         name, _, text = (part.strip() for part in word.partition("="))
@@ -101,9 +65,8 @@ def parse_options(sampler: str, words: list[str]) -> dict[str, Any]:
         if name in ("k", "seed"):
             raise ValueError(f"--set {name}: it has an option of its own; write --{name} {text}")
         if name not in kinds:
-            raise ValueError(
-                f"--set {name}: no argument of {sampler}, which takes {', '.join(names) or 'none'}"
-            )
+            takes = ", ".join(name for name, kind in kinds.items() if kind) or "none"
+            raise ValueError(f"--set {name}: no argument of {sampler}, which takes {takes}")
         kind = kinds[name]
         if kind is None:
             raise ValueError(
@@ -118,11 +81,10 @@ def parse_options(sampler: str, words: list[str]) -> dict[str, Any]:
 
 def _kinds(sampler: str) -> dict[str, _Kind | None]:
     """What a sampler's arguments take, by name; None for objects, which words cannot make."""
-    taken = inspect.signature(SAMPLERS[sampler]).parameters
     return {
-        name: _BY_NAME.get(name, _BY_DEFAULT.get(type(one.default)))
-        for name, one in sorted(taken.items())
-        if name not in _GIVEN
+        name: _BY_NAME.get(name, _BY_DEFAULT.get(type(default)))
+        for name, default in sorted(default_options(sampler).items())
+        if name not in _ELSEWHERE
     }
 
 
@@ -134,43 +96,26 @@ def _literal(text: str) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def make_sampler(
-    name: str,
-    g: Any,
-    encoder: Any,
-    k: int,
-    seed: int,
-    options: Mapping[str, Any],
-    loss: str = "bce",
+def sampler_of_options(
+    name: str, g: Any, encoder: Any, k: int, seed: int, options: Mapping[str, Any], loss: str
 ) -> NegativeSampler:
-    """A sampler by name; those that follow an encoder are given ``encoder``.
+    """A sampler by name, with the options of the command line.
 
-    Under another loss than ``bce`` half of the negatives are uniform where the options say nothing.
+    Under another loss than ``bce`` half of the negatives are uniform unless the options say more.
 
     Raises:
         ValueError: for a value out of range; the message names the option.
     """
-    kind = SAMPLERS[name]
-    taken = inspect.signature(kind).parameters
-    arguments: dict[str, Any] = {"k": k, **options}
-    if "rule" in options:
-        arguments["rule"] = _RULES[options["rule"]]()
-    if "seed" in taken:
-        arguments["seed"] = seed
-    if loss != "bce" and "uniform_share" in taken:
-        arguments.setdefault("uniform_share", 0.5)
+    more = dict(options)
+    if loss != "bce" and "uniform_share" in default_options(name):
+        more.setdefault("uniform_share", 0.5)
     try:
-        return kind(g, *([encoder] if follows_encoder(name) else []), **arguments)
+        return make_sampler(name, g, encoder, k, seed=seed, **more)
     except (ValueError, TypeError, RuntimeError, MemoryError, OverflowError) as error:
-        raise option_error(name, options, error) from error
+        raise error_of_option(name, options, error) from error
 
 
-def follows_encoder(name: str) -> bool:
-    """Whether a sampler is given the encoder, so that its negatives change with it."""
-    return "encoder" in inspect.signature(SAMPLERS[name]).parameters
-
-
-def check_sampler(name: str, k: int, options: Mapping[str, Any], loss: str = "bce") -> None:
+def check_options(name: str, k: int, options: Mapping[str, Any], loss: str) -> None:
     """Refuse what a sampler does not take, on a graph of three nodes: before data is read.
 
     Raises:
@@ -178,28 +123,29 @@ def check_sampler(name: str, k: int, options: Mapping[str, Any], loss: str = "bc
             the distribution of the negatives, which the sampler does not have.
     """
     g = require_dgl().graph(([0, 1, 2], [1, 2, 0]))
-    sampler = make_sampler(name, g, lambda: torch.eye(3), k, 0, options, loss)
-    if loss != "bce" and options.get("source", "edge") != "edge":
+    sampler = sampler_of_options(name, g, lambda: torch.eye(3), k, 0, options, loss)
+    if loss == "bce":
+        return
+    if options.get("source", "edge") != "edge":
         raise ValueError(
             f"--loss {loss}: it needs negatives of the positives' sources; write --loss bce with "
             "--set source=uniform"
         )
     share = options.get("uniform_share", 0.5)
-    least = {"shared": share >= 0.5, "softmax": share > 0 or name == "dmns"}
-    if not least.get(loss, True):
+    least = "at least a half" if loss == "shared" else "some"
+    if (share == 0 and name != "dmns") or (loss == "shared" and share < 0.5):
         raise ValueError(
-            f"--set uniform_share={share}: --loss {loss} needs "
-            + ("at least a half" if loss == "shared" else "some")
-            + " of uniform negatives; leave it out, or write --loss bce"
+            f"--set uniform_share={share}: --loss {loss} needs {least} of uniform negatives; leave "
+            "it out, or write --loss bce"
         )
-    if loss != "bce" and not getattr(getattr(sampler, "rule", None), "tractable", True):
+    if not getattr(getattr(sampler, "rule", None), "tractable", True):
         raise ValueError(
             f"--loss {loss}: the negatives of {name} have no distribution that it could correct "
             "for; write --loss bce"
         )
 
 
-def option_error(sampler: str, options: Mapping[str, Any], error: Exception) -> ValueError:
+def error_of_option(sampler: str, options: Mapping[str, Any], error: Exception) -> ValueError:
     """What a sampler says of an argument, with the option of the command line before it."""
     text = str(error) or type(error).__name__
     named = {part.strip() for part in text.partition(":")[0].split(",")}

@@ -1,0 +1,101 @@
+"""Samplers by name, once for the command line, the benchmarks and the tests.
+
+A new sampler is one class and one line in `SAMPLERS`; a new rule that words can name, one in
+`RULES`. Options are flat: ``make_sampler("dmns", g, model, k=5, pool=64, rule="gate")``.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any
+
+from dgl_dmns.core import Blend, Density, Gate, Nearest
+from dgl_dmns.samplers.adversarial import AdversarialSampler
+from dgl_dmns.samplers.base import NegativeSampler
+from dgl_dmns.samplers.dmns import DMNSSampler
+from dgl_dmns.samplers.dynamic import DynamicSampler, SelfAdversarialSampler
+from dgl_dmns.samplers.mcns import MCNSSampler
+from dgl_dmns.samplers.plain import InBatchSampler, PopularitySampler, UniformSampler
+from dgl_dmns.samplers.refreshing import RefreshingSampler
+from dgl_dmns.samplers.settings import Diffusion, Pools
+
+__all__ = ["RULES", "SAMPLERS", "default_options", "follows_encoder", "make_sampler"]
+
+SAMPLERS: dict[str, type[NegativeSampler]] = {
+    "dmns": DMNSSampler,
+    "uniform": UniformSampler,
+    "popularity": PopularitySampler,  # PNS
+    "in-batch": InBatchSampler,
+    "dynamic": DynamicSampler,  # DNS
+    "self-adversarial": SelfAdversarialSampler,
+    "mcns": MCNSSampler,
+    "adversarial": AdversarialSampler,  # KBGAN
+}
+
+RULES: dict[str, Callable[[], Any]] = {
+    "blend": Blend,
+    "gate": Gate,
+    "density": Density,
+    "nearest": Nearest,
+}
+"""What ``rule=`` of ``dmns`` may be in words."""
+
+_PLACES = ("g", "encoder", "k")
+_FAMILIES: dict[str, Any] = {"pools": Pools, "diffusion": Diffusion}
+
+
+def default_options(name: str) -> dict[str, Any]:
+    """The options of a sampler with their defaults, by name; those of families as well."""
+    kind = SAMPLERS[name]
+    found = _keywords(kind)
+    if found.pop("options", None) is not None and issubclass(kind, RefreshingSampler):
+        taken = _keywords(RefreshingSampler)
+        found.update({one: taken[one] for one in kind.takes if one in taken})
+    for family in _FAMILIES.keys() & found.keys():
+        del found[family]
+        defaults = kind.defaults if family == "pools" else _FAMILIES[family]()
+        found.update({one.name: getattr(defaults, one.name) for one in fields(_FAMILIES[family])})
+    return found
+
+
+def _keywords(kind: type) -> dict[str, Any]:
+    """Keyword arguments of a class with their defaults; ``options`` stands for those of a base."""
+    taken = inspect.signature(kind).parameters.values()
+    return {one.name: one.default for one in taken if one.name not in _PLACES}
+
+
+def follows_encoder(name: str) -> bool:
+    """Whether a sampler is given the encoder, so that its negatives change with it."""
+    return "encoder" in inspect.signature(SAMPLERS[name]).parameters
+
+
+def make_sampler(
+    name: str, g: Any, encoder: Any, k: Any = 1, *, seed: int = 0, **options: Any
+) -> NegativeSampler:
+    """A sampler by its name in `SAMPLERS`.
+
+    Args:
+        name: which one.
+        g: the training graph.
+        encoder: as for `DMNSSampler`; samplers that follow no encoder leave it.
+        k: negatives per edge.
+        seed: of samplers that have one; the others draw from torch's global stream.
+        **options: see `default_options`; ``rule`` may be a word of `RULES`.
+
+    Raises:
+        TypeError: for an option that the sampler does not take, or of another type.
+        ValueError: for a value out of range.
+    """
+    if "seed" in default_options(name):
+        options["seed"] = seed
+    if options.get("rule") in RULES:
+        options["rule"] = RULES[options["rule"]]()
+    if not follows_encoder(name):
+        return SAMPLERS[name](g, k, **options)
+    for family, kind in _FAMILIES.items():
+        own = {one.name for one in fields(kind)} & options.keys() - _keywords(SAMPLERS[name]).keys()
+        if own:
+            options[family] = kind(**{one: options.pop(one) for one in own})
+    return SAMPLERS[name](g, encoder, k, **options)
