@@ -23,7 +23,7 @@ from dgl_dmns.samplers.settings import Diffusion, Pools
 
 __all__ = ["RULES", "SAMPLERS", "default_options", "follows_encoder", "make_sampler"]
 
-SAMPLERS: dict[str, type[NegativeSampler]] = {
+SAMPLERS: dict[str, Any] = {  # classes that derive from NegativeSampler
     "dmns": DMNSSampler,
     "uniform": UniformSampler,
     "popularity": PopularitySampler,  # PNS
