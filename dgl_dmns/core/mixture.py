@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from dgl_dmns.core.known import KnownEdges
-from dgl_dmns.core.pool_softmax import Corrections
+from dgl_dmns.core.softmax import Corrections
 
 __all__ = ["Barred", "FilteredDraws", "SharedPool", "known_among"]
 
