@@ -1,16 +1,14 @@
 r"""Sub-linear positivity: is the generated density the positives' density to a power below 1?
 
 The paper (DMNS, section 4.4) shows that negatives have the density ``p_pos^lambda`` with ``lambda``
-in (0, 1) wherever a quantity ``Psi`` is not negative. With a closed form both densities are there:
-the chain's end, t = 0, models the positives, ``N(m_0, s_0^2)``, and level t its negatives,
-``N(m_t, s_t^2)``. A reconstruction of ``Psi``
-(it need not be the paper's to the letter), for a negative x and the embedding u of a positive, with
-``a = sqrt(abar_t) (u - m_0)`` and ``Delta = x - sqrt(abar_t) u``:
+in (0, 1) wherever a quantity ``Psi`` is not negative. The chain's end, t = 0, models the positives,
+``N(m_0, s_0^2)``. For a negative x of level t and the embedding u of a positive, with
+``a = sqrt(abar_t) (u - m_0)`` and ``Delta = x - sqrt(abar_t) u``,
 
     ``Psi = 2 Delta . a + Delta . Delta = |x - sqrt(abar_t) m_0|^2 - |a|^2``:
 
 the negative is at least as far from the positives' mean as the positive is, both at the scale of
-step t.
+step t. This is a reconstruction, and need not be the paper's quantity to the letter.
 """
 
 from __future__ import annotations
