@@ -827,13 +827,13 @@ REMOVALS = {
         "tests/test_shared_softmax.py -k unbiased",
     ),
     "exponents that count nothing": Removal(
-        "dgl_dmns/core/pool_softmax.py",
+        "dgl_dmns/core/softmax.py",
         ".clamp_(min=_LOWEST)",
         ".clamp_(min=-0.5)",
         "tests/test_shared_softmax.py -k gradients_made_by_hand",
     ),
     "gradients that cannot be differentiated again": Removal(
-        "dgl_dmns/core/pool_softmax.py",
+        "dgl_dmns/core/softmax.py",
         "if torch.is_grad_enabled():  #",
         "if False:  #",
         "tests/test_shared_softmax.py -k differentiated_again",
@@ -845,7 +845,7 @@ REMOVALS = {
         "tests/test_shared_softmax.py -k half_precision_is_summed",
     ),
     "scores outside autocast": Removal(
-        "dgl_dmns/core/pool_softmax.py",
+        "dgl_dmns/core/softmax.py",
         "with torch.autocast(other.device.type, enabled=False):",
         "with torch.autocast(other.device.type, enabled=True):",
         "tests/test_shared_softmax.py -k autocast",

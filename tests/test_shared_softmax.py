@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.gradcheck import gradcheck
 
 from dgl_dmns.core import KnownEdges
-from dgl_dmns.core import pool_softmax as chunks
+from dgl_dmns.core import softmax as chunks
 from dgl_dmns.losses import shared_softmax_loss
 
 N, D, K = 24, 3, 4

@@ -33,7 +33,6 @@ from dgl_dmns.core.modes import (
     outside_inference_mode,
     shielded,
 )
-from dgl_dmns.core.pool_softmax import pool_softmax
 from dgl_dmns.core.pools import PoolSettings
 from dgl_dmns.core.predictor import (
     AffineNoisePredictor,
@@ -64,6 +63,7 @@ from dgl_dmns.core.snapshot import (
     checked_scores,
     dot_score,
 )
+from dgl_dmns.core.softmax import pool_softmax
 from dgl_dmns.core.space import Space, SpaceKind
 from dgl_dmns.core.table import (
     BYTES_PER_CANDIDATE,

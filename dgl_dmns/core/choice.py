@@ -31,15 +31,8 @@ def draw_distinct(weight: Tensor, groups: int, k: int, generator: torch.Generato
     they repeat an earlier slot of their group. If one weight rules a row that takes long: then the
     open slots get the largest of logits plus Gumbel noise, which has the same distribution.
 
-    Args:
-        weight: not negative, shape [R, M].
-        groups: groups G in a row.
-        k: places in a group, at most M.
-        generator: source of randomness.
-
-    Returns:
-        Places in ``0 .. M - 1``, shape [R, G, k]; of weight zero only where a row has fewer than k
-        positive weights.
+    From weights [R, M] of at least 0 to places [R, G, k] in ``0 .. M - 1``, k at most M; a place of
+    weight zero is only taken if a row has fewer than k positive weights.
     """
     rows, size = weight.shape
     total = weight.cumsum(-1)

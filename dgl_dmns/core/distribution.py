@@ -130,16 +130,10 @@ class NodeDistribution:
     def sample(
         self, src: Tensor, k: int, *, generator: torch.Generator | None = None
     ) -> Candidates:
-        """K candidates for each query: each uniform with probability ``pi``, else by the rule.
+        """K candidates [B, K] for queries [B]: each uniform with probability ``pi``, else a rule's.
 
-        Args:
-            src: query ids, shape [B], int64.
-            k: candidates, at most the pool; those by the rule are drawn without replacement, from a
-                pool of its own for each query.
-            generator: source of randomness.
-
-        Returns:
-            Candidates of shape [B, K]; -1 where a pool has no admissible node left.
+        Those of the rule are drawn without replacement, from a pool of at least K nodes for each
+        query; -1 if a pool has no admissible node left.
         """
         ids, level = (field.squeeze(1) for field in self._draw(src, generator).draw(k, 1))
         coin = torch.rand(ids.shape, generator=generator, dtype=torch.float32)

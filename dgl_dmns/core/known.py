@@ -161,12 +161,7 @@ class KnownEdges(Shareable):
     def contains(self, src: Tensor, dst: Tensor) -> Tensor:
         """Whether each pair is a known edge (or a self pair, if those are excluded).
 
-        Args:
-            src: source ids, any shape, integer.
-            dst: destination ids, a shape that broadcasts with ``src``, integer.
-
-        Returns:
-            Booleans of the broadcast shape.
+        From integer ids of shapes that broadcast to booleans of the broadcast shape.
         """
         src, dst = src.to(torch.int64), dst.to(torch.int64)
         pairs = torch.broadcast_shapes(src.shape, dst.shape).numel()
@@ -204,14 +199,8 @@ class KnownEdges(Shareable):
     def places(self, src: Tensor, before: Callable[[Tensor], Tensor]) -> Tensor:
         """Where in the row of each source a property ends that holds for its first known edges.
 
-        A binary search in all rows at once, about ``log2(largest degree)`` rounds.
-
-        Args:
-            src: source ids, any shape, int64.
-            before: whether places among all known edges, int64, have the property.
-
-        Returns:
-            Places, of the shape of what ``before`` returns; the end of the row if all have it.
+        A binary search in all rows at once, about ``log2(largest degree)`` rounds: ``before`` says
+        which places among all known edges have the property. The end of the row if all have it.
         """
         low = self.indptr[src]
         high = self.indptr[src + 1]
@@ -250,13 +239,7 @@ class KnownEdges(Shareable):
 
         If ``x_0 < x_1 < ...`` are the known destinations, ``x_j - j`` nodes below ``x_j`` are not
         known, so a binary search finds how many known ones stand below the node of a rank.
-
-        Args:
-            src: source ids, int64.
-            rank: ranks in ``0 .. admissible_count - 1``, int64, a shape that broadcasts.
-
-        Returns:
-            Destination ids of the broadcast shape, int64, ascending with the rank.
+        Ranks in ``0 .. admissible_count - 1``, int64, may have any shape that broadcasts.
         """
         start = self.indptr[src]
         if self.exclude_self:
@@ -342,8 +325,7 @@ class KnownEdges(Shareable):
             few = 4 * self.admissible_count(src) < self.num_dst
             if bool(few.any()):
                 mixed = torch.zeros(src.shape[0], count, dtype=torch.int64, device=src.device)
-                mine = exact(src[few].repeat_interleave(count))
-                mixed[few] = mine.view(-1, count)
+                mixed[few] = exact(src[few].repeat_interleave(count)).view(int(few.sum()), count)
                 if not bool(few.all()):
                     mixed[~few] = self._rejected(src[~few], count, propose, exact, rounds)
                 return mixed

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from dgl_dmns.core.known import KnownEdges
-from dgl_dmns.core.pool_softmax import Corrections
+from dgl_dmns.core.softmax import Corrections
 
 __all__ = ["Barred", "FilteredDraws", "SharedPool", "known_among"]
 
@@ -36,16 +36,11 @@ _PAIRS = 1 << 20  # known edges that are looked through at a time: a bounded wor
 
 
 def known_among(known: KnownEdges, queries: Tensor, nodes: Tensor) -> tuple[Tensor, Tensor]:
-    """Which nodes are known to which queries; no matrix [B, C] is formed.
-
-    Args:
-        known: the known edges.
-        queries: source ids, shape [B], int64.
-        nodes: distinct destination ids in ascending order, shape [C], int64.
+    """Which distinct, ascending nodes [C] are known to which queries [B]; forms no matrix [B, C].
 
     Returns:
         Positions in ``queries`` and in ``nodes``, each of shape [P], int64: known pairs, and self
-        pairs where those are excluded; each once, the queries' positions not in order.
+        pairs if those are excluded; each once, the queries' positions not in order.
     """
     empty = queries.new_empty(0)
     if not nodes.numel():

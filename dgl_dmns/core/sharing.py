@@ -51,12 +51,9 @@ def amount(count: int) -> str:
 
 
 def check_shared_room(needed: int, what: str, advice: str) -> None:
-    """Refuse what shared memory has no room for.
+    """Refuse bytes that shared memory has no room for.
 
-    Args:
-        needed: bytes, of all that is going to be shared together.
-        what: what takes them, with its verb.
-        advice: what else would help, besides more shared memory.
+    Says what takes them, with its verb, and what would help besides more shared memory.
 
     Raises:
         MemoryError: if there are fewer bytes free.

@@ -54,8 +54,7 @@ def measured_sharpness(
         generator: source of the edges and pools that are looked at.
 
     Returns:
-        A factor of at least 1; 1 if there is nothing to measure (no known edges, or scores that
-        are equal or not finite, which filling a table refuses).
+        A factor of at least 1; 1 if there is nothing to measure.
     """
     known = snapshot.known
     if not known.indices.numel():

@@ -267,15 +267,7 @@ def fill_open_slots(
     Twins in a group are redrawn for some rounds, or once for rows of at most 4 K admissible
     nodes, then replaced by other admissible nodes; those that are left have no other node to take.
 
-    Args:
-        ids: candidates, shape [B, G, K], int64; those of open slots have no meaning.
-        hole: which slots are open, shape [B, G, K], bool.
-        known: the known edges.
-        rows: query ids, shape [B], int64.
-        generator: source of randomness.
-
-    Returns:
-        Candidates, shape [B, G, K], int64.
+    From candidates [B, G, K], int64, of queries ``rows`` [B] to such ones without open slots.
     """
     ids, hole = ids.clone(), hole.clone()
     count = known.admissible_count(rows)
@@ -336,7 +328,7 @@ def _from_the_rest(
 def carry_over(
     table: CandidateTable, known: KnownEdges, sizes: Tensor, generator: torch.Generator | None
 ) -> CandidateTable:
-    """A table for a graph that has changed, with the rows of another one.
+    """A table for a graph that has changed, of the version and with the rows of another one.
 
     Rows that have grown repeat their groups, those that have shrunk keep the first ones. Slots that
     hold an edge by now, and the rows of new queries, get uniform admissible nodes.
@@ -346,9 +338,6 @@ def carry_over(
         known: the known edges of the new graph, which may have more queries.
         sizes: groups of the rows of the new table, shape [N], int64.
         generator: source of the uniform nodes.
-
-    Returns:
-        A table of the same version.
     """
     folder = None if table.path is None else table.path.parent
     new = CandidateTable(sizes, table.k, folder=folder)

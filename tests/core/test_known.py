@@ -274,6 +274,10 @@ def test_a_set_too_large_has_no_bitmap(monkeypatch: pytest.MonkeyPatch) -> None:
     without = random_edges(50, 200)
     assert usual.bitmap.useful
     assert not without.bitmap.useful
-    assert torch.equal(all_pairs(usual), all_pairs(without))
+    monkeypatch.setattr(known, "_KEYS", 0)  # nor keys: a search by halves
+    halves = random_edges(50, 200)
+    assert not halves.keys.numel()
+    for other in (without, halves):
+        assert torch.equal(all_pairs(usual), all_pairs(other))
     node = torch.tensor(3)
     assert bool(usual.contains(node, usual.neighbours(3)[0])) is True  # without a dimension

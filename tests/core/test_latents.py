@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+import pytest
 import torch
 from drawn import assert_counts
 from listed import (
@@ -94,3 +95,13 @@ def test_nearest_works_with_a_predictor_that_is_not_affine() -> None:
     table = fill(Nearest(), PoolSettings(), 3, 2, model=model)
     for query, ids in enumerate(of_rows(table).ids.tolist()):
         assert {u for group in ids for u in group} <= set(admissible(query))
+
+
+@pytest.mark.parametrize("left", [2, 0])
+def test_nearest_to_one_that_knows_nearly_all(model: DiffusionGenerator, left: int) -> None:
+    src = torch.zeros(NODES - 1 - left, dtype=torch.int64)
+    known = KnownEdges(src, torch.arange(1, NODES - left), NODES)
+    table = alike(NODES, 2, 2)
+    build(table, Nearest(), PoolSettings(), known, H, H, model=model, generator=rng(1))
+    expected = [NODES - 2, NODES - 1] if left else [0, 0]  # itself
+    assert [sorted(group) for group in of_rows(table).ids[0].tolist()] == [expected] * 2
