@@ -1,6 +1,8 @@
-"""Pictures of the negatives, one function each, which returns matplotlib axes.
+"""Pictures of the negatives, one function each.
 
-Matplotlib (the extra ``plot``) is imported when a function is called.
+Each draws on the matplotlib axes ``ax``, which default to those of a new figure, and returns them.
+Matplotlib (the extra ``plot``) is imported when a function is called; without it, that raises an
+ImportError.
 """
 
 from __future__ import annotations
@@ -53,15 +55,11 @@ def plot_hardness(
         etype: the edge type, as in the column of that name; needed where there are several.
         smooth: refreshes that a point is the mean of, up to its own; more than 1 suits rare events,
             as false negatives of a small level are.
-        ax: matplotlib axes; defaults to those of a new figure.
-
-    Returns:
-        The axes.
+        ax: matplotlib axes.
 
     Raises:
         ValueError: if there are no records, no such column or no value in it, the edge type has to
             be named, or ``smooth`` is below 1.
-        ImportError: if matplotlib is missing.
     """
     rows = _rows(frame, value, etype)
     smooth = as_integer("smooth", smooth, 1)
@@ -81,8 +79,7 @@ def plot_hardness(
             )
     plain_ticks(ax, whole_x=True)
     ax.set(xlabel="refresh", ylabel=_VALUES.get(value, value.replace("_", " ")))
-    _legend_beside(ax)
-    return ax
+    return _with_legend(ax)
 
 
 def _rows(frame: pd.DataFrame, value: str, etype: str | None) -> pd.DataFrame:
@@ -113,14 +110,10 @@ def plot_scores(seen: Observation, *, bins: int = 40, ax: Any = None) -> Any:
     Args:
         seen: from `dgl_dmns.diagnostics.observe`.
         bins: number of bins over the range of all scores.
-        ax: matplotlib axes; defaults to those of a new figure.
-
-    Returns:
-        The axes.
+        ax: matplotlib axes.
 
     Raises:
         ValueError: if ``bins`` is below 2.
-        ImportError: if matplotlib is missing.
     """
     bins = as_integer("bins", bins, 2)
     groups = seen.groups()
@@ -142,8 +135,7 @@ def plot_scores(seen: Observation, *, bins: int = 40, ax: Any = None) -> Any:
         ax.step(edges, density, where="post", color=colour[name], label=label_of(name))
     plain_ticks(ax)
     ax.set(xlabel="score", ylabel="density of the scores", ylim=(0, None))
-    _legend_beside(ax)
-    return ax
+    return _with_legend(ax)
 
 
 def plot_positivity(seen: Observation, *, bins: int = 25, ax: Any = None) -> Any:
@@ -157,15 +149,11 @@ def plot_positivity(seen: Observation, *, bins: int = 25, ax: Any = None) -> Any
     Args:
         seen: from `dgl_dmns.diagnostics.observe`.
         bins: points of a curve: medians over equal parts of the nodes.
-        ax: matplotlib axes; defaults to those of a new figure.
-
-    Returns:
-        The axes.
+        ax: matplotlib axes.
 
     Raises:
         ValueError: if there are no densities (no generator, or one without a closed form), or
             ``bins`` is below 2.
-        ImportError: if matplotlib is missing.
     """
     if not seen.log_density.numel():
         raise ValueError(
@@ -189,8 +177,7 @@ def plot_positivity(seen: Observation, *, bins: int = 25, ax: Any = None) -> Any
         xlabel="log density of the positives, less its mean",
         ylabel="log density of the level, less its mean",
     )
-    _legend_beside(ax)
-    return ax
+    return _with_legend(ax)
 
 
 def plot_query(view: QueryView, *, ax: Any = None) -> Any:
@@ -203,13 +190,7 @@ def plot_query(view: QueryView, *, ax: Any = None) -> Any:
 
     Args:
         view: from `dgl_dmns.diagnostics.view_query`.
-        ax: matplotlib axes; defaults to those of a new figure.
-
-    Returns:
-        The axes.
-
-    Raises:
-        ImportError: if matplotlib is missing.
+        ax: matplotlib axes.
     """
     ax = _axes_or_new(ax)
     plain_ticks(ax)
@@ -255,7 +236,7 @@ def _draw_plane(view: QueryView, ax: Any) -> None:
     others, *nearby = ax.get_legend_handles_labels()[0]
     ax.set(xlabel="first principal direction", ylabel="second principal direction")
     ax.set_aspect("equal", adjustable="datalim")
-    _legend_beside(ax, [*nearby[::-1], *keys, others])
+    _with_legend(ax, handles=[*nearby[::-1], *keys, others])
 
 
 def _draw_rows(view: QueryView, ax: Any) -> None:
@@ -310,12 +291,11 @@ def _axes_or_new(ax: Any) -> Any:
     return pyplot().subplots(figsize=(6.4, 4.2), layout="constrained")[1]
 
 
-def _legend_beside(ax: Any, handles: Sequence[Any] | None = None) -> None:
-    """A legend to the right of the axes, where it covers nothing."""
-    given = {} if handles is None else {"handles": handles}
-    ax.legend(
-        **given, fontsize="small", frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5)
-    )
+def _with_legend(ax: Any, **given: Any) -> Any:
+    """The axes, with a legend to the right, where it covers nothing."""
+    where = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)}
+    ax.legend(**given, **where, fontsize="small", frameon=False)
+    return ax
 
 
 def _colours(names: Sequence[str]) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import zipfile
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +32,12 @@ from dgl_dmns.evaluate import (
 
 N = 20
 BUYS = ("user", "buys", "item")
+NO_ROWS = torch.empty(0, dtype=torch.int64)
 
 
 @pytest.fixture(scope="module")
-def setting() -> tuple[Any, Any, Tensor, Tensor]:
-    """A graph of 400 nodes, its split, the training graph, and embeddings that fit it."""
+def setting() -> tuple[Any, Any, Any, Tensor]:
+    """A training graph of 400 nodes, its split, the whole graph, and embeddings that fit it."""
     data = embedded_graph(num_nodes=400)
     split = split_pairs(data, val=0.1, test=0.1)
     g = dgl.graph(split.message_edges(), num_nodes=400)
@@ -44,7 +45,7 @@ def setting() -> tuple[Any, Any, Tensor, Tensor]:
     adjacency = torch.eye(400)
     adjacency[g.edges()] = 1.0
     u, s, _ = torch.linalg.svd(adjacency)
-    return g, split, data, u[:, :16] * s[:16].sqrt()
+    return g, split, dgl.graph((data.src, data.dst), num_nodes=400), u[:, :16] * s[:16].sqrt()
 
 
 def dmns(g: Any, h: Any, **more: Any) -> dgl_dmns.DMNSSampler:
@@ -52,6 +53,11 @@ def dmns(g: Any, h: Any, **more: Any) -> dgl_dmns.DMNSSampler:
     sampler = dgl_dmns.DMNSSampler(g, lambda: h, **{**arguments, **more})
     sampler.refresh()
     return sampler
+
+
+@pytest.fixture(scope="module")
+def fitted(setting: Any) -> dgl_dmns.DMNSSampler:
+    return dmns(setting[0], setting[3])
 
 
 def small(levels: tuple[str, ...] = ("0.1T", "uniform"), pairs: int = 3) -> FixedNegatives:
@@ -68,11 +74,15 @@ def small(levels: tuple[str, ...] = ("0.1T", "uniform"), pairs: int = 3) -> Fixe
 
 
 def equal(one: FixedNegatives, other: FixedNegatives) -> bool:
-    tensors = ("queries", "positives", "negatives")
-    rest = ("levels", "seed", "fingerprint", "num_nodes", "etype")
-    return all(torch.equal(getattr(one, t), getattr(other, t)) for t in tensors) and all(
-        getattr(one, name) == getattr(other, name) for name in rest
-    )
+    pairs = [(getattr(one, f.name), getattr(other, f.name)) for f in fields(FixedNegatives)]
+    return all(torch.equal(a, b) if isinstance(a, Tensor) else a == b for a, b in pairs)
+
+
+def known_among(fixed: FixedNegatives, g: Any, etype: Any = None) -> bool:
+    """Whether a negative is the query, or an edge of the graph."""
+    negative = fixed.negatives.flatten()
+    query = fixed.queries.repeat_interleave(len(negative) // len(fixed.queries))
+    return bool(g.has_edges_between(query, negative, etype=etype).any())
 
 
 # ---- drawing ------------------------------------------------------------------------------------
@@ -106,19 +116,17 @@ def test_draws_are_distinct_until_nodes_run_out() -> None:
         for level in drawn[0]:
             assert set(level.tolist()) <= {1, 3, 5}
             assert level.unique().numel() == min(n, 3)
-    assert draw_by_level(model, z, z, known, torch.empty(0, dtype=torch.int64), 2).shape[0] == 0
+    assert draw_by_level(model, z, z, known, NO_ROWS, 2).shape[0] == 0
 
 
-def test_levels_are_hard_as_they_say_and_hold_no_known_edge(setting: Any) -> None:
-    g, split, data, h = setting
-    fixed = fixed_negatives(dmns(g, h), split.test, N, known=split.val)
+def test_levels_are_hard_as_they_say_and_hold_no_known_edge(setting: Any, fitted: Any) -> None:
+    _, split, whole, h = setting
+    fixed = fixed_negatives(fitted, split.test, N, known=split.val)
     assert fixed.levels == ("0.1T", "0.125T", "0.25T", "0.5T", "uniform")
     assert fixed.negatives.shape == (split.test.shape[1], 5, N)
     assert torch.equal(torch.stack([fixed.queries, fixed.positives]), split.test)
-    whole = dgl.graph((data.src, data.dst), num_nodes=400)
-    query = fixed.queries.repeat_interleave(5 * N)
-    assert not whole.has_edges_between(query, fixed.negatives.flatten()).any()
-    assert (query != fixed.negatives.flatten()).all()
+    assert not known_among(fixed, whole)
+    assert (fixed.queries[:, None, None] != fixed.negatives).all()
     score = (h[fixed.queries][:, None, None] * h[fixed.negatives]).sum(-1).mean((0, 2))
     assert score[0] > score[2] > score[3] > 1.5 * score[4] > 0
     for level in fixed.negatives[:, :4].flatten(0, 1):
@@ -131,19 +139,17 @@ def test_levels_are_hard_as_they_say_and_hold_no_known_edge(setting: Any) -> Non
     "name", ["PopularitySampler", "InBatchSampler", "DynamicSampler", "MCNSSampler"]
 )
 def test_any_sampler(setting: Any, name: str) -> None:
-    g, split, data, h = setting
+    g, split, whole, h = setting
+    kind = getattr(dgl_dmns, name)
     if name in ("PopularitySampler", "InBatchSampler"):
-        sampler = getattr(dgl_dmns, name)(g, 3)
+        sampler = kind(g, 3)
     else:
-        own = torch.Generator().manual_seed(5)
-        sampler = getattr(dgl_dmns, name)(g, lambda: h, 3, generator=own)
+        sampler = kind(g, lambda: h, 3, generator=torch.Generator().manual_seed(5))
         sampler.refresh()
     before = torch.get_rng_state()
     fixed = fixed_negatives(sampler, split.test, 7, known=split.val)
     assert fixed.levels == (name, "uniform")
-    whole = dgl.graph((data.src, data.dst), num_nodes=400)
-    query = fixed.queries.repeat_interleave(14)
-    assert not whole.has_edges_between(query, fixed.negatives.flatten()).any()
+    assert not known_among(fixed, whole)
     assert torch.equal(torch.get_rng_state(), before)
     assert equal(fixed, fixed_negatives(sampler, split.test, 7, known=split.val))
 
@@ -151,20 +157,17 @@ def test_any_sampler(setting: Any, name: str) -> None:
 def test_uniform_alone_is_one_level(setting: Any) -> None:
     g, split, _, _ = setting
     fixed = fixed_negatives(dgl_dmns.UniformSampler(g), split.test, 5, seed=3)
-    assert fixed.levels == ("uniform",)
-    assert fixed.seed == 3
+    assert (fixed.levels, fixed.seed) == (("uniform",), 3)
 
 
-def test_the_seed_decides_and_the_sampler_is_left_alone(setting: Any) -> None:
-    g, split, _, h = setting
-    sampler = dmns(g, h)
-    state = sampler.relation().random.get_state()
-    one, two, other = (fixed_negatives(sampler, split.test, 5, seed=s) for s in (1, 1, 2))
+def test_the_seed_decides_and_the_sampler_is_left_alone(setting: Any, fitted: Any) -> None:
+    _, split, _, h = setting
+    state = fitted.relation().random.get_state()
+    one, two, other = (fixed_negatives(fitted, split.test, 5, seed=s) for s in (1, 1, 2))
     assert equal(one, two)
     assert not torch.equal(one.negatives, other.negatives)
-    assert torch.equal(sampler.relation().random.get_state(), state)
-    given = fixed_negatives(sampler, split.test, 5, seed=1, embeddings=h)
-    assert equal(one, given)
+    assert torch.equal(fitted.relation().random.get_state(), state)
+    assert equal(one, fixed_negatives(fitted, split.test, 5, seed=1, embeddings=h))
 
 
 def test_by_edge_type() -> None:
@@ -179,66 +182,68 @@ def test_by_edge_type() -> None:
     with pytest.raises(ValueError, match="etype: the sampler holds edge types .* name one of"):
         fixed_negatives(sampler, pairs)
     fixed = fixed_negatives(sampler, pairs, 6, etype="buys")
-    assert fixed.etype == BUYS
-    assert fixed.num_nodes == (12, 30)
-    query = fixed.queries.repeat_interleave(5 * 6)
-    assert not g.has_edges_between(query, fixed.negatives.flatten(), etype="buys").any()
-    expected = (h["user"][fixed.queries] * h["item"][fixed.positives]).sum(1)
-    scores: list[Tensor] = []
+    assert (fixed.etype, fixed.num_nodes) == (BUYS, (12, 30))
+    assert not known_among(fixed, g, "buys")
 
     def scorer(query: Tensor, candidates: Tensor) -> Tensor:
-        values = (h["user"][query].unsqueeze(1) * h["item"][candidates]).sum(-1)
-        scores.append(values[:, 0])
-        return values
+        return (h["user"][query].unsqueeze(1) * h["item"][candidates]).sum(-1)
 
     assert fixed.evaluate((h["user"], h["item"])) == fixed.evaluate(scorer)
-    assert torch.equal(scores[0], expected)
     with pytest.raises(ValueError, match=r"embeddings \[30, D\] of the destination nodes, got"):
         fixed.evaluate((h["user"], h["user"]))
 
 
-def test_messages_of_the_draw(setting: Any) -> None:
-    g, split, _, h = setting
-    uniform = dgl_dmns.UniformSampler(g)
-    theirs = dgl.dataloading.negative_sampler.Uniform(2)
-    with pytest.raises(TypeError, match="expected a sampler of dgl_dmns, got PerSourceUni"):
-        fixed_negatives(theirs, split.test)
-    with pytest.raises(RuntimeError, match=r"has not been refreshed.* call refresh\(\)"):
-        fixed_negatives(dgl_dmns.DMNSSampler(g, lambda: h), split.test)
-    with pytest.raises(ValueError, match="n: expected at least 1 negatives per pair"):
-        fixed_negatives(uniform, split.test, 0)
-    with pytest.raises(ValueError, match=r"pairs: expected shape \[2, P\]"):
-        fixed_negatives(uniform, split.test.t())
-    with pytest.raises(ValueError, match=r"known\[1\]: expected node ids in 0 .. 399"):
-        fixed_negatives(uniform, split.test, known=torch.tensor([[0], [400]]))
-    with pytest.raises(TypeError, match=r"pairs\[0\]: expected node ids as int64 or int32"):
-        fixed_negatives(uniform, split.test.float())
+THEIRS = dgl.dataloading.negative_sampler.Uniform(2)
+PAIRS = torch.tensor([[0], [2]])
+
+
+@pytest.mark.parametrize(
+    ("sampler", "arguments", "message"),
+    [
+        (THEIRS, {}, "expected a sampler of dgl_dmns, got PerSourceUni"),
+        (None, {}, r"has not been refreshed.* call refresh\(\)"),
+        ("uniform", {"n": 0}, "n: expected at least 1 negatives per pair"),
+        ("uniform", {"pairs": PAIRS.t()}, r"pairs: expected shape \[2, P\]"),
+        ("uniform", {"known": PAIRS + 398}, r"known\[1\]: expected node ids in 0 .. 399"),
+        ("uniform", {"pairs": PAIRS.float()}, r"pairs\[0\]: expected node ids as int64"),
+    ],
+)
+def test_messages_of_the_draw(setting: Any, sampler: Any, arguments: Any, message: str) -> None:
+    g, _, _, h = setting
+    if sampler == "uniform":
+        sampler = dgl_dmns.UniformSampler(g)
+    with pytest.raises((ValueError, TypeError, RuntimeError), match=message):
+        fixed_negatives(
+            sampler or dgl_dmns.DMNSSampler(g, lambda: h), **{"pairs": PAIRS, **arguments}
+        )
+
+
+def test_a_query_that_is_joined_to_every_node() -> None:
     sampler = dgl_dmns.PopularitySampler(dgl.graph(([0, 1], [1, 0]), num_nodes=3))
     with pytest.raises(ValueError, match="1 queries, for example 0, are joined to every node"):
-        fixed_negatives(sampler, torch.tensor([[0], [2]]))
+        fixed_negatives(sampler, PAIRS)
 
 
-def test_messages_of_the_levels(setting: Any) -> None:
+def test_messages_of_the_levels(setting: Any, fitted: Any) -> None:
     g, _, _, h = setting
-    sampler = dgl_dmns.DMNSSampler(g, lambda: h)
+    first = torch.tensor([0])
     with pytest.raises(RuntimeError, match="negatives_by_level: no generator is fitted yet; call"):
-        sampler.negatives_by_level(torch.tensor([0]), 2)
-    fitted = dmns(g, h)
+        dgl_dmns.DMNSSampler(g, lambda: h).negatives_by_level(first, 2)
     with pytest.raises(ValueError, match=r"nodes: expected ids .* in 0 \.\. 399, got 400 \.\. 400"):
-        fitted.negatives_by_level(torch.tensor([400]), 2)
+        fitted.negatives_by_level(first + 400, 2)
     with pytest.raises(ValueError, match="n: expected at least 1 nodes per query and level, got 0"):
-        fitted.negatives_by_level(torch.tensor([0]), 0)
+        fitted.negatives_by_level(first, 0)
     chain = dmns(g, h, rule=Nearest(), predictor=MLPPredictor(8), warmup_steps=1)
     with pytest.raises(TypeError, match="densities of real nodes need an AffineNoisePredictor"):
-        chain.negatives_by_level(torch.tensor([0]), 2)
+        chain.negatives_by_level(first, 2)
 
 
 # ---- evaluation ---------------------------------------------------------------------------------
 
 
-def test_metrics_are_those_of_the_candidates(setting: Any) -> None:
-    g, split, _, h = setting
-    fixed = fixed_negatives(dmns(g, h), split.test, 9)
+def test_metrics_are_those_of_the_candidates(setting: Any, fitted: Any) -> None:
+    _, split, _, h = setting
+    fixed = fixed_negatives(fitted, split.test, 9)
 
     def distance(h_q: Tensor, h_c: Tensor) -> Tensor:
         return -(h_q - h_c).norm(dim=-1)
@@ -251,16 +256,18 @@ def test_metrics_are_those_of_the_candidates(setting: Any) -> None:
         assert metrics[name] == ranking_metrics(rank, (3,))
 
 
-def test_messages_of_the_evaluation() -> None:
-    fixed = small()
-    with pytest.raises(ValueError, match=r"model: expected embeddings \[10, D\] of the sour"):
-        fixed.evaluate(torch.zeros(9, 4))
-    with pytest.raises(ValueError, match=r"model: expected shape \[3, 5\], got \[3\]"):
-        fixed.evaluate(lambda query, candidates: query)
-    with pytest.raises(ValueError, match="batch: expected at least 1, got 0"):
-        fixed.evaluate(torch.zeros(10, 4), batch=0)
-    with pytest.raises(ValueError, match=r"rank: expected shape \[B\] with B >= 1"):
-        small(pairs=0).evaluate(torch.zeros(10, 4))
+@pytest.mark.parametrize(
+    ("fixed", "arguments", "message"),
+    [
+        (small(), {"model": torch.zeros(9, 4)}, r"model: .*\[10, D\] of the sour"),
+        (small(), {"model": lambda query, candidates: query}, r"model: .*\[3, 5\], got \[3\]"),
+        (small(), {"model": torch.zeros(10, 4), "batch": 0}, "batch: expected at least 1, got 0"),
+        (small(pairs=0), {"model": torch.zeros(10, 4)}, "rank: .* with B >= 1"),
+    ],
+)
+def test_messages_of_the_evaluation(fixed: Any, arguments: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        fixed.evaluate(**arguments)
 
 
 def test_fingerprint_is_that_of_the_edges(setting: Any) -> None:
@@ -275,38 +282,37 @@ def test_fingerprint_is_that_of_the_edges(setting: Any) -> None:
     assert edges.fingerprint() == "b017cfeb88d695a5"
 
 
-def test_attributes_have_to_fit_together() -> None:
-    fields = dict(vars(small()))
-    with pytest.raises(ValueError, match=r"negatives: expected shape \[3, 2, n\], got \[3, 4, 2\]"):
-        FixedNegatives(**{**fields, "negatives": fields["negatives"].transpose(1, 2)})
-    with pytest.raises(ValueError, match=r"positives: expected shape \[3\], got \[2\]"):
-        FixedNegatives(**{**fields, "positives": torch.tensor([0, 1])})
-    with pytest.raises(ValueError, match="queries: expected node ids in 0 .. 1"):
-        FixedNegatives(**{**fields, "num_nodes": (2, 10)})
-    assert repr(small()) == (
-        "FixedNegatives(pairs=3, levels=2, n=4, seed=7, fingerprint='0123456789abcdef')"
-    )
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"negatives": small().negatives.mT}, r"negatives: .*\[3, 2, n\], got \[3, 4, 2\]"),
+        ({"positives": torch.tensor([0, 1])}, r"positives: .*\[3\], got \[2\]"),
+        ({"num_nodes": (2, 10)}, "queries: expected node ids in 0 .. 1"),
+    ],
+)
+def test_attributes_have_to_fit_together(change: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(small(), **change)
+    assert repr(small()).startswith("FixedNegatives(pairs=3, levels=2, n=4, seed=7, fingerprint='0")
 
 
 # ---- files --------------------------------------------------------------------------------------
 
 
-def test_archive_round_trip(tmp_path: Path) -> None:
-    path = tmp_path / "fixed.npz"
+@pytest.mark.parametrize("name", ["fixed.npz", "fixed.parquet"])
+def test_round_trip_and_damage(tmp_path: Path, name: str) -> None:
+    if name.endswith("parquet"):
+        pytest.importorskip("pyarrow")
+    path = tmp_path / name
     small(("uniform",)).save(path)
     small().save(str(path))  # replaces it
     assert equal(FixedNegatives.load(path), small())
-    assert [file.name for file in tmp_path.iterdir()] == ["fixed.npz"]
-
-
-def test_parquet_round_trip(tmp_path: Path) -> None:
-    pytest.importorskip("pyarrow")
-    path = tmp_path / "fixed.parquet"
-    small().save(path)
-    assert equal(FixedNegatives.load(path), small())
-    path.write_bytes(path.read_bytes()[:200])
-    with pytest.raises(ValueError, match="not a complete file of fixed negatives"):
-        FixedNegatives.load(path)
+    assert [file.name for file in tmp_path.iterdir()] == [name]
+    whole = path.read_bytes()
+    for content in (b"", b"hello", whole[:100], whole[: len(whole) // 2], whole[:-30]):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match="not a complete file.* make it anew with fixed_neg"):
+            FixedNegatives.load(path)
 
 
 def test_parquet_without_an_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -328,7 +334,7 @@ def test_parquet_without_an_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         (lambda t: t.iloc[::-1], r"columns \['pair'.* in the order they were"),
         (lambda t: t.assign(query=0.5), r"columns \['query'\]: .*integers as ids"),
         (lambda t: t.assign(seed=range(24)), r"columns \['seed'\]: .*one value"),
-        (lambda t: t.assign(query=t["pair"] * 0 + range(24)), r"columns \['query'\]: .*a pair"),
+        (lambda t: t.assign(query=range(24)), r"columns \['query'\]: .*a pair"),
     ],
 )
 def test_tables_that_do_not_fit(tmp_path: Path, change: Any, message: str) -> None:
@@ -340,13 +346,6 @@ def test_tables_that_do_not_fit(tmp_path: Path, change: Any, message: str) -> No
     change(table).to_parquet(path, index=False)
     with pytest.raises(ValueError, match=message):
         FixedNegatives.load(path)
-
-
-def rewritten(path: Path, **change: Any) -> None:
-    with np.load(path) as archive:
-        arrays = {name: archive[name] for name in archive.files}
-    arrays.update(change)
-    np.savez(path, **{name: array for name, array in arrays.items() if array is not None})
 
 
 @pytest.mark.parametrize(
@@ -365,29 +364,15 @@ def rewritten(path: Path, **change: Any) -> None:
 def test_archives_that_do_not_fit(tmp_path: Path, change: Any, message: str) -> None:
     path = tmp_path / "fixed.npz"
     small().save(path)
-    rewritten(path, **change)
+    with np.load(path) as archive:
+        arrays = {**{name: archive[name] for name in archive.files}, **change}
+    np.savez(path, **{name: array for name, array in arrays.items() if array is not None})
     with pytest.raises(ValueError, match=message) as caught:
         FixedNegatives.load(path)
     assert str(caught.value).startswith(f"{path}: not a complete file of fixed negatives")
 
 
-def test_files_of_another_kind(tmp_path: Path) -> None:
-    path = tmp_path / "fixed.npz"
-    small().save(path)
-    whole = path.read_bytes()
-    with zipfile.ZipFile(path) as archive:
-        assert "negatives.npy" in archive.namelist()
-    np.save(tmp_path / "single.npy", np.arange(3))
-    single = (tmp_path / "single.npy").read_bytes()
-    for content in (b"", b"hello", whole[:100], whole[: len(whole) // 2], whole[:-30], single):
-        path.write_bytes(content)
-        with pytest.raises(ValueError, match="not a complete file.* make it anew with fixed_neg"):
-            FixedNegatives.load(path)
-    damaged = bytearray(whole)
-    damaged[len(whole) // 4 : len(whole) // 4 + 200] = bytes(200)
-    path.write_bytes(bytes(damaged))
-    with pytest.raises(ValueError, match="not a complete file"):
-        FixedNegatives.load(path)
+def test_names_of_files(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="there is no file .* check the name"):
         FixedNegatives.load(tmp_path / "absent.npz")
     for call in (small().save, FixedNegatives.load):

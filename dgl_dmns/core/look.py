@@ -82,7 +82,7 @@ class Look:
 
     @property
     def diffusion(self) -> tuple[DiffusionGenerator, Tensor, Tensor] | None:
-        """The diffusion model, if any, and both ends' embeddings [N, W] in its space."""
+        """The diffusion model, with sources [Nq, W] and destinations [Nc, W] in its space."""
         snapshot = self.snapshot
         if snapshot is None or snapshot.model is None:
             return None

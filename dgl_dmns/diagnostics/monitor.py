@@ -19,6 +19,7 @@ import pandas as pd
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
+from dgl_dmns.checks import as_integer
 from dgl_dmns.core import EdgeType, Look, Refreshed, RefreshReport
 from dgl_dmns.diagnostics.measures import percentiles
 from dgl_dmns.diagnostics.observation import Observation, observe_look
@@ -100,12 +101,10 @@ class Monitor:
                 f"sampler: expected one that is refreshed, got {type(sampler).__name__}; for a "
                 "sampler without an encoder call sampler.stats(embeddings=...)"
             )
-        if every < 1:
-            raise ValueError(f"every: expected at least 1 refresh, got {every}")
         self.sampler = sampler
         self.held_out = held_out
         self.queries = queries
-        self.every = every
+        self.every = as_integer("every", every, 1)
         self.thresholds = thresholds or Thresholds()
         self.seed = seed
         self.found: list[Sign] = []

@@ -29,8 +29,7 @@ class Sign:
     """One failure sign.
 
     Args:
-        name: ``"diverging"``, ``"plateau"``, ``"not learned"``, ``"hubs"``, ``"repeated"`` or
-            ``"used up"``.
+        name: what `signs` calls it, for example ``"plateau"``.
         refresh: the refresh at which it was seen.
         message: what was seen, and a remedy.
     """
@@ -78,17 +77,15 @@ class Thresholds:
     used_up: float = 0.45
 
     def __post_init__(self) -> None:
-        for name in ("warmup", "window"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected at least 1 refresh, got {getattr(self, name)}")
-        if not self.repeats > 0:
-            raise ValueError(f"repeats: expected a positive number, got {self.repeats}")
-        shares = ("gain", "fall", "hard", "easy", "learned", "uneven", "hub_share", "used_up")
-        for name in shares:
-            if not 0.0 < getattr(self, name) < 1.0:
-                raise ValueError(
-                    f"{name}: expected a number between 0 and 1, got {getattr(self, name)}"
-                )
+        for name, value in vars(self).items():
+            if name in ("warmup", "window"):
+                fits, expected = value >= 1, "at least 1 refresh"
+            elif name == "repeats":
+                fits, expected = value > 0, "a positive number"
+            else:
+                fits, expected = 0.0 < value < 1.0, "a number between 0 and 1"
+            if not fits:
+                raise ValueError(f"{name}: expected {expected}, got {value}")
 
 
 Levels = Mapping[str, Mapping[str, Any]]
@@ -104,18 +101,19 @@ def signs(
     Args:
         records: rows of `Monitor.frame` of one edge type.
         watched: values in order of time, larger is better, whose standstill is a plateau, for
-            example a validation metric after each refresh; the percentile of the positives
-            where not given.
+            example a validation metric after each refresh; defaults to the percentile of the
+            positives.
         thresholds: the numbers to judge by.
 
     Returns:
-        None, one or several, the most severe first.
+        The signs, the most severe first: ``"diverging"``, ``"plateau"``, ``"not learned"``,
+        ``"hubs"``, ``"repeated"``, ``"used up"``.
     """
     limits = thresholds or Thresholds()
-    rows = [{str(name): row[name] for name in row} for row in records.to_dict("records")]
-    last = int(max(row["refresh"] for row in rows))
-    now: Levels = {str(row["level"]): row for row in rows if row["refresh"] == last}
-    auc = [float(row["percentile"]) for row in rows if row["level"] == "positive"]
+    last = int(records["refresh"].max())
+    rows = records[records["refresh"] == last].to_dict("records")
+    now: Levels = {str(row["level"]): row for row in rows}
+    auc = [float(value) for value in records.loc[records["level"] == "positive", "percentile"]]
     found = {"diverging": _diverging(auc, now["all"], limits)}
     if last >= limits.warmup:
         found["plateau"] = _plateau(auc if watched is None else watched, now, limits)

@@ -233,8 +233,8 @@ def fixed_negatives(
         n: negatives per pair and level.
         known: int64 [2, E], further true edges, for example those of validation.
         etype: edge type; may be left out where the sampler holds one.
-        embeddings: as in `DMNSSampler.refresh`, for a `DMNSSampler` alone; defaults to those of its
-            encoder.
+        embeddings: as in `DMNSSampler.refresh`; defaults to those of the sampler's encoder, if it
+            has one.
         seed: of all draws.
 
     Returns:
@@ -245,10 +245,11 @@ def fixed_negatives(
         ValueError: if a shape does not fit, an id is out of range, ``n`` is below 1, the edge type
             has to be named, or a query has no admissible node.
         TypeError: if ids are not integers, or for a sampler of another package.
-        RuntimeError: if the sampler has not been refreshed.
+        RuntimeError: if the sampler has not been refreshed, or is a copy, which has no encoder.
     """
+    n = as_integer("n", n, 1, "negatives per pair and level")
+    seed = fit_seed(as_integer("seed", seed))
     look = look_at(sampler, etype, embeddings)
-    n, seed = as_integer("n", n, 1, "negatives per pair and level"), fit_seed(seed)
     training = look.known
     query, positive = _checked_pairs("pairs", pairs, training)
     barred = _all_known(training, torch.stack([query, positive]), known)

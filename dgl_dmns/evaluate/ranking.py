@@ -283,18 +283,14 @@ def recommendation_metrics(
 def check_shape(
     name: str, value: Any, shape: Sequence[int | None], words: str = "", *, least: int = 0
 ) -> None:
-    """Refuse what is no tensor, or a tensor whose shape does not fit.
+    """Refuse what is no tensor (TypeError), or has another shape (ValueError).
 
     Args:
         name: the argument that an error speaks of.
         value: what was handed over.
-        shape: the size of each dimension, None for any.
-        words: what an error calls that; defaults to the sizes.
-        least: the smallest size that will do where any does.
-
-    Raises:
-        TypeError: for a list or an array; it says what to write.
-        ValueError: for another shape.
+        shape: the size of each dimension, None for any of ``least`` or more.
+        words: what an error calls the shape; defaults to the sizes.
+        least: see ``shape``.
     """
     checks.check_tensor(name, value, "ids or numbers")
     fits = len(shape) == value.dim() and all(
@@ -314,11 +310,7 @@ def check_ids(name: str, ids: Tensor, num_nodes: int) -> None:
 
 
 def check_numbers(name: str, score: Tensor) -> None:
-    """Refuse scores that are not a number.
-
-    Raises:
-        ValueError: if there is a NaN.
-    """
+    """Refuse scores with a NaN among them (ValueError)."""
     if bool(torch.isnan(score).any()):
         raise ValueError(
             f"{name}: expected numbers, got {int(torch.isnan(score).sum())} NaN among "
@@ -333,17 +325,10 @@ def checked_known(
     build: str,
     device: torch.device | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """CSR arrays of known edges, int64 [num_nodes + 1] and [E], on a device.
-
-    Args:
-        known: the arrays.
-        num_nodes: number of queries.
-        num_candidates: number of candidates.
-        build: what an error says to build them from.
-        device: where they are wanted; defaults to where they are.
+    """CSR arrays of the known edges of queries, int64 [num_nodes + 1] and [E], on a device.
 
     Raises:
-        ValueError: if a shape or an id does not fit.
+        ValueError: if a shape or an id does not fit; it says what to ``build`` them from.
         TypeError: if ids are not integers.
     """
     indptr, indices = known

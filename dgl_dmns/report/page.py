@@ -277,12 +277,9 @@ def _last_record(negatives: pd.DataFrame) -> str:
     columns = [said for column, said in _COLUMNS.items() if _has_value(last, column)]
     labels = {label_of(str(level)) for level in last["level"]}
     rows = [(label, said) for label, said in _ROWS.items() if label in labels]
-    said = "".join(
-        f"<dt>{escape(short)}</dt><dd>{escape(long)}</dd>" for short, long in (*columns, *rows)
-    )
     return (
         f"{title}\n{_tables(last, _COLUMNS)}\n<details><summary>What the columns and rows say"
-        f'</summary>\n<dl class="facts">{said}</dl></details>'
+        f"</summary>\n{_list({**dict(columns), **dict(rows)})}</details>"
     )
 
 
@@ -341,13 +338,13 @@ def _conditions(negatives: pd.DataFrame | None, pictures: list[Picture]) -> str:
 
 
 def _facts(title: str, facts: Mapping[str, Any]) -> str:
-    if not facts:
-        return ""
-    rows = "".join(
-        f"<dt>{escape(str(name))}</dt><dd>{escape('none' if value == {} else str(value))}</dd>"
-        for name, value in facts.items()
-    )
-    return f'<h2>{escape(title)}</h2>\n<dl class="facts">{rows}</dl>'
+    said = {name: "none" if value == {} else value for name, value in facts.items()}
+    return f"<h2>{escape(title)}</h2>\n{_list(said)}" if said else ""
+
+
+def _list(said: Mapping[str, Any]) -> str:
+    rows = [f"<dt>{escape(str(k))}</dt><dd>{escape(str(v))}</dd>" for k, v in said.items()]
+    return f'<dl class="facts">{"".join(rows)}</dl>'
 
 
 def _command(command: str) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from html import escape
 from typing import Any
@@ -47,6 +47,8 @@ class Picture:
         section: heading of the section that it stands in.
         title: its heading.
         text: how to read it; may be empty.
+        draw: draws it on the axes ``ax``.
+        size: width and height in inches.
         png: the file; empty where it could not be drawn.
         reason: why it could not be drawn, in one line.
     """
@@ -54,19 +56,10 @@ class Picture:
     section: str
     title: str
     text: str = ""
+    draw: Callable[..., Any] | None = None
+    size: tuple[float, float] = _SIZE
     png: bytes = b""
     reason: str = ""
-
-
-@dataclass(frozen=True)
-class _Drawing:
-    """What is to be drawn: `draw` takes the axes as ``ax``."""
-
-    section: str
-    title: str
-    text: str
-    draw: Callable[..., Any]
-    size: tuple[float, float] = _SIZE
 
 
 def pictures_of(run: Run) -> list[Picture]:
@@ -76,13 +69,7 @@ def pictures_of(run: Run) -> list[Picture]:
         ImportError: if matplotlib is missing.
     """
     plt = pyplot()
-    found = []
-    for one in _drawings(run):
-        try:
-            png, reason = _png(plt, one), ""
-        except Exception as error:  # whatever values of the run's files may lead to
-            png, reason = b"", one_line(error)
-        found.append(Picture(one.section, one.title, one.text, png, reason))
+    found = [_drawn(plt, one) for one in _drawings(run)]
     missing = [
         Picture(_END, _LOOKS.get(file, file), reason=str(reason))
         for file, reason in run.left_out.items()
@@ -91,11 +78,19 @@ def pictures_of(run: Run) -> list[Picture]:
     return [*found[:place], *missing, *found[place:]]
 
 
-def _png(plt: Any, one: _Drawing) -> bytes:
+def _drawn(plt: Any, one: Picture) -> Picture:
+    try:
+        return replace(one, png=_png(plt, one))
+    except Exception as error:  # whatever values of the run's files may lead to
+        return replace(one, reason=one_line(error))
+
+
+def _png(plt: Any, one: Picture) -> bytes:
     # Names come from the run's files: they are words, not formulas.
     with plt.rc_context({"text.parse_math": False, "text.usetex": False}):
         figure, ax = plt.subplots(figsize=one.size, layout="constrained")
         try:
+            assert one.draw is not None
             one.draw(ax=ax)
             ax.spines[["top", "right"]].set_visible(False)
             ax.grid(alpha=0.25)
@@ -125,19 +120,19 @@ def _legend_below(figure: Any, ax: Any) -> None:
     legend.remove()
 
 
-def _drawings(run: Run) -> Iterator[_Drawing]:
+def _drawings(run: Run) -> Iterator[Picture]:
     if run.metrics is not None:
         for name in _series(run.metrics):
             title, words = _NAMES.get(name, (name, name))
             draw = partial(_plot_series, run.metrics, name, words)
-            yield _Drawing("Training", title, "", draw, _LOW)
+            yield Picture("Training", title, "", draw, _LOW)
     if run.negatives is not None:
         etypes = run.negatives["etype"].unique().tolist()
         for etype in etypes:
             suffix = f", {etype}" if len(etypes) > 1 else ""
             yield from _records(run.negatives, etype, f"Negatives by refresh{suffix}")
     if run.seen is not None:
-        yield _Drawing(
+        yield Picture(
             _END,
             "Scores",
             "Negatives teach where they overlap with the positives; those among the random nodes "
@@ -145,7 +140,7 @@ def _drawings(run: Run) -> Iterator[_Drawing]:
             partial(plot_scores, run.seen),
         )
     if run.query is not None:
-        yield _Drawing(
+        yield Picture(
             _END,
             "One query",
             "A query node, its known neighbours (positives) and the candidates that it draws "
@@ -154,7 +149,7 @@ def _drawings(run: Run) -> Iterator[_Drawing]:
             partial(plot_query, run.query),
         )
     if run.seen is not None and run.seen.log_density.numel():
-        yield _Drawing(
+        yield Picture(
             PAPER,
             "Sub-linear positivity",
             "The density of a level's negatives over that of the positives, both as logs: a slope "
@@ -183,15 +178,15 @@ _BY_REFRESH = {
 }
 
 
-def _records(negatives: pd.DataFrame, etype: str, section: str) -> Iterator[_Drawing]:
+def _records(negatives: pd.DataFrame, etype: str, section: str) -> Iterator[Picture]:
     for value, (title, text) in _BY_REFRESH.items():
         draw = partial(plot_hardness, negatives, value, etype=etype)
-        yield _Drawing(section, title, text, draw)
+        yield Picture(section, title, text, draw)
     lift = negatives.get("false_negative_lift")
     if lift is not None and lift.notna().any():
         smooth = max(1, negatives["refresh"].nunique() // _PARTS)
         mean = f" (the mean of {smooth} refreshes)" if smooth > 1 else ""
-        yield _Drawing(
+        yield Picture(
             section,
             "False negatives",
             f"How many times as often as by uniform draws{mean} a held-out edge was drawn as a "

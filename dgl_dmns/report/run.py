@@ -45,14 +45,8 @@ class Run:
 
     Attributes:
         folder: where it lies.
-        title: what the report is called.
+        title, command, data, settings, result, baseline, measured: as of `save_run`.
         sampler: the sampler in words.
-        command: how to run it again; empty where unknown.
-        data: facts of the data set by name.
-        settings: settings by name.
-        result: test metrics by name.
-        baseline: those of the same training with uniform negatives.
-        measured: how they were measured, in words.
         versions: versions by name.
         signs: failure signs that were warned of, each with ``name``, ``refresh``, ``message``.
         left_out: why a last look is missing, by the name of its file.

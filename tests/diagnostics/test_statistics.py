@@ -20,13 +20,7 @@ from dgl_dmns.diagnostics import negative_statistics, observe
 from dgl_dmns.diagnostics.measures import gini
 
 G, H, HELD_OUT = communities()
-FOLLOWING = [
-    DMNSSampler,
-    DynamicSampler,
-    SelfAdversarialSampler,
-    MCNSSampler,
-    AdversarialSampler,
-]
+FOLLOWING = [DynamicSampler, SelfAdversarialSampler, MCNSSampler, AdversarialSampler]
 
 
 def refreshed(kind=DMNSSampler, **arguments):

@@ -74,23 +74,27 @@ def test_hardness_as_a_moving_mean(monitor):
     assert line.get_ydata().tolist() == pytest.approx([a, (a + b) / 2, (b + c) / 2])
 
 
-def test_hardness_errors(monitor):
+@pytest.mark.parametrize(
+    ("change", "arguments", "message"),
+    [
+        (lambda f: f, {"smooth": 0}, "smooth: expected at least 1, got 0"),
+        (lambda f: f[:0], {}, "frame: expected records, got none"),
+        (lambda f: f, {"value": "level"}, r"value: expected one of \[.*'score'.*got 'level'"),
+        (lambda f: pd.concat([f, f.assign(etype="a")]), {}, "etype: expected one of .*; name it"),
+        (lambda f: f, {"etype": "x"}, "etype: .*got 'x'"),
+        (lambda f: f, {"value": "false_negative_lift"}, "is NaN in all .*held_out"),
+    ],
+)
+def test_hardness_errors(monitor, change, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        plot_hardness(change(monitor.frame()), **arguments)
+
+
+def test_hardness_of_one_of_several_edge_types(monitor):
     frame = monitor.frame()
-    with pytest.raises(ValueError, match="smooth: expected at least 1, got 0"):
-        plot_hardness(frame, smooth=0)
-    with pytest.raises(ValueError, match="frame: expected records, got none"):
-        plot_hardness(frame.iloc[:0])
-    with pytest.raises(ValueError, match=r"value: expected one of \[.*'score'.*got 'level'"):
-        plot_hardness(frame, "level")
-    other = frame.assign(etype="a:b:c")
-    both = pd.concat([frame, other])
-    with pytest.raises(ValueError, match="etype: expected one of .*; name it"):
-        plot_hardness(both)
-    with pytest.raises(ValueError, match="got 'x'"):
-        plot_hardness(both, etype="x")
-    assert plot_hardness(both, etype="a:b:c").get_lines()
-    with pytest.raises(ValueError, match="'false_negative_lift' is NaN in all .*held_out"):
-        plot_hardness(frame, "false_negative_lift")
+    both = pd.concat([frame, frame.assign(etype="a:b:c", score=1.0)])
+    lines = plot_hardness(both, etype="a:b:c").get_lines()
+    assert {value for line in lines for value in line.get_ydata()} == {1.0}
 
 
 def test_scores_are_densities(seen):
@@ -101,8 +105,9 @@ def test_scores_are_densities(seen):
     x, y = line.get_xdata(), line.get_ydata()
     inside = (seen.positive_score >= x[0]) & (seen.positive_score <= x[-1])
     assert float((y[:-1] * np.diff(x)).sum()) == pytest.approx(float(inside.float().mean()))
-    with pytest.raises(ValueError, match="bins: expected at least 2, got 1"):
-        plot_scores(seen, bins=1)
+    for plot in (plot_scores, plot_positivity):
+        with pytest.raises(ValueError, match="bins: expected at least 2, got 1"):
+            plot(seen, bins=1)
 
 
 def test_scores_of_a_sampler_without_levels(graph):
@@ -122,14 +127,24 @@ def test_slopes_of_positivity_fall_with_the_level(seen):
     assert slopes[0] == pytest.approx(float((x * y).sum() / (x * x).sum()), abs=0.006)
 
 
-def test_positivity_errors(seen, graph):
+def test_densities_need_a_generator(graph):
     g, h = graph
     sampler = DynamicSampler(g, lambda: h, k=3)
     sampler.refresh()
     with pytest.raises(ValueError, match="they need a DMNSSampler"):
         plot_positivity(observe(sampler))
-    with pytest.raises(ValueError, match="bins: expected at least 2"):
-        plot_positivity(seen, bins=1)
+    with pytest.raises(ValueError, match="DynamicSampler has no generator to show"):
+        view_query(sampler)
+
+
+def counts_of(view):
+    return [int((view.negative_level == level).sum()) for level in (0, 1, 2, 3, 255)]
+
+
+def labels_in(view):
+    names = [*(f"level {name}" for name in LEVELS), "no level"]
+    levels = [f"{name}, negatives: {count}" for name, count in zip(names, counts_of(view))]
+    return [f"query {view.query}", "positives", *levels, "other nodes"]
 
 
 def test_a_query_in_the_plane(monitor, graph):
@@ -151,14 +166,7 @@ def test_a_query_in_the_plane(monitor, graph):
         assert np.abs(np.cov(flat[:, level].T) - view.covariance[level]).max() < 0.1 * scale**2
     ax = plot_query(view)
     assert len(ax.patches) == 4
-    counts = [int((view.negative_level == level).sum()) for level in (0, 1, 2, 3, 255)]
-    names = [*(f"level {name}" for name in LEVELS), "no level"]
-    assert labels_of(ax) == [
-        "query 7",
-        "positives",
-        *(f"{name}, negatives: {count}" for name, count in zip(names, counts)),
-        "other nodes",
-    ]
+    assert labels_of(ax) == labels_in(view)
     handles = ax.get_legend().legend_handles
     for patch, handle in zip(ax.patches, handles[2:]):
         assert patch.get_edgecolor()[:3] == matplotlib.colors.to_rgb(handle.get_color())
@@ -170,14 +178,10 @@ def test_a_query_in_a_space_of_width_one(graph):
     sampler.refresh()
     view = view_query(sampler, 7)
     ax = plot_query(view)
-    counts = [int((view.negative_level == level).sum()) for level in (0, 1, 2, 3, 255)]
-    names = [*(f"level {name}" for name in LEVELS), "no level"]
-    rows = [label.get_text() for label in ax.get_yticklabels()]
-    expected = [f"{name}, negatives: {count}" for name, count in zip(names, counts)]
-    assert rows == ["query 7", "positives", *expected, "other nodes"]
+    assert [label.get_text() for label in ax.get_yticklabels()] == labels_in(view)
     shown = [points.get_offsets()[:, 0] for points in ax.collections]
     assert shown[1].tolist() == view.neighbours[:, 0].tolist()
-    assert [len(points) for points in shown[2:7]] == counts
+    assert [len(points) for points in shown[2:7]] == counts_of(view)
     bars = [line.get_xdata() for line in ax.get_lines()]
     for bar, mean, covariance in zip(bars, view.mean, view.covariance):
         assert bar.mean() == pytest.approx(mean[0], abs=1e-5)
@@ -218,18 +222,10 @@ def test_errors_of_a_query(monitor, graph):
             view_query(monitor.sampler, node)
     with pytest.raises(RuntimeError, match="not been refreshed"):
         view_query(DMNSSampler(g, lambda: h))
-    dynamic = DynamicSampler(g, lambda: h)
-    dynamic.refresh()
-    with pytest.raises(ValueError, match="DynamicSampler has no generator to show"):
-        view_query(dynamic)
-    chain = DMNSSampler(
-        g,
-        lambda: h,
-        rule=Nearest(),
-        predictor=MLPPredictor(6),
-        space="raw",
-        warmup_steps=1,
-    )
+    with pytest.raises(TypeError, match="expected a sampler of dgl_dmns, got PerSourceUniform"):
+        view_query(dgl.dataloading.negative_sampler.Uniform(2))
+    raw = {"rule": Nearest(), "predictor": MLPPredictor(6), "space": "raw", "warmup_steps": 1}
+    chain = DMNSSampler(g, lambda: h, **raw)
     chain.refresh()
     with pytest.raises(ValueError, match="no level Gaussians to show"):
         view_query(chain)
