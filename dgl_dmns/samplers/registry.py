@@ -74,7 +74,8 @@ def make_sampler(
     """
     if "seed" in default_options(name):
         options["seed"] = seed
-    if options.get("rule") in RULES:
-        options["rule"] = RULES[options["rule"]]()
+    rule = options.get("rule")
+    if isinstance(rule, str) and rule in RULES:
+        options["rule"] = RULES[rule]()
     places = (g, encoder, k) if follows_encoder(name) else (g, k)
     return SAMPLERS[name](*places, **options)
