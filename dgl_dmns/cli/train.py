@@ -131,7 +131,7 @@ def _settings(arguments: argparse.Namespace, sampler: str, seed: int) -> Setting
     options = parse_options(sampler, getattr(arguments, "set", []))
     k = (1 if arguments.loss == "shared" else 5) if arguments.k is None else arguments.k
     check_options(sampler, k, options, arguments.loss)
-    own = {"sampler": sampler, "k": k, "seed": seed, "options": options}
+    own: dict[str, Any] = {"sampler": sampler, "k": k, "seed": seed, "options": options}
     names = {one.name for one in fields(Settings)} - own.keys()
     return Settings(**own, **{name: getattr(arguments, name) for name in names})
 

@@ -57,14 +57,7 @@ class Settings:
 
 
 class _SAGE(nn.Module):
-    """GraphSAGE with mean aggregation; nodes without features have a vector each, learned.
-
-    Args:
-        num_nodes: number of nodes N.
-        features: width of the features; 0 for learned vectors.
-        hidden: width of the layers and the embeddings.
-        layers: number of layers.
-    """
+    """GraphSAGE with mean aggregation; without features (width 0) nodes have learned vectors."""
 
     def __init__(self, num_nodes: int, features: int, hidden: int = 64, layers: int = 2) -> None:
         super().__init__()
@@ -276,19 +269,15 @@ def train(
     state: dict[str, Any] | None = None,
     quiet: bool = False,
 ) -> Run:
-    """Train a link predictor and test it.
+    """Train a link predictor and test it; 5 % of the pairs are for validation, 10 % for the test.
 
     Args:
-        data: the graph; 5 % of its pairs are held out for validation, 10 % for the test.
+        data: the graph.
         settings: what decides the run.
-        checkpoint: file that is written after every epoch, if any; see `dgl_dmns.files`.
-        identity: what the checkpoint belongs to beside the settings, by name; see
-            `NamedGraph.fingerprints`.
+        checkpoint: file that is written after every epoch, if any.
+        identity: what the checkpoint belongs to beside the settings; see `NamedGraph.fingerprints`.
         state: where to go on, of `read_checkpoint`.
         quiet: no progress bar.
-
-    Returns:
-        The finished run, with the weights of the epoch of the best validation MRR.
 
     Raises:
         ValueError: if the graph has too few edges, or an option does not fit.
