@@ -1,14 +1,14 @@
 """The only module that imports DGL, and the explanation when that fails.
 
-DGL 2 has a part, GraphBolt, that is compiled once for each torch version a wheel was built with.
-Up to 2.3 ``import dgl`` loads it, through its loaders for distributed graphs, and so fails beside
-any other torch.  DGL 2.0 and 2.1 also import packages that their metadata do not list.  What a user
-then sees is a ``FileNotFoundError`` for a shared library, or a missing module that they never asked
-for.  The functions here turn all of that into one message: what is wrong, what is installed, which
-combinations work, and the command that installs one.
+DGL 2 has a part, GraphBolt, that is compiled once for each torch version a wheel was built with. Up
+to 2.3 ``import dgl`` loads it, and so fails beside any other torch. DGL 2.0 and 2.1 also import
+packages that their metadata do not list. What a user then sees is a ``FileNotFoundError`` for a
+shared library, or a missing module that they never asked for. The functions here turn all of that
+into one message: what is wrong, what is installed, which combinations work, and the command that
+installs one.
 
 :func:`why_unusable` only looks (module specs, package metadata, names of files) and is quick enough
-to run whenever ``dgl_dmns`` is imported.  :func:`require_dgl` imports DGL for real.
+to run whenever ``dgl_dmns`` is imported. :func:`require_dgl` imports DGL for real.
 """
 
 from __future__ import annotations
@@ -108,17 +108,10 @@ PAIRS: tuple[Pair, ...] = (
 # Distributions whose versions a message reports.
 _REPORTED = ("dgl", "torch", "torchdata", "numpy", "pandas", "packaging", "pydantic", "pyyaml")
 
-# Modules that any DGL imports, and those that only DGL 2.0 and 2.1 do, with what installs them.
-_ALWAYS_IMPORTED = {
-    "networkx": "networkx",
-    "numpy": "numpy",
-    "psutil": "psutil",
-    "requests": "requests",
-    "scipy": "scipy",
-    "tqdm": "tqdm",
-}
-_IMPORTED_BY_2_0_AND_2_1 = {"pandas": "pandas", "pydantic": "pydantic", "yaml": "pyyaml"}
-_TORCHDATA = "torchdata==0.7.1"
+# Modules that any DGL imports, and those that only DGL 2.0 and 2.1 do.
+_ALWAYS_IMPORTED = ("networkx", "numpy", "psutil", "requests", "scipy", "tqdm")
+_IMPORTED_BY_2_0_AND_2_1 = ("pandas", "pydantic", "yaml", "torchdata")
+_INSTALLED_BY = {"yaml": "pyyaml", "torchdata": "torchdata==0.7.1"}
 
 _COMPILED_PART = re.compile(r"(?:lib)?graphbolt_pytorch_(.+)\.(?:so|dylib|dll)")
 
@@ -136,7 +129,7 @@ def why_unusable() -> str | None:
     """Tell why DGL cannot be used here, without importing it.
 
     Returns:
-        None if nothing speaks against importing DGL, otherwise the message for the user.  None is
+        None if nothing speaks against importing DGL, otherwise the message for the user. None is
         not a promise: a damaged installation shows only in :func:`require_dgl`.
     """
     if sys.modules.get("dgl") is not None:  # it has been imported, so it works
@@ -147,7 +140,7 @@ def why_unusable() -> str | None:
 
 @lru_cache(maxsize=1)
 def require_dgl() -> ModuleType:
-    """Import DGL with its data loaders.  A success is remembered, a failure is tried again.
+    """Import DGL with its data loaders. A success is remembered, a failure is tried again.
 
     Returns:
         The module ``dgl``; ``dgl.dataloading`` is imported, too.
@@ -190,7 +183,7 @@ def require_graphbolt() -> ModuleType:
         problem = _Problem(f"GraphBolt cannot be used: {found} has none that loads.")
         cause = f"{type(error).__name__}: {error}"
         advice = (
-            "GraphBolt came with DGL 2.0.  Without it, the samplers of dgl_dmns work in "
+            "GraphBolt came with DGL 2.0. Without it, the samplers of dgl_dmns work in "
             "dgl.dataloading.as_edge_prediction_sampler."
         )
         raise ImportError(f"{_message(problem, cause)}\n{advice}", name="dgl.graphbolt") from error
@@ -214,7 +207,7 @@ def versions() -> dict[str, str]:
 def is_distributed(value: object, kind: str) -> bool:
     """Whether something is an object of ``dgl.distributed``, without importing that.
 
-    Up to 2.3 ``import dgl`` brings it along, later versions leave it to their users.  Where nobody
+    Up to 2.3 ``import dgl`` brings it along, later versions leave it to their users. Where nobody
     has imported it, no object of it can exist.
 
     Args:
@@ -243,26 +236,24 @@ def _find_problem() -> _Problem | None:
             may_keep_torch=True,
         )
 
-    missing = {module: pip for module, pip in _ALWAYS_IMPORTED.items() if not _is_found(module)}
+    imported = [*_ALWAYS_IMPORTED]
     setuptools = version_of("setuptools")  # carried a copy of packaging until 71
-    if not _is_found("packaging") and (setuptools is None or _release(setuptools) >= (71,)):
-        missing["packaging"] = "packaging"
+    if setuptools is None or _release(setuptools) >= (71,):
+        imported.append("packaging")
     if dgl is not None and (2, 0) <= _release(dgl) < (2, 2):
-        also = _IMPORTED_BY_2_0_AND_2_1.items()
-        missing.update({module: pip for module, pip in also if not _is_found(module)})
+        imported += _IMPORTED_BY_2_0_AND_2_1
         folder = _folder("torchdata")
-        if not _is_found("torchdata"):
-            missing["torchdata"] = _TORCHDATA
-        elif folder is not None and not (folder / "datapipes").is_dir():
+        if folder is not None and not (folder / "datapipes").is_dir():
             return _Problem(
                 f"{name} needs torchdata.datapipes, which the installed torchdata "
                 f"({version_of('torchdata') or 'unknown version'}) no longer has.",
-                cure=(_TORCHDATA,),
+                cure=(_INSTALLED_BY["torchdata"],),
             )
+    missing = [module for module in imported if not _is_found(module)]
     if missing:
         return _Problem(
             f"{name} imports packages that are not installed: {', '.join(missing)}.",
-            cure=tuple(missing.values()),
+            cure=tuple(_INSTALLED_BY.get(module, module) for module in missing),
         )
 
     numpy = version_of("numpy")

@@ -125,11 +125,6 @@ class DMNSNegativeSampler(GraphBoltNegativeSampler):
 
     Functional name: ``sample_dmns_negative``. For everything else, see `GraphBoltNegativeSampler`.
 
-    Args:
-        datapipe: the stage before.
-        sampler: a `DMNSSampler`.
-        negative_ratio: negatives per edge, the sampler's own ``k``; may be left out.
-
     Raises:
         TypeError: if ``sampler`` is another one.
         ValueError: if ``negative_ratio`` is not ``k``, or ``k`` differs between edge types.

@@ -669,8 +669,8 @@ REMOVALS = {
     ),
     "results before the baseline": Removal(
         "dgl_dmns/cli/train.py",
-        "        _write_results(out, graph, outcomes)  # of the first as soon as it is there",
-        "    _write_results(out, graph, outcomes)",
+        "        _write_results(out, graph, done)  # of the first as soon as it is there",
+        "    _write_results(out, graph, done)",
         f"{RUNS} -k interrupted_baseline",
     ),
     "ranges of seeds": Removal(

@@ -17,7 +17,7 @@ from torch import nn
 
 import dgl_dmns
 from dgl_dmns.checks import as_integer, as_number, check_ids, check_object
-from dgl_dmns.core import Blend, EasyFirst, FiLMPredictor, Gate, Levels, NoiseSchedule, PoolSettings
+from dgl_dmns.core import Blend, FiLMPredictor, Gate, Levels, NoiseSchedule, PoolSettings
 from dgl_dmns.data import split_directed, split_pairs
 from dgl_dmns.evaluate import (
     candidate_ranking,
@@ -28,7 +28,6 @@ from dgl_dmns.evaluate import (
 )
 from dgl_dmns.messages import about, warn
 from dgl_dmns.samplers import (
-    AdversarialSampler,
     DMNSSampler,
     DynamicSampler,
     MCNSSampler,
@@ -36,23 +35,20 @@ from dgl_dmns.samplers import (
     Resources,
     UniformSampler,
 )
+from dgl_dmns.samplers.registry import make_sampler
 
 NODES = 30
 
 
-def graph() -> Any:
-    source = torch.Generator().manual_seed(0)
-    return dgl.graph(tuple(torch.randint(0, NODES, (2, 90), generator=source)), num_nodes=NODES)
-
-
-G = graph()
+SOURCE = torch.Generator().manual_seed(0)
+G = dgl.graph(tuple(torch.randint(0, NODES, (2, 90), generator=SOURCE)), num_nodes=NODES)
 H = torch.randn(NODES, 4, generator=torch.Generator().manual_seed(1))
 SMALL: dict[str, Any] = {"k": 2, "groups": 2, "warmup_steps": 2, "fit_steps": 1, "pool": 8}
 
 
 @pytest.fixture(scope="module")
 def refreshed() -> Any:
-    sampler = DMNSSampler(G, lambda: H, **SMALL)
+    sampler: Any = make_sampler("dmns", G, lambda: H, **SMALL)
     sampler.refresh()
     return sampler
 
@@ -102,34 +98,32 @@ def test_ids_out_of_range_are_refused(call: str, refreshed: Any) -> None:
             CALLS[call](refreshed, torch.tensor([0, bad]))
 
 
+KNOWN = (torch.zeros(NODES + 1).long(), torch.empty(0).long())
+
+
 @pytest.mark.parametrize(
     "call",
     [
-        lambda pairs: full_ranking(H, pairs, (torch.zeros(31).long(), torch.empty(0).long())),
+        lambda pairs: full_ranking(H, pairs, KNOWN),
         lambda pairs: candidate_ranking(H, pairs[0], pairs.T.repeat(1, 2)),
-        lambda pairs: recommendation_metrics(
-            H, H, pairs, (torch.zeros(31).long(), torch.empty(0).long())
-        ),
-        lambda pairs: heart_negatives(
-            pairs, *[(torch.zeros(31).long(), torch.empty(0).long())] * 2, H, 2
-        ),
+        lambda pairs: recommendation_metrics(H, H, pairs, KNOWN),
+        lambda pairs: heart_negatives(pairs, KNOWN, KNOWN, H, 2),
         lambda pairs: fixed_negatives(UniformSampler(G), pairs, 3),
         lambda pairs: UniformSampler(G).stats(embeddings=H, held_out=pairs),
     ],
 )
-@pytest.mark.parametrize("kind", ["mask", "fractions"])
-def test_pairs_in_evaluations(call: Any, kind: str) -> None:
+def test_pairs_in_evaluations(call: Any) -> None:
     pairs = torch.tensor([[True, False], [False, True]])
-    with pytest.raises(TypeError, match=r"int64|mask"):
-        call(pairs if kind == "mask" else pairs + 0.5)
+    for bad in (pairs, pairs + 0.5):
+        with pytest.raises(TypeError, match=r"int64|mask"):
+            call(bad)
 
 
 def test_lists_and_arrays_in_evaluations() -> None:
-    known = (torch.zeros(31).long(), torch.empty(0).long())
     with pytest.raises(TypeError, match=r"^pairs: .*torch\.tensor\(pairs\)"):
-        full_ranking(H, [[0], [1]], known)
+        full_ranking(H, [[0], [1]], KNOWN)
     with pytest.raises(TypeError, match=r"^h: .*torch\.from_numpy\(h\)"):
-        full_ranking(H.numpy(), torch.tensor([[0], [1]]), known)
+        full_ranking(H.numpy(), torch.tensor([[0], [1]]), KNOWN)
 
 
 def test_small_integers_are_told_how_to_become_ids() -> None:
@@ -153,45 +147,28 @@ INTEGERS = [5, np.int64(5), np.int32(5), np.uint8(5), torch.tensor(5), np.array(
 def test_integers_of_numpy_and_torch_are_taken(number: Any) -> None:
     assert type(as_integer("k", number)) is int
     assert type(UniformSampler(G, number).k) is int
-    sampler = DMNSSampler(
-        G,
-        lambda: H,
-        k={"_E": number},
-        seed=number,
-        pool=number,
-        groups=number,
-        fit_steps=number,
-        warmup_steps=number,
-        batch_pairs=number,
-        compact_width=number,
-    )
-    plain = DMNSSampler(
-        G,
-        lambda: H,
-        k=5,
-        seed=5,
-        pool=5,
-        groups=5,
-        fit_steps=5,
-        warmup_steps=5,
-        batch_pairs=5,
-        compact_width=5,
-    )
-    for one in (sampler, plain):
-        one.refresh()
-    assert torch.equal(sampler.table.ids, plain.table.ids)
-    assert type(sampler.settings.pool) is int
+    whole = ("seed", "pool", "groups", "fit_steps", "warmup_steps", "batch_pairs", "compact_width")
+    tables = []
+    for five in (number, 5):
+        sampler = make_sampler("dmns", G, lambda: H, {"_E": five}, **dict.fromkeys(whole, five))
+        sampler.refresh()
+        tables.append(sampler.table.ids)
+    assert torch.equal(*tables)
 
 
-def test_other_samplers_take_them() -> None:
-    five, fifth = np.int64(5), np.float32(0.5)
-    assert DynamicSampler(G, lambda: H, five, pool=five, groups=five, seed=five).refresh()
-    assert MCNSSampler(G, lambda: H, five, steps=five, width=five, seed=five, alpha=fifth).refresh()
-    sampler = AdversarialSampler(
-        G, lambda: H, five, pool=five, fit_steps=five, hidden=five, batch_queries=five, seed=five
-    )
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("dynamic", ("pool", "groups")),
+        ("mcns", ("steps", "width")),
+        ("adversarial", ("pool", "fit_steps", "hidden", "batch_queries")),
+    ],
+)
+def test_other_samplers_take_them(name: str, options: tuple[str, ...]) -> None:
+    five = np.int64(5)
+    sampler: Any = make_sampler(name, G, lambda: H, five, seed=five, **dict.fromkeys(options, five))
     assert sampler.refresh()
-    assert PopularitySampler(G, five, fifth).exponent == 0.5
+    assert PopularitySampler(G, five, np.float32(0.5)).exponent == 0.5
 
 
 @pytest.mark.parametrize(
@@ -220,7 +197,7 @@ def test_what_is_no_number_is_refused(bad: Any) -> None:
 CLASSES: dict[str, tuple[dict[str, Any], str]] = {
     "rule": ({"rule": Gate}, r"^rule: .*class Gate.*rule=Gate\("),
     "rule Blend": ({"rule": Blend}, "^rule: .*class Blend"),
-    "rule by name": ({"rule": "gate"}, r"^rule: .*'gate'.*rule=Gate\(\)"),
+    "rule by name": ({"rule": "sharp"}, r"^rule: .*'sharp'.*rule=Gate\(\)"),
     "levels": ({"levels": Levels}, "^levels: .*class Levels"),
     "levels by name": ({"levels": "paper"}, r"^levels: .*'paper'"),
     "one level": ({"levels": 0.1}, r"^levels: .*0\.1"),
@@ -235,7 +212,6 @@ CLASSES: dict[str, tuple[dict[str, Any], str]] = {
     "scorer": ({"scorer": nn.Bilinear}, "^scorer: .*class Bilinear"),
     "scorer by type": ({"scorer": {"_E": nn.Bilinear}}, "^scorer of '_E': .*class Bilinear"),
     "predictor": ({"predictor": FiLMPredictor}, "^predictor: .*class FiLMPredictor"),
-    "curriculum": ({"curriculum": EasyFirst}, "^curriculum: .*class EasyFirst"),
     "generator": ({"generator": torch.Generator}, "^generator: .*class Generator"),
     "generator as a seed": ({"generator": 0}, "^generator: .*got 0"),
     "encoder": ({"encoder": nn.Linear}, "^encoder: .*class Linear"),
@@ -245,22 +221,17 @@ CLASSES: dict[str, tuple[dict[str, Any], str]] = {
 @pytest.mark.parametrize("name", CLASSES)
 def test_classes_and_names_in_place_of_objects(name: str) -> None:
     arguments, message = CLASSES[name]
+    encoder = arguments.get("encoder", lambda: H)
+    more = {name: value for name, value in arguments.items() if name != "encoder"}
     with pytest.raises(TypeError, match=message):
-        DMNSSampler(G, **{"encoder": lambda: H, **arguments})
+        make_sampler("dmns", G, encoder, **more)
 
 
 def test_objects_are_taken() -> None:
     check_object("rule", Gate(), Gate, "Gate()")
-    sampler = DMNSSampler(
-        G,
-        lambda: H,
-        rule=Gate(),
-        levels=np.array([0.1, 0.5]),
-        schedule=NoiseSchedule.linear(),
-        resources=Resources(),
-        curriculum=EasyFirst(2),
-        generator=torch.Generator(),
-    )
+    options: dict[str, Any] = {"resources": Resources(), "generator": torch.Generator()}
+    options.update(rule=Gate(), levels=np.array([0.1, 0.5]), schedule=NoiseSchedule.linear())
+    sampler: Any = make_sampler("dmns", G, lambda: H, **options)
     assert sampler.levels.fractions == (0.1, 0.5)
 
 

@@ -62,7 +62,7 @@ class Site:
         return spec
 
     def version(self, name: str) -> str:
-        if name not in self.versions:
+        if not self.versions.get(name):
             raise metadata.PackageNotFoundError(name)
         return self.versions[name]
 
@@ -104,10 +104,6 @@ def message() -> str:
     return text
 
 
-def first_line() -> str:
-    return message().splitlines()[0]
-
-
 # What is looked at without importing.
 
 
@@ -132,14 +128,72 @@ def test_the_message_has_its_four_parts_in_order(site: Site) -> None:
     assert lines[-1] == f"  {_compat.PAIRS[0].install}"
 
 
-def test_missing_torch(site: Site) -> None:
-    del site.versions["torch"]
-    assert first_line() == "DGL is installed, but torch is not."
+TORCHDATA = "  python -m pip install torchdata==0.7.1"
+
+
+@pytest.mark.parametrize(
+    ("changes", "said", "cure"),
+    [
+        ({"torch": None}, "DGL is installed, but torch is not.", ""),
+        (
+            {"torchdata": None},
+            "DGL 2.1.0 imports packages that are not installed: torchdata.",
+            TORCHDATA,
+        ),
+        (
+            {"psutil": None, "pydantic": None, "pyyaml": None},
+            "DGL 2.1.0 imports packages that are not installed: psutil, pydantic, yaml.",
+            "  python -m pip install psutil pydantic pyyaml",
+        ),
+        (
+            {"numpy": "2.1.0"},
+            "torch 2.2.1 was built for NumPy 1 and fails with NumPy 2.1.0.",
+            '  python -m pip install "numpy<2"',
+        ),
+        (
+            {"packaging": None, "setuptools": "71.0"},  # older ones carry a copy of packaging
+            "DGL 2.1.0 imports packages that are not installed: packaging.",
+            "",
+        ),
+        (
+            {"packaging": None, "setuptools": None},
+            "DGL 2.1.0 imports packages that are not installed: packaging.",
+            "",
+        ),
+        (
+            {"torch": "2.6.0", "dgl": ""},  # no metadata: judged by its files
+            "DGL cannot be imported with torch 2.6.0: it was built for torch 2.1.0, 2.2.1 only.",
+            "",
+        ),
+    ],
+)
+def test_what_is_missing_or_does_not_fit(
+    site: Site, changes: dict[str, str | None], said: str, cure: str
+) -> None:
+    for name, version in changes.items():
+        if version is None:
+            del site.versions[name]
+        else:
+            site.versions[name] = version
+    assert message().splitlines()[0] == said
+    assert message().endswith(cure)
+
+
+def test_an_old_setuptools_carries_packaging(site: Site) -> None:
+    del site.versions["packaging"]
+    assert _compat.why_unusable() is None
+
+
+def test_torchdata_without_data_pipes(site: Site) -> None:
+    (site.folder / "torchdata" / "datapipes").rmdir()
+    site.versions["torchdata"] = "0.11.0"
+    assert "the installed torchdata (0.11.0) no longer has" in message().splitlines()[0]
+    assert message().endswith(TORCHDATA)
 
 
 def test_a_torch_that_dgl_was_not_built_for(site: Site) -> None:
     site.versions["torch"] = "2.6.0"
-    assert first_line() == (
+    assert message().startswith(
         "DGL 2.1.0 cannot be imported with torch 2.6.0: it was built for torch 2.1.0, 2.2.1 only."
     )
     commands = message().splitlines()[-4:]
@@ -162,14 +216,14 @@ def test_local_and_post_versions_are_the_same_release(site: Site, torch: str, su
 )
 def test_compiled_parts_of_other_systems(site: Site, name: str) -> None:
     site.versions.update(dgl="2.4.0+cu121", torch="2.4.0")
-    assert "was built for" in first_line()
+    assert "was built for" in message()
     site.build_dgl_for(name)
     assert _compat.why_unusable() is None
 
 
 def test_a_dgl_that_leaves_graphbolt_to_its_users_works_with_any_torch(site: Site) -> None:
     site.versions.update(dgl="2.4.0", torch="2.6.0")
-    assert "was built for" in first_line()
+    assert "was built for" in message()
     site.distributed_loaders.unlink()  # as of DGL 2.4
     assert _compat.why_unusable() is None
 
@@ -182,63 +236,6 @@ def test_dgl_1_works_with_any_torch_and_without_the_packages_of_2(site: Site) ->
     for name in ("torchdata", "pydantic", "pyyaml"):
         del site.versions[name]
     assert _compat.why_unusable() is None
-
-
-def test_dgl_without_metadata_is_judged_by_its_files(
-    site: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def version(name: str) -> str:
-        if name == "dgl":
-            raise metadata.PackageNotFoundError(name)
-        return site.version(name)
-
-    monkeypatch.setattr("dgl_dmns._compat.metadata.version", version)
-    assert _compat.why_unusable() is None
-    site.versions["torch"] = "2.6.0"
-    assert first_line().startswith("DGL cannot be imported with torch 2.6.0: it was built for")
-
-
-def test_missing_torchdata(site: Site) -> None:
-    del site.versions["torchdata"]
-    assert first_line() == "DGL 2.1.0 imports packages that are not installed: torchdata."
-    assert message().endswith("  python -m pip install torchdata==0.7.1")
-
-
-def test_torchdata_without_data_pipes(site: Site) -> None:
-    (site.folder / "torchdata" / "datapipes").rmdir()
-    site.versions["torchdata"] = "0.11.0"
-    assert first_line() == (
-        "DGL 2.1.0 needs torchdata.datapipes, "
-        "which the installed torchdata (0.11.0) no longer has."
-    )
-    assert message().endswith("  python -m pip install torchdata==0.7.1")
-
-
-def test_all_missing_packages_are_named_at_once(site: Site) -> None:
-    for name in ("psutil", "pydantic", "pyyaml"):
-        del site.versions[name]
-    assert first_line().endswith("not installed: psutil, pydantic, yaml.")
-    assert message().endswith("  python -m pip install psutil pydantic pyyaml")
-
-
-@pytest.mark.parametrize(("setuptools", "fine"), [("65.5.0", True), ("71.0", False), (None, False)])
-def test_packaging_may_come_with_an_old_setuptools(
-    site: Site, setuptools: str | None, fine: bool
-) -> None:
-    del site.versions["packaging"]
-    if setuptools is None:
-        del site.versions["setuptools"]
-    else:
-        site.versions["setuptools"] = setuptools
-    text = _compat.why_unusable()
-    assert (text is None) is fine
-    assert fine or "not installed: packaging." in message()
-
-
-def test_numpy_2_beside_a_torch_built_for_numpy_1(site: Site) -> None:
-    site.versions["numpy"] = "2.1.0"
-    assert first_line() == "torch 2.2.1 was built for NumPy 1 and fails with NumPy 2.1.0."
-    assert message().endswith('  python -m pip install "numpy<2"')
 
 
 def test_a_python_without_wheels_is_said(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

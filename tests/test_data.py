@@ -24,6 +24,7 @@ from dgl_dmns._compat import why_unusable
 from dgl_dmns.data import (
     DATASET_NAMES,
     GraphData,
+    RankingSplit,
     datasets,
     embedded_graph,
     load_dataset,
@@ -44,6 +45,12 @@ needs_files = pytest.mark.skipif(
 
 def key(src: Tensor, dst: Tensor) -> Tensor:
     return src * 100_000 + dst
+
+
+def held_out(split: RankingSplit) -> Tensor:
+    """(query, positive) of validation and test, [2, V + T]."""
+    query = torch.cat([split.val_query, split.test_query])
+    return torch.stack([query, torch.cat([split.val_candidates, split.test_candidates])[:, 0]])
 
 
 def graph_of(src: list[int], dst: list[int], num_nodes: int) -> GraphData:
@@ -103,10 +110,8 @@ def test_embedded_has_the_properties_it_promises(embedded: GraphData) -> None:
     assert common[g.src, g.dst].mean() > 1.5 * common.mean()
 
 
-def test_embedded_is_quick_and_depends_on_nothing_but_its_arguments() -> None:
-    start = time.process_time()  # of this process alone, however busy the machine is
+def test_embedded_depends_on_nothing_but_its_arguments() -> None:
     first = embedded_graph(seed=3)
-    assert time.process_time() - start < 10.0  # a quarter of a second on an ordinary core
     torch.manual_seed(0)
     np.random.seed(0)  # noqa: NPY002 - the global state must have no part in it
     again, other = embedded_graph(seed=3), embedded_graph(seed=4)
@@ -114,50 +119,21 @@ def test_embedded_is_quick_and_depends_on_nothing_but_its_arguments() -> None:
         assert torch.equal(getattr(first, name), getattr(again, name))
     assert not torch.equal(first.features, other.features)
     small = embedded_graph(60, communities=3, words=20, mean_degree=4.0)
-    assert (small.num_nodes, tuple(small.features.shape), int(small.labels.max())) == (
-        60,
-        (60, 20),
-        2,
-    )
+    assert (small.num_nodes, tuple(small.features.shape)) == (60, (60, 20))
+    assert int(small.labels.max()) == 2
 
 
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """Small operations on busy cores are many times slower with several threads than with one."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def test_embedded_can_be_learnt_but_not_solved(embedded: GraphData, one_thread: None) -> None:
-    """A GraphSAGE of two layers, dot product, BCE, full batch: ranks far above chance."""
-    torch.manual_seed(0)
+def test_embedded_can_be_learnt_but_not_solved(embedded: GraphData) -> None:
+    """One step of propagated features, scored by an inner product: ranks far above chance."""
     g, split = embedded, split_pairs(embedded)
     src, dst = split.message_edges()
     degree = torch.bincount(dst, minlength=g.num_nodes).clamp(min=1)
     mean = torch.sparse_coo_tensor(torch.stack([dst, src]), 1.0 / degree[dst], (2500, 2500))
-    mean = mean.coalesce()
-    x = F.normalize(g.features, p=1) * 500**0.5
-    own = torch.nn.ModuleList([torch.nn.Linear(500, 64), torch.nn.Linear(64, 64)])
-    near = torch.nn.ModuleList([torch.nn.Linear(500, 64), torch.nn.Linear(64, 64)])
-
-    def encode() -> Tensor:
-        h = torch.relu(own[0](x) + torch.sparse.mm(mean, near[0](x)))
-        return own[1](h) + torch.sparse.mm(mean, near[1](h))  # type: ignore[no-any-return]
-
-    optimizer = torch.optim.Adam([*own.parameters(), *near.parameters()], lr=3e-3)
-    for _ in range(50):
-        h = encode()
-        positive = (h[src] * h[dst]).sum(1)
-        negative = (h[src] * h[torch.randint(2500, (len(src),))]).sum(1)
-        loss = F.softplus(-positive).mean() + F.softplus(negative).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    metrics = ranking_metrics(full_ranking(encode(), split.test, g.csr()))
-    assert 0.05 < metrics["MRR"] < 0.2  # chance: 0.003
-    assert 0.4 < metrics["Hits@50"] < 0.85  # chance: 0.02
+    x = F.normalize(g.features - g.features.mean(0))
+    h = F.normalize(x + torch.sparse.mm(mean, x))
+    metrics = ranking_metrics(full_ranking(h, split.test, g.csr()))
+    assert 0.03 < metrics["MRR"] < 0.3  # chance: 0.003
+    assert 0.2 < metrics["Hits@50"] < 0.85  # chance: 0.02
 
 
 @pytest.mark.parametrize(
@@ -308,17 +284,10 @@ def test_actor_keeps_dgl_edges_and_adds_the_undirected_graph(
     g = load_dataset("actor", tmp_path)
     import dgl
 
-    first, second = dgl.data.ActorDataset(raw_dir=str(tmp_path), verbose=False)[0].edges()
-    assert torch.equal(g.raw_src, first)
-    assert torch.equal(g.raw_dst, second)
-    assert sorted(zip(g.raw_src.tolist(), g.raw_dst.tolist())) == [
-        (0, 1),
-        (1, 0),
-        (2, 0),
-        (2, 0),
-        (3, 3),
-        (4, 5),
-    ]
+    raw = dgl.data.ActorDataset(raw_dir=str(tmp_path), verbose=False)[0].edges()
+    assert all(torch.equal(*ends) for ends in zip((g.raw_src, g.raw_dst), raw))
+    edges = [(0, 1), (1, 0), (2, 0), (2, 0), (3, 3), (4, 5)]
+    assert sorted(zip(g.raw_src.tolist(), g.raw_dst.tolist())) == edges
     assert torch.stack([g.src, g.dst]).tolist() == [[0, 0, 1, 2, 4, 5], [1, 2, 0, 0, 5, 4]]
     assert g.features.tolist()[:2] == [[0, 1, 0, 1], [1, 0, 0, 0]]
     assert g.labels.tolist() == [0, 1, 0, 1, 0, 1]
@@ -384,20 +353,14 @@ def test_no_network_fails_quickly_and_says_what_to_do(
 
 
 @needs_dgl
-def test_an_incomplete_folder_is_named(no_server: None, tmp_path: Path) -> None:
-    folder = folder_of("actor", tmp_path)
-    write_actor(folder)
-    (folder / "out1_graph_edges.txt").unlink()
-    with pytest.raises(FileNotFoundError, match=r"lacks out1_graph_edges.txt\. Copy the missing"):
-        load_dataset("actor", tmp_path)
-
-
-@needs_dgl
-def test_a_damaged_file_is_explained(no_server: None, tmp_path: Path) -> None:
-    folder = folder_of("actor", tmp_path)
-    write_actor(folder)
-    (folder / "out1_graph_edges.txt").write_text("node_id\tnode_id\n0\tx\n")
+def test_incomplete_and_damaged_folders_are_explained(no_server: None, tmp_path: Path) -> None:
+    edges = folder_of("actor", tmp_path) / "out1_graph_edges.txt"
+    write_actor(edges.parent)
+    edges.write_text("node_id\tnode_id\n0\tx\n")
     with pytest.raises(RuntimeError, match="ActorDataset failed with ValueError: .*intact copy"):
+        load_dataset("actor", tmp_path)
+    edges.unlink()
+    with pytest.raises(FileNotFoundError, match=r"lacks out1_graph_edges.txt\. Copy the missing"):
         load_dataset("actor", tmp_path)
 
 
@@ -423,51 +386,32 @@ def test_names() -> None:
         load_dataset("pubmed")
 
 
-@needs_files
-@pytest.mark.parametrize(
-    ("name", "num_nodes", "raw", "simple"),
-    [
-        ("cora", 2708, 10556, 10556),
-        ("citeseer", 3327, 9228, 9104),
-        ("actor", 7600, 33391, 53318),
-        ("coauthor-cs", 18333, 163788, 163788),
-    ],
-)
-def test_real_data_sets(name: str, num_nodes: int, raw: int, simple: int) -> None:
-    g = load_dataset(name, DATA_DIR)
-    assert (g.num_nodes, len(g.raw_src), len(g.src)) == (num_nodes, raw, simple)
+REAL = {
+    "cora": ((2708, 10556, 10556), (8554, 528, 528)),
+    "citeseer": ((3327, 9228, 9104), (7358, 455, 456)),
+    "actor": ((7600, 33391, 53318), (26433, 1501, 1501)),
+    "coauthor-cs": ((18333, 163788, 163788), None),
+}
 
 
 @needs_files
-@pytest.mark.parametrize(
-    ("name", "sizes"),
-    [
-        ("cora", (8554, 528, 528)),
-        ("citeseer", (7358, 455, 456)),
-        ("actor", (26433, 1501, 1501)),
-    ],
-)
-def test_real_official_splits_are_edges_of_dgl_graphs(name: str, sizes: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("name", REAL)
+def test_real_data_sets_and_official_splits(name: str) -> None:
+    """Nodes, raw and simple edges; sizes of the published parts, which are edges of the graph."""
+    g, (counts, sizes) = load_dataset(name, DATA_DIR), REAL[name]
+    assert (g.num_nodes, len(g.raw_src), len(g.src)) == counts
     folder = Path(DATA_DIR) / "official_splits"
-    if not folder.is_dir():
-        pytest.skip(f"no published splits in {folder}")
-    g, s = load_dataset(name, DATA_DIR), official_split(folder, name)
+    if sizes is None or not folder.is_dir():
+        return
+    s = official_split(folder, name)
     assert (s.train.shape[1], len(s.val_query), len(s.test_query)) == sizes
-    edges = key(g.raw_src, g.raw_dst)
-    if name == "actor":  # published against the direction of DGL's edges
-        edges = key(g.raw_dst, g.raw_src)
-    held = torch.cat(
-        [
-            torch.stack([s.val_query, s.val_candidates[:, 0]]),
-            torch.stack([s.test_query, s.test_candidates[:, 0]]),
-        ],
-        dim=1,
-    )
+    # Actor's is published against the direction of DGL's edges.
+    ends = (g.raw_dst, g.raw_src) if name == "actor" else (g.raw_src, g.raw_dst)
+    held, train = held_out(s), key(s.train[0], s.train[1])
     for part in (s.train, held):
-        assert bool(torch.isin(key(part[0], part[1]), edges).all())
-    train = key(s.train[0], s.train[1])
-    assert not bool(torch.isin(key(held[0], held[1]), train).any())
-    assert not bool(torch.isin(key(held[1], held[0]), train).any())
+        assert bool(torch.isin(key(part[0], part[1]), key(*ends)).all())
+    for query, positive in (held, held.flip(0)):
+        assert not bool(torch.isin(key(query, positive), train).any())
 
 
 # Splits.
@@ -516,13 +460,7 @@ def test_directed_edges_are_divided_and_reverses_removed(small: GraphData) -> No
     raw_src = torch.cat([src, src[:1], torch.tensor([4])])
     raw_dst = torch.cat([dst, dst[:1], torch.tensor([4])])
     s = split_directed(replace(small, raw_src=raw_src, raw_dst=raw_dst))
-    held = torch.cat(
-        [
-            torch.stack([s.val_query, s.val_candidates[:, 0]]),
-            torch.stack([s.test_query, s.test_candidates[:, 0]]),
-        ],
-        dim=1,
-    )
+    held = held_out(s)
     edges = key(src, dst)
     num_train = int(0.9 * len(edges))
     num_val = (len(edges) - num_train) // 2
@@ -555,13 +493,10 @@ def test_negatives_are_uniform_over_what_is_left() -> None:
     counts = torch.zeros(20, 20)
     for seed in range(400):
         s = split_directed(toy, val=0.4, test=0.4, seed=seed)
-        for query, candidates in (
-            (s.val_query, s.val_candidates),
-            (s.test_query, s.test_candidates),
-        ):
-            assert candidates.shape == (len(query), 10)
-            for q, row in zip(query.tolist(), candidates[:, 1:]):
-                counts[q] += torch.bincount(row, minlength=20)
+        candidates = torch.cat([s.val_candidates, s.test_candidates])
+        assert candidates.shape == (held_out(s).shape[1], 10)
+        for q, row in zip(held_out(s)[0].tolist(), candidates[:, 1:]):
+            counts[q] += torch.bincount(row, minlength=20)
     excluded = torch.eye(20, dtype=torch.bool)
     excluded[toy.src, toy.dst] = True
     assert counts[excluded].sum() == 0
@@ -615,10 +550,10 @@ def test_official_split_from_a_file_and_a_directory(tmp_path: Path) -> None:
     for path in (tmp_path, str(tmp_path / "cora.npz")):
         s = official_split(path, "cora")
         assert s.train.tolist() == arrays["train"][:, :2].T.tolist()
-        assert s.val_query.tolist() == arrays["val"][:, 0].tolist()
-        assert s.val_candidates.tolist() == arrays["val"][:, 1:11].tolist()
-        assert s.test_query.tolist() == arrays["test"][:, 0].tolist()
-        assert s.test_candidates.tolist() == arrays["test"][:, 1:11].tolist()
+        for part in ("val", "test"):
+            query, candidates = getattr(s, f"{part}_query"), getattr(s, f"{part}_candidates")
+            rows = torch.cat([query.unsqueeze(1), candidates], dim=1)
+            assert rows.tolist() == arrays[part][:, :11].tolist()
         assert {value.dtype for value in vars(s).values()} == {torch.int64}
 
 
@@ -640,9 +575,7 @@ def test_official_split_messages(change: dict[str, Any], message: str, tmp_path:
 
 
 def test_official_split_of_another_name_or_place(tmp_path: Path) -> None:
-    with pytest.raises(
-        ValueError, match="expected one of cora, citeseer, actor, got 'coauthor-cs'"
-    ):
+    with pytest.raises(ValueError, match="one of cora, citeseer, actor, got 'coauthor-cs'"):
         official_split(tmp_path, "coauthor-cs")
     with pytest.raises(FileNotFoundError, match="expected the file cora.npz or the directory"):
         official_split(tmp_path, "cora")

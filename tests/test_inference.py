@@ -139,33 +139,31 @@ def test_nodes_left_out_by_a_layer_are_as_in_one_batch(batch_size: int) -> None:
         torch.testing.assert_close(parts[ntype], whole[ntype])
 
 
-def test_rows_that_differ_between_batches_are_refused() -> None:
+FIRST = torch.zeros(1, 4)
+
+
+@pytest.mark.parametrize(
+    ("rows_of", "message"),
+    [
+        (lambda ids: FIRST.to(torch.float64 if ids[0] == 0 else None), "float32.*'user'.*float64"),
+        (lambda ids: FIRST[:, : 4 if ids[0] == 0 else 3], r"\[B, 3\].*\[B, 4\]"),
+        (lambda ids: None if ids.max() >= 6 else FIRST, r"nodes \[6, 7\] of type 'user'"),
+        (lambda ids: None, "no rows for any node"),
+        (lambda ids: ids, "a dict of tensors by node type from each layer, got Tensor"),
+    ],
+    ids=["dtype", "width", "left out beside others", "never", "no dict"],
+)
+def test_rows_that_differ_between_batches_are_refused(rows_of: Any, message: str) -> None:
     g, x = buys()
 
-    def fickle(block: Any, h: dict[str, Tensor]) -> dict[str, Tensor]:
-        first = int(block.dstnodes["user"].data[dgl.NID][:1].sum()) == 0
-        rows = {"user": torch.zeros(block.num_dst_nodes("user"), 4)}
-        if how == "dtype":
-            rows["user"] = rows["user"].double() if first else rows["user"]
-        if how == "width":
-            rows["user"] = rows["user"][:, : 4 if first else 3]
-        return rows
-
-    def never_beside_others(block: Any, h: dict[str, Tensor]) -> dict[str, Tensor]:
+    def layer(block: Any, h: dict[str, Tensor]) -> Any:
         ids = block.dstnodes["user"].data[dgl.NID]
-        return {} if bool((ids >= 6).any()) else {"user": torch.zeros(len(ids), 4)}
+        if not len(ids):
+            return {}
+        rows = rows_of(ids)
+        if rows is None or rows is ids:
+            return {} if rows is None else ids
+        return {"user": rows.expand(len(ids), -1)}
 
-    how = "dtype"
-    with pytest.raises(ValueError, match="float32.*'user'.*float64"):
-        layerwise_inference(g, x, [fickle], batch_size=2)
-    how = "width"
-    with pytest.raises(ValueError, match=r"\[B, 3\].*\[B, 4\]"):
-        layerwise_inference(g, x, [fickle], batch_size=2)
-    with pytest.raises(ValueError, match=r"nodes \[6, 7\] of type 'user'"):
-        layerwise_inference(g, x, [never_beside_others], batch_size=2)
-    with pytest.raises(ValueError, match="no rows for any node"):
-        layerwise_inference(g, x, [lambda block, h: {}])
-    with pytest.raises(
-        ValueError, match="a dict of tensors by node type from each layer, got Tens"
-    ):
-        layerwise_inference(g, x, [lambda block, h: h["user"]])
+    with pytest.raises(ValueError, match=message):
+        layerwise_inference(g, x, [layer], batch_size=2)

@@ -48,11 +48,8 @@ def environment(folder, wheel, *, with_dgl):
     """
     venv.create(folder, with_pip=False)
     commands = folder / "bin"
-    site = Path(
-        run(
-            commands / "python", "-c", "import site; print(site.getsitepackages()[0])", cwd=folder
-        ).strip()
-    )
+    where = "import site; print(site.getsitepackages()[0])"
+    site = Path(run(commands / "python", "-c", where, cwd=folder).strip())
     if with_dgl:
         (site / "reference.pth").write_text(sysconfig.get_path("purelib") + "\n")
     pip = [sys.executable, "-m", "pip", "--python", commands / "python", "install"]

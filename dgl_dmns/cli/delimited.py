@@ -42,13 +42,10 @@ _BATCH = 1 << 15  # rows that are held as lists of cells
 
 @dataclass(frozen=True)
 class _Layout:
-    """Where the records of a file begin, and how their cells are separated.
+    """Where the records of a file begin (lines to skip), and how their cells are separated.
 
-    Attributes:
-        skip: lines before the first record.
-        separator: of the cells; None for any blanks.
-        names: of the columns; numbers where the file has no header.
-        places: of the columns of ids.
+    A separator of None is any blanks; ``names`` are numbers where the file has no header;
+    ``places`` are those of the columns of ids.
     """
 
     skip: int
@@ -58,17 +55,10 @@ class _Layout:
 
 
 def read_text(file: Path, wanted: Sequence[str], header: bool = True, rest: bool = False) -> Table:
-    """The table in a file of text.
+    """The table in a file of text, UTF-8, or that packed with gzip.
 
-    Args:
-        file: the file, of any name; UTF-8, or that packed with gzip.
-        wanted: names of the columns that hold ids.
-        header: whether the first line has the names of the columns. Where not, the first columns
-            are those wanted.
-        rest: whether the other columns are read, too, as numbers.
-
-    Raises:
-        FileError: if it is no such table, or lacks a column.
+    ``wanted`` are the columns of ids, or the first ones where there is no ``header``; ``rest`` asks
+    for the others, as numbers.
     """
     _check_bytes(file)
     layout = _layout(file, wanted, header)
@@ -234,11 +224,7 @@ def _reader(lines: Iterator[str], separator: str | None) -> Any:
 
 
 def _batches(file: Path, layout: _Layout, lines: array[int]) -> Iterator[list[list[str]]]:
-    """The records, some thousand at a time; the line where each ends is added to ``lines``.
-
-    Raises:
-        FileError: for a record with more or fewer cells than names, or a quote that does not close.
-    """
+    """The records, some thousand at a time; the line where each ends is added to ``lines``."""
     width, ended = len(layout.names), []
 
     def to_the_end(content: TextIO) -> Iterator[str]:

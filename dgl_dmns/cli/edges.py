@@ -56,13 +56,10 @@ _THINGS |= {"article", "page", "tag", "category", "business", "venue", "place", 
 
 @dataclass(frozen=True, eq=False)
 class NamedGraph:
-    """A graph, and the ids that its nodes have in the user's files.
+    """A graph, and the ids of its nodes in the user's files, int64 or text as objects, shape [N].
 
-    Attributes:
-        data: the graph; its nodes are numbered from 0.
-        ids: the ids of the nodes, int64 or text as objects, shape [N].
-        side: where the columns name two kinds of nodes, 0 for a node of the first column and 1 for
-            one of the second, uint8, shape [N]; None otherwise.
+    Where the columns name two kinds of nodes, ``side`` is 0 for a node of the first column and 1
+    for one of the second, uint8 [N].
     """
 
     data: GraphData
@@ -109,21 +106,18 @@ def read_edges(
 ) -> NamedGraph:
     """A graph from an edge list and, if given, node features.
 
-    Self loops and duplicates are left out, and both directions put in.
+    Self loops and duplicates are left out, and both directions put in. Nodes that have features but
+    no edge are part of the graph.
 
     Args:
-        edges: a file of text (see `read_text`), a Parquet file or a folder of these.
+        edges: a file of text, a Parquet file or a folder of these.
         features: the same with a column ``id`` and numbers, or a NumPy file (``.npy``) of shape
             [N, F] for ids 0 .. N - 1. Without it, the features have width 0.
         source: name of the column with the one end of the edges.
         target: name of that with the other end.
-        header: whether the edge list has the names of its columns in its first line. If not, the
-            ends are its first two columns.
+        header: whether the first line of text has the names; if not, the ends come first.
         kind: ``"graph"`` if ids of both columns name the same nodes; ``"bipartite"`` if they name
             two kinds of nodes, which are kept apart; None to refuse a list that looks so.
-
-    Returns:
-        The graph with its ids. Nodes that have features but no edge are part of it.
 
     Raises:
         FileError: if a file is missing, cannot be read, lacks a column or a value, holds no edge
@@ -271,13 +265,7 @@ def names_of_two_kinds(first: str, second: str) -> bool:
 
 
 def looks_bipartite(src: Array, dst: Array, num_nodes: int) -> bool:
-    """Whether a list of pairs has the four signs of two kinds of nodes.
-
-    Args:
-        src: numbers of the nodes in the one column, by ascending id, shape [E].
-        dst: those in the other, shape [E].
-        num_nodes: number of different ids in both.
-    """
+    """Whether pairs of nodes, numbered by ascending id, have the four signs of two kinds."""
     first, second = np.zeros((2, num_nodes), dtype=bool)
     first[src] = True
     second[dst] = True

@@ -99,12 +99,9 @@ def _literal(text: str) -> Any:
 def sampler_of_options(
     name: str, g: Any, encoder: Any, k: int, seed: int, options: Mapping[str, Any], loss: str
 ) -> NegativeSampler:
-    """A sampler by name, with the options of the command line.
+    """A sampler by name, with the options of the command line; errors name the option.
 
     Under another loss than ``bce`` half of the negatives are uniform unless the options say more.
-
-    Raises:
-        ValueError: for a value out of range; the message names the option.
     """
     more = dict(options)
     if loss != "bce" and "uniform_share" in default_options(name):

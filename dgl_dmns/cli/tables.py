@@ -62,13 +62,10 @@ class FileError(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class IdColumn:
-    """A column of ids as it stands in a file.
+    """A column of ids as it stands in a file: int64, or text as objects, shape [rows].
 
-    Attributes:
-        name: its name in messages.
-        values: int64, or text as objects, shape [rows]; an empty text is a missing id.
-        typed: whether the file says that this is text or integers, as Parquet does.
-        where: the place of a row.
+    An empty text is a missing id; ``typed`` says whether the file tells text and integers apart, as
+    Parquet does; ``where`` names the place of a row.
     """
 
     name: str
@@ -79,13 +76,7 @@ class IdColumn:
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """A table, with its columns of ids apart.
-
-    Attributes:
-        ids: the columns of ids, in the order that was asked for.
-        rest: the other columns with their names, float64 [rows] each, if they were asked for.
-        where: the place of a row.
-    """
+    """The columns of ids that were asked for, and the others as float64 with their names."""
 
     ids: list[IdColumn]
     rest: list[tuple[str, Array]]
@@ -95,14 +86,8 @@ class Table:
 def find_columns(names: Sequence[str], wanted: Sequence[str], place: str, more: str) -> list[int]:
     """The places of the wanted columns; upper and lower case count where there are both.
 
-    Args:
-        names: of the columns that are there.
-        wanted: of one column, or of both ends of edges.
-        place: where the names stand.
-        more: what else to do where both ends are absent.
-
-    Raises:
-        FileError: if one is absent, or stands there twice.
+    Errors (a column that is absent, or there twice) begin with ``place``; ``more`` is what else to
+    do where both ends of edges are absent.
     """
     found = []
     for name in wanted:
@@ -135,11 +120,7 @@ def _advice_on_ends(names: Sequence[str]) -> str:
 
 
 def numbers(name: str, values: Iterable[Any], where: Place, first: int = 0) -> Array:
-    """The cells of a column as float64; ``first`` is the row of the first.
-
-    Raises:
-        FileError: for a cell that is no number.
-    """
+    """The cells of a column as float64; ``first`` is the row of the first, for errors."""
     cells = list(values)
     try:
         return np.array(list(map(float, cells)))
@@ -164,16 +145,10 @@ def is_parquet(file: Path) -> bool:
 
 
 def read_columns(file: Path, wanted: Sequence[str], rest: bool = False) -> Table:
-    """The table in a Parquet file, or in the part files below a folder.
+    """The table in a Parquet file, or in the part files below a folder as Spark writes it.
 
-    Args:
-        file: a file, or a folder as Spark writes it: names that begin with ``.`` or ``_`` are left
-            out. Values in the names of folders (``key=value``) are not read.
-        wanted: names of the columns that hold ids.
-        rest: whether the other columns are read, too.
-
-    Raises:
-        FileError: if it is no such table, or lacks a column.
+    Names that begin with ``.`` or ``_`` are left out, and values in the names of folders
+    (``key=value``) are not read. ``wanted`` are the columns of ids, ``rest`` asks for the others.
     """
     parts = _parts(file)
     try:
@@ -281,14 +256,8 @@ def _no_id(place: str, name: str) -> FileError:
 def number_nodes(columns: Sequence[IdColumn]) -> tuple[Array, list[Array]]:
     """Number the nodes by their ids, in ascending order.
 
-    Args:
-        columns: those that name the nodes.
-
     Returns:
         The ids [N], int64 or text as objects, and the node of each row of each column.
-
-    Raises:
-        FileError: if an id is missing.
     """
     values = [column.values for column in columns]
     if any(part.dtype == object for part in values):

@@ -17,7 +17,7 @@ import torch
 from dgl_dmns._compat import versions
 from dgl_dmns.cli.edges import FileError, NamedGraph, read_edges
 from dgl_dmns.cli.options import check_options, parse_options
-from dgl_dmns.cli.training import Outcome, Settings, read_checkpoint, train
+from dgl_dmns.cli.training import Run, Settings, read_checkpoint, train
 from dgl_dmns.data import GraphData, load_dataset
 from dgl_dmns.files import whole_file, write_arrays
 from dgl_dmns.messages import one_line, say
@@ -57,19 +57,17 @@ def run_train(arguments: argparse.Namespace, command: str) -> int:
     torch.set_num_threads(arguments.threads)
     of = f"{settings.k} negatives an edge, {settings.sampler}, {settings.loss} loss"
     say(f"{_facts(data)}; {of}")
-    outcomes: list[Outcome] = []
+    done: list[Run] = []
     for (one, file), state in zip(runs, states):
-        outcomes.append(
-            train(data, one, checkpoint=file, identity=identity, state=state, quiet=quiet)
-        )
-        _write_results(out, graph, outcomes)  # of the first as soon as it is there
-    rows = [{"sampler": one.sampler, **o.metrics} for (one, _), o in zip(runs, outcomes)]
+        done.append(train(data, one, checkpoint=file, identity=identity, state=state, quiet=quiet))
+        _write_results(out, graph, done)  # of the first as soon as it is there
+    rows = [{"sampler": one.sampler, **o.metrics} for (one, _), o in zip(runs, done)]
     say(pd.DataFrame(rows).to_string(index=False, float_format=lambda v: f"{v:.3f}"))
-    first, baseline = outcomes[0], outcomes[1].metrics if len(outcomes) > 1 else None
+    first, baseline = done[0], done[1].metrics if len(done) > 1 else None
     if baseline is not None:
         say(verdict(first.metrics, baseline))
     _write_report(out, data, settings, first, baseline, command)
-    say(f"{first.measured} {first.epochs} epochs. Written to {out}:")
+    say(f"{first.measured} {first.epoch} epochs. Written to {out}:")
     say(", ".join(sorted(file.name for file in out.iterdir())))
     return 0
 
@@ -92,15 +90,15 @@ def run_bench(arguments: argparse.Namespace, command: str) -> int:
     rows: list[dict[str, Any]] = []
     for seed in range(arguments.seeds):
         for name in samplers:
-            outcome = train(graph.data, replace(settings[name], seed=seed), quiet=arguments.quiet)
-            ran = {"sampler": name, "seed": seed, "epochs": outcome.epochs}
-            rows.append({**ran, **outcome.metrics})
+            run = train(graph.data, replace(settings[name], seed=seed), quiet=arguments.quiet)
+            ran = {"sampler": name, "seed": seed, "epochs": run.epoch}
+            rows.append({**ran, **run.metrics})
             pd.DataFrame(rows).to_csv(out / "bench.csv", index=False)
-            _write_json(out / "bench.json", {**facts, "measured": outcome.measured})
+            _write_json(out / "bench.json", {**facts, "measured": run.measured})
     say(means(pd.DataFrame(rows)).to_string(index=False))
     say(
         f"Mean (and standard error) of {arguments.seeds} seed(s), {settings[samplers[0]].k} "
-        f"negatives an edge each, {arguments.loss} loss. {outcome.measured} Every run: "
+        f"negatives an edge each, {arguments.loss} loss. {run.measured} Every run: "
         f"{out / 'bench.csv'}"
     )
     say(f"Written to {write_report(out)}")
@@ -133,7 +131,7 @@ def _settings(arguments: argparse.Namespace, sampler: str, seed: int) -> Setting
     options = parse_options(sampler, getattr(arguments, "set", []))
     k = (1 if arguments.loss == "shared" else 5) if arguments.k is None else arguments.k
     check_options(sampler, k, options, arguments.loss)
-    own = {"sampler": sampler, "k": k, "seed": seed, "options": options}
+    own: dict[str, Any] = {"sampler": sampler, "k": k, "seed": seed, "options": options}
     names = {one.name for one in fields(Settings)} - own.keys()
     return Settings(**own, **{name: getattr(arguments, name) for name in names})
 
@@ -170,9 +168,9 @@ def _write_json(file: Path, record: dict[str, Any]) -> None:
         content.write(json.dumps(record, indent=1).encode())
 
 
-def _write_results(out: Path, graph: NamedGraph, outcomes: list[Outcome]) -> None:
+def _write_results(out: Path, graph: NamedGraph, done: list[Run]) -> None:
     """Embeddings and metrics: what a run must not end without."""
-    first, *baseline = outcomes
+    first, *baseline = done
     with whole_file(out / "embeddings.npz") as file:
         write_arrays(file, {**graph.arrays(), "embedding": first.h.numpy()})
     metrics: dict[str, Any] = {**first.metrics}
@@ -185,7 +183,7 @@ def _write_report(
     out: Path,
     data: GraphData,
     settings: Settings,
-    outcome: Outcome,
+    run: Run,
     baseline: dict[str, float] | None,
     command: str,
 ) -> None:
@@ -193,10 +191,10 @@ def _write_report(
     try:
         save_run(
             out,
-            outcome.sampler,
-            outcome.monitor,
+            run.sampler,
+            run.monitor,
             title=f"{data.name}: link prediction with {settings.sampler} negatives",
-            embeddings=outcome.h,
+            embeddings=run.h,
             command=command,
             data={
                 "name": data.name,
@@ -205,11 +203,11 @@ def _write_report(
                 "features": data.features.shape[1] or "none; a learned vector for each node",
                 "held out": "5 % of the edges for validation (mrr), 10 % for the test",
             },
-            settings={**asdict(settings), "epochs run": outcome.epochs},
-            result=outcome.metrics,
+            settings={**asdict(settings), "epochs run": run.epoch},
+            result=run.metrics,
             baseline=baseline,
-            measured=outcome.measured,
-            history=outcome.history,
+            measured=run.measured,
+            history=run.history,
         )
         if util.find_spec("matplotlib") is None:
             say(

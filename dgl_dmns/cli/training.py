@@ -22,7 +22,7 @@ from tqdm import tqdm
 from dgl_dmns._compat import require_dgl
 from dgl_dmns.cli.options import error_of_option, sampler_of_options
 from dgl_dmns.core import fit_seed
-from dgl_dmns.data import EdgeSplit, GraphData, split_pairs
+from dgl_dmns.data import GraphData, split_pairs
 from dgl_dmns.diagnostics import Monitor
 from dgl_dmns.evaluate import candidate_ranking, full_ranking, ranking_metrics
 from dgl_dmns.files import read_state, write_state
@@ -31,7 +31,7 @@ from dgl_dmns.samplers import RefreshingSampler
 from dgl_dmns.seeds import seed_all
 from dgl_dmns.shared_softmax import Share
 
-__all__ = ["SAGE", "Outcome", "Settings", "read_checkpoint", "train"]
+__all__ = ["Run", "Settings", "read_checkpoint", "train"]
 
 _dgl: Any = require_dgl()
 _FORMAT = "dgl-dmns training 3"
@@ -56,38 +56,8 @@ class Settings:
     options: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass
-class Outcome:
-    """What a run came to.
-
-    Attributes:
-        h: embeddings of the best epoch, shape [N, D].
-        metrics: of the test edges, by name.
-        measured: how they were measured, in words.
-        sampler: the sampler after the last refresh.
-        monitor: its records; None for a sampler that follows no encoder.
-        epochs: number of epochs that were run.
-        history: loss, validation MRR and seconds of each of them.
-    """
-
-    h: Tensor
-    metrics: dict[str, float]
-    measured: str
-    sampler: Any
-    monitor: Monitor | None
-    epochs: int
-    history: list[dict[str, float]]
-
-
-class SAGE(nn.Module):
-    """GraphSAGE with mean aggregation; nodes without features have a vector each, learned.
-
-    Args:
-        num_nodes: number of nodes N.
-        features: width of the features; 0 for learned vectors.
-        hidden: width of the layers and the embeddings.
-        layers: number of layers.
-    """
+class _SAGE(nn.Module):
+    """GraphSAGE with mean aggregation; without features (width 0) nodes have learned vectors."""
 
     def __init__(self, num_nodes: int, features: int, hidden: int = 64, layers: int = 2) -> None:
         super().__init__()
@@ -99,14 +69,11 @@ class SAGE(nn.Module):
         self.layers = nn.ModuleList([layer(a, b, "mean") for a, b in zip(widths, widths[1:])])
 
     def forward(self, graph: Any, x: Tensor) -> Tensor:
-        """Embeddings of the output nodes.
+        """Embeddings [N, hidden] of the output nodes.
 
         Args:
             graph: blocks of a minibatch, or the whole graph.
             x: features of the input nodes, shape [M, F]; their ids, int64 [M], for learned vectors.
-
-        Returns:
-            Embeddings, shape [N, hidden].
         """
         blocks = graph if isinstance(graph, list) else [graph] * len(self.layers)
         if self.own is not None:
@@ -118,19 +85,30 @@ class SAGE(nn.Module):
         return x
 
 
-class _Trainer:
-    """Model, optimizer, sampler and loader of a run, and what a checkpoint holds of them."""
+class Run:
+    """Model, optimizer, sampler and loader of a run; what a checkpoint holds, and what it came to.
 
-    def __init__(self, data: GraphData, split: EdgeSplit, settings: Settings) -> None:
-        self.data, self.split, self.settings = data, split, settings
+    Attributes:
+        h: embeddings of the best epoch, shape [N, D], once it has finished.
+        metrics: of the test edges, by name, once it has finished.
+        measured: how they were measured, in words.
+        sampler: the sampler after the last refresh.
+        monitor: its records; None for a sampler that follows no encoder.
+        epoch: number of epochs that were run.
+        history: loss, validation MRR and seconds of each of them.
+    """
+
+    def __init__(self, data: GraphData, settings: Settings) -> None:
+        self.data, self.settings = data, settings
+        self.split = split_pairs(data, seed=settings.seed)
         self.known = data.csr()
-        src, dst = split.message_edges()
+        src, dst = self.split.message_edges()
         self.g = _dgl.graph((src, dst), num_nodes=data.num_nodes)
         width = data.features.shape[1]
         own = torch.arange(data.num_nodes)
         self.g.ndata["feat"] = nn.functional.normalize(data.features, dim=1) if width else own
         seed_all(settings.seed, 0)
-        self.model = SAGE(data.num_nodes, width, settings.hidden, settings.layers)
+        self.model = _SAGE(data.num_nodes, width, settings.hidden, settings.layers)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=settings.lr)
         self.sampler: Any = sampler_of_options(
             settings.sampler,
@@ -143,7 +121,7 @@ class _Trainer:
         )
         self.monitor: Monitor | None = None
         if isinstance(self.sampler, RefreshingSampler):
-            self.monitor = Monitor(self.sampler, held_out=split.val)
+            self.monitor = Monitor(self.sampler, held_out=self.split.val)
         key, twin = src * data.num_nodes + dst, dst * data.num_nodes + src
         self.reverse = torch.searchsorted(key, twin)  # edges are ordered by (src, dst)
         self.batches = -(-len(src) // settings.batch_size)
@@ -151,6 +129,9 @@ class _Trainer:
         self.history: list[dict[str, float]] = []
         self.best = {"mrr": -1.0, "epoch": 0}
         self.best_state = copy.deepcopy(self.model.state_dict())
+        self.h = torch.empty(0)
+        self.metrics: dict[str, float] = {}
+        self.measured = ""
 
     def start(self) -> None:
         """The first table; a refresh after each epoch follows."""
@@ -228,35 +209,30 @@ class _Trainer:
         ranks = full_ranking(h, pairs[:, :_MOST_PAIRS], self.known)
         return ranking_metrics(ranks, hits=(10, 50))
 
-    def _test(self, h: Tensor) -> tuple[dict[str, float], str]:
-        """Metrics of the test edges, and what they are, beside those of a random order."""
+    def finish(self) -> None:
+        """Test the weights of the best epoch."""
+        self.model.load_state_dict(self.best_state)
+        self.h = self.embed()
         nodes, pairs = self.data.num_nodes, self.split.test
-        full, count = self._rank(h, pairs), pairs.shape[1]
+        full, count = self._rank(self.h, pairs), pairs.shape[1]
         generator = torch.Generator().manual_seed(fit_seed(self.settings.seed))
         nine = torch.randint(0, nodes, (count, 9), generator=generator)
         candidates = torch.cat([pairs[1].unsqueeze(1), nine], dim=1)
-        among = ranking_metrics(candidate_ranking(h, pairs[0], candidates))
-        metrics = {name: full[name] for name in ("MRR", "Hits@10", "Hits@50")}
+        among = ranking_metrics(candidate_ranking(self.h, pairs[0], candidates))
+        self.metrics = {name: full[name] for name in ("MRR", "Hits@10", "Hits@50")}
+        self.metrics["MAP@9"] = among["MRR"]
         which = f"the {count}" if count <= _MOST_PAIRS else f"{_MOST_PAIRS} of the {count}"
         chance = float((1 / torch.arange(1, nodes + 1, dtype=torch.float64)).mean())
-        measured = (
+        self.measured = (
             f"MRR and Hits: the destination of {which} test edges ranked among all {nodes} nodes, "
             f"known edges left out; a random order would have an MRR of {chance:.2g}. MAP@9: "
             "ranked among nine uniform nodes; a random order would have 0.29."
         )
-        return {**metrics, "MAP@9": among["MRR"]}, measured
 
     def finished(self) -> bool:
         """Whether the epochs or the patience are used up."""
         waited = self.epoch - self.best["epoch"]
         return self.epoch >= self.settings.epochs or waited >= self.settings.patience
-
-    def outcome(self) -> Outcome:
-        """What the run came to, with the weights of the best epoch."""
-        self.model.load_state_dict(self.best_state)
-        h = self.embed()
-        metrics, measured = self._test(h)
-        return Outcome(h, metrics, measured, self.sampler, self.monitor, self.epoch, self.history)
 
     def state(self) -> dict[str, Any]:
         """All that a run needs to go on."""
@@ -292,44 +268,41 @@ def train(
     identity: Mapping[str, str] | None = None,
     state: dict[str, Any] | None = None,
     quiet: bool = False,
-) -> Outcome:
-    """Train a link predictor and test it.
+) -> Run:
+    """Train a link predictor and test it; 5 % of the pairs are for validation, 10 % for the test.
 
     Args:
-        data: the graph; 5 % of its pairs are held out for validation, 10 % for the test.
+        data: the graph.
         settings: what decides the run.
-        checkpoint: file that is written after every epoch, if any; see `dgl_dmns.files`.
-        identity: what the checkpoint belongs to beside the settings, by name; see
-            `NamedGraph.fingerprints`.
+        checkpoint: file that is written after every epoch, if any.
+        identity: what the checkpoint belongs to beside the settings; see `NamedGraph.fingerprints`.
         state: where to go on, of `read_checkpoint`.
         quiet: no progress bar.
-
-    Returns:
-        What it came to, with the weights of the epoch of the best validation MRR.
 
     Raises:
         ValueError: if the graph has too few edges, or an option does not fit.
     """
-    trainer = _Trainer(data, split_pairs(data, seed=settings.seed), settings)
+    run = Run(data, settings)
     if state is not None:
-        trainer.load(state)
-    trainer.start()
+        run.load(state)
+    run.start()
     with tqdm(
-        total=settings.epochs * trainer.batches,
-        initial=trainer.epoch * trainer.batches,
+        total=settings.epochs * run.batches,
+        initial=run.epoch * run.batches,
         desc=settings.sampler,
         unit="batch",
         file=sys.stderr,
         disable=quiet,
     ) as bar:
-        while not trainer.finished():
+        while not run.finished():
             started = time.perf_counter()
-            loss = trainer.run_epoch(bar)
-            mrr = trainer.validate(loss, time.perf_counter() - started)
-            bar.set_postfix(epoch=trainer.epoch, loss=f"{loss:.3f}", mrr=f"{mrr:.3f}")
+            loss = run.run_epoch(bar)
+            mrr = run.validate(loss, time.perf_counter() - started)
+            bar.set_postfix(epoch=run.epoch, loss=f"{loss:.3f}", mrr=f"{mrr:.3f}")
             if checkpoint is not None:
-                write_state(checkpoint, {**trainer.state(), "identity": dict(identity or {})})
-    return trainer.outcome()
+                write_state(checkpoint, {**run.state(), "identity": dict(identity or {})})
+    run.finish()
+    return run
 
 
 def read_checkpoint(

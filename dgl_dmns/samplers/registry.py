@@ -90,8 +90,9 @@ def make_sampler(
     """
     if "seed" in default_options(name):
         options["seed"] = seed
-    if options.get("rule") in RULES:
-        options["rule"] = RULES[options["rule"]]()
+    rule = options.get("rule")
+    if isinstance(rule, str) and rule in RULES:
+        options["rule"] = RULES[rule]()
     if not follows_encoder(name):
         return SAMPLERS[name](g, k, **options)
     for family, kind in _FAMILIES.items():

@@ -96,6 +96,22 @@ def sampled(g: Any, name: str, stage: Any) -> list[Any]:
     return batches
 
 
+def negatives_of(minibatch: Any, name: str, key: str | None = None) -> tuple[Tensor, Tensor]:
+    """Sources and destinations of a minibatch's negatives, grouped by positive."""
+
+    def part(field: str) -> Any:
+        found = getattr(minibatch, field)
+        return found if key is None else found[key]
+
+    if name == "node_pairs":
+        return part("node_pairs")[0].repeat_interleave(K), part("negative_dsts").flatten()
+    positive, index = part("seeds")[part("labels")], part("indexes")
+    src, dst = part("seeds")[~part("labels")].unbind(1)
+    assert torch.equal(index[: len(positive)], torch.arange(len(positive)))
+    assert torch.equal(positive[index[len(positive) :], 0], src)
+    return src, dst
+
+
 def described(value: Any) -> Any:
     """Types, shapes and dtypes, without values."""
     if isinstance(value, Tensor):
@@ -126,18 +142,9 @@ def test_negatives_belong_to_their_positives_and_are_no_edges(name: str) -> None
     for sampler in (dmns(g), UniformSampler(g, K), PopularitySampler(g, K)):
         seen = dict.fromkeys(g.canonical_etypes, 0)
         for minibatch in sampled(g, name, lambda pipe, _, s=sampler: pipe.sample_negative_with(s)):
-            for key, pairs in getattr(minibatch, name).items():
+            for key in getattr(minibatch, name):
                 etype = tuple(key.split(":"))
-                if name == "seeds":
-                    label, index = minibatch.labels[key], minibatch.indexes[key]
-                    positive, negative = pairs[label], pairs[~label]
-                    count = len(positive)
-                    assert torch.equal(index[:count], torch.arange(count))
-                    assert torch.equal(positive[index[count:], 0], negative[:, 0])
-                    src, dst = negative.unbind(1)
-                else:
-                    src = pairs[0].repeat_interleave(K)
-                    dst = minibatch.negative_dsts[key].flatten()
+                src, dst = negatives_of(minibatch, name, key)
                 assert not g.has_edges_between(src, dst, etype=etype).any()
                 seen[etype] += len(src)
         assert seen == {etype: K * g.num_edges(etype) for etype in seen}
@@ -172,12 +179,8 @@ def test_a_refresh_reaches_the_next_epoch_of_lasting_workers(name: str, workers:
         batches = list(loader)
         assert len(batches) == 12
         for minibatch in batches:
-            if name == "seeds":
-                src, dst = minibatch.seeds[~minibatch.labels].unbind(1)
-                src, dst = src[::K], dst.view(-1, K)
-            else:
-                src, dst = minibatch.node_pairs[0], minibatch.negative_dsts
-            assert torch.equal(dst, rows[src])
+            src, dst = negatives_of(minibatch, name)
+            assert torch.equal(dst.view(-1, K), rows[src[::K]])
         sampler.refresh()
     assert not torch.equal(*tables)
 
@@ -187,14 +190,7 @@ def test_log_ratios_of_a_minibatch(name: str) -> None:
     g = graph()
     sampler = dmns(g, rule=Density())
     for minibatch in sampled(g, name, lambda pipe, _: pipe.sample_dmns_negative(sampler)):
-        ratio = sampler.log_ratio(minibatch)
-        if name == "seeds":
-            pair = minibatch.seeds[~minibatch.labels].unbind(1)
-        else:
-            pair = (
-                minibatch.node_pairs[0].repeat_interleave(K),
-                minibatch.negative_dsts.flatten(),
-            )
+        ratio, pair = sampler.log_ratio(minibatch), negatives_of(minibatch, name)
         assert ratio.shape == pair[0].shape
         assert torch.equal(ratio, sampler.log_ratio(pair))
         assert ratio.unique().numel() > 3
@@ -208,12 +204,7 @@ def test_log_ratios_of_a_minibatch_by_edge_type(name: str) -> None:
         ratio = sampler.log_ratio(minibatch)
         assert list(ratio) == list(getattr(minibatch, name))
         for key, part in ratio.items():
-            etype = tuple(key.split(":"))
-            if name == "seeds":
-                pair = minibatch.seeds[key][~minibatch.labels[key]].unbind(1)
-            else:
-                src = minibatch.node_pairs[key][0].repeat_interleave(K)
-                pair = src, minibatch.negative_dsts[key].flatten()
+            etype, pair = tuple(key.split(":")), negatives_of(minibatch, name, key)
             assert torch.equal(part, sampler.log_ratio({etype: pair})[etype])
 
 
@@ -321,37 +312,37 @@ def test_later_protocol_by_edge_type(later: Any) -> None:
 
 def test_messages_of_the_constructor() -> None:
     g, mixed = graph(), library()
-    pipe = source(g, "seeds")
-    with pytest.raises(TypeError, match="sampler: expected a DMNSSampler, got UniformSampler; use"):
-        ours.DMNSNegativeSampler(pipe, UniformSampler(g, 2))
-    theirs = dgl.dataloading.negative_sampler.Uniform(2)
-    with pytest.raises(TypeError, match="got PerSourceUniform; for DGL's uniform one use gb.Unif"):
-        ours.GraphBoltNegativeSampler(pipe, theirs)
-    with pytest.raises(
-        ValueError, match="negative_ratio: expected the sampler's k = 2, got 5; lea"
+    ours_for_dmns, ours_for_all = ours.DMNSNegativeSampler, ours.GraphBoltNegativeSampler
+    uniform, theirs = UniformSampler(g, 2), dgl.dataloading.negative_sampler.Uniform(2)
+    by_type = dmns(mixed, k={"cites": 2, "wrote": 3})
+    for stage, words, error, message in (
+        (ours_for_dmns, (uniform,), TypeError, "expected a DMNSSampler, got UniformSampler; use"),
+        (ours_for_all, (theirs,), TypeError, "got PerSourceUniform; .* use gb.UniformNegativeS"),
+        (ours_for_all, (uniform, 5), ValueError, "expected the sampler's k = 2, got 5; leave"),
+        (ours_for_dmns, (dmns(g, source="uniform"),), ValueError, "make .* with source='edge'"),
+        (ours_for_dmns, (by_type,), ValueError, r"got k of \[2, 3\]; make the sampler with one k"),
     ):
-        ours.GraphBoltNegativeSampler(pipe, UniformSampler(g, 2), 5)
-    with pytest.raises(ValueError, match="got source='uniform'; make the sampler with source='ed"):
-        ours.DMNSNegativeSampler(pipe, dmns(g, source="uniform"))
-    with pytest.raises(ValueError, match=r"got k of \[2, 3\]; make the sampler with one k"):
-        ours.DMNSNegativeSampler(pipe, dmns(mixed, k={"cites": 2, "wrote": 3}))
+        with pytest.raises(error, match=message):
+            stage(source(g, "seeds"), *words)
 
 
 def test_messages_of_the_call() -> None:
     g, mixed = graph(), library()
-    stage = ours.GraphBoltNegativeSampler(source(g, "seeds"), UniformSampler(g, 2))
-    with pytest.raises(ValueError, match=r"seeds: expected pairs of nodes, shape \[B, 2\], got"):
-        stage._sample_with_etype(torch.arange(4), use_seeds=True)
-    with pytest.raises(
-        ValueError, match=r"nodes of type '_N' in 0 .. 59, got 0 .. 60; make the sa"
-    ):
-        stage._sample_with_etype((torch.tensor([0, 60]), torch.tensor([0, 1])))
-    with pytest.raises(ValueError, match="seeds: no edge type of name"):
-        stage._sample_with_etype(torch.zeros(1, 2, dtype=torch.int64), "paper:cites:paper", True)
+    of_one = ours.GraphBoltNegativeSampler(source(g, "seeds"), UniformSampler(g, 2))
     sampler = DynamicSampler(mixed, lambda: embeddings(mixed), 2)
-    stage = ours.GraphBoltNegativeSampler(source(g, "seeds"), sampler)
-    with pytest.raises(ValueError, match="got pairs without one; use an item set by edge type"):
-        stage._sample_with_etype(torch.zeros(1, 2, dtype=torch.int64), None, True)
+    of_several = ours.GraphBoltNegativeSampler(source(g, "seeds"), sampler)
+    pair, far = torch.zeros(1, 2, dtype=torch.int64), torch.tensor([0, 60])
+    for stage, words, message in (
+        (of_one, (torch.arange(4), None, True), r"seeds: expected pairs of nodes, shape \[B, 2\]"),
+        (of_one, ((far, far),), r"nodes of type '_N' in 0 .. 59, got 0 .. 60; make the sampler"),
+        (of_one, (pair, "paper:cites:paper", True), "seeds: no edge type of name"),
+        (of_several, (pair, None, True), "got pairs without one; use an item set by edge type"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            stage._sample_with_etype(*words)
+    for bad in (pair.bool(), pair + 0.5):
+        with pytest.raises(TypeError, match=r"^seeds: expected ids of nodes of type '_N'"):
+            of_one._sample_with_etype(bad)
 
 
 def test_an_empty_request() -> None:
@@ -377,7 +368,6 @@ def test_the_package_never_imports_graphbolt() -> None:
     # DGL 2.1 imports its GraphBolt itself: take it away, and forbid another import.
     code = """
 import sys
-import warnings
 import dgl_dmns, dgl_dmns.core, dgl_dmns.data, dgl_dmns.evaluate, dgl_dmns.losses
 assert "dgl" not in sys.modules
 import dgl
@@ -393,7 +383,6 @@ print("fine")
 def test_without_graphbolt_the_import_says_what_to_do() -> None:
     code = """
 import sys
-import warnings
 import dgl
 sys.modules["dgl.graphbolt"] = None
 try:
@@ -437,10 +426,3 @@ def test_pairs_of_another_numbering_give_one_warning(name: str) -> None:
         warnings.filterwarnings("error", message=".*pairs asked for")
         for one in (g, other):  # the first confirms the numbering
             sampled(one, name, lambda pipe, _: pipe.sample_negative_with(known))
-
-
-def test_pairs_that_are_no_ids_are_refused() -> None:
-    stage = ours.GraphBoltNegativeSampler(source(graph(), "seeds"), UniformSampler(graph(), K))
-    for bad in (torch.ones(3, 2, dtype=torch.bool), torch.full((3, 2), 0.5)):
-        with pytest.raises(TypeError, match=r"^seeds: expected ids of nodes of type '_N'"):
-            stage._sample_with_etype(bad)
