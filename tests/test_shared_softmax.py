@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.gradcheck import gradcheck
 
-from dgl_dmns.core import KnownEdges
+from dgl_dmns.core import KnownEdges, pool_softmax
 from dgl_dmns.losses import shared_softmax_loss
 
 N, D, K = 24, 3, 4
