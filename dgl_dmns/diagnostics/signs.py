@@ -88,7 +88,7 @@ class Thresholds:
                 raise ValueError(f"{name}: expected {expected}, got {value}")
 
 
-Levels = Mapping[str, Mapping[str, Any]]
+Levels = Mapping[str, Mapping[Any, Any]]
 
 
 def signs(
