@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dgl_dmns import DMNSSampler
+from dgl_dmns import Diffusion, DMNSSampler
 from dgl_dmns.inference import layerwise_inference
 
 NODES = 60
@@ -84,7 +84,7 @@ def test_as_the_encoder_of_a_sampler(made):
         g,
         lambda: layerwise_inference(g, x, [model.between, model.second], model=model, fanout=3),
         k=2,
-        warmup_steps=3,
+        diffusion=Diffusion(warmup_steps=3),
     )
     assert sampler.refresh().version == 1
 

@@ -23,7 +23,7 @@ from benchmarks.dropin.problem import load_problem, prepared_features
 from benchmarks.dropin.report import Section, write_report
 from benchmarks.dropin.rows import GROUPS, main_rows, shared_rows
 from benchmarks.dropin.train import _Run, objective, run_cell, train
-from dgl_dmns import DMNSSampler
+from dgl_dmns import DMNSSampler, Pools
 from dgl_dmns.losses import softmax_loss
 from dgl_dmns.samplers import SelfAdversarialSampler
 
@@ -245,7 +245,7 @@ def test_methods_leave_defaults_to_the_samplers(problem):
     assert plain.levels == default.levels
     assert plain._models.arguments["learning_rate"] == default._models.arguments["learning_rate"]
     rival = made(SelfAdversarial(pool=64))
-    own = SelfAdversarialSampler(graph, lambda: h, k=5, pool=64)
+    own = SelfAdversarialSampler(graph, lambda: h, k=5, pools=Pools(pool=64))
     assert (rival.settings, rival.rule) == (own.settings, own.rule)
     changed = made(DMNS(rule="density", levels=(0.1, 0.5), lam=0.3, fit_steps=3))
     assert changed.settings.lam == 0.3
