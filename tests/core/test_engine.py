@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 import torch
-from drawn import assert_counts
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from shared import assert_counts
 from torch import Tensor
 from torch.nn.functional import normalize
 

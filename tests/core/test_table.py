@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 import torch.multiprocessing as mp
-from drawn import assert_drawn_from
+from shared import assert_drawn_from
 from torch import Tensor
 
 from dgl_dmns.core import Candidates, CandidateTable
