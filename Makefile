@@ -83,7 +83,7 @@ MATRIX := $(LANES:%=.venv-matrix-%)
 	@touch $@
 
 matrix: $(STAMP) $(MATRIX:%=%/.installed)
-	$(BIN)/python tests/matrix.py $(VENV) $(MATRIX)
+	$(BIN)/python tools/matrix.py $(VENV) $(MATRIX)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

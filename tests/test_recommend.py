@@ -8,6 +8,8 @@ import dgl
 import pytest
 import torch
 
+import dgl_dmns
+
 SCRIPT = Path(__file__).parents[1] / "examples" / "recommend.py"
 
 
@@ -52,7 +54,9 @@ def test_one_seed_gives_one_result(recommend):
 def test_cross_entropy_is_calibrated_for_our_sampler_only(recommend):
     shop = recommend.generate(50, 40)
     h = {ntype: torch.randn(shop.g.num_nodes(ntype), 8) for ntype in ("user", "item")}
-    ours = recommend.DMNSSampler(shop.g, lambda: h, k=3, etypes=["buys"], pools=Pools(pool=40))
+    ours = recommend.DMNSSampler(
+        shop.g, lambda: h, k=3, etypes=["buys"], pools=dgl_dmns.Pools(pool=40)
+    )
     ours.refresh()
     eids = torch.arange(20)
     user, item = shop.g.find_edges(eids, etype="buys")

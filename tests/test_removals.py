@@ -1,4 +1,4 @@
-"""The protections that ``python tests/removals.py`` takes out are where it looks for them."""
+"""The protections that ``python tools/removals.py`` takes out are where it looks for them."""
 
 from __future__ import annotations
 

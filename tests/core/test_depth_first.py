@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from drawn import assert_drawn_from
+from shared import assert_drawn_from
 from torch import Tensor
 
 from dgl_dmns.core import DepthFirstProposal, KnownEdges

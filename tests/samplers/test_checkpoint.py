@@ -13,39 +13,19 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-import dgl
 import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from states import same
+from shared import graph, make, normal, refreshed, same
 
-from dgl_dmns import DMNSSampler
-from dgl_dmns.files import read_state, write_arrays, write_state
-from dgl_dmns.samplers import SelfAdversarialSampler
-
-NODES = 30
-SMALL: dict[str, Any] = {"warmup_steps": 5, "fit_steps": 2, "batch_pairs": 64, "groups": 2}
-
-
-def rng(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def graph() -> Any:
-    src, dst = torch.randint(0, NODES, (2, 80), generator=rng(1))
-    return dgl.graph((src, dst), num_nodes=NODES)
-
-
-def make(k: int = 3, **arguments: Any) -> DMNSSampler:
-    h = torch.randn(NODES, 6, generator=rng(2))
-    return DMNSSampler(graph(), lambda: h, k, **{**SMALL, **arguments})
-
+from dgl_dmns.archives import write_arrays
+from dgl_dmns.checkpoint import read_state, write_state
 
 STATE = {
-    "half": torch.randn(3, 2, generator=rng(3)).half(),
-    "bfloat": torch.randn(4, generator=rng(4)).bfloat16(),
+    "half": normal(3, 2).half(),
+    "bfloat": normal(4).bfloat16(),
     ("a", "b", "c"): [1, 2.5, None, True, "word", (torch.zeros(0, 3), {7: float("inf")})],
     "scalar": torch.tensor(3),
 }
@@ -117,7 +97,7 @@ def test_no_code_is_run(tmp_path: Path) -> None:
 
 WRITER = """
 import sys, torch
-from dgl_dmns.files import write_state
+from dgl_dmns.checkpoint import write_state
 path, version = sys.argv[1], 0
 while True:
     version += 1
@@ -144,7 +124,7 @@ def test_killed_while_writing_leaves_a_whole_file(tmp_path: Path) -> None:
 
 def test_what_a_killed_writer_left_is_removed_when_it_is_old(tmp_path: Path) -> None:
     path = tmp_path / "state[1].ckpt"  # with a letter that has a meaning in patterns
-    killed = "import os, signal, sys\nfrom dgl_dmns.files import write_state\n"
+    killed = "import os, signal, sys\nfrom dgl_dmns.checkpoint import write_state\n"
     killed += "os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)\n"
     killed += "write_state(sys.argv[1], {})"
     for place in (path, path, tmp_path / "state1.ckpt"):
@@ -177,55 +157,28 @@ def test_a_full_disk_leaves_the_file_before(
     assert [p.name for p in tmp_path.iterdir()] == ["state"]
 
 
-@pytest.mark.parametrize("refreshes", [0, 2])
-def test_a_sampler_resumes_from_a_file(tmp_path: Path, refreshes: int) -> None:
-    first, second = make(), make()
-    for _ in range(refreshes):
-        first.refresh()
-    first.save(tmp_path / "sampler")
-    second.load(tmp_path / "sampler")
-    assert same(second.state_dict(), first.state_dict())
-    first.refresh()
-    second.refresh()
-    assert same(second.state_dict(), first.state_dict())
-
-
 def test_a_file_that_does_not_fit_leaves_the_sampler_as_it_was(tmp_path: Path) -> None:
-    sampler = make()
-    sampler.refresh()
+    sampler = refreshed("dmns", graph())
     before = sampler.state_dict()
-    other = make(k=2)
-    other.refresh()
-    other.save(tmp_path / "other")
-    with pytest.raises(ValueError, match="use the same k, groups, uniform_share"):
-        sampler.load(tmp_path / "other")
-    rival = SelfAdversarialSampler(graph(), lambda: torch.randn(NODES, 6, generator=rng(2)), 3)
-    rival.save(tmp_path / "rival")
-    with pytest.raises(ValueError, match="made by SelfAdversarialSampler"):
-        sampler.load(tmp_path / "rival")
     # Made to look right, with less inside, or with other things.
-    for harm in ({"sampler": "DMNSSampler"}, {**before, "table": {"ids": before["table"]["ids"]}}):
-        harmful = {**harm}
-        if "table" in harm:
-            harmful["random"] = torch.zeros(3)
-        write_state(tmp_path / "harm", harmful)
+    less = {**before, "table": {"ids": before["table"]["ids"]}, "random": torch.zeros(3)}
+    for harm in ({"sampler": "DMNSSampler"}, less):
+        write_state(tmp_path / "harm", harm)
         with pytest.raises(ValueError, match="path: not the state of|state: expected a t"):
             sampler.load(tmp_path / "harm")
-    assert same(sampler.state_dict(), before)
+        assert same(sampler.state_dict(), before)
 
 
 @pytest.mark.parametrize(
     "harm", ["out of range", "negative", "known edges", "wide ids", "rows", "turns", "version"]
 )
 def test_a_table_made_to_look_right_is_refused(tmp_path: Path, harm: str) -> None:
-    sampler = make()
-    sampler.refresh()
-    before = sampler.state_dict()
-    state = sampler.state_dict()
+    sampler = refreshed("dmns", graph())
+    before, state = sampler.state_dict(), sampler.state_dict()
     table = state["table"]
     live = table["ids"][1]
     if harm == "out of range":
-        table["ids"][0, 3, 1] = NODES
+        table["ids"][0, 3, 1] = 40
     elif harm == "negative":
         live[0, 0] = -1
     elif harm == "known edges":
@@ -278,7 +231,7 @@ def test_names_in_an_archive_lead_nowhere(tmp_path: Path) -> None:
 @pytest.mark.parametrize("state", [{}, {"model": 1}, None, [1], "x"])
 def test_what_is_no_state_is_refused(state: Any) -> None:
     with pytest.raises(ValueError, match=r"^state: .*state_dict"):
-        make().load_state_dict(state)
+        make("dmns", graph()).load_state_dict(state)
 
 
 class Full(io.FileIO):

@@ -12,33 +12,20 @@ import dgl
 import pytest
 import torch
 from dgl.nn import SAGEConv
+from shared import WIDTH, embed, graph, make, optimizer, refreshed
 from torch import Tensor, nn
+from torch import multiprocessing as mp
 
 from dgl_dmns.core import Candidates, Gate
-from dgl_dmns.samplers import (
-    AdversarialSampler,
-    DMNSSampler,
-    DynamicSampler,
-    SelfAdversarialSampler,
-    UniformSampler,
-)
 
-NODES, WIDTH, K = 80, 6, 2
+NODES, K = 80, 2
+G = graph(NODES, 200)
+X = embed(G)
+EIDS = torch.arange(200)
 
 
-def graph() -> Any:
-    source = torch.Generator().manual_seed(0)
-    g = dgl.graph(tuple(torch.randint(0, NODES, (2, 200), generator=source)), num_nodes=NODES)
-    g.ndata["feat"] = torch.randn(NODES, WIDTH, generator=source)
-    return g
-
-
-G = graph()
-X = G.ndata["feat"]
-
-
-def sampler_of(encoder: Any = lambda: X, **arguments: Any) -> SelfAdversarialSampler:
-    return SelfAdversarialSampler(G, encoder, K, groups=2, **arguments)
+def sampler_of(encoder: Any = X, **arguments: Any) -> Any:
+    return make("self-adversarial", G, encoder, K, **arguments)
 
 
 # No refresh at all.
@@ -46,9 +33,9 @@ def sampler_of(encoder: Any = lambda: X, **arguments: Any) -> SelfAdversarialSam
 
 @pytest.mark.parametrize("name", ["dynamic", "dmns"])
 def test_some_hundred_calls_without_a_refresh_give_one_warning(name: str) -> None:
-    cls = {"dynamic": DynamicSampler, "dmns": DMNSSampler}[name]
-    sampler = cls(G, lambda: X, K)
-    with pytest.warns(UserWarning, match=f"^{cls.__name__}: .*uniform.*attach") as caught:
+    sampler = make(name, G)
+    said = f"^{type(sampler).__name__}: .*uniform.*attach"
+    with pytest.warns(UserWarning, match=said) as caught:
         for _ in range(700):
             sampler(G, torch.tensor([0]))
     assert len(caught) == 1
@@ -63,25 +50,21 @@ def test_calls_after_a_refresh_give_none() -> None:
             if number == 200:
                 sampler.refresh()
             sampler(G, torch.tensor([0]))
-        UniformSampler(G)  # which has none
-    assert int(sampler.asked.calls[0]) == 200
 
 
 def test_calls_in_workers_count() -> None:
     sampler = sampler_of()
-    loader = dgl.dataloading.DataLoader(
-        G,
-        torch.arange(100),
-        dgl.dataloading.as_edge_prediction_sampler(
-            dgl.dataloading.NeighborSampler([1]), negative_sampler=sampler
-        ),
-        batch_size=10,
-        num_workers=1,
-    )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        assert len(list(loader)) == 10
-    assert int(sampler.asked.calls[0]) == 10
+
+    def work() -> None:
+        for _ in range(290):
+            sampler(G, torch.tensor([0]))
+
+    worker = mp.get_context("fork").Process(target=work)
+    worker.start()
+    worker.join()
+    with pytest.warns(UserWarning, match="attach"):
+        for _ in range(20):
+            sampler(G, torch.tensor([0]))
 
 
 # Encoders that are called otherwise.
@@ -92,7 +75,7 @@ class Blocks(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.layers = nn.ModuleList([SAGEConv(WIDTH, WIDTH, "mean")])
+        self.layers = nn.ModuleList([SAGEConv(5, WIDTH, "mean")])
 
     def forward(self, blocks: Any, x: Tensor) -> Tensor:
         for layer, block in zip(self.layers, blocks):
@@ -144,7 +127,7 @@ def test_other_first_calls_that_fail_say_how_they_were_called() -> None:
         return x @ x.T
 
     with pytest.raises(RuntimeError, match=r"^encoder: called as encoder\(g\), which failed"):
-        sampler_of(takes_features).attach(torch.optim.SGD([nn.Parameter(X.clone())], 0.1))
+        sampler_of(takes_features).attach(optimizer())
 
 
 def test_later_failures_and_lack_of_memory_stay_what_they_are() -> None:
@@ -269,12 +252,13 @@ def test_a_module_whose_method_is_called_is_in_eval_mode() -> None:
         def embed(self) -> Tensor:
             return nn.functional.dropout(X, 0.5, self.training)
 
-    model = Functional()
-    seen = []
+    model, seen = Functional(), []
     for encoder in (model.embed, lambda: model.embed()):
         sampler = sampler_of(encoder)
-        seen.append(sampler._embeddings()["_N"])
+        sampler.on_refresh(lambda report, h: seen.append(h["_N"]))
+        sampler.refresh()
     assert all(torch.equal(h, X) for h in seen)
+    assert len(seen) == 2
     assert model.training
 
 
@@ -341,7 +325,7 @@ def test_another_threads_calls_keep_their_mode() -> None:
 # Scorers that cannot be called, or return something else.
 
 
-@pytest.mark.parametrize("kind", [DynamicSampler, AdversarialSampler])
+@pytest.mark.parametrize("name", ["dynamic", "adversarial", "dmns"])
 @pytest.mark.parametrize(
     ("scorer", "error", "words"),
     [
@@ -350,14 +334,14 @@ def test_another_threads_calls_keep_their_mode() -> None:
         (lambda a, b: (a * b).reshape(7, -1, 13), RuntimeError, "invalid.*broadcast"),
         (lambda a, b: None, ValueError, "got NoneType"),
         (lambda a, b: (a * b).sum(-1).numpy(), ValueError, "got ndarray"),
+        (lambda a, b: (a * b).sum(-1, keepdim=True), ValueError, "one score for each .* squeeze"),
     ],
 )
 def test_scorers_that_fail_say_how_they_were_called(
-    kind: Any, scorer: Any, error: type[Exception], words: str
+    name: str, scorer: Any, error: type[Exception], words: str
 ) -> None:
-    sampler = kind(G, lambda: X, K, scorer=scorer)
     with pytest.raises(error, match=f"^scorer: .*{words}"):
-        sampler.refresh()
+        refreshed(name, G, scorer=scorer)
 
 
 @pytest.mark.parametrize(("kind", "words"), [("to_sparse", "sparse_coo"), ("meta", "device meta")])
@@ -382,7 +366,7 @@ def test_log_ratios_of_positives_give_one_warning() -> None:
 def test_log_ratios_of_another_samplers_negatives_give_one_warning() -> None:
     sampler = sampler_of()
     sampler.refresh()
-    other = UniformSampler(G, K)(G, torch.arange(200))
+    other = make("uniform", G, k=K)(G, EIDS)
     with pytest.warns(UserWarning, match=r"^SelfAdversarialSampler: \d+ of 58 pairs") as caught:
         for _ in range(3):
             sampler.log_ratio(other)
@@ -391,12 +375,8 @@ def test_log_ratios_of_another_samplers_negatives_give_one_warning() -> None:
 
 
 def test_outdated_negatives_give_a_warning_and_those_one_refresh_old_none() -> None:
-    scale = [1.0]
-    sampler = DMNSSampler(
-        G, lambda: X * scale[0], K, rule=Gate(), groups=1, warmup_steps=2, fit_steps=1
-    )
-    sampler.refresh()
-    drawn = sampler(G, torch.arange(200))
+    sampler = refreshed("dmns", G, k=K, rule=Gate(), groups=1)
+    drawn = sampler(G, EIDS)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         sampler.refresh()
@@ -423,7 +403,7 @@ def test_a_buffer_that_is_being_written_is_not_searched() -> None:
 
 def test_negatives_from_before_the_first_refresh_are_as_they_should_be() -> None:
     sampler = sampler_of()
-    ahead = [sampler(G, torch.arange(200)) for _ in range(4)]
+    ahead = [sampler(G, EIDS) for _ in range(4)]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for pairs in ahead:
@@ -439,7 +419,7 @@ def test_negatives_handed_over_as_positives_give_a_warning() -> None:
         sampler.positive_log_ratio(G)
     with pytest.warns(UserWarning, match=r"\d+ of 400 pairs handed to positive_log_ratio") as got:
         for _ in range(2):
-            sampler.positive_log_ratio(sampler(G, torch.arange(200)))
+            sampler.positive_log_ratio(sampler(G, EIDS))
     assert len(got) == 1
 
 

@@ -2,52 +2,49 @@
 
 from __future__ import annotations
 
-import copy
 import io
 import os
-import pickle
 import sys
 from collections import namedtuple
 from pathlib import Path
 from typing import Any
 
-import dgl
 import numpy as np
 import pytest
 import torch
-from dgl.dataloading import DataLoader, NeighborSampler, as_edge_prediction_sampler
-from states import same
+import tqdm
+from shared import (
+    BUYS,
+    WIDTH,
+    check,
+    graph,
+    loader,
+    make,
+    negatives,
+    normal,
+    pickled,
+    refreshed,
+    same,
+    shop,
+    star,
+)
 from torch import Tensor
 from torch import multiprocessing as mp
 
-from dgl_dmns import (
-    AdversarialSampler,
-    DMNSSampler,
-    DynamicSampler,
-    MCNSSampler,
-    Resources,
-    SelfAdversarialSampler,
-)
-from dgl_dmns.core import Nearest
-from dgl_dmns.samplers import refreshing
+from dgl_dmns import Resources
+from dgl_dmns.core import CandidateTable, Hardest, Nearest
 from dgl_dmns.samplers import resources as limits
 
 NODES = 300
-SMALL: dict[str, Any] = {"warmup_steps": 5, "fit_steps": 3, "batch_pairs": 64, "groups": 4}
-
-
-@pytest.fixture(scope="module")
-def g() -> Any:
-    source = torch.Generator().manual_seed(1)
-    return dgl.graph(tuple(torch.randint(0, NODES, (2, 1500), generator=source)), num_nodes=NODES)
+G = graph(NODES, 1500)
 
 
 def embeddings(seed: int = 0) -> Tensor:
-    return torch.randn(NODES, 8, generator=torch.Generator().manual_seed(seed))
+    return normal(NODES, WIDTH, seed=seed)
 
 
-def made(g: Any, k: int = 2, **arguments: Any) -> DMNSSampler:
-    return DMNSSampler(g, embeddings, k, **{**SMALL, **arguments})
+def made(k: int = 2, **arguments: Any) -> Any:
+    return make("dmns", G, embeddings, k, **{"groups": 4, **arguments})
 
 
 def queries(sampler: Any) -> Tensor:
@@ -60,23 +57,17 @@ def queries(sampler: Any) -> Tensor:
 
 
 @pytest.mark.parametrize("rule", [None, Nearest(pool=20)])
-def test_a_smaller_working_set_draws_negatives_as_hard(g: Any, rule: Any) -> None:
-    tables = []
+def test_a_smaller_working_set_draws_negatives_as_hard(rule: Any, monkeypatch: Any) -> None:
+    tables, h = [], embeddings()
     for chunk_bytes in (1 << 28, 1):
-        sampler = made(g, rule=rule, resources=Resources(chunk_bytes=chunk_bytes))
+        sampler = made(rule=rule, resources=Resources(chunk_bytes=chunk_bytes))
         blocks: list[int] = []
-        fill = sampler._fill
-
-        def watched(relation: Any, snapshot: Any, nodes: Any, on_rows: Any) -> Any:
-            return fill(relation, snapshot, nodes, blocks.append)  # noqa: B023
-
-        sampler._fill = watched  # type: ignore[method-assign]
+        monkeypatch.setattr(tqdm.tqdm, "update", lambda bar, n: blocks.append(n))  # noqa: B023
         sampler.refresh()
         assert sum(blocks) == NODES
         assert (max(blocks) > 64) == (chunk_bytes > 1)  # a block has rows of about one length
         query, ids = queries(sampler).unsqueeze(1), sampler.table.current().ids.long()
-        assert not sampler.known.contains(query, ids).any()
-        h = embeddings()
+        check(G, query.expand_as(ids).flatten(), ids.flatten())
         tables.append((h[query] * h[ids]).sum(-1))
     first, second = tables
     noise = (first.var() / first.numel() + second.var() / second.numel()).sqrt()
@@ -86,12 +77,12 @@ def test_a_smaller_working_set_draws_negatives_as_hard(g: Any, rule: Any) -> Non
 # ---- budgets ----------------------------------------------------------------------------------
 
 
-def test_a_budget_shortens_rows_evenly(g: Any) -> None:
-    needed = made(g, groups=100).known.degrees().clamp(min=1)
+def test_a_budget_shortens_rows_evenly() -> None:
+    needed = made(groups=100).known.degrees().clamp(min=1)
     one = 10 * NODES  # a group of one hard candidate for each node
     for groups in (1, 2, 4, 9):
         resources = Resources(table_bytes=groups * one + 5)
-        sampler = made(g, groups=100, resources=resources)
+        sampler = made(groups=100, resources=resources)
         held = (sampler.table.ids, sampler.table.level)
         assert sum(part.numel() * part.element_size() for part in held) <= groups * one
         assert sampler.table.ids.dtype == torch.int32
@@ -102,16 +93,16 @@ def test_a_budget_shortens_rows_evenly(g: Any) -> None:
         assert (room == 1) == (groups == 9)
     message = r"one group for each source node take 3000 bytes, got a budget of 2999 bytes"
     with pytest.raises(ValueError, match=message):
-        made(g, resources=Resources(table_bytes=one - 1))
+        made(resources=Resources(table_bytes=one - 1))
 
 
-def test_no_room_is_said_before_anything_is_allocated(g: Any, monkeypatch: Any) -> None:
+def test_no_room_is_said_before_anything_is_allocated(monkeypatch: Any) -> None:
     def never(*_: Any, **__: Any) -> None:
         raise AssertionError("allocated")
 
-    monkeypatch.setattr("dgl_dmns.samplers.stateful.Relation", never)
+    monkeypatch.setattr(CandidateTable, "__init__", never)
     with pytest.raises(AssertionError, match="allocated"):  # with room, it is what is built
-        made(g)
+        made()
     for where, message in (
         ("free_memory", r"take 12000 bytes, and there are 100 bytes free of memory; lower groups"),
         ("free_in", r"there are 100 bytes free in shared memory \(/dev/shm.*--shm-size"),
@@ -119,14 +110,14 @@ def test_no_room_is_said_before_anything_is_allocated(g: Any, monkeypatch: Any) 
         with monkeypatch.context() as patched:
             patched.setattr(limits, where, lambda *_: 100.0)
             with pytest.raises(MemoryError, match=message):
-                made(g)
+                made()
 
 
-def test_no_room_on_the_disk(g: Any, tmp_path: Path, monkeypatch: Any) -> None:
+def test_no_room_on_the_disk(tmp_path: Path, monkeypatch: Any) -> None:
     state = namedtuple("state", ["f_bavail", "f_frsize"])
     monkeypatch.setattr(os, "statvfs", lambda _: state(1, 4096))
     with pytest.raises(MemoryError, match=r"there are 4096 bytes free on the disk of"):
-        made(g, resources=Resources(table_folder=tmp_path))
+        made(resources=Resources(table_folder=tmp_path))
     assert not list(tmp_path.iterdir())
 
 
@@ -149,60 +140,47 @@ def test_limits_are_checked(tmp_path: Path) -> None:
 # ---- tables in files --------------------------------------------------------------------------
 
 
-def test_a_table_in_a_file_is_the_same_table(g: Any, tmp_path: Path) -> None:
-    sampler = made(g, resources=Resources(table_folder=tmp_path))
-    plain = made(g)
+def test_a_table_in_a_file_is_the_same_table(tmp_path: Path) -> None:
+    sampler = made(resources=Resources(table_folder=tmp_path))
+    plain = made()
     for one in (sampler, plain):
         one.refresh()
         one.refresh()
     assert same(sampler.state_dict(), plain.state_dict())
     (file,) = tmp_path.iterdir()
     assert file.stat().st_size == 10 * sampler.table.groups * sampler.table.k
-    for copied in (pickle.loads(pickle.dumps(sampler)), copy.deepcopy(sampler)):
-        assert torch.equal(copied.table.ids, sampler.table.ids)
-    loaded = made(g, resources=Resources(table_folder=tmp_path))
+    copied = pickled(sampler)
+    assert torch.equal(copied.table.ids, sampler.table.ids)
+    loaded = made(resources=Resources(table_folder=tmp_path))
     loaded.load_state_dict(plain.state_dict())
     assert same(loaded.state_dict(), plain.state_dict())
-    sampler.update_graph(g)
+    sampler.update_graph(G)
     assert not file.exists()
     del sampler, loaded, copied
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.filterwarnings("ignore:Dataloader CPU affinity")
 @pytest.mark.parametrize("start", ["fork", "spawn"])
-def test_workers_see_refreshes_of_a_table_in_a_file(g: Any, tmp_path: Path, start: str) -> None:
-    sampler = made(g, uniform_share=0.0, resources=Resources(table_folder=tmp_path))
+def test_workers_see_refreshes_of_a_table_in_a_file(tmp_path: Path, start: str) -> None:
+    sampler = made(uniform_share=0.0, resources=Resources(table_folder=tmp_path))
     sampler.refresh()
-    loader = DataLoader(
-        g,
-        torch.arange(200),
-        as_edge_prediction_sampler(NeighborSampler([1]), negative_sampler=sampler),
-        batch_size=100,
-        num_workers=1,
-        persistent_workers=True,
-        multiprocessing_context=mp.get_context(start),
-    )
+    lasting = {"persistent_workers": True, "multiprocessing_context": mp.get_context(start)}
+    batches = loader(G, sampler, 1, torch.arange(200), batch_size=100, **lasting)
     for _ in range(2):
         live = torch.zeros(NODES, NODES, dtype=torch.bool)
         live[queries(sampler).unsqueeze(1), sampler.table.current().ids.long()] = True
-        batches = list(loader)
-        assert len(batches) == 2
-        for batch in batches:
-            src, dst = (batch[2].ndata[dgl.NID][end] for end in batch[2].edges())
-            assert live[src, dst].all()
+        src, dst = negatives(batches)
+        assert len(src) == 400
+        assert live[src, dst].all()
         sampler.refresh()
 
 
 # ---- parts of a table -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "cls", [DMNSSampler, DynamicSampler, SelfAdversarialSampler, AdversarialSampler]
-)
-def test_a_refresh_of_some_nodes_leaves_the_others(g: Any, cls: Any) -> None:
-    sampler = cls(g, embeddings, 3)
-    sampler.refresh()
+@pytest.mark.parametrize("name", ["dmns", "dynamic", "self-adversarial", "adversarial"])
+def test_a_refresh_of_some_nodes_leaves_the_others(name: str) -> None:
+    sampler = refreshed(name, G, embeddings)
     before = [field.clone() for field in sampler.table.current()]
     some = torch.tensor([7, 4, 200, 4], dtype=torch.int32)
     report = sampler.refresh(embeddings(5), nodes=some)
@@ -220,46 +198,37 @@ def test_a_refresh_of_some_nodes_leaves_the_others(g: Any, cls: Any) -> None:
         assert sampler.distribution().log_ratio(*pairs).isfinite().all()
 
 
-def test_new_rows_are_those_of_the_new_embeddings(g: Any) -> None:
-    from dgl_dmns.core import Hardest
-
-    sampler = made(g, 1, rule=Hardest(), pool=NODES)
-    sampler.refresh(torch.ones(NODES, 8))
-    star = torch.ones(NODES, 8)
-    star[11] = 9
+def test_new_rows_are_those_of_the_new_embeddings() -> None:
+    sampler = made(1, rule=Hardest(), pool=NODES)
+    sampler.refresh(torch.ones(NODES, 1))
     some = torch.tensor([n for n in range(40) if n != 11])
     some = some[~sampler.known.contains(some, torch.tensor([11]))]
-    sampler.refresh(star, nodes=some)
+    sampler.refresh(star(NODES, 11), nodes=some)
     ids, query = sampler.table.current().ids, queries(sampler)
     assert (ids[torch.isin(query, some)] == 11).all()
     assert (ids[query >= 100] != 11).any()
 
 
 def test_parts_by_node_type() -> None:
-    ends = torch.randint(0, 20, (2, 60), generator=torch.Generator().manual_seed(0))
-    g = dgl.heterograph({("u", "buys", "i"): tuple(ends), ("i", "sold", "u"): tuple(ends.flip(0))})
-    counts = {ntype: g.num_nodes(ntype) for ntype in g.ntypes}
-    h = {ntype: torch.randn(count, 4) for ntype, count in counts.items()}
-    sampler = DMNSSampler(g, lambda: h, 2, **SMALL)
-    sampler.refresh()
-    tables = [sampler.relation(e).table for e in ("buys", "sold")]
+    sampler = refreshed("dmns", shop(), etypes=["buys", "bought by"])
+    tables = [sampler.relation(e).table for e in ("buys", "bought by")]
     before = [table.current().ids.clone() for table in tables]
-    report = sampler.refresh(nodes={"u": torch.arange(5)})
+    report = sampler.refresh(nodes={"user": torch.arange(5)})
     assert sampler.version == 2
-    buys, sold = (table.current().ids for table in tables)
-    assert torch.equal(sold, before[1])
+    buys, bought_by = (table.current().ids for table in tables)
+    assert torch.equal(bought_by, before[1])
     others = queries(sampler.relation("buys")) >= 5
     assert torch.equal(buys[others], before[0][others])
     assert not torch.equal(buys[~others], before[0][~others])
-    assert report.by_type["i", "sold", "u"].fit is None
+    assert report.by_type["item", "bought by", "user"].fit is None
     with pytest.raises(ValueError, match=r"nodes: expected a dict of ids by source node type"):
         sampler.refresh(nodes=torch.arange(5))
-    with pytest.raises(ValueError, match=r"of \['i', 'u'\], got \['x'\]"):
+    with pytest.raises(ValueError, match=r"of \['item', 'user'\], got \['x'\]"):
         sampler.refresh(nodes={"x": torch.arange(5)})
 
 
-def test_bad_parts_are_refused_before_any_work(g: Any) -> None:
-    sampler = made(g)
+def test_bad_parts_are_refused_before_any_work() -> None:
+    sampler = made()
     with pytest.raises(RuntimeError, match="nodes: the first refresh fills the whole table"):
         sampler.refresh(nodes=torch.arange(3))
     sampler.refresh()
@@ -274,8 +243,7 @@ def test_bad_parts_are_refused_before_any_work(g: Any) -> None:
     assert sampler.version == 1
     sampler.refresh(nodes=torch.empty(0, dtype=torch.int64))
     assert sampler.version == 2
-    chains = MCNSSampler(g, embeddings, 2)
-    chains.refresh()
+    chains = refreshed("mcns", G)
     with pytest.raises(ValueError, match="nodes: MCNSSampler keeps chains"):
         chains.refresh(nodes=torch.arange(3))
 
@@ -283,22 +251,22 @@ def test_bad_parts_are_refused_before_any_work(g: Any) -> None:
 # ---- observed embeddings ----------------------------------------------------------------------
 
 
-def test_observed_rows_stand_in_for_the_encoder(g: Any) -> None:
+def test_observed_rows_stand_in_for_the_encoder() -> None:
     calls: list[int] = []
 
     def encoder() -> Tensor:
         calls.append(1)
         return embeddings()
 
-    sampler = DMNSSampler(g, encoder, 2, **SMALL)
+    sampler = make("dmns", G, encoder)
     seen: list[Tensor] = []
     sampler.on_refresh(lambda report, h: seen.append(next(iter(h.values()))))
     sampler.refresh()
     expected = embeddings()
-    new = torch.randn(3, 8, requires_grad=True)
+    new = torch.randn(3, WIDTH, requires_grad=True)
     ids = torch.tensor([5, 0, 299], dtype=torch.int32)
     sampler.observe(ids, new)
-    sampler.observe(torch.tensor([5]), torch.ones(1, 8))
+    sampler.observe(torch.tensor([5]), torch.ones(1, WIDTH))
     sampler.refresh()
     expected[ids.long()] = new.detach()
     expected[5] = 1
@@ -310,66 +278,62 @@ def test_observed_rows_stand_in_for_the_encoder(g: Any) -> None:
     assert sampler.staleness.age == pytest.approx(float(age.double().mean()))
     assert sampler.stats()["embedding_age"].tolist()[0] == pytest.approx(sampler.staleness.age)
     assert len(calls) == 1  # statistics read them, too
-    sampler.observe(torch.tensor([7]), torch.full((1, 8), 3.0))
+    sampler.observe(torch.tensor([7]), torch.full((1, WIDTH), 3.0))
     assert torch.equal(seen[1], expected)  # a refresh keeps what it was made from
     sampler.refresh(observed=False)
     assert len(calls) == 2
     assert torch.equal(seen[2], embeddings())
     assert int(sampler.embedding_age().max()) == 0
-    sampler.update_graph(g)
+    sampler.update_graph(G)
     sampler.refresh()
     assert len(calls) == 3
 
 
-def test_observed_rows_are_saved(g: Any, tmp_path: Path) -> None:
-    one, other = made(g), made(g)
+def test_observed_rows_are_saved(tmp_path: Path) -> None:
+    one, other = made(), made()
     one.refresh()
-    one.observe(torch.arange(50), torch.ones(50, 8))
+    one.observe(torch.arange(50), torch.ones(50, WIDTH))
     one.save(tmp_path / "state")
     other.load(tmp_path / "state")
     assert torch.equal(other.embedding_age(), one.embedding_age())
     for sampler in (one, other):
-        sampler.observe(torch.arange(9), torch.full((9, 8), 2.0))
+        sampler.observe(torch.arange(9), torch.full((9, WIDTH), 2.0))
         sampler.refresh()
     assert same(one.state_dict(), other.state_dict())
-    smaller = made(dgl.graph(([0, 1, 2], [1, 2, 0])))
+    smaller = make("dmns", graph())
     with pytest.raises(ValueError, match="state: made for 300 nodes"):
         smaller.load_state_dict(one.state_dict())
 
 
 def test_observed_rows_by_node_type() -> None:
-    ends = torch.randint(0, 20, (2, 60), generator=torch.Generator().manual_seed(0))
-    g = dgl.heterograph({("u", "buys", "i"): tuple(ends)}, num_nodes_dict={"u": 20, "i": 20})
-    h = {ntype: torch.randn(20, 4) for ntype in g.ntypes}
-    sampler = DMNSSampler(g, lambda: h, 2, **SMALL)
+    sampler = refreshed("dmns", shop(), etypes=[BUYS])
+    ids = {"user": torch.tensor([1]), "item": torch.tensor([2, 3])}
+    sampler.observe(ids, {n: torch.ones(len(i), WIDTH) for n, i in ids.items()})
     sampler.refresh()
-    ids = {"u": torch.tensor([1]), "i": torch.tensor([2, 3])}
-    sampler.observe(ids, {"u": torch.ones(1, 4), "i": torch.ones(2, 4)})
-    sampler.refresh()
-    assert sampler.embedding_age("u")[:2].tolist() == [1, 0]
-    with pytest.raises(ValueError, match=r"ntype: expected one of \['i', 'u'\], got None"):
+    assert sampler.embedding_age("user")[:2].tolist() == [1, 0]
+    with pytest.raises(ValueError, match=r"ntype: expected one of \['item', 'user'\], got None"):
         sampler.embedding_age()
     with pytest.raises(ValueError, match="expected two dicts with the same node types"):
-        sampler.observe(torch.tensor([1]), torch.ones(1, 4))
+        sampler.observe(torch.tensor([1]), torch.ones(1, WIDTH))
 
 
-def test_bad_observations_are_refused(g: Any) -> None:
-    sampler = made(g)
+def test_bad_observations_are_refused() -> None:
+    sampler = made()
     with pytest.raises(RuntimeError, match="observe: call refresh"):
-        sampler.observe(torch.tensor([0]), torch.ones(1, 8))
+        sampler.observe(torch.tensor([0]), torch.ones(1, WIDTH))
     sampler.refresh()
     with pytest.raises(RuntimeError, match="embedding_age: nothing was observed"):
         sampler.embedding_age()
     for ids, h, message in (
-        (torch.tensor([0, 1]), torch.ones(1, 8), r"embeddings \[B, 8\].*got \(2,\)"),
-        (torch.tensor([0]), torch.ones(1, 7), r"and \(1, 7\)"),
-        (torch.tensor([NODES]), torch.ones(1, 8), r"in 0 \.\. 299, got 300.*dgl.NID"),
+        (torch.tensor([0, 1]), torch.ones(1, WIDTH), r"embeddings \[B, 6\].*got \(2,\)"),
+        (torch.tensor([0]), torch.ones(1, 5), r"and \(1, 5\)"),
+        (torch.tensor([NODES]), torch.ones(1, WIDTH), r"in 0 \.\. 299, got 300.*dgl.NID"),
     ):
         with pytest.raises(ValueError, match=message):
             sampler.observe(ids, h)
     with pytest.raises(TypeError, match="node_ids: .*torch.float32"):
-        sampler.observe(torch.tensor([0.0]), torch.ones(1, 8))
-    sampler.observe(torch.tensor([0]), torch.full((1, 8), float("nan")))
+        sampler.observe(torch.tensor([0.0]), torch.ones(1, WIDTH))
+    sampler.observe(torch.tensor([0]), torch.full((1, WIDTH), float("nan")))
     with pytest.raises(ValueError, match="NaN or infinity in 1 of 300 rows"):
         sampler.refresh()
 
@@ -382,13 +346,17 @@ class Terminal(io.StringIO):
         return True
 
 
-@pytest.mark.parametrize(("patience", "shown"), [(0.0, True), (60.0, False)])
-def test_a_long_refresh_shows_its_progress_on_a_terminal(
-    g: Any, monkeypatch: Any, patience: float, shown: bool
-) -> None:
-    monkeypatch.setattr(refreshing, "_PATIENCE", patience)
-    for stream, expected in ((Terminal(), shown), (io.StringIO(), False)):
+@pytest.mark.parametrize("patient", [True, False])
+def test_a_long_refresh_shows_its_progress_on_a_terminal(monkeypatch: Any, patient: bool) -> None:
+    own = tqdm.tqdm.__init__
+
+    def bar(self: Any, *arguments: Any, delay: float, **named: Any) -> None:
+        assert delay == 10
+        own(self, *arguments, delay=delay if patient else 0, **named)
+
+    monkeypatch.setattr(tqdm.tqdm, "__init__", bar)
+    for stream, terminal in ((Terminal(), True), (io.StringIO(), False)):
         with monkeypatch.context() as patched:
             patched.setattr(sys, "stderr", stream)
-            made(g).refresh()
-        assert ("refresh:" in stream.getvalue()) == expected
+            made().refresh()
+        assert ("refresh:" in stream.getvalue()) == (terminal and not patient)

@@ -8,53 +8,30 @@ from typing import Any
 import dgl
 import pytest
 import torch
-from drawn import assert_drawn_from
+from shared import assert_drawn_from, barred, check, graph, loader, make, normal, refreshed
 from torch import Tensor
 
 from dgl_dmns.core import DepthFirstProposal, KnownEdges
-from dgl_dmns.samplers import (
-    AdversarialSampler,
-    DynamicSampler,
-    InBatchSampler,
-    MCNSSampler,
-    PopularitySampler,
-    SelfAdversarialSampler,
-    UniformSampler,
-)
 from dgl_dmns.samplers.adversarial import SoftmaxGenerator
 from dgl_dmns.samplers.mcns import SelfContrast
 from dgl_dmns.samplers.popularity import _draw
 
 
-@pytest.fixture(autouse=True)
-def _seeded() -> None:
-    torch.manual_seed(0)
-
-
-def random_graph(count: int, edges: int, seed: int = 0) -> Any:
-    source = torch.Generator().manual_seed(seed)
-    src, dst = torch.randint(0, count, (2, edges), generator=source)
-    return dgl.graph((src, dst), num_nodes=count)
-
-
 def embeddings(count: int, width: int = 4, scale: float = 1.0) -> Tensor:
-    return scale * torch.randn(count, width, generator=torch.Generator().manual_seed(count))
+    return scale * normal(count, width, seed=count)
 
 
 def admissible(g: Any, node: int) -> Tensor:
     """Dense truth: the nodes that are neither a known edge of a node nor itself, shape [N]."""
-    allowed = torch.ones(g.num_nodes(), dtype=torch.bool)
-    allowed[g.successors(node).long()] = False
-    allowed[node] = False
-    return allowed
+    return ~barred(g)[node]
 
 
 # Uniform and popularity.
 
 
 def test_uniform_is_uniform_over_admissible_nodes() -> None:
-    g = random_graph(12, 40)
-    sampler = UniformSampler(g, 6000)
+    g = graph(12, 40)
+    sampler = make("uniform", g, k=6000)
     for node in (0, 5):
         drawn = sampler.for_queries(g, torch.tensor([node]))
         assert_drawn_from(drawn, admissible(g, node).double())
@@ -68,7 +45,7 @@ def test_popularity_follows_the_power_of_the_in_degree(exponent: float) -> None:
     degree = g.in_degrees().double()
     assert degree[11] == degree[12] == 0
     weight = torch.where(degree > 0, degree**exponent, 0.0)
-    sampler = PopularitySampler(g, 20_000, exponent)
+    sampler = make("popularity", g, k=20_000, exponent=exponent)
     for node in (12, 0, 5):
         drawn = sampler.for_queries(g, torch.tensor([node]))
         assert_drawn_from(drawn, weight * admissible(g, node))
@@ -81,7 +58,7 @@ def test_popularity_lists_where_rejection_keeps_failing() -> None:
     src = [torch.zeros(199).long(), star.repeat(19), torch.ones(9).long()]
     dst = [star, star.roll(1).repeat(19), torch.tensor([200] + [201] * 8)]
     g = dgl.graph((torch.cat(src), torch.cat(dst)), num_nodes=204)
-    drawn = PopularitySampler(g, 4000).for_queries(g, torch.tensor([0]))
+    drawn = make("popularity", g, k=4000).for_queries(g, torch.tensor([0]))
     weight = torch.zeros(204).double()
     weight[200], weight[201] = 1.0, 8**0.75
     assert_drawn_from(drawn, weight)
@@ -89,13 +66,13 @@ def test_popularity_lists_where_rejection_keeps_failing() -> None:
 
 def test_popularity_is_uniform_where_no_admissible_node_has_a_weight() -> None:
     g = dgl.graph(([0, 0, 1], [1, 2, 2]), num_nodes=6)
-    drawn = PopularitySampler(g, 3000).for_queries(g, torch.tensor([0]))
+    drawn = make("popularity", g, k=3000).for_queries(g, torch.tensor([0]))
     assert_drawn_from(drawn, admissible(g, 0).double())
 
 
 def test_popularity_survives_extreme_exponents() -> None:
     g = dgl.graph(([0, 1, 2, 3, 3], [1, 2, 1, 1, 2]), num_nodes=5)
-    drawn = PopularitySampler(g, 1000, exponent=5000.0).for_queries(g, torch.tensor([4]))
+    drawn = make("popularity", g, k=1000, exponent=5000.0).for_queries(g, torch.tensor([4]))
     assert (drawn == 1).all()
 
 
@@ -111,17 +88,17 @@ def test_the_ends_of_the_cumulative_weights_draw_no_node_of_weight_0(
 @pytest.mark.parametrize("exponent", [-0.1, float("nan"), float("inf")])
 def test_popularity_refuses_an_exponent(exponent: float) -> None:
     with pytest.raises(ValueError, match="^exponent: expected a finite number of at least 0, got"):
-        PopularitySampler(random_graph(5, 9), exponent=exponent)
+        make("popularity", graph(5, 9), exponent=exponent)
 
 
 def test_popularity_says_its_exponent() -> None:
-    assert repr(PopularitySampler(random_graph(5, 9), 2, 0.5)) == (
+    assert repr(make("popularity", graph(5, 9), k=2, exponent=0.5)) == (
         "PopularitySampler(k=2, exponent=0.5)"
     )
 
 
 def test_a_graph_of_other_types_is_refused() -> None:
-    sampler = UniformSampler(random_graph(5, 9), 1)
+    sampler = make("uniform", graph(5, 9))
     g = dgl.heterograph({("user", "buys", "item"): ([0], [0])})
     with pytest.raises(
         ValueError, match=r"^g: the sampler was made for edge types .*, got \('user"
@@ -135,7 +112,7 @@ def test_a_graph_of_other_types_is_refused() -> None:
 def test_in_batch_draws_destinations_in_proportion_to_their_edges() -> None:
     # Edges from 0 to 4 to 10, 11, 12; 10 stands in three of them, 13 to 19 in none.
     g = dgl.graph(([0, 1, 2, 3, 4, 5], [10, 10, 10, 11, 12, 13]), num_nodes=20)
-    src, dst = InBatchSampler(g, 4000)(g, torch.arange(5))
+    src, dst = make("in-batch", g, k=4000)(g, torch.arange(5))
     weight = torch.zeros(20).double()
     weight[10], weight[11], weight[12] = 3, 1, 1
     for edge, node in enumerate([0, 1, 2, 3, 4]):
@@ -149,19 +126,19 @@ def test_in_batch_lists_where_rejection_keeps_failing() -> None:
     leaves = torch.arange(1, 300)
     src = torch.cat([torch.zeros(299).long(), torch.tensor([1])])
     g = dgl.graph((src, torch.cat([leaves, torch.tensor([300])])), num_nodes=302)
-    _, dst = InBatchSampler(g, 2)(g, torch.arange(300))
+    _, dst = make("in-batch", g, k=2)(g, torch.arange(300))
     assert (dst.view(300, 2)[:299] == 300).all()
 
 
 def test_in_batch_falls_back_to_uniform_where_the_batch_offers_nothing() -> None:
-    g = random_graph(12, 40)
-    src, dst = InBatchSampler(g, 6000)(g, torch.tensor([7]))
+    g = graph(12, 40)
+    src, dst = make("in-batch", g, k=6000)(g, torch.tensor([7]))
     assert_drawn_from(dst, admissible(g, int(src[0])).double())
 
 
 def test_in_batch_never_offers_a_query_itself() -> None:
     g = dgl.graph(([0, 1, 2], [1, 2, 0]))
-    src, dst = InBatchSampler(g, 50)(g, torch.arange(3))
+    src, dst = make("in-batch", g, k=50)(g, torch.arange(3))
     assert (src != dst).all()
     assert (g.has_edges_between(src, dst)).sum() == 0
 
@@ -169,7 +146,7 @@ def test_in_batch_never_offers_a_query_itself() -> None:
 def test_in_batch_for_query_nodes_uses_destinations_of_random_edges() -> None:
     g = dgl.graph(([0, 1, 2, 3, 4], [10, 10, 10, 11, 12]), num_nodes=20)
     nodes = torch.full((4000,), 15)
-    drawn = InBatchSampler(g, 1).for_queries(g, nodes)
+    drawn = make("in-batch", g, k=1).for_queries(g, nodes)
     # Destinations on offer are a sample themselves, which doubles the variance: a loose bound.
     share = torch.bincount(drawn.flatten(), minlength=20) / 4000
     assert share[10:13].tolist() == pytest.approx([0.6, 0.2, 0.2], abs=0.05)
@@ -180,27 +157,14 @@ def test_in_batch_for_query_nodes_uses_destinations_of_random_edges() -> None:
 
 
 def test_dynamic_with_a_pool_of_all_nodes_is_the_exact_top_k() -> None:
-    g = random_graph(30, 90)
+    g = graph(30, 90)
     h = embeddings(30)
-    sampler = DynamicSampler(g, lambda: h, 4, pool=30, groups=3)
-    sampler.refresh()
+    sampler = refreshed("dynamic", g, h, 4, pool=30)
     chosen = sampler.for_queries(g, torch.arange(30))
     score = h @ h.T
     for node in range(30):
         mine = score[node].masked_fill(~admissible(g, node), -torch.inf)
         assert set(chosen[node].tolist()) == set(mine.topk(4).indices.tolist())
-
-
-def test_dynamic_heeds_the_scorer() -> None:
-    g = random_graph(30, 90)
-    h = embeddings(30)
-    sampler = DynamicSampler(g, lambda: h, 1, pool=30, scorer=lambda a, b: (a - b).square().sum(-1))
-    sampler.refresh()
-    chosen = sampler.for_queries(g, torch.arange(30)).squeeze(1)
-    distance = torch.cdist(h, h)
-    for node in range(30):
-        mine = distance[node].masked_fill(~admissible(g, node), -torch.inf)
-        assert chosen[node] == mine.argmax()
 
 
 def mean_score(sampler: Any, g: Any, h: Tensor) -> float:
@@ -209,31 +173,26 @@ def mean_score(sampler: Any, g: Any, h: Tensor) -> float:
 
 
 def test_hardness_grows_with_the_pool_and_falls_with_the_temperature() -> None:
-    g = random_graph(200, 600)
+    g = graph(200, 600)
     h = embeddings(200)
-    uniform = mean_score(UniformSampler(g, 5), g, h)
+    uniform = mean_score(make("uniform", g, k=5), g, h)
 
-    def refreshed(sampler: Any) -> float:
-        sampler.refresh()
-        return mean_score(sampler, g, h)
+    def hardness(name: str, **options: Any) -> float:
+        return mean_score(refreshed(name, g, h, 5, **options), g, h)
 
-    small, large = (refreshed(DynamicSampler(g, lambda: h, 5, pool=p)) for p in (8, 64))
+    small, large = (hardness("dynamic", pool=p) for p in (8, 64))
     assert uniform + 0.3 < small < large - 0.3
-    cold, warm = (
-        refreshed(SelfAdversarialSampler(g, lambda: h, 5, temperature=t)) for t in (0.5, 5.0)
-    )
+    cold, warm = (hardness("self-adversarial", temperature=t) for t in (0.5, 5.0))
     assert uniform + 0.1 < warm < cold - 0.3
 
 
 @pytest.mark.parametrize("temperature", [0.7, 2.0])
 def test_self_adversarial_draws_from_the_softmax_of_the_scores(temperature: float) -> None:
-    g = random_graph(10, 15)
+    g = graph(10, 15)
     h = embeddings(10, scale=0.7)
     # With all nodes in the pool and k = 1, the groups of a row are independent draws.
-    sampler = SelfAdversarialSampler(
-        g, lambda: h, 1, temperature=temperature, pool=10, groups=3000, source="uniform"
-    )
-    sampler.refresh()
+    options = {"temperature": temperature, "pool": 10, "groups": 3000, "source": "uniform"}
+    sampler = refreshed("self-adversarial", g, h, 1, **options)
     drawn = sampler.table.current().ids.long().view(10, 3000)
     for node in range(10):
         weight = ((h @ h[node]).double() / temperature).exp() * admissible(g, node)
@@ -246,13 +205,7 @@ def test_self_adversarial_draws_from_the_softmax_of_the_scores(temperature: floa
 
 def test_temperature_has_to_be_positive() -> None:
     with pytest.raises(ValueError, match="^temperature: expected a positive number, got 0"):
-        SelfAdversarialSampler(random_graph(5, 9), lambda: embeddings(5), temperature=0.0)
-
-
-@pytest.mark.parametrize("cls", [DynamicSampler, SelfAdversarialSampler, AdversarialSampler])
-def test_a_pool_smaller_than_k_is_refused(cls: Any) -> None:
-    with pytest.raises(ValueError, match="^pool: expected at least k = 5 candidates, got 4"):
-        cls(random_graph(9, 9), lambda: embeddings(9), 5, pool=4)
+        make("self-adversarial", graph(5, 9), temperature=0.0)
 
 
 # MCNS.
@@ -270,7 +223,7 @@ def test_a_pool_smaller_than_k_is_refused(cls: Any) -> None:
 )
 def test_mcns_refuses_arguments(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        MCNSSampler(random_graph(5, 9), lambda: embeddings(5), **arguments)
+        make("mcns", graph(5, 9), **arguments)
 
 
 def target(g: Any, h: Tensor, node: int, alpha: float = 0.25) -> Tensor:
@@ -287,7 +240,7 @@ def test_self_contrast_is_the_formula() -> None:
 
 def test_mixture_density_leaves_the_target_stationary_and_mixes_in_a_draw() -> None:
     # The chain's whole transition matrix, from the proposal's density and the dense target.
-    g = random_graph(14, 20)
+    g = graph(14, 20)
     h = embeddings(14, scale=3.0)
     proposal = DepthFirstProposal(KnownEdges(*g.edges(), 14), width=4)
     nodes = torch.arange(14)
@@ -309,11 +262,11 @@ def test_mixture_density_leaves_the_target_stationary_and_mixes_in_a_draw() -> N
 
 @pytest.mark.parametrize("weights", ["gaussian", "uniform"])
 def test_mcns_chains_follow_the_self_contrast_of_admissible_nodes(weights: Any) -> None:
-    g = random_graph(14, 20)
+    g = graph(14, 20)
     h = embeddings(14, scale=3.0)
     # The k chains of a query are independent; three draws of ten steps forget their start.
-    sampler = MCNSSampler(g, lambda: h, 8000, width=4, weights=weights, groups=1)
-    sampler.refresh()
+    options = {"steps": 10, "width": 4, "weights": weights, "groups": 1}
+    sampler = refreshed("mcns", g, h, 8000, **options)
     nodes = torch.arange(14)
     for _ in range(2):
         sampler.for_queries(g, nodes)
@@ -326,10 +279,9 @@ def test_mcns_chains_follow_the_self_contrast_of_admissible_nodes(weights: Any) 
 
 
 def test_mcns_carries_its_chains_on() -> None:
-    g = random_graph(40, 80)
+    g = graph(40, 80)
     h = embeddings(40)
-    sampler = MCNSSampler(g, lambda: h, 3, steps=1, groups=1)
-    sampler.refresh()
+    sampler = refreshed("mcns", g, h, steps=1, groups=1)
     # A query that stands twice in a batch picks the same group here.
     drawn = sampler.for_queries(g, torch.tensor([5, 9, 5]))
     live = sampler.table.current().ids
@@ -345,9 +297,8 @@ def test_mcns_carries_its_chains_on() -> None:
 
 
 def test_mcns_moves_the_groups_that_were_picked() -> None:
-    g = random_graph(40, 80)
-    sampler = MCNSSampler(g, lambda: embeddings(40), 3, groups=2)
-    sampler.refresh()
+    g = graph(40, 80)
+    sampler = refreshed("mcns", g, groups=2)
     before = sampler.table.current().ids.view(40, 2, 3).clone()
     drawn = sampler.for_queries(g, torch.full((30,), 5))
     live = sampler.table.current().ids.view(40, 2, 3)
@@ -361,23 +312,11 @@ def test_mcns_moves_the_groups_that_were_picked() -> None:
     assert not moved[others].any()
 
 
-@pytest.mark.filterwarnings("ignore:Dataloader CPU affinity")
 def test_mcns_workers_advance_the_chains_of_the_main_process() -> None:
-    g = random_graph(40, 80)
-    h = embeddings(40)
-    sampler = MCNSSampler(g, lambda: h, 3)
-    sampler.refresh()
+    g = graph(40, 80)
+    sampler = refreshed("mcns", g, groups=None, steps=10)
     before = sampler.table.current().ids.clone()
-    loader = dgl.dataloading.DataLoader(
-        g,
-        torch.arange(80),
-        dgl.dataloading.as_edge_prediction_sampler(
-            dgl.dataloading.NeighborSampler([2]), negative_sampler=sampler
-        ),
-        batch_size=40,
-        num_workers=1,
-    )
-    assert len(list(loader)) == 2
+    assert len(list(loader(g, sampler, 1, batch_size=40))) == 2
     changed = (sampler.table.current().ids != before).view(40, -1).any(1)
     linked = g.out_degrees() > 0
     assert not changed[~linked].any()
@@ -385,8 +324,8 @@ def test_mcns_workers_advance_the_chains_of_the_main_process() -> None:
 
 
 def test_an_mcns_worker_from_before_the_first_refresh_warns() -> None:
-    g = random_graph(40, 80)
-    sampler = MCNSSampler(g, lambda: embeddings(40), 3)
+    g = graph(40, 80)
+    sampler = make("mcns", g)
     early = sampler.__class__.__new__(sampler.__class__)
     early.__dict__ = sampler.__getstate__()  # shares the table, as a forked worker does
     early.relations = {etype: copy.copy(one) for etype, one in sampler.relations.items()}
@@ -394,78 +333,22 @@ def test_an_mcns_worker_from_before_the_first_refresh_warns() -> None:
     assert early.version == 1
     with pytest.warns(UserWarning, match="^MCNSSampler: this worker was started before the first"):
         src, dst = early(g, torch.arange(80))
-    assert not g.has_edges_between(src, dst).any()
-
-
-def test_mcns_keeps_the_width_of_the_first_embeddings() -> None:
-    g = random_graph(9, 20)
-    sampler = MCNSSampler(g, lambda: embeddings(9))
-    sampler.refresh()
-    with pytest.raises(ValueError, match="^encoder: expected embeddings of width 4, .* got 6"):
-        sampler.refresh(embeddings(9, width=6))
-    other = MCNSSampler(g, lambda: embeddings(9, width=6))
-    other.refresh()
-    with pytest.raises(ValueError, match="^state: made for embeddings of width 4, .* gives 6"):
-        other.load_state_dict(sampler.state_dict())
-
-
-def test_mcns_has_no_log_ratio_and_no_distribution() -> None:
-    g = random_graph(9, 20)
-    sampler = MCNSSampler(g, lambda: embeddings(9))
-    sampler.refresh()
-    pairs = sampler(g, torch.arange(5))
-    for asked in (
-        lambda: sampler.log_ratio(pairs),
-        lambda: sampler.positive_log_ratio(pairs),
-        sampler.distribution,
-    ):
-        with pytest.raises(ValueError, match="^rule: SelfContrast has no tractable distribution"):
-            asked()
-
-
-@pytest.mark.parametrize("cls", [MCNSSampler, AdversarialSampler, SelfAdversarialSampler])
-def test_states_of_other_classes_are_refused(cls: Any) -> None:
-    g = random_graph(9, 20)
-    plain = DynamicSampler(g, lambda: embeddings(9))
-    message = f"^state: made by DynamicSampler, this is a {cls.__name__}; load it into a sampler of"
-    with pytest.raises(ValueError, match=message):
-        cls(g, lambda: embeddings(9)).load_state_dict(plain.state_dict())
-
-
-@pytest.mark.parametrize(
-    ("cls", "arguments"), [(MCNSSampler, {}), (AdversarialSampler, {"warmup_steps": 2})]
-)
-def test_a_state_from_before_the_first_refresh_can_be_loaded(
-    cls: Any, arguments: dict[str, int]
-) -> None:
-    g = random_graph(9, 20)
-    fresh, used = (cls(g, lambda: embeddings(9), 2, **arguments) for _ in range(2))
-    used.refresh()
-    used.load_state_dict(fresh.state_dict())
-    assert used.version == 0
-    drawn = []
-    for sampler in (fresh, used):
-        torch.manual_seed(0)
-        before = sampler(g, torch.arange(20))[1]
-        sampler.refresh()
-        drawn.append(torch.cat([before, sampler(g, torch.arange(20))[1]]))
-    assert torch.equal(*drawn)
+    check(g, src, dst)
 
 
 # Adversarial.
 
 
 def test_the_adversary_learns_to_find_high_scores() -> None:
-    g = random_graph(200, 600)
+    g = graph(200, 600)
     h = embeddings(200)
-    uniform = mean_score(UniformSampler(g, 5), g, h)
-    sampler = AdversarialSampler(g, lambda: h, 5, warmup_steps=0, fit_steps=60, batch_queries=256)
+    uniform = mean_score(make("uniform", g, k=5), g, h)
+    options = {"warmup_steps": 0, "fit_steps": 60, "batch_queries": 256}
+    sampler = make("adversarial", g, h, 5, **options)
     report = sampler.refresh()
-    assert report.fit is not None
     assert report.fit.losses == ()
     assert mean_score(sampler, g, h) == pytest.approx(uniform, abs=0.3)
     report = sampler.refresh()
-    assert report.fit is not None
     assert len(report.fit.losses) == 60
     assert report.fit.pairs == 60 * 256
     assert report.fit.loss < 0.7 * sum(report.fit.losses[:5]) / 5
@@ -474,20 +357,18 @@ def test_the_adversary_learns_to_find_high_scores() -> None:
     assert report.table.level_score["no level"] == pytest.approx(fitted, abs=0.3)
     # By the distribution, what is drawn is much likelier than uniform nodes are.
     src, dst = sampler(g, torch.arange(600))
-    uniform_dst = UniformSampler(g, 5)(g, torch.arange(600))[1]
+    uniform_dst = make("uniform", g, k=5)(g, torch.arange(600))[1]
     ratio = sampler.distribution().log_ratio
     likelier = ratio(src, dst) - ratio(src, uniform_dst)
     assert likelier.mean() > 1.0
 
 
 def test_the_adversary_heeds_the_scorer() -> None:
-    g = random_graph(200, 600)
+    g = graph(200, 600)
     h = embeddings(200)
-    sampler = AdversarialSampler(
-        g, lambda: h, 5, warmup_steps=60, batch_queries=256, scorer=lambda a, b: -(a * b).sum(-1)
-    )
-    sampler.refresh()
-    assert mean_score(sampler, g, h) < mean_score(UniformSampler(g, 5), g, h) - 1.0
+    options = {"warmup_steps": 60, "batch_queries": 256, "scorer": lambda a, b: -(a * b).sum(-1)}
+    sampler = refreshed("adversarial", g, h, 5, **options)
+    assert mean_score(sampler, g, h) < mean_score(make("uniform", g, k=5), g, h) - 1.0
 
 
 def test_the_adversary_reads_no_scale() -> None:
@@ -502,7 +383,7 @@ def test_the_adversary_reads_no_scale() -> None:
 
 def test_reinforce_points_along_the_true_gradient() -> None:
     # One node per candidate; the expected reward of the softmax is known in closed form.
-    g = random_graph(30, 60)
+    g = graph(30, 60)
     src, dst = g.edges()
     edges = KnownEdges(src, dst, 30)
     h = embeddings(30)
@@ -537,20 +418,9 @@ def test_the_adversary_refuses_arguments(arguments: dict[str, int]) -> None:
     with pytest.raises(
         ValueError, match="^fit_steps, warmup_steps, batch_queries, hidden: expected"
     ):
-        AdversarialSampler(random_graph(5, 9), lambda: embeddings(5), **arguments)
+        make("adversarial", graph(5, 9), **arguments)
 
 
 def test_a_generator_needs_a_width() -> None:
     with pytest.raises(ValueError, match="^width, hidden: expected at least 1, got 0 and 32"):
         SoftmaxGenerator(0)
-
-
-def test_the_adversary_keeps_the_width_of_the_first_embeddings() -> None:
-    g = random_graph(9, 20)
-    sampler = AdversarialSampler(g, lambda: embeddings(9), warmup_steps=1)
-    sampler.refresh()
-    with pytest.raises(ValueError, match="^encoder: expected embeddings of width 4, .* got 6"):
-        sampler.refresh(embeddings(9, width=6))
-    other = AdversarialSampler(g, lambda: embeddings(9), hidden=5)
-    with pytest.raises(ValueError, match="^state: made with another hidden width"):
-        other.load_state_dict(sampler.state_dict())

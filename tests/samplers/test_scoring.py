@@ -9,24 +9,17 @@ from typing import Any
 import dgl
 import pytest
 import torch
+from shared import graph, make, normal
 from torch import Tensor, nn
 
-from dgl_dmns import AdversarialSampler, DMNSSampler, DynamicSampler, MCNSSampler
 from dgl_dmns.core import Density, Snapshot
 from dgl_dmns.data import embedded_graph
 from dgl_dmns.samplers.scoring import edge_auc
 
-SMALL: dict[str, Any] = {"warmup_steps": 2, "fit_steps": 1, "batch_pairs": 32, "groups": 2}
 NODES = 60
+G = graph(NODES, 240)
 LAYER = "a layer with one output is trained"
 FLAT = "score no higher than random nodes"
-
-
-def graph() -> Any:
-    source = torch.Generator().manual_seed(1)
-    g = dgl.graph(tuple(torch.randint(0, NODES, (2, 240), generator=source)), num_nodes=NODES)
-    g.ndata["feat"] = torch.randn(NODES, 6, generator=source)
-    return g
 
 
 class Model(nn.Module):
@@ -34,7 +27,7 @@ class Model(nn.Module):
 
     def __init__(self, gated: bool = False) -> None:
         super().__init__()
-        self.layer = nn.Linear(6, 8)
+        self.layer = nn.Linear(5, 8)
         self.gate = nn.Linear(8, 1) if gated else None
         self.predictor = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 1))
 
@@ -50,7 +43,7 @@ def train(
     sampler: Any, model: nn.Module, score: Callable[..., Tensor], steps: int = 3
 ) -> list[str]:
     """Warnings of a training with a refresh after each step."""
-    g = sampler._g
+    g = G
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -68,9 +61,8 @@ def train(
 
 
 def test_a_predictor_inside_the_model_is_noticed_once() -> None:
-    g = graph()
     model = Model()
-    (said,) = train(DMNSSampler(g, model, 2, **SMALL), model, model.score, steps=5)
+    (said,) = train(make("dmns", G, model, 2), model, model.score, steps=5)
     assert said.startswith("DMNSSampler: ")
     assert LAYER in said
     assert "scorer=lambda h_v, h_u:" in said
@@ -78,7 +70,6 @@ def test_a_predictor_inside_the_model_is_noticed_once() -> None:
 
 
 def test_a_predictor_beside_the_encoder_is_noticed() -> None:
-    g = graph()
     encoder, head = Model(), nn.Linear(16, 1)
     encoder.predictor = nn.Sequential()
     both = nn.ModuleList([encoder, head])
@@ -86,36 +77,33 @@ def test_a_predictor_beside_the_encoder_is_noticed() -> None:
     def score(a: Tensor, b: Tensor) -> Tensor:
         return head(torch.cat([a, b], -1)).squeeze(-1)
 
-    for encode in (encoder, lambda: encoder(g, g.ndata["feat"])):
-        (said,) = train(DMNSSampler(g, encode, 2, **SMALL), both, score)
+    for encode in (encoder, lambda: encoder(G, G.ndata["feat"])):
+        (said,) = train(make("dmns", G, encode, 2), both, score)
         assert LAYER in said
 
 
 def test_what_the_embeddings_pass_through_is_no_predictor() -> None:
-    g = graph()
     model = Model(gated=True)
     model.predictor = nn.Sequential()
 
     def dot(a: Tensor, b: Tensor) -> Tensor:
         return (a * b).sum(-1)
 
-    assert train(DMNSSampler(g, model, 2, **SMALL), model, dot) == []
+    assert train(make("dmns", G, model, 2), model, dot) == []
 
 
 def test_a_scorer_or_a_rule_without_scores_is_not_doubted() -> None:
-    g = graph()
     model = Model()
-    with_scorer = DMNSSampler(g, model, 2, scorer=model.score, **SMALL)
-    without = DMNSSampler(g, model, 2, rule=Density(), **SMALL)
+    with_scorer = make("dmns", G, model, 2, scorer=model.score)
+    without = make("dmns", G, model, 2, rule=Density())
     for sampler in (with_scorer, without):
         assert train(sampler, model, model.score) == []
 
 
-@pytest.mark.parametrize("cls", [DynamicSampler, AdversarialSampler])
-def test_scores_that_never_tell_edges_are_noticed_once(cls: Any) -> None:
-    g = graph()
+@pytest.mark.parametrize("name", ["dynamic", "adversarial"])
+def test_scores_that_never_tell_edges_are_noticed_once(name: str) -> None:
     h = [torch.empty(0)]
-    sampler = cls(g, lambda: h[0], 2)
+    sampler = make(name, G, lambda: h[0])
     for version in range(1, 16):
         h[0] = torch.full((NODES, 6), version / 10)  # all scores are equal
         if version == 12:
@@ -126,21 +114,19 @@ def test_scores_that_never_tell_edges_are_noticed_once(cls: Any) -> None:
 
 
 def test_a_sampler_that_takes_no_scorer_is_not_to_be_given_one() -> None:
-    g = graph()
-    sampler = MCNSSampler(g, lambda: torch.ones(NODES, 6), 2)
+    sampler = make("mcns", G, torch.ones(NODES, 6))
     with pytest.warns(UserWarning, match="use a sampler that takes scorer="):
         for _ in range(12):
             sampler.refresh()
 
 
 def test_scores_that_rise_late_are_not() -> None:
-    g = graph()
     h = [torch.empty(0)]
-    sampler = DynamicSampler(g, lambda: h[0], 2)
+    sampler = make("dynamic", G, lambda: h[0])
     adjacency = torch.zeros(NODES, NODES)
-    adjacency[g.edges()] = 1.0
+    adjacency[G.edges()] = 1.0
     for version in range(1, 16):
-        flat = torch.randn(NODES, NODES, generator=torch.Generator().manual_seed(version))
+        flat = normal(NODES, NODES, seed=version)
         h[0] = flat if version < 12 else adjacency + adjacency.T + 2 * torch.eye(NODES)
         sampler.refresh()
     assert sampler.version == 15
@@ -149,10 +135,9 @@ def test_scores_that_rise_late_are_not() -> None:
 def test_early_epochs_of_free_vectors_are_not_doubted() -> None:
     data = embedded_graph(num_nodes=300, seed=0)
     g = dgl.graph((data.src, data.dst), num_nodes=300)
-    torch.manual_seed(0)
     h = nn.Parameter(torch.randn(300, 16))
     optimizer = torch.optim.Adam([h], lr=0.01)
-    sampler = DynamicSampler(g, lambda: h, 2)
+    sampler = make("dynamic", g, lambda: h, 2)
     for _ in range(16):
         sampler.refresh()
         for part in torch.randperm(len(data.src)).split(256):
@@ -167,13 +152,12 @@ def test_early_epochs_of_free_vectors_are_not_doubted() -> None:
 
 
 def test_the_auc_is_that_of_all_pairs() -> None:
-    g = graph()
-    sampler = DynamicSampler(g, lambda: g.ndata["feat"], 2)
-    x, known = g.ndata["feat"], sampler.known
+    sampler = make("dynamic", G)
+    x, known = G.ndata["feat"], sampler.known
     snapshot = Snapshot.take(x, x, known, None, None)
-    edge = (x[g.edges()[0]] * x[g.edges()[1]]).sum(-1)
+    edge = (x[G.edges()[0]] * x[G.edges()[1]]).sum(-1)
     found = torch.tensor([edge_auc(snapshot, seed=seed) for seed in range(40)])
-    src, _ = g.edges()
+    src, _ = G.edges()
     free = ~known.contains(src.unsqueeze(1), torch.arange(NODES).expand(len(src), -1))
     free[torch.arange(len(src)), src] = False
     other = x[src] @ x.T

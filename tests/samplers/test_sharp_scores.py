@@ -3,20 +3,19 @@
 import dgl
 import pytest
 import torch
+from shared import make, refreshed, rng
 
-from dgl_dmns import DMNSSampler
 from dgl_dmns.core import Blend, KnownEdges
-from dgl_dmns.samplers import Resources, SelfAdversarialSampler
+from dgl_dmns.samplers import Resources
 
 N, BLOCK = 240, 24
 SHARP = Blend(0.8, edge_ratio=8.0)
-SMALL = {"warmup_steps": 5, "fit_steps": 3, "batch_pairs": 64, "pool": 64, "uniform_share": 0.0}
+HARD = {"pool": 64, "uniform_share": 0.0, "groups": None}
 
 
 @pytest.fixture
 def graph():
     """Edges within blocks of nodes only."""
-    torch.manual_seed(0)
     src = torch.arange(N).repeat_interleave(6)
     dst = src // BLOCK * BLOCK + torch.randint(0, BLOCK, src.shape)
     return dgl.to_bidirected(dgl.graph((src, dst), num_nodes=N))
@@ -36,9 +35,9 @@ def test_small_scores_make_negatives_as_hard_as_large_ones(graph):
     hard = {}
     for scale in (0.01, 0.1):
         h = telling(scale)
-        sampler = DMNSSampler(graph, lambda h=h: h, k=3, rule=SHARP, **SMALL)
+        sampler = make("dmns", graph, h, rule=SHARP, **HARD)
         report = sampler.refresh()
-        flat = DMNSSampler(graph, lambda h=h: h, k=3, **SMALL)
+        flat = make("dmns", graph, h, **HARD)
         assert flat.refresh().table.sharpness == 1
         assert report.table.sharpness > 50
         hard[scale] = mean_score(sampler, h) / scale**2
@@ -48,14 +47,14 @@ def test_small_scores_make_negatives_as_hard_as_large_ones(graph):
 
 def test_each_refresh_measures_anew(graph):
     scales = iter((0.1, 0.2, 10.0))
-    sampler = SelfAdversarialSampler(graph, lambda: telling(next(scales)), k=3, edge_ratio=4.0)
+    sampler = make("self-adversarial", graph, lambda: telling(next(scales)), edge_ratio=4.0)
     first, second, third = (sampler.refresh().table.sharpness for _ in range(3))
     assert first == pytest.approx(4 * second, rel=0.1)
     assert third == 1
 
 
 def test_a_model_that_has_not_learned_by_the_twentieth_refresh_gives_a_warning(graph):
-    sampler = SelfAdversarialSampler(graph, lambda: telling(0.01), k=3, edge_ratio=4.0)
+    sampler = make("self-adversarial", graph, telling(0.01), edge_ratio=4.0)
     for _ in range(20):
         sampler.refresh()
     with pytest.warns(UserWarning, match=r"after 20 refreshes .* or leave edge_ratio out"):
@@ -68,43 +67,38 @@ def test_a_state_keeps_it_for_queries_from_embeddings(graph, background):
     resources = Resources(background=background)
 
     def made():
-        return DMNSSampler(graph, lambda: h, k=3, rule=SHARP, resources=resources, **SMALL)
+        return make("dmns", graph, h, rule=SHARP, resources=resources, **HARD)
 
     sampler, other = made(), made()
     sampler.refresh()
     sampler.refresh()
     sampler.wait()
     other.load_state_dict(sampler.state_dict())
-    own = [
-        one.for_embeddings(h[:40], generator=torch.Generator().manual_seed(1))
-        for one in (sampler, other)
-    ]
+    own = [one.for_embeddings(h[:40], generator=rng(1)) for one in (sampler, other)]
     assert torch.equal(*own)
     score = (h[:40].unsqueeze(1) * h[own[0]]).sum(-1)
     assert score.mean() > 0.0025  # a quarter of the query's own block, where a tenth is by chance
     none = torch.empty(0, dtype=torch.int64)
     known = KnownEdges(none, none, 40, N, exclude_self=False)
-    same = sampler.for_embeddings(h[:40], known=known, generator=torch.Generator().manual_seed(1))
+    same = sampler.for_embeddings(h[:40], known=known, generator=rng(1))
     assert torch.equal(same, own[0])
 
 
 @pytest.mark.parametrize("wrong", [0.5, 0.0, float("nan"), float("inf"), "sharp", None])
 def test_a_state_with_another_sharpness_is_refused(graph, wrong):
     h = telling(0.1)
-    sampler = DMNSSampler(graph, lambda: h, k=3, rule=SHARP, **SMALL)
-    sampler.refresh()
+    sampler = refreshed("dmns", graph, h, rule=SHARP, **HARD)
     state = sampler.state_dict()
     state["sharpness"] = wrong
-    before = sampler.relation().sharpness
+    before = sampler.state_dict()["sharpness"]
     with pytest.raises(ValueError, match="sharpness"):
         sampler.load_state_dict(state)
-    assert sampler.relation().sharpness == before
+    assert sampler.state_dict()["sharpness"] == before
 
 
 def test_log_ratios_of_positives_are_those_of_the_sharpened_distribution(graph):
     h = telling(0.1)
-    sampler = SelfAdversarialSampler(graph, lambda: h, k=3, edge_ratio=4.0)
-    sampler.refresh()
+    sampler = refreshed("self-adversarial", graph, h, edge_ratio=4.0)
     src, dst = graph.edges()
     keep = src != dst
     ratio = sampler.positive_log_ratio((src[keep], dst[keep]))
@@ -112,13 +106,12 @@ def test_log_ratios_of_positives_are_those_of_the_sharpened_distribution(graph):
 
 
 def test_each_edge_type_has_its_own():
-    torch.manual_seed(0)
     src = torch.arange(N).repeat_interleave(6)
     near = src // BLOCK * BLOCK + torch.randint(0, BLOCK, src.shape)
     far = torch.randint(0, N, src.shape)
     g = dgl.heterograph({("n", "near", "n"): (src, near), ("n", "far", "n"): (src, far)})
     h = telling(0.1) + 1e-3 * torch.randn(N, N // BLOCK)
-    sampler = DMNSSampler(g, lambda: {"n": h}, k=2, rule=SHARP, **SMALL)
+    sampler = make("dmns", g, {"n": h}, 2, rule=SHARP, **HARD)
     report = sampler.refresh()
     near, far = (report.by_type["n", name, "n"].table.sharpness for name in ("near", "far"))
     assert far > 1.3 * near  # edges that scores cannot tell: as sharp as the spread allows

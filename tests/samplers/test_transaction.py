@@ -8,75 +8,51 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import dgl
 import pytest
 import torch
-from states import same
+from shared import BUYS, WIDTH, graph, make, normal, optimizer, refreshed, same
 from torch import Tensor
+from tqdm import tqdm
 
-from dgl_dmns import (
-    AdversarialSampler,
-    DMNSSampler,
-    DynamicSampler,
-    MCNSSampler,
-    Resources,
-    SelfAdversarialSampler,
+from dgl_dmns import Resources
+from dgl_dmns.core import (
+    CandidateTable,
+    Density,
+    DiffusionGenerator,
+    FiLMPredictor,
+    Gate,
+    Nearest,
 )
-from dgl_dmns.core import CandidateTable, Density, FiLMPredictor, Gate, Nearest
-from dgl_dmns.samplers import refreshing
+from dgl_dmns.samplers.adversarial import SoftmaxGenerator
 
-NODES = 40
-SMALL: dict[str, Any] = {
-    "warmup_steps": 4,
-    "fit_steps": 2,
-    "batch_pairs": 32,
-    "groups": 2,
-    "pool": 24,
-}
-MAKE: dict[str, Callable[..., Any]] = {
-    "blend": lambda g, e, **m: DMNSSampler(g, e, 2, **SMALL, **m),
-    "gate": lambda g, e, **m: DMNSSampler(g, e, 2, rule=Gate(), **SMALL, **m),
-    "density": lambda g, e, **m: DMNSSampler(
-        g, e, 2, rule=Density(), effective_size=6, **SMALL, **m
-    ),
-    "nearest": lambda g, e, **m: DMNSSampler(g, e, 2, rule=Nearest(), **SMALL, **m),
-    "own predictor": lambda g, e, **m: DMNSSampler(g, e, 2, predictor=predictor(), **SMALL, **m),
-    "dynamic": lambda g, e, **m: DynamicSampler(g, e, 2, groups=2, **m),
-    "self-adversarial": lambda g, e, **m: SelfAdversarialSampler(
-        g, e, 2, edge_ratio=3.0, groups=2, **m
-    ),
-    "mcns": lambda g, e, **m: MCNSSampler(g, e, 2, groups=2, **m),
-    "adversarial": lambda g, e, **m: AdversarialSampler(
-        g, e, 2, groups=2, warmup_steps=4, fit_steps=2, batch_queries=32, **m
-    ),
+OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
+    "blend": ("dmns", {}),
+    "gate": ("dmns", {"rule": Gate()}),
+    "density": ("dmns", {"rule": Density()}),
+    "nearest": ("dmns", {"rule": Nearest()}),
+    "own predictor": ("dmns", {"predictor": FiLMPredictor(WIDTH)}),
+    "dynamic": ("dynamic", {}),
+    "self-adversarial": ("self-adversarial", {"edge_ratio": 3.0}),
+    "mcns": ("mcns", {"groups": 2}),
+    "adversarial": ("adversarial", {}),
 }
 
 
-def predictor() -> FiLMPredictor:
-    torch.manual_seed(3)
-    return FiLMPredictor(8)
-
-
-def graph() -> Any:
-    source = torch.Generator().manual_seed(1)
-    ends = torch.randint(0, NODES, (2, 4 * NODES), generator=source)
-    return dgl.graph(tuple(ends), num_nodes=NODES)
+def made(name: str, g: Any, encoder: Any, background: bool = False, **more: Any) -> Any:
+    kind, options = OPTIONS[name]
+    pool = {} if kind == "mcns" else {"pool": 24}
+    resources = Resources(background=background)
+    return make(kind, g, encoder, 2, resources=resources, **pool, **copy.deepcopy(options), **more)
 
 
 def shop() -> Any:
-    source = torch.Generator().manual_seed(2)
-    pairs = {
-        ("user", "buys", "item"): tuple(torch.randint(0, 30, (2, 90), generator=source)),
-        ("item", "sold", "user"): tuple(torch.randint(0, 30, (2, 90), generator=source)),
-    }
+    ends = torch.randint(0, 30, (2, 90))
+    pairs = {BUYS: tuple(ends), ("item", "sold", "user"): tuple(ends.flip(0))}
     return dgl.heterograph(pairs, num_nodes_dict={"user": 30, "item": 30})
-
-
-def embeddings(seed: int = 0, nodes: int = NODES) -> Tensor:
-    return torch.randn(nodes, 8, generator=torch.Generator().manual_seed(seed))
 
 
 class Broken(Exception):  # noqa: N818 - an error of the user's
@@ -105,65 +81,67 @@ class Encoder:
     """Returns embeddings of its turn, and fails where it is told to."""
 
     def __init__(self, g: Any) -> None:
-        self.g = g
-        self.turn = 0
-        self.failure = ""
+        self.g, self.turn, self.failure = g, 0, ""
 
     def __call__(self) -> Any:
         if self.failure == "encoder":
             raise Broken
-        h = {n: embeddings(self.turn, self.g.num_nodes(n)) for n in self.g.ntypes}
+        h = {n: normal(self.g.num_nodes(n), WIDTH, seed=self.turn) for n in self.g.ntypes}
         if self.failure == "not finite":
             next(iter(h.values()))[3] = torch.nan
         return next(iter(h.values())) if len(h) == 1 else h
 
 
-FAILURES = ("encoder", "not finite", "fit", "table", "interrupt", "publication")
+PLACES: dict[str, tuple[Any, str, BaseException]] = {
+    "fit of a diffusion model": (DiffusionGenerator, "fit", Broken()),
+    "fit of an adversary": (SoftmaxGenerator, "fit", Broken()),
+    "table": (CandidateTable, "write", Broken()),
+    "interrupt": (CandidateTable, "write", KeyboardInterrupt()),
+    "publication": (CandidateTable, "publish", Broken()),
+}
+
+
+def failures(sampler: Any) -> list[tuple[str, int]]:
+    """Kinds of failures that a refresh can meet, each with the edge type at which it does."""
+    of = {"DMNSSampler": "fit of a diffusion model"}
+    if sampler.version:  # the first fit of an adversary takes no steps where there is no warm-up
+        of["AdversarialSampler"] = "fit of an adversary"
+    fit = of.get(type(sampler).__name__)
+    places = [place for place in PLACES if place == fit or not place.startswith("fit")]
+    types = range(1, len(sampler.relations) + 1)
+    return [("encoder", 1), ("not finite", 1), *((p, t) for t in types for p in places)]
 
 
 @contextmanager
-def failure(kind: str, sampler: Any, encoder: Encoder, call: int = 1) -> Iterator[None]:
-    """A refresh within fails; what is not of the encoder fails at the call-th edge type."""
-    if kind in ("encoder", "not finite"):
-        encoder.failure = kind
+def failure(kind: str, call: int, encoder: Encoder) -> Iterator[None]:
+    """A refresh within fails."""
+    encoder.failure = kind
+    with breaking(*PLACES[kind], call) if kind in PLACES else nullcontext():
         yield
-        encoder.failure = ""
-        return
-    places: dict[str, tuple[Any, str, BaseException]] = {
-        "fit": (sampler, "_fit", Broken()),
-        "table": (CandidateTable, "write", Broken()),
-        "interrupt": (CandidateTable, "write", KeyboardInterrupt()),
-        "publication": (CandidateTable, "publish", Broken()),
-    }
-    owner, name, error = places[kind]
-    with breaking(owner, name, error, call):
-        yield
+    encoder.failure = ""
 
 
 def everything(sampler: Any) -> dict[str, Any]:
     """All that a refresh may change, but for the hidden buffers of tables, as copies."""
-    held = {}
-    for etype, one in sampler.relations.items():
-        walked = None if one.walked is None else one.walked[sampler.version % 2]
-        held[etype] = {
-            "live": list(one.table.current()),
-            "random": one.random.get_state(),
-            "sharpness": one.sharpness,
-            "walked": walked,
-            "weights": [None if p is None else p.state_dict() for p in (one.model, one.adversary)],
-            "objects": (id(one.model), id(one.adversary), id(one.distribution)),
-        }
-    observed = sampler._observed
-    return copy.deepcopy(
-        {
-            "held": held,
-            "version": sampler.version,
-            "report": id(sampler.report),
-            "last": sampler._last,
-            "observed": None if observed is None else observed.state_dict(),
-            "staleness": vars(sampler.staleness),
-        }
-    )
+
+    def without_tables(state: Any) -> Any:
+        if not isinstance(state, dict):
+            return state
+        return {key: without_tables(part) for key, part in state.items() if key != "table"}
+
+    relations = sampler.relations.items()
+    pairs = torch.arange(20), torch.arange(20).flip(0)
+    found = {
+        "state": without_tables(sampler.state_dict()),
+        "tables": {e: list(r.table.current()) for e, r in relations},
+        "models": {e: id(r.model) for e, r in relations},
+        "version": sampler.version,
+        "report": id(sampler.report),
+        "staleness": vars(sampler.staleness),
+    }
+    if sampler.version and sampler.rule.tractable:
+        found["ratios"] = {e: sampler.distribution(e).log_ratio(*pairs) for e, _ in relations}
+    return copy.deepcopy(found)
 
 
 def end(sampler: Any) -> None:
@@ -181,33 +159,26 @@ def refresh(sampler: Any, **arguments: Any) -> None:
 
 
 def fail_in_every_way(sampler: Any, encoder: Encoder, act: Callable[[], None]) -> None:
-    for call in range(1, len(sampler.relations) + 1):
-        for kind in FAILURES if call == 1 else ("fit", "table", "publication"):
-            before = everything(sampler)
-            with (
-                failure(kind, sampler, encoder, call),
-                pytest.raises((Broken, ValueError, KeyboardInterrupt, RuntimeError)) as met,
-            ):
-                act()
-            if type(met.value) is RuntimeError:  # of an encoder that has never returned
-                assert isinstance(met.value.__cause__, Broken)
-            assert same(before, everything(sampler)), (kind, call)
-            if sampler.version and sampler.rule.tractable:
-                for etype in sampler.relations:
-                    assert sampler.distribution(etype) is not None
+    for kind, call in failures(sampler):
+        before = everything(sampler)
+        errors = (Broken, ValueError, KeyboardInterrupt, RuntimeError)
+        with failure(kind, call, encoder), pytest.raises(errors) as met:
+            act()
+        if type(met.value) is RuntimeError:  # of an encoder that has never returned
+            assert isinstance(met.value.__cause__, Broken)
+        assert same(before, everything(sampler)), (kind, call)
 
 
 @pytest.mark.parametrize("background", [False, True])
-@pytest.mark.parametrize("name", MAKE)
+@pytest.mark.parametrize("name", OPTIONS)
 def test_failures_leave_no_trace(name: str, background: bool) -> None:
-    g = graph()
     runs = []
     for failing in (True, False):
-        encoder = Encoder(g)
-        sampler = MAKE[name](g, encoder, resources=Resources(background=background))
+        encoder = Encoder(graph())
+        sampler = made(name, graph(), encoder, background)
         states = []
         for encoder.turn in range(3):
-            nodes = torch.arange(20) if encoder.turn == 2 and sampler.rebuilds_rows else None
+            nodes = torch.arange(20) if encoder.turn == 2 and name != "mcns" else None
             if failing:
                 fail_in_every_way(sampler, encoder, lambda: refresh(sampler, nodes=nodes))  # noqa: B023
             refresh(sampler, nodes=nodes)
@@ -219,11 +190,10 @@ def test_failures_leave_no_trace(name: str, background: bool) -> None:
 
 @pytest.mark.parametrize("background", [False, True])
 def test_edge_types_are_swapped_together(background: bool) -> None:
-    g = shop()
-    runs = []
+    g, runs = shop(), []
     for failing in (True, False):
         encoder = Encoder(g)
-        sampler = DMNSSampler(g, encoder, 2, resources=Resources(background=background), **SMALL)
+        sampler = made("blend", g, encoder, background)
         for encoder.turn in range(2):
             some = {"user": torch.arange(9), "item": torch.arange(5)}
             nodes = some if encoder.turn else None
@@ -239,25 +209,20 @@ def test_edge_types_are_swapped_together(background: bool) -> None:
 def test_attached_refreshes_that_fail_are_made_up_for(name: str, background: bool) -> None:
     runs = []
     for failing in (True, False):
-        g = graph()
-        encoder = Encoder(g)
-        sampler = MAKE[name](g, encoder, resources=Resources(background=background))
-        weight = torch.nn.Parameter(torch.ones(1))
-        optimizer = torch.optim.SGD([weight], lr=0.1)
-        sampler.attach(optimizer, every=1)
-        weight.grad = torch.zeros(1)
+        encoder = Encoder(graph())
+        sampler = made(name, graph(), encoder, background)
+        one = optimizer()
+        sampler.attach(one, every=1)
 
         def step() -> None:
-            optimizer.step()  # noqa: B023
+            one.step()  # noqa: B023
             end(sampler)  # noqa: B023
 
         for encoder.turn in range(1, 3):
             if failing:
-                for kind in FAILURES:
-                    with (
-                        failure(kind, sampler, encoder),
-                        pytest.raises((Broken, ValueError, KeyboardInterrupt)),
-                    ):
+                for kind, call in failures(sampler):
+                    errors = (Broken, ValueError, KeyboardInterrupt)
+                    with failure(kind, call, encoder), pytest.raises(errors):
                         step()
             step()
         assert sampler.version == 3
@@ -271,14 +236,11 @@ def test_a_scorer_that_raises_takes_back_the_fit(background: bool) -> None:
     good = [True]
 
     def scorer(a: Tensor, b: Tensor) -> Tensor:
-        if not good[0] and a.dim() == 2 and len(a) == NODES:  # the mean score of the table
+        if not good[0] and a.dim() == 2 and len(a) == 40:  # the mean score of the table
             raise Broken
         return (a * b).sum(-1)
 
-    g = graph()
-    sampler = MAKE["adversarial"](
-        g, embeddings, scorer=scorer, resources=Resources(background=background)
-    )
+    sampler = made("adversarial", graph(), normal(40, WIDTH), background, scorer=scorer)
     sampler.refresh()
     before = everything(sampler)
     good[0] = False
@@ -290,92 +252,80 @@ def test_a_scorer_that_raises_takes_back_the_fit(background: bool) -> None:
 @pytest.mark.parametrize("background", [False, True])
 @pytest.mark.parametrize("given", [False, True])
 def test_observed_embeddings_come_back(background: bool, given: bool) -> None:
-    g = graph()
-    sampler = MAKE["blend"](g, embeddings, resources=Resources(background=background))
+    sampler = made("blend", graph(), normal(40, WIDTH), background)
     sampler.refresh()
-    sampler.observe(torch.tensor([3, 4]), torch.full((2, 8), 2.0))
+    sampler.observe(torch.tensor([3, 4]), torch.full((2, WIDTH), 2.0))
     before = everything(sampler)
-    arguments: dict[str, Any] = {"embeddings": embeddings(5)} if given else {"observed": False}
-    with breaking(sampler, "_fit", Broken()), pytest.raises(Broken):
-        refresh(sampler, **arguments)
+    fresh = {"embeddings": normal(40, WIDTH, seed=5)} if given else {"observed": False}
+    with breaking(DiffusionGenerator, "fit", Broken()), pytest.raises(Broken):
+        refresh(sampler, **fresh)
     assert same(before, everything(sampler))
 
 
 def test_what_is_observed_beside_a_refresh_that_fails_is_kept() -> None:
-    g = graph()
-    sampler = MAKE["blend"](g, embeddings, resources=Resources(background=True))
+    sampler = made("blend", graph(), normal(40, WIDTH), background=True)
     sampler.refresh()
-    sampler.observe(torch.tensor([3]), torch.full((1, 8), 2.0))
-    with breaking(sampler, "_fit", Broken()):
-        sampler.refresh(embeddings(5))
-        sampler.observe(torch.tensor([4, 5]), torch.full((2, 8), 4.0))
+    sampler.observe(torch.tensor([3]), torch.full((1, WIDTH), 2.0))
+    with breaking(DiffusionGenerator, "fit", Broken()):
+        sampler.refresh(normal(40, WIDTH, seed=5))
+        sampler.observe(torch.tensor([4, 5]), torch.full((2, WIDTH), 4.0))
         with pytest.raises(RuntimeError, match="Broken"):
             sampler.wait()
-    wanted = embeddings()
-    wanted[3], wanted[4], wanted[5] = 2.0, 4.0, 4.0
-    assert torch.equal(sampler._observed.h["_N"], wanted)
     assert sampler.embedding_age()[[3, 4, 5, 6]].tolist() == [1, 0, 0, 2]
+    seen: list[Tensor] = []
+    sampler.on_refresh(lambda report, h: seen.append(h["_N"]))
+    refresh(sampler)
+    wanted = normal(40, WIDTH)
+    wanted[3], wanted[4], wanted[5] = 2.0, 4.0, 4.0
+    assert torch.equal(seen[0], wanted)
 
 
 def test_an_interrupt_after_the_swap_leaves_the_refresh_in_use() -> None:
-    g = graph()
-    sampler, plain = MAKE["blend"](g, embeddings), MAKE["blend"](g, embeddings)
-    sampler.refresh()
-    plain.refresh()
-    with breaking(refreshing, "swap", KeyboardInterrupt()), pytest.raises(KeyboardInterrupt):
+    """As the bar of the progress is closed, which comes last."""
+    sampler, plain = (refreshed("dmns", graph()) for _ in "ab")
+    with breaking(tqdm, "close", KeyboardInterrupt()), pytest.raises(KeyboardInterrupt):
         sampler.refresh()
     plain.refresh()
     assert same(sampler.state_dict(), plain.state_dict())
 
 
 def test_a_predictor_of_the_users_is_left_alone() -> None:
-    mine = predictor()
+    mine = FiLMPredictor(WIDTH)
     before = copy.deepcopy(mine.state_dict())
-    sampler = DMNSSampler(graph(), embeddings, 2, predictor=mine, **SMALL)
-    sampler.refresh()
+    sampler = refreshed("dmns", graph(), predictor=mine)
     assert same(before, mine.state_dict())
-    assert not same(before, sampler.model.predictor.state_dict())  # type: ignore[union-attr]
+    assert not same(before, sampler.model.predictor.state_dict())
 
 
 # ---- functions of on_refresh ------------------------------------------------------------------
 
 
+def broken(report: Any, h: dict[str, Tensor]) -> None:
+    raise Broken
+
+
 @pytest.mark.parametrize("background", [False, True])
 def test_a_refresh_stands_where_a_function_of_on_refresh_raises(background: bool) -> None:
-    g = graph()
-    plain = MAKE["blend"](g, embeddings, resources=Resources(background=background))
-    sampler = MAKE["blend"](g, embeddings, resources=Resources(background=background))
+    plain, sampler = (made("blend", graph(), normal(40, WIDTH), background) for _ in "ab")
     seen: list[int] = []
-
-    def broken(report: Any, h: dict[str, Tensor]) -> None:
-        raise Broken
-
     sampler.on_refresh(broken)
     sampler.on_refresh(lambda report, h: seen.append(report.version))
     for version in (1, 2):
-        plain.refresh()
+        refresh(plain)
         with pytest.raises(Broken):
             refresh(sampler)
         assert sampler.report.version == sampler.version == version
         assert sampler.staleness.refreshes == 0
-    plain.wait()
     assert seen == [1, 2]  # the other function is called
     assert same(plain.state_dict(), sampler.state_dict())
 
 
 def test_a_refresh_that_stands_is_not_repeated_after_the_next_step() -> None:
-    sampler = MAKE["blend"](graph(), embeddings)
-    weight = torch.nn.Parameter(torch.ones(1))
-    optimizer = torch.optim.SGD([weight], lr=0.1)
-    sampler.attach(optimizer, every=2)
-
-    def broken(report: Any, h: dict[str, Tensor]) -> None:
-        raise Broken
-
+    sampler, one = make("dmns", graph()), optimizer()
+    sampler.attach(one, every=2)
     sampler.on_refresh(broken)
-    weight.grad = torch.zeros(1)
-    optimizer.step()
+    one.step()
     with pytest.raises(Broken):
-        optimizer.step()
-    optimizer.step()
+        one.step()
+    one.step()
     assert sampler.version == 2

@@ -9,11 +9,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-import dgl
 import numpy as np
 import pytest
 import torch
-from dgl.dataloading import DataLoader, NeighborSampler, as_edge_prediction_sampler
+from shared import ends, graph, loader, make, negatives, refreshed, seed, star
 from torch import Tensor
 from torch import multiprocessing as mp
 from torch.utils.data import get_worker_info
@@ -21,48 +20,14 @@ from torch.utils.data import get_worker_info
 from dgl_dmns.core import Candidates, CandidateTable, Hardest
 from dgl_dmns.samplers import DMNSSampler
 
-pytestmark = pytest.mark.filterwarnings("ignore:Dataloader CPU affinity")
-
-NODES, EDGES = 40, 160
-SMALL: dict[str, Any] = {"warmup_steps": 5, "fit_steps": 3, "batch_pairs": 64, "groups": 4}
-
-
-def graph() -> Any:
-    source = torch.Generator().manual_seed(1)
-    return dgl.graph(tuple(torch.randint(0, NODES, (2, EDGES), generator=source)), num_nodes=NODES)
-
-
-def loader(g: Any, sampler: Any, workers: int, **arguments: Any) -> Any:
-    return DataLoader(
-        g,
-        torch.arange(g.num_edges()),
-        as_edge_prediction_sampler(NeighborSampler([2]), negative_sampler=sampler),
-        batch_size=8,
-        shuffle=True,
-        num_workers=workers,
-        **arguments,
-    )
-
-
-def negatives(batch: Any) -> tuple[Tensor, Tensor]:
-    src, dst = batch[2].edges()
-    return batch[2].ndata[dgl.NID][src], batch[2].ndata[dgl.NID][dst]
-
-
-def star(node: int) -> Tensor:
-    """Embeddings of which one node's stands out: by the rule `Hardest` it is the negative."""
-    h = torch.ones(NODES, 1)
-    h[node] = 9
-    return h
+G = graph(40, 160)
+SIZE = {"batch_size": 8}
 
 
 class Witness(DMNSSampler):
     """Hardest negatives; notes how often which version was used, by the place of the worker."""
 
-    def __init__(self, g: Any) -> None:
-        arguments = {"rule": Hardest(), "pool": NODES, "uniform_share": 0.0, **SMALL}
-        super().__init__(g, lambda: star(0), 1, **arguments)
-        self.seen = torch.zeros(8, 4, dtype=torch.int64).share_memory_()
+    seen: Tensor
 
     def negatives_for_edges(self, g: Any, src: Tensor, dst: Tensor, etype: Any) -> Tensor:
         info = get_worker_info()
@@ -70,9 +35,15 @@ class Witness(DMNSSampler):
         return super().negatives_for_edges(g, src, dst, etype)
 
 
+def witness() -> Any:
+    sampler = make(Witness, G, star(40, 0), 1, rule=Hardest(), pool=40, uniform_share=0.0)
+    sampler.seen = torch.zeros(8, 4, dtype=torch.int64).share_memory_()
+    return sampler
+
+
 def stars_of(sampler: Any, batch: Any) -> list[int]:
     """The destinations in a batch, of those sources that may have either star, 1 and 2."""
-    src, dst = negatives(batch)
+    src, dst = ends(batch[2])
     barred = sampler.known.contains(src.unsqueeze(1), torch.tensor([1, 2])).any(dim=1)
     return dst[~barred].unique().tolist()
 
@@ -100,18 +71,18 @@ def stars_of(sampler: Any, batch: Any) -> list[int]:
 def test_the_next_epoch_uses_the_new_table_in_every_worker(
     workers: int, start: str, persistent: bool
 ) -> None:
-    sampler = Witness(graph())
+    sampler = witness()
     more = {"persistent_workers": persistent, "multiprocessing_context": start} if workers else {}
-    batches = loader(graph(), sampler, workers, **more)
+    batches = loader(G, sampler, workers, **SIZE, **more)
     for version, node in ((1, 3), (2, 30)):
-        sampler.refresh(star(node))
+        sampler.refresh(star(40, node))
         sampler.seen.zero_()
-        src, dst = (torch.cat(ends) for ends in zip(*map(negatives, batches)))
+        src, dst = negatives(batches)
         free = ~sampler.known.contains(src, torch.full_like(src, node))
         assert int(free.sum()) > 100
         assert dst[free].unique().tolist() == [node]
         used = sampler.seen.sum(dim=0).tolist()
-        assert used[version] == EDGES // 8
+        assert used[version] == 160 // 8
         assert sum(used) == used[version]
         assert int((sampler.seen[:, version] > 0).sum()) == max(1, workers)
 
@@ -121,15 +92,14 @@ def test_the_next_epoch_uses_the_new_table_in_every_worker(
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_refresh_in_the_middle_of_an_epoch(workers: int) -> None:
-    sampler = Witness(graph())
-    sampler.refresh(star(1))
+    sampler = witness()
+    sampler.refresh(star(40, 1))
     found = []
-    for step, batch in enumerate(
-        loader(graph(), sampler, workers, prefetch_factor=2 if workers else None)
-    ):
+    ahead = {"prefetch_factor": 2 if workers else None}
+    for step, batch in enumerate(loader(G, sampler, workers, **SIZE, **ahead)):
         found.append(stars_of(sampler, batch))
         if step == 5:
-            sampler.refresh(star(2))
+            sampler.refresh(star(40, 2))
     assert all(len(one) <= 1 for one in found)  # no batch mixes two tables
     assert {node for one in found for node in one} <= {1, 2}
     # Loaders draw ahead: two batches for each worker, no more.
@@ -140,12 +110,12 @@ def test_a_refresh_in_the_middle_of_an_epoch(workers: int) -> None:
 
 
 def test_a_refresh_beside_a_prefetch_thread() -> None:
-    sampler = Witness(graph())
-    sampler.refresh(star(1))
-    batches = loader(graph(), sampler, 0)
+    sampler = witness()
+    sampler.refresh(star(40, 1))
+    batches = loader(G, sampler, **SIZE)
     batches.use_prefetch_thread = True  # as DGL does where the device is a GPU
     for node in (1, 2):
-        sampler.refresh(star(node))
+        sampler.refresh(star(40, node))
         found = [stars_of(sampler, batch) for batch in batches]
         assert {node for one in found for node in one} == {node}
 
@@ -200,13 +170,13 @@ def test_draws_of_other_processes_never_mix_versions(start: str) -> None:
 
 CRASH = """
 import os, signal, sys
-sys.path.insert(0, {folder!r})
+sys.path[:0] = {folders!r}
 import torch
 import test_workers as tests
 torch.multiprocessing.set_sharing_strategy({strategy!r})
-sampler = tests.Witness(tests.graph())
+sampler = tests.witness()
 sampler.refresh()
-loader = tests.loader(tests.graph(), sampler, 2, persistent_workers={persistent})
+loader = tests.loader(tests.G, sampler, 2, batch_size=8, persistent_workers={persistent})
 batches = iter(loader)
 next(batches)
 workers = [worker.pid for worker in torch.multiprocessing.active_children()]
@@ -234,8 +204,8 @@ except (OSError, EOFError):  # killed while it handed a batch over
 def test_a_killed_worker_ends_the_loader_and_leaves_no_shared_memory(
     strategy: str, persistent: bool
 ) -> None:
-    folder = str(Path(__file__).parent)
-    script = CRASH.format(folder=folder, strategy=strategy, persistent=persistent)
+    folders = [str(Path(__file__).parents[i]) for i in (0, 1)]
+    script = CRASH.format(folders=folders, strategy=strategy, persistent=persistent)
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False
     )
@@ -260,15 +230,13 @@ def test_a_killed_worker_ends_the_loader_and_leaves_no_shared_memory(
 @pytest.mark.parametrize("workers", [0, 2])
 def test_one_seed_and_one_number_of_workers_give_one_result(workers: int) -> None:
     drawn = []
-    for seed in (7, 7, 8):
-        torch.manual_seed(seed)
-        dgl.seed(seed)
-        np.random.seed(seed)  # noqa: NPY002 (DGL shuffles by it)
-        h = torch.randn(NODES, 6, generator=torch.Generator().manual_seed(2))
-        sampler = DMNSSampler(graph(), lambda h=h: h, 3, **SMALL)
-        sampler.refresh()
-        batches = loader(graph(), sampler, workers)
-        drawn.append([torch.stack(negatives(batch)) for _ in range(2) for batch in batches])
-    first, again, other = drawn
-    assert all(torch.equal(one, two) for one, two in zip(first, again))
-    assert not all(torch.equal(one, two) for one, two in zip(first, other))
+    for value in (7, 7, 8):
+        seed(value)
+        np.random.seed(value)  # noqa: NPY002 (DGL shuffles by it)
+        batches = loader(G, refreshed("dmns", G), workers)
+        drawn.append(torch.cat([torch.stack(negatives(batches)) for _ in range(2)], dim=1))
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
+    # Neither do two epochs agree, nor two workers.
+    parts = drawn[0].view(2, 10, -1)[1].tolist()
+    assert len(set(map(tuple, parts))) == 10

@@ -1,6 +1,6 @@
 """Damage files of every kind that the package reads, and look what reading them does.
 
-``python tests/fuzzing.py --minutes 10`` goes on until the time is over; `test_fuzzing` runs a few
+``python tools/fuzzing.py --minutes 10`` goes on until the time is over; `test_fuzzing` runs a few
 hundred attempts of each kind with a fixed seed. An attempt changes a good file (bits, cuts, pieces
 put twice, other numbers; for archives and JSON also the content within, packed again correctly) and
 reads it. A reader may take the file or raise its documented error; anything else is a finding.
@@ -26,10 +26,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import dgl
 import numpy as np
 import pandas as pd
 import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+from shared import graph, make
 
 from dgl_dmns import DMNSSampler, files
 from dgl_dmns.cli.edges import FileError, read_edges
@@ -60,16 +62,8 @@ class Kind:
     error: type[Exception] = ValueError
 
 
-def graph() -> Any:
-    generator = torch.Generator().manual_seed(1)
-    src, dst = torch.randint(0, NODES, (2, 90), generator=generator)
-    return dgl.graph((src, dst), num_nodes=NODES)
-
-
 def sampler(seed: int = 0) -> DMNSSampler:
-    h = torch.randn(NODES, 4, generator=torch.Generator().manual_seed(2))
-    arguments: dict[str, Any] = {"warmup_steps": 2, "fit_steps": 1, "batch_pairs": 16, "groups": 2}
-    return DMNSSampler(graph(), lambda: h, 2, seed=seed, **arguments)
+    return make("dmns", graph(NODES, 90), k=2, seed=seed)
 
 
 def load_sampler(folder: Path) -> None:
@@ -85,7 +79,7 @@ def load_sampler(folder: Path) -> None:
         assert torch.equal(after["random"], before["random"])
         raise
     finally:
-        g = graph()
+        g = graph(NODES, 90)
         src, dst = one(g, torch.arange(g.num_edges()))
         assert bool(((dst >= 0) & (dst < NODES)).all())
         assert not bool(one.known.contains(src, dst).any())
@@ -338,11 +332,6 @@ def fuzz(kind: str, good: Path, work: Path, r: random.Random) -> tuple[str, str 
     return found
 
 
-def say(text: str) -> None:
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description="Fuzz the loaders.")
     parser.add_argument("--minutes", type=float, default=10.0)
@@ -367,13 +356,13 @@ def main() -> int:
                 last = "" if detail is None else detail.strip().splitlines()[-1]
                 if detail is not None and last not in seen:
                     seen.add(last)
-                    say(f"--- {kind}\n{detail}")
+                    print(f"--- {kind}\n{detail}")
                     if arguments.keep is not None:
                         shutil.copytree(work, arguments.keep / f"{kind} {len(seen)}")
-            say(f"{kind}: {counts[kind]}")
+            print(f"{kind}: {counts[kind]}")
     total = {what: sum(one[what] for one in counts.values()) for what in ("read", "refused")}
     executions = sum(sum(one.values()) for one in counts.values())
-    say(f"{executions} executions, of which {total}; {len(seen)} different findings")
+    print(f"{executions} executions, of which {total}; {len(seen)} different findings")
     return 1 if seen else 0
 
 
