@@ -21,6 +21,7 @@ from dgl_dmns.samplers import (
     InBatchSampler,
     MCNSSampler,
     NegativeSampler,
+    Pools,
     PopularitySampler,
     UniformSampler,
 )
@@ -59,7 +60,7 @@ def every_sampler(g: Any, encoder: Any) -> list[NegativeSampler]:
     """One of each kind; those that follow an encoder are refreshed."""
     following = [
         DMNSSampler(g, encoder, K, **SMALL),
-        DynamicSampler(g, encoder, K, groups=3),
+        DynamicSampler(g, encoder, K, pools=Pools(groups=3)),
         MCNSSampler(g, encoder, K, steps=3, width=10),
     ]
     for sampler in following:

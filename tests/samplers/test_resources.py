@@ -33,7 +33,7 @@ from torch import multiprocessing as mp
 
 from dgl_dmns import Resources
 from dgl_dmns.core import CandidateTable, Hardest, Nearest
-from dgl_dmns.samplers import resources as limits
+from dgl_dmns.samplers import settings as limits
 
 NODES = 300
 G = graph(NODES, 1500)

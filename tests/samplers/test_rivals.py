@@ -14,7 +14,7 @@ from torch import Tensor
 from dgl_dmns.core import DepthFirstProposal, KnownEdges
 from dgl_dmns.samplers.adversarial import SoftmaxGenerator
 from dgl_dmns.samplers.mcns import SelfContrast
-from dgl_dmns.samplers.popularity import _draw
+from dgl_dmns.samplers.plain import _draw
 
 
 def embeddings(count: int, width: int = 4, scale: float = 1.0) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from dgl_dmns.core import Density, Snapshot
 from dgl_dmns.data import embedded_graph
-from dgl_dmns.samplers.scoring import edge_auc
+from dgl_dmns.samplers.misuse import edge_auc
 
 NODES = 60
 G = graph(NODES, 240)

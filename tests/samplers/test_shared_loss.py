@@ -12,10 +12,12 @@ from torch import Tensor
 
 import dgl_dmns
 from dgl_dmns import (
+    Diffusion,
     DMNSSampler,
     DynamicSampler,
     InBatchSampler,
     MCNSSampler,
+    Pools,
     PopularitySampler,
     SelfAdversarialSampler,
     UniformSampler,
@@ -28,9 +30,11 @@ MAKES = {
     "uniform": lambda g: UniformSampler(g, K),
     "popularity": lambda g: PopularitySampler(g, K),
     "in-batch": lambda g: InBatchSampler(g, K),
-    "dmns": lambda g: refreshed(DMNSSampler(g, table_of(g), pool=N, fit_steps=0)),
+    "dmns": lambda g: refreshed(
+        DMNSSampler(g, table_of(g), pools=Pools(pool=N), diffusion=Diffusion(fit_steps=0))
+    ),
     "self-adversarial": lambda g: refreshed(
-        SelfAdversarialSampler(g, table_of(g), uniform_share=0.5, pool=N)
+        SelfAdversarialSampler(g, table_of(g), pools=Pools(uniform_share=0.5, pool=N))
     ),
 }
 
@@ -139,7 +143,7 @@ def test_the_ratio_of_filtered_uniform_draws_is_below_one_where_many_know_a_node
     sampler = UniformSampler(g, K)
     etype = g.canonical_etypes[0]
     src, dst = g.edges()
-    ratio = sampler._mixture_log_ratio(etype, src, dst, torch.arange(N)).exp()
+    ratio = sampler.mixture_log_ratio(etype, src, dst, torch.arange(N)).exp()
     drawn = torch.bincount(sampler(g, torch.arange(len(src)).repeat(100))[1], minlength=N)
     torch.testing.assert_close(ratio, N * drawn.double() / drawn.sum(), rtol=0.1, atol=0.01)
     assert float(ratio.max() / ratio.min()) > 1.3
@@ -308,7 +312,7 @@ def over_all_nodes(sampler: Any, g: Any, e: Any, minibatch: Any, kind: str, key:
         (src, dst), drawn = read("node_pairs"), read("negative_dsts")
     drawn = drawn.view(len(src), -1)
     nodes, place = drawn.unique(return_inverse=True)
-    ratio = sampler._mixture_log_ratio(e, src, dst, nodes)[place]
+    ratio = sampler.mixture_log_ratio(e, src, dst, nodes)[place]
     known = sampler.known_by_type[e]
     return lambda tables: shared_softmax_loss(
         (tables[e[0]], tables[e[2]]),
@@ -419,21 +423,25 @@ def test_the_ratio_of_a_table_s_draws_is_that_of_the_whole_batch_on_average(
     rule: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Over all choices of the queries that stand for the batch; exact if all do."""
-    import dgl_dmns.samplers.lookup as lookup
+    import dgl_dmns.samplers.tables as lookup
 
     g = graph()
-    sampler = refreshed(DMNSSampler(g, table_of(g), rule=rule, pool=N, fit_steps=0))
+    sampler = refreshed(
+        DMNSSampler(
+            g, table_of(g), rule=rule, pools=Pools(pool=N), diffusion=Diffusion(fit_steps=0)
+        )
+    )
     etype = g.canonical_etypes[0]
     src, dst = g.find_edges(torch.randperm(90)[:30])
     candidates = sampler.negatives_for_edges(g, src, dst, etype)
-    exact = sampler._mixture_log_ratio(etype, src, dst, candidates).exp()
+    exact = sampler.mixture_log_ratio(etype, src, dst, candidates).exp()
     every = torch.arange(N).expand(30, N)
-    whole = sampler._own_log_ratio(etype, src, dst, every).exp()
+    whole = sampler.own_log_ratio(etype, src, dst, every).exp()
     whole[sampler.known.contains(src.unsqueeze(1), every)] = 0.0
     torch.testing.assert_close(exact, whole.mean(0)[candidates], rtol=1e-3, atol=1e-3)
     monkeypatch.setattr(lookup, "_QUERIES", 8)
     some = torch.stack(
-        [sampler._mixture_log_ratio(etype, src, dst, candidates).exp() for _ in range(400)]
+        [sampler.mixture_log_ratio(etype, src, dst, candidates).exp() for _ in range(400)]
     )
     error = some.std(0) / math.sqrt(400)
     assert ((some.mean(0) - exact).abs() <= 4.5 * error + 1e-6).all()
