@@ -1,107 +1,48 @@
-"""What a cell is made of: the recipe and the source of negatives, as frozen values."""
+"""The recipe, as a frozen value, and the rows of the table."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
-__all__ = ["ROWS", "Cell", "Negatives", "Recipe"]
+from benchmarks.common.rows import Row
+from dgl_dmns.core import Density
 
-RESULT_VERSION = 3  # raise it when a change of the code changes results
+__all__ = ["ROWS", "Recipe"]
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A graph autoencoder as tuned by Ma et al. (arXiv 2411.03845), in a smaller size.
+    """A graph autoencoder as tuned by Ma et al. (arXiv 2411.03845), in a smaller size."""
 
-    Args:
-        hidden: width D of the embeddings and of the decoder.
-        steps: of propagation.
-        decoder_layers: linear layers of the decoder.
-        dropout: after each propagation and in the decoder.
-        k: negatives per edge.
-        batch_size: positives in a batch; their edges carry no messages in it.
-        learning_rate: of AdamW.
-        weight_decay: of AdamW.
-        clip: largest norm of the gradient.
-        epochs: at most this many.
-        patience: epochs without better validation Hits@100 before training stops.
-        val: share of the pairs for validation.
-        test: share of the pairs for test.
-        refresh_every: epochs between refreshes of the samplers that follow the encoder.
-    """
-
-    hidden: int = 64
-    steps: int = 4
-    decoder_layers: int = 4
-    dropout: float = 0.5
-    k: int = 3
-    batch_size: int = 1024
-    learning_rate: float = 2e-3
-    weight_decay: float = 1e-2
-    clip: float = 1.0
-    epochs: int = 300
-    patience: int = 30
-    val: float = 0.1
-    test: float = 0.1
-    refresh_every: int = 1
+    hidden: int = 64  # width D of the embeddings and of the decoder
+    steps: int = 4  # of propagation
+    decoder_layers: int = 4  # linear layers of the decoder
+    dropout: float = 0.5  # after each propagation and in the decoder
+    k: int = 3  # negatives per edge
+    batch_size: int = 1024  # positives in a batch; their edges carry no messages in it
+    learning_rate: float = 2e-3  # of AdamW
+    weight_decay: float = 1e-2  # of AdamW
+    clip: float = 1.0  # largest norm of the gradient
+    epochs: int = 300  # at most this many
+    patience: int = 30  # epochs without better validation Hits@100 before training stops
+    val: float = 0.1  # share of the pairs for validation
+    test: float = 0.1  # share of the pairs for test
+    refresh_every: int = 1  # epochs between refreshes of the samplers that follow the encoder
 
 
-@dataclass(frozen=True)
-class Negatives:
-    """Where negatives come from.
+# Densities ask for no scores; they are drawn by those of the generator alone.
+_DENSITY = {"rule": Density(), "scorer": None}
+_CALIBRATED = "DMNS, density, calibrated"
 
-    Args:
-        kind: ``global`` (both ends uniform: the recipe's own sampler), ``per-source`` (uniform
-            negatives of each edge's source), ``self-adversarial`` or ``dmns``.
-        rule: of DMNS: ``blend`` (its default; scores are the decoder's) or ``density``.
-        calibrated: whether log ratios of both sides are taken off the logits.
-        both_ends: whether the sources of DMNS's negatives are uniform too.
-    """
-
-    kind: Literal["global", "per-source", "self-adversarial", "dmns"]
-    rule: Literal["blend", "density"] = "blend"
-    calibrated: bool = False
-    both_ends: bool = False
-
-
-ROWS: dict[str, tuple[str, Negatives]] = {
-    "global": ("both ends uniform (the recipe's own)", Negatives("global")),
-    "per-source": ("uniform, per source", Negatives("per-source")),
-    "self-adversarial": ("self-adversarial", Negatives("self-adversarial")),
-    "dmns": ("DMNS", Negatives("dmns")),
-    "calibrated": ("DMNS, calibrated", Negatives("dmns", calibrated=True)),
-    "density-calibrated": (
-        "DMNS, density, calibrated",
-        Negatives("dmns", rule="density", calibrated=True),
-    ),
-    "both-ends-calibrated": (
-        "DMNS, density, calibrated, both ends drawn",
-        Negatives("dmns", rule="density", calibrated=True, both_ends=True),
+ROWS: dict[str, Row] = {
+    "global": Row("both ends uniform (the recipe's own)", "dgl, both ends"),
+    "per-source": Row("uniform, per source", "dgl"),
+    "self-adversarial": Row("self-adversarial", "self-adversarial"),
+    "dmns": Row("DMNS", "dmns"),
+    "calibrated": Row("DMNS, calibrated", "dmns", loss="calibrated"),
+    "density-calibrated": Row(_CALIBRATED, "dmns", _DENSITY, "calibrated"),
+    "both-ends-calibrated": Row(
+        f"{_CALIBRATED}, both ends drawn", "dmns", {**_DENSITY, "source": "uniform"}, "calibrated"
     ),
 }
-"""Titles and sources of negatives by command-line names; differences are taken to the first."""
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One run.
-
-    Args:
-        dataset: name of the data set.
-        recipe: how it is trained.
-        title: of the row.
-        negatives: of the row.
-        seed: of the split, the initial weights, the batches and the negatives.
-        version: of the results.
-    """
-
-    dataset: str
-    recipe: Recipe
-    title: str
-    negatives: Negatives
-    seed: int
-    version: int = RESULT_VERSION
-
-    def __str__(self) -> str:
-        return f"{self.dataset}, {self.title}, seed {self.seed}"
+"""By command-line names; differences are taken to the first."""

@@ -9,7 +9,7 @@ import dgl
 import torch
 from torch import Tensor
 
-from benchmarks.common import benchmark_data
+from benchmarks.common.training import benchmark_data, reverse_ids
 from benchmarks.gae.config import Recipe
 from dgl_dmns.core import KnownEdges
 from dgl_dmns.data import EdgeSplit, GraphData, split_pairs
@@ -19,23 +19,15 @@ __all__ = ["Problem", "load_problem"]
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """All that a cell needs.
+    """All that a cell needs."""
 
-    Attributes:
-        data: the data set.
-        split: its pairs.
-        graph: the training graph, both directions.
-        reverse: id of the reverse of each edge of ``graph``, int64 [E].
-        forward: ids of one direction of each training pair, int64 [E / 2].
-        non_edges: of ``val`` and ``test``, int64 [2, V]: uniform pairs that are no known edge, as
-            many as positives, against which Hits@K is taken.
-    """
-
-    data: GraphData
-    split: EdgeSplit
-    graph: Any
-    reverse: Tensor
-    forward: Tensor
+    data: GraphData  # the data set
+    split: EdgeSplit  # its pairs
+    graph: Any  # the training graph, both directions
+    reverse: Tensor  # id of the reverse of each edge of ``graph``, int64 [E]
+    forward: Tensor  # ids of one direction of each training pair, int64 [E / 2]
+    # of ``val`` and ``test``, int64 [2, V]: uniform pairs that are no known edge, as many as
+    # positives, against which Hits@K is taken
     non_edges: dict[str, Tensor]
 
 
@@ -63,8 +55,7 @@ def load_problem(dataset: str, recipe: Recipe, seed: int, folder: str | None) ->
         data=data,
         split=split,
         graph=dgl.graph((src, dst), num_nodes=nodes),
-        # Edges are ordered by (src, dst); ordered by (dst, src), the i-th is the reverse of edge i.
-        reverse=torch.argsort(dst * nodes + src),
+        reverse=reverse_ids(src, dst, nodes),
         forward=(src < dst).nonzero().squeeze(1),
         non_edges={part: non_edges(getattr(split, part).shape[1]) for part in ("val", "test")},
     )

@@ -27,17 +27,11 @@ NEARNESS = 1.2  # the tail exponent of distances on the ring
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """What a cell needs.
+    """What a cell needs."""
 
-    Attributes:
-        graph: both directions of every pair; edge ``e + P`` is the reverse of edge ``e < P``.
-        reverse: id of the reverse of each edge, of the graph's id type, [E].
-        features: of the nodes, float32 [N, F].
-    """
-
-    graph: Any
-    reverse: Tensor
-    features: Tensor
+    graph: Any  # both directions of every pair; edge ``e + P`` is the reverse of edge ``e < P``
+    reverse: Tensor  # id of the reverse of each edge, of the graph's id type, [E]
+    features: Tensor  # of the nodes, float32 [N, F]
 
 
 def power_law_pairs(nodes: int, degree: int, generator: torch.Generator) -> Tensor:
@@ -82,7 +76,7 @@ def _graph(nodes: int, degree: int, int32: bool, seed: int) -> tuple[Any, Tensor
     return graph, torch.where(ids < pairs, ids + pairs, ids - pairs)
 
 
-def load_problem(setting: Setting, seed: int) -> Problem:
+def load_problem(_: str, setting: Setting, seed: int, context: Any = None) -> Problem:
     """Make the graph of a setting; kept for the next cell of the same process."""
     graph, reverse = _graph(setting.nodes, setting.degree, setting.int32, seed)
     generator = torch.Generator().manual_seed(seed + 1)

@@ -1,5 +1,6 @@
-r"""Generators that learn nothing, in the place of the diffusion model: what it has to beat.
+r"""What rows draw from besides the samplers of the package: every node, and untrained generators.
 
+The generators learn nothing and stand in the place of the diffusion model: what it has to beat.
 Each has level Gaussians ``N(sqrt(abar_t) c, (1 - abar_t) I)``, a centre ``c`` noised forward by the
 ``t`` steps of a level, in the same space, and goes through the same pools, rule and calibration:
 
@@ -15,6 +16,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any, Literal
 
+import dgl
 import torch
 from torch import Tensor
 
@@ -25,11 +27,44 @@ from dgl_dmns.core import (
     LevelGaussians,
     sample_neighbours,
 )
+from dgl_dmns.losses import shared_softmax_loss
 from dgl_dmns.samplers import DMNSSampler
+from dgl_dmns.seeds import fit_seed
 
-__all__ = ["Centre", "NoisedCentre", "StandInSampler"]
+__all__ = ["OWN", "EveryNode", "NoisedCentre", "StandInSampler"]
 
 Centre = Literal["query", "mean", "neighbour"]
+
+
+class EveryNode:
+    """All nodes as negatives, once a batch, beside the source of its first edge: full softmax.
+
+    Args:
+        graph: the training graph; its edges are the known positives.
+        *_, **__: what the other samplers take.
+    """
+
+    def __init__(self, graph: Any, *_: Any, **__: Any) -> None:
+        src, dst = graph.edges()
+        self.known = KnownEdges(src, dst, graph.num_nodes())
+
+    def __call__(self, g: Any, eids: Tensor) -> tuple[Tensor, Tensor]:
+        src, _ = g.find_edges(eids[:1])
+        return src.repeat(g.num_nodes()), g.nodes()
+
+    def loss(self, h: Tensor, pos_graph: Any, neg_graph: Any, *, scorer: Any = None) -> Tensor:
+        """The loss of a batch, for every positive the sum over all nodes but known ones."""
+        src, dst = pos_graph.edges()
+        return shared_softmax_loss(
+            h,
+            src,
+            dst,
+            neg_graph.edges()[1],
+            num_nodes=self.known.num_dst,
+            known=self.known,
+            ids=pos_graph.ndata[dgl.NID],
+            scorer=scorer,
+        )
 
 
 class NoisedCentre(DiffusionGenerator):
@@ -38,7 +73,7 @@ class NoisedCentre(DiffusionGenerator):
     def __init__(self, width: int, *, centre: Centre, seed: int = 0, **arguments: Any) -> None:
         super().__init__(width, seed=seed, **arguments)
         self.centre = centre
-        self.random = torch.Generator().manual_seed(seed)
+        self.seed, self.draws = seed, 0
 
     def fit(self, *_: Any, **__: Any) -> FitReport:
         """Nothing to fit."""
@@ -50,7 +85,9 @@ class NoisedCentre(DiffusionGenerator):
             return z_query
         rows = torch.arange(edges.num_src)
         if self.centre == "neighbour":
-            return z_candidate[sample_neighbours(edges, rows, generator=self.random)]
+            self.draws += 1  # in place of a torch.Generator, which a refresh could not copy
+            random = torch.Generator().manual_seed(fit_seed(self.seed, self.draws))
+            return z_candidate[sample_neighbours(edges, rows, generator=random)]
         degree = edges.degrees()
         total = torch.zeros_like(z_query)
         total.index_add_(0, rows.repeat_interleave(degree), z_candidate[edges.indices.long()])
@@ -69,3 +106,7 @@ class StandInSampler(DMNSSampler):
     def __init__(self, *arguments: Any, centre: Centre, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self._models.make = partial(NoisedCentre, centre=centre)
+
+
+OWN = {"every node": EveryNode, "stand-in": StandInSampler}
+"""By the names that rows have for them."""

@@ -14,14 +14,13 @@ __all__ = ["environment_record", "peak_memory_mb", "reset_peak_memory"]
 _PACKAGES = ("dgl-dmns", "dgl", "torch", "numpy")
 
 
-def _processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
+def _line(path: str, start: str) -> str:
+    """What follows the first such start of a line of a system file, or nothing."""
+    with contextlib.suppress(OSError):
+        for line in Path(path).read_text(encoding="utf-8").splitlines():
+            if line.startswith(start):
                 return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
+    return ""
 
 
 def _version(package: str) -> str:
@@ -33,11 +32,12 @@ def _version(package: str) -> str:
 
 def environment_record() -> dict[str, str | int]:
     """Versions, processor and cores, as plain values for a results file."""
+    processor = _line("/proc/cpuinfo", "model name")
     return {
         "python": platform.python_version(),
         **{package: _version(package) for package in _PACKAGES},
         "system": f"{platform.system()} {platform.machine()}",
-        "processor": _processor(),
+        "processor": processor or platform.processor() or platform.machine(),
         "cores": len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1,
     }
 
@@ -53,15 +53,11 @@ def peak_memory_mb() -> float:
 
     Counted since the last `reset_peak_memory`, or since the start where the system cannot reset it.
     """
-    try:
-        for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
-            if line.startswith("VmHWM:"):
-                return float(line.split()[1]) * 1024 / 1e6
-    except OSError:
-        pass
+    if peak := _line("/proc/self/status", "VmHWM"):
+        return float(peak.split()[0]) * 1024 / 1e6
     if sys.platform == "win32":
         return float("nan")
     import resource
 
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return float(peak) / 1e6 if sys.platform == "darwin" else float(peak) * 1024 / 1e6
+    usage = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return float(usage) / 1e6 if sys.platform == "darwin" else float(usage) * 1024 / 1e6
