@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from benchmarks.common.cells import CellStore, write_atomically
-from benchmarks.common.machine import environment_record
-from benchmarks.common.run import RunCell, run_cells
+from benchmarks.common.run import RunCell, environment_record, run_cells
 
 __all__ = ["Command", "benchmark_parser", "chosen", "public_command"]
 
@@ -64,14 +63,8 @@ def benchmark_parser(
 ) -> argparse.ArgumentParser:
     """A parser with the options that the benchmarks share.
 
-    Args:
-        name: of the benchmark, as in ``python -m benchmarks.<name>``.
-        description: one line of help.
-        datasets: that may be named, ``tiny`` besides; none for benchmarks of generated graphs.
-        chosen: the data sets by default; all of ``datasets`` where None.
-        recipe: has the default numbers of epochs and of patience, for benchmarks that train.
-        seeds: default number of seeds; None: no such option.
-        jobs: whether the benchmark runs cells.
+    Those of data sets, seeds and training are there where ``datasets``, ``seeds`` or a ``recipe``
+    with the default numbers of epochs and of patience are given; ``tiny`` is a data set everywhere.
     """
     parser = argparse.ArgumentParser(
         prog=f"python -m benchmarks.{name}", description=description, allow_abbrev=False
@@ -107,16 +100,9 @@ def chosen(names: Sequence[str] | None, known: Mapping[str, Made], group: str) -
 
 
 class Command:
-    """One call of a benchmark.
+    """One call of a benchmark: its options, the stored cells in its folder, and what failed.
 
-    Args:
-        parser: of `benchmark_parser`; a number below 1 where a count is wanted ends the program.
-        argv: the words of the command; those of the process where None.
-
-    Attributes:
-        arguments: the options.
-        store: the stored cells in the folder of results.
-        failures: what failed, by the cell's label, and why.
+    A number below 1 where a count is wanted ends the program.
     """
 
     def __init__(self, parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> None:

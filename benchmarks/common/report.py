@@ -89,13 +89,7 @@ def sections_of(
 ) -> list[Section]:
     """A section for each data set, with a cell for each row and seed.
 
-    Args:
-        table: see `Section`.
-        datasets: their names.
-        rows: the lines of the table.
-        seeds: in order.
-        cell: makes one, of data set, row and seed.
-        reference: see `Section`; the first row where empty.
+    ``cell`` makes one, of data set, row and seed; the reference is the first row where empty.
     """
     return [
         Section(
@@ -224,14 +218,9 @@ def _write_runs(path: Path, done: Done) -> None:
 
 
 def save_plot(path: Path, draw: Callable[[Any], Any]) -> list[Path]:
-    """Save a figure.
+    """Save the figure that ``draw`` makes with matplotlib's pyplot, if it makes one.
 
-    Args:
-        path: the file.
-        draw: makes the figure with matplotlib's pyplot; None if there is nothing to draw.
-
-    Returns:
-        The file, or nothing where there is no figure or matplotlib is absent.
+    Returns the file, or nothing where there is no figure or matplotlib is absent.
     """
     try:
         import matplotlib
@@ -250,14 +239,7 @@ def save_plot(path: Path, draw: Callable[[Any], Any]) -> list[Path]:
 
 
 def plot_runs(axis: Any, found: Found, figure: str, marks: Mapping[str, float]) -> None:
-    """A figure of every run as dots in a line for each row, their mean, and a mark for some.
-
-    Args:
-        axis: of matplotlib.
-        found: the runs; rows without any are left out.
-        figure: name of the figure.
-        marks: values to mark, by title of the row.
-    """
+    """A figure of every run as dots in a line for each row, their mean, and marks by title."""
     titles = [title for title, runs in found.items() if runs][::-1]
     for place, title in enumerate(titles):
         values = [run[figure] for run in found[title].values()]

@@ -113,8 +113,8 @@ def make_sampler(
         graph: the training graph without self loops.
         encoder: returns the embeddings of all nodes, float32 [N, D].
         seed: of the samplers that follow the encoder; the others draw from torch's global stream.
-        scorer: scores of broadcastable embeddings; the inner product where None. MCNS has no use
-            for it: its target is defined by inner products.
+        scorer: scores of broadcastable embeddings; defaults to the inner product. MCNS takes none:
+            its target is defined by inner products.
         own: samplers that a benchmark adds, called as those that follow the encoder.
 
     Raises:

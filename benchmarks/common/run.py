@@ -6,23 +6,87 @@ it.  The result travels through the store, so that whatever was finished stays f
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import multiprocessing
+import os
+import platform
+import sys
 import time
 import traceback
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any, Callable
 
 import torch
 from tqdm import tqdm
 
 from benchmarks.common.cells import CellStore
-from benchmarks.common.machine import peak_memory_mb, reset_peak_memory
 from benchmarks.common.rows import Cell
 
-__all__ = ["RunCell", "Runner", "run_cells"]
+__all__ = [
+    "RunCell",
+    "Runner",
+    "environment_record",
+    "peak_memory_mb",
+    "reset_peak_memory",
+    "run_cells",
+]
+
+_PACKAGES = ("dgl-dmns", "dgl", "torch", "numpy")
+
+
+def _line(path: str, start: str) -> str:
+    """What follows the first such start of a line of a system file, or nothing."""
+    with contextlib.suppress(OSError):
+        for line in Path(path).read_text(encoding="utf-8").splitlines():
+            if line.startswith(start):
+                return line.partition(":")[2].strip()
+    return ""
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def environment_record() -> dict[str, str | int]:
+    """Versions, processor and cores, as plain values for a results file."""
+    processor = _line("/proc/cpuinfo", "model name")
+    return {
+        "python": platform.python_version(),
+        **{package: _version(package) for package in _PACKAGES},
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": processor or platform.processor() or platform.machine(),
+        "cores": len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1,
+    }
+
+
+def reset_peak_memory() -> None:
+    """Let `peak_memory_mb` count from now on, where the system can (Linux)."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+def peak_memory_mb() -> float:
+    """The largest resident size of this process in MB of 10^6 bytes; NaN on Windows.
+
+    Counted since the last `reset_peak_memory`, or since the start where the system cannot reset it.
+    """
+    if peak := _line("/proc/self/status", "VmHWM"):
+        return float(peak.split()[0]) * 1024 / 1e6
+    if sys.platform == "win32":
+        return float("nan")
+    import resource
+
+    usage = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return float(usage) / 1e6 if sys.platform == "darwin" else float(usage) * 1024 / 1e6
+
 
 RunCell = Callable[[Any, Any, int], dict[str, Any]]
 """``run(cell, context, threads)`` returns the cell's result; it travels to another process."""
@@ -100,11 +164,11 @@ def run_cells(
     threads: int = 1,
     progress: bool = True,
 ) -> dict[str, str]:
-    """Run what is missing.
+    """Run the cells without a stored result, and go on where one fails.
 
     Args:
-        cells: configurations; those with a stored result are skipped.
-        run: does the work of one cell, see `RunCell`.
+        cells: configurations.
+        run: does the work of one cell.
         store: where results go.
         context: passed on to ``run``: what does not change a result, such as folders.
         jobs: processes at a time; 0 runs the cells one by one in this process.
@@ -112,7 +176,7 @@ def run_cells(
         progress: whether to show a bar.
 
     Returns:
-        What failed: the cell's label and the reason. The other cells are run all the same.
+        What failed: the cell's label and the reason.
 
     Raises:
         ValueError: for a negative ``jobs`` or fewer threads than one.

@@ -25,10 +25,8 @@ Kept = TypeVar("Kept")
 def benchmark_data(dataset: str, folder: str | None) -> GraphData:
     """A data set, kept for the cells that one process runs in a row.
 
-    Args:
-        dataset: ``tiny``, a small generated graph for tests, or a name that
-            `dgl_dmns.data.load_dataset` knows.
-        folder: DGL's cache; None: its own.
+    ``tiny`` is a small generated graph for tests; the other names are those of
+    `dgl_dmns.data.load_dataset`. ``folder`` is DGL's cache, by default its own.
     """
     if dataset == "tiny":
         return embedded_graph(_TINY_NODES, words=64)
@@ -52,14 +50,8 @@ def edge_loader(
 ) -> Any:
     """DGL's usual loader for link prediction: an edge and its reverse carry no messages.
 
-    Args:
-        graph: that messages run on.
-        eids: the edges to predict, shape [E'].
-        neighbours: DGL's sampler of neighbours.
-        reverse: id of the reverse of each edge, shape [E].
-        negatives: the negative sampler.
-        batch_size: positives in a batch.
-        **options: further ones of DGL's loader.
+    ``graph`` is what messages run on, ``eids`` [E'] the edges to predict, ``reverse`` [E] the id of
+    each edge's reverse; ``options`` are further ones of DGL's loader.
     """
     sampler = as_edge_prediction_sampler(
         neighbours, exclude="reverse_id", reverse_eids=reverse, negative_sampler=negatives
@@ -68,14 +60,10 @@ def edge_loader(
 
 
 def log_ratios(row: Row, sampler: Any, positives: Any, negatives: Any, k: int) -> dict[str, Tensor]:
-    """What the loss of a row takes off the logits, as arguments of the losses of `dgl_dmns.losses`.
+    """What a row's loss takes off the logits, as arguments of `dgl_dmns.losses`.
 
-    Args:
-        row: names the loss.
-        sampler: of the negatives.
-        positives: graph or pairs of the positives; None where the loss has them uncorrected.
-        negatives: graph or pairs of the negatives.
-        k: negatives per edge.
+    Positives and negatives are graphs or pairs; positives are None where the loss has them as they
+    are.
     """
     ratios: dict[str, Tensor] = {}
     if row.loss in ("calibrated", "negatives calibrated"):
@@ -92,11 +80,11 @@ def converged(
     validate: Callable[[], float],
     keep: Callable[[], Kept],
 ) -> tuple[list[float], int, Kept]:
-    """Train until the validation figure has not risen for a while.
+    """Train until the validation figure has not risen for ``patience`` epochs.
 
     Args:
         epochs: at most this many.
-        patience: epochs without a rise before training stops.
+        patience: see above.
         epoch: trains for one epoch.
         validate: the figure after it.
         keep: what of the best epoch is needed later, such as weights.

@@ -13,14 +13,27 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import get_args, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from benchmarks.common.command import Command, benchmark_parser, chosen
-from benchmarks.common.report import Section, cells_of, sections_of, write_report
+from benchmarks.common.report import (
+    Column,
+    Done,
+    Found,
+    Runs,
+    Section,
+    cells_of,
+    difference,
+    mean,
+    plot_runs,
+    ratio,
+    sections_of,
+    table,
+    write_report,
+)
 from benchmarks.common.rows import Cell, Row
 from benchmarks.dropin.config import Recipe, with_settings
-from benchmarks.dropin.measure import DRAWS
-from benchmarks.dropin.report import draw, tables
+from benchmarks.dropin.measure import DRAWS, HEART_METRICS, METRICS
 from benchmarks.dropin.rows import GROUPS
 from benchmarks.dropin.train import run_cell
 from dgl_dmns.data import DATASET_NAMES
@@ -32,6 +45,57 @@ _HEART = (
     "rows; no part of training or of early stopping. "
 )
 _OPTIONS = ("encoder", "scorer", "loss", "k", "epochs", "patience")
+
+
+def _false_share(runs: Runs, base: Runs) -> str:
+    own = mean("", "false share", times=100).text(runs, base)
+    return f"{own} ({mean('', 'uniform false share', times=100).text(runs, base)})"
+
+
+_COSTS = (
+    mean("s / epoch", "seconds per epoch"),
+    mean("refresh share", "refresh share", 2),
+    mean("epochs", "epochs", 0),
+    mean("best epoch", "best epoch", 0),
+    mean("input nodes / batch", "input nodes", 0),
+    mean("peak MB", "peak MB", 0),
+    mean("score of positives", "positive score", 2),
+    mean("score of negatives", "negative score", 2),
+    Column("false negatives, % (uniform)", _false_share),
+    mean("weight of a negative", "weight"),
+    mean("weight of a false one", "false weight"),
+)
+
+
+def _tables(section: Section, found: Found) -> str:
+    """Rankings beside the reference, and what they cost."""
+    hard = HEART_METRICS if any(c.recipe.heart for cs in section.cells.values() for c in cs) else ()
+    ranking = (
+        mean("MRR (val)", "val MRR"),
+        *(mean(metric, f"test {metric}") for metric in (*METRICS, *hard)),
+        difference(f"MRR, difference to {section.reference}", "test MRR"),
+        ratio("MRR, ratio", "test MRR"),
+        *(difference(f"{metric}, difference", f"test {metric}") for metric in ("MAP", *hard)),
+    )
+    parts = (table(found, section.reference, columns) for columns in (ranking, _COSTS))
+    return "\n".join(parts)
+
+
+def _draw(plt: Any, done: Done) -> Any:
+    """Test MRR of every run, above the learning curves."""
+    height = 4.5 + 0.3 * max(len(found) for _, found in done)
+    figure, axes = plt.subplots(2, len(done), figsize=(5.5 * len(done), height), squeeze=False)
+    for top, bottom, (section, found) in zip(*axes, done):
+        plot_runs(top, found, "test MRR", {})
+        top.set_title(section.dataset)
+        for place, (title, runs) in enumerate((t, r) for t, r in found.items() if r):
+            line = "-" if place < 10 else "--"  # there are ten colours
+            bottom.plot(runs[min(runs)]["curve"], line, label=title, alpha=0.8)
+        bottom.set(xlabel="epoch", ylabel="validation MRR, first seed")
+        bottom.grid(alpha=0.3)
+        if bottom.lines:
+            bottom.legend(fontsize="x-small")
+    return figure
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -114,7 +178,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "Recipe: " + ", ".join(f"{name} {value}" for name, value in asdict(recipe).items()),
     )
     store, out = command.store, command.out
-    return command.end(write_report(sections, store, out, heading, tables, draw=draw))
+    return command.end(write_report(sections, store, out, heading, _tables, draw=_draw))
 
 
 if __name__ == "__main__":

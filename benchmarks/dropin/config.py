@@ -85,10 +85,6 @@ class Recipe:
 def with_settings(recipe: Recipe, settings: Sequence[str]) -> Recipe:
     """A recipe with fields changed by words such as ``dropout=0.2``, read as the fields' types.
 
-    Args:
-        recipe: the recipe to change.
-        settings: ``field=value`` words; ``none`` is None where a field allows it.
-
     Raises:
         ValueError: for a word without "=", an unknown field, or a value that does not fit.
     """

@@ -56,15 +56,11 @@ class WatchedCell(Cell):
 
 
 def course(problem: Problem, cell: Cell) -> dict[str, Any]:
-    """Train, and watch the negatives of every refresh.
-
-    Args:
-        problem: the data.
-        cell: what to train; the sampler of its row follows the encoder.
+    """Train, and watch the negatives of every refresh, the one before the training first.
 
     Returns:
-        A list for each of `COLUMNS` with an entry for each refresh, the one before the training
-        first; ``auc``, the percentile of the positives, likewise, and the ``best epoch``.
+        A list for each of `COLUMNS` and for ``auc``, the percentile of the positives, with an entry
+        for each refresh; and the ``best epoch``.
     """
     monitors: list[Monitor] = []
     result = train(

@@ -44,14 +44,7 @@ class Problem:
 
 
 def load_problem(dataset: str, recipe: Recipe, seed: int, folder: str | None) -> Problem:
-    """Load and split a data set; ``tiny`` is a small generated graph for tests.
-
-    Args:
-        dataset: ``tiny`` or a name that `dgl_dmns.data.load_dataset` knows.
-        recipe: decides about shares, self loops and the form of the features.
-        seed: of the split and of the fixed negatives.
-        folder: DGL's cache; None: its own.
-    """
+    """Load and split a data set, by ``seed``; ``folder`` is DGL's cache, by default its own."""
     data = benchmark_data(dataset, folder)
     nodes = data.num_nodes
     split = split_pairs(data, val=recipe.val, test=recipe.test, seed=seed)
@@ -98,15 +91,9 @@ def _features(dataset: str, folder: str | None, kind: str, width: int) -> Tensor
 
 
 def prepared_features(x: Tensor, kind: str, width: int) -> Tensor:
-    """Features in the form that a recipe asks for.
+    """Features [N, F] in the form ``kind`` that a recipe asks for, float32 [N, F'].
 
-    Args:
-        x: as stored, float32 [N, F].
-        kind: see `Recipe`.
-        width: principal directions kept, at most N and F of them.
-
-    Returns:
-        float32 [N, F'].
+    ``width`` is the number of principal directions kept, at most N and F.
     """
     if kind == "stored":
         return x

@@ -34,14 +34,9 @@ Watch = Callable[[RefreshingSampler], object]
 def objective(
     recipe: Recipe, positive: Tensor, negative: Tensor, num_nodes: int, **ratios: Tensor
 ) -> Tensor:
-    """The loss of a recipe, a scalar.
+    """The loss of a recipe for logits [B] and [B, K], a scalar.
 
-    Args:
-        recipe: names the loss.
-        positive: logits, shape [B].
-        negative: logits, shape [B, K].
-        num_nodes: N, for the full softmax.
-        **ratios: ``log_ratio`` [B, K] of the negatives and ``pos_log_ratio`` [B] of the positives.
+    ``ratios`` are ``log_ratio`` [B, K] of the negatives and ``pos_log_ratio`` [B] of the positives.
     """
     if recipe.loss == "cross-entropy":
         classes = num_nodes if recipe.full_softmax else None
@@ -202,18 +197,15 @@ class _Run:
 def train(problem: Problem, cell: Cell, watch: Watch | None = None) -> dict[str, Any]:
     """Train on a problem that is already loaded.
 
-    Args:
-        problem: the data.
-        cell: what to train.
-        watch: called with the sampler before its first refresh, if it follows the encoder; what it
-            does then counts as time of the training.
+    ``watch`` is called with the sampler before its first refresh, if it follows the encoder; what
+    it does then counts as time of the training.
 
     Returns:
         ``val`` and ``test`` (metrics at the best epoch), ``curve`` (validation MRR of each epoch),
         ``best epoch``, ``epochs``, ``seconds per epoch`` (training and refreshes, the first
-        refresh included; no validation), ``refresh share`` of them, ``input nodes`` (distinct ones
-        a batch, on average), ``positive score`` and ``negative score`` (means over the last
-        epoch), and what `false_negatives` has, at the best epoch.
+        included; no validation), ``refresh share`` of them, ``input nodes`` (distinct ones a batch,
+        on average), ``positive score`` and ``negative score`` (means over the last epoch), and what
+        `false_negatives` has, at the best epoch.
     """
     run = _Run(problem, cell, watch)
     curve, best_epoch, (weights, state) = converged(

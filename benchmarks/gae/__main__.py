@@ -24,7 +24,7 @@ from benchmarks.common.report import (
     write_report,
 )
 from benchmarks.common.rows import Cell
-from benchmarks.gae.config import ROWS, Recipe
+from benchmarks.gae.problem import ROWS, Recipe
 from benchmarks.gae.train import HITS, run_cell
 from dgl_dmns.data import DATASET_NAMES
 

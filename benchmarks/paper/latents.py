@@ -52,10 +52,7 @@ def slot_levels(levels: int, curriculum: str, stage: int, epoch: int) -> list[in
 class LatentSource:
     """Latent negatives of all levels beside real uniform ones.
 
-    Args:
-        problem: the data.
-        method: the settings.
-        seed: of the diffusion model, its fitting, and the draws.
+    ``seed`` is that of the diffusion model, its fitting, and the draws.
     """
 
     def __init__(self, problem: Problem, method: Latent, seed: int) -> None:

@@ -53,13 +53,7 @@ def real_scores(h: Tensor, query: Tensor, negatives: Tensor) -> Tensor:
 
 
 def objective(positive: Tensor, negative: Terms, *, form: str, scale: float = 1.0) -> Tensor:
-    """The loss of one epoch, a scalar.
-
-    Args:
-        positive: scores of the training edges, shape [E].
-        negative: scores and weights of their negatives, shape [E, K].
-        form: ``sigmoid`` or ``logsigmoid``.
-        scale: factor of all scores.
+    """The loss of one epoch, a scalar: ``form`` is a key of `_FORMS`, ``scale`` a factor of scores.
 
     Raises:
         ValueError: for another form.
@@ -77,11 +71,8 @@ def objective(positive: Tensor, negative: Terms, *, form: str, scale: float = 1.
 class SampledSource:
     """Real nodes from a sampler of the package; those of DMNS have the weight of their level.
 
-    Args:
-        problem: the data.
-        row: the sampler; one that follows the encoder is refreshed in every epoch. ``fixed`` is
-            uniform, and the negatives of the first epoch are kept.
-        seed: of everything random in it that has a generator of its own.
+    A sampler that follows the encoder is refreshed in every epoch. Row ``fixed`` is uniform, and
+    the negatives of the first epoch are kept.
     """
 
     def __init__(self, problem: Problem, row: Row, seed: int) -> None:

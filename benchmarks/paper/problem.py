@@ -67,14 +67,7 @@ def _prepared(features: Tensor, kind: str) -> Tensor:
 
 
 def load_problem(dataset: str, training: Training, seed: int, folders: Folders) -> Problem:
-    """Load and split a data set; ``tiny`` is a small generated graph for tests.
-
-    Args:
-        dataset: ``tiny`` or a name that `dgl_dmns.data.load_dataset` knows.
-        training: decides about the split, self loops and the form of the features.
-        seed: of the split, where it is our own.
-        folders: where files lie.
-    """
+    """Load and split a data set; ``seed`` is that of the split, where it is our own."""
     data = benchmark_data(dataset, folders.data)
     if training.official:
         if folders.splits is None:

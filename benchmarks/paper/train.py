@@ -102,14 +102,8 @@ def train(problem: Problem, cell: Cell) -> dict[str, Any]:
 def probe_accuracy(h: Tensor, labels: Tensor, seed: int, train: float = 0.5) -> float:
     """A linear probe: do embeddings that were trained for links tell the nodes' classes?
 
-    Args:
-        h: embeddings, shape [N, D].
-        labels: classes, int64 [N].
-        seed: which nodes are for training.
-        train: their share; the others are for test.
-
-    Returns:
-        Test accuracy of multinomial logistic regression on the frozen embeddings.
+    Test accuracy of multinomial logistic regression on frozen embeddings [N, D] with ``labels``,
+    int64 [N]; ``seed`` says which nodes are for training, ``train`` their share.
     """
     order = torch.randperm(len(h), generator=torch.Generator().manual_seed(seed))
     count = int(train * len(h))

@@ -111,11 +111,7 @@ def trials_of(
 ) -> Trials:
     """The runs that settle the settings of a data set's rows.
 
-    Args:
-        dataset: name of the data set.
-        names: of the rows.
-        training: how the rows are trained by default.
-        shared: run only these of `SHARED_NAMES`, and none of the rows' own; None: all six.
+    With ``shared`` only these of `SHARED_NAMES`, and none of the rows' own; otherwise all six.
     """
     trials: Trials = {}
     for name in names:

@@ -57,17 +57,7 @@ def checks(setting: Setting, outcome: Outcome) -> list[tuple[str, str, str, bool
 
 
 def write_report(setting: Setting, outcome: Outcome, out: Path, heading: str) -> list[Path]:
-    """Write ``results.csv``, ``results.md`` and, with matplotlib, ``results.png``.
-
-    Args:
-        setting: what was run.
-        outcome: what it came to.
-        out: the folder.
-        heading: Markdown above the table.
-
-    Returns:
-        The files written.
-    """
+    """Write ``results.csv``, ``results.md`` and, with matplotlib, ``results.png``."""
     files = [out / "results.csv", out / "results.md"]
     header = [f.name for f in fields(Sample)]
     rows = [

@@ -102,12 +102,9 @@ class Outcome:
 
 
 def table_of(table: CandidateTable, src: Tensor, dst: Tensor) -> int | None:
-    """The version that drawn pairs stem from, the live one or the one before; None for neither.
+    """The version that drawn pairs, int64 [P] each, stem from; None for neither.
 
-    Args:
-        table: the candidate table.
-        src: query ids of a batch, shape [P], int64.
-        dst: negatives, shape [P], int64.
+    It is the live one of the table or the one before.
     """
     version = table.version
     for one in (version, version - 1):

@@ -15,9 +15,8 @@ import torch
 from dgl.dataloading import NeighborSampler
 from dgl.dataloading.negative_sampler import Uniform
 
-from benchmarks.common.machine import peak_memory_mb, reset_peak_memory
 from benchmarks.common.rows import Cell, make_sampler
-from benchmarks.common.run import Runner
+from benchmarks.common.run import Runner, peak_memory_mb, reset_peak_memory
 from benchmarks.common.training import edge_loader
 from benchmarks.dropin.model import Encoder
 from benchmarks.speed.config import CLOCKS, Setting

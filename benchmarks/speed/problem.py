@@ -35,15 +35,10 @@ class Problem:
 
 
 def power_law_pairs(nodes: int, degree: int, generator: torch.Generator) -> Tensor:
-    """Distinct pairs ``u < v`` of a graph with hubs, about ``nodes * degree / 2`` of them.
+    """Distinct pairs ``u < v`` of a graph with hubs, int64 [2, P].
 
-    Args:
-        nodes: N, at least 2.
-        degree: mean number of neighbours; duplicates that are left out make it a little less.
-        generator: source of randomness.
-
-    Returns:
-        int64 [2, P].
+    About ``nodes * degree / 2`` of them; duplicates that are left out make the mean degree a little
+    less.
     """
     wanted = nodes * degree // 2
     u = torch.randint(0, nodes, (wanted,), generator=generator)

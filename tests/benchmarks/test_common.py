@@ -14,7 +14,11 @@ from benchmarks.common.report import Section, difference, mean, ratio, table, wr
 from benchmarks.common.rows import Cell, Row, make_sampler
 from benchmarks.common.run import run_cells
 from benchmarks.common.training import converged
+from benchmarks.dropin import rows as dropin
 from benchmarks.dropin.config import Recipe
+from benchmarks.gae import problem as gae
+from benchmarks.paper import config as paper
+from benchmarks.speed import config as speed
 from dgl_dmns import DMNSSampler
 from dgl_dmns.core import Blend, Density
 from dgl_dmns.samplers import SelfAdversarialSampler
@@ -40,6 +44,13 @@ def test_a_configuration_is_known_by_its_hash():
     assert CELL.row != other
     with pytest.raises(TypeError, match="expected plain values"):
         cell_hash({"folder": object()})
+
+
+def test_every_row_of_every_benchmark_can_be_stored():
+    groups = [group(5) for group in dropin.GROUPS.values()]
+    groups += [gae.ROWS, paper.ROWS, *speed.ROWS.values()]
+    for rows in groups:
+        assert len({cell_hash(replace(CELL, row=row)) for row in rows.values()}) == len(rows)
 
 
 def test_finished_cells_are_not_run_again(tmp_path):

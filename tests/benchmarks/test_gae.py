@@ -2,10 +2,8 @@ import pytest
 import torch
 
 from benchmarks.common.rows import Cell
-from benchmarks.gae.config import ROWS, Recipe
-from benchmarks.gae.model import Decoder, Encoder
-from benchmarks.gae.problem import load_problem
-from benchmarks.gae.train import Run, hits_at, train
+from benchmarks.gae.problem import ROWS, Recipe, load_problem
+from benchmarks.gae.train import Decoder, Encoder, Run, hits_at, train
 
 SHORT = Recipe(hidden=8, epochs=2, batch_size=256, decoder_layers=2)
 
