@@ -6,28 +6,29 @@ import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Iterable
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["CellStore", "cell_hash", "describe", "write_atomically"]
+__all__ = ["CellStore", "cell_hash", "write_atomically"]
 
 _HASH_DIGITS = 16
 
 
-def describe(value: Any) -> Any:
+def _described(value: Any) -> Any:
     """A configuration as plain JSON values; dataclasses keep the name of their type.
 
     Raises:
         TypeError: for a value that is no dataclass, list, tuple, dict, string, number or None.
     """
     if is_dataclass(value) and not isinstance(value, type):
-        parts = {field.name: describe(getattr(value, field.name)) for field in fields(value)}
+        parts = {field.name: _described(getattr(value, field.name)) for field in fields(value)}
         return {"type": type(value).__name__, **parts}
     if isinstance(value, (list, tuple)):
-        return [describe(part) for part in value]
+        return [_described(part) for part in value]
     if isinstance(value, dict):
-        return {str(key): describe(part) for key, part in value.items()}
+        return {str(key): _described(part) for key, part in value.items()}
     if value is None or isinstance(value, (str, int, float, bool)):
         return value
     raise TypeError(
@@ -38,7 +39,7 @@ def describe(value: Any) -> Any:
 
 def cell_hash(cell: Any) -> str:
     """The name of a configuration: equal for equal values, whatever the process."""
-    text = json.dumps(describe(cell), sort_keys=True)
+    text = json.dumps(_described(cell), sort_keys=True)
     return hashlib.sha256(text.encode("utf-8")).hexdigest()[:_HASH_DIGITS]
 
 
@@ -80,10 +81,15 @@ class CellStore:
 
     def save(self, cell: Any, result: dict[str, Any]) -> None:
         """Store a result; a later one of the same cell replaces it."""
-        stored = {"cell": describe(cell), "result": result}
+        stored = {"cell": _described(cell), "result": result}
         write_atomically(self.path(cell), json.dumps(stored, indent=1, sort_keys=True) + "\n")
 
     def missing(self, cells: list[Any]) -> list[Any]:
         """The cells that have no result yet, each once, in their order."""
         wanted = {cell_hash(cell): cell for cell in cells}
         return [cell for cell in wanted.values() if not self.path(cell).exists()]
+
+    def finished(self, cells: Iterable[Any]) -> dict[int, dict[str, Any]]:
+        """The results of cells that differ in their seed, by it; absent ones are left out."""
+        loaded = {cell.seed: self.load(cell) for cell in cells}
+        return {seed: result for seed, result in loaded.items() if result is not None}

@@ -61,12 +61,7 @@ def false_negatives(
 ) -> dict[str, float | None]:
     """Draw `DRAWS` times for all training edges, and look for held-out edges among the negatives.
 
-    Args:
-        problem: the data.
-        h: embeddings, float32 [N, D].
-        scorer: scores of broadcastable embeddings.
-        sampler: the negatives.
-        calibrated: whether the log ratio is taken off the logits, as the loss does.
+    Logits lose the log ratio where ``calibrated``, as in the loss.
 
     Returns:
         ``false share`` of the negatives; ``uniform false share``, what filtered uniform negatives

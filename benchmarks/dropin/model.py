@@ -18,22 +18,16 @@ __all__ = ["DotScorer", "Encoder", "MLPScorer", "make_scorer"]
 
 
 class Encoder(nn.Module):
-    """Convolutions with ReLU and dropout between them.
+    """Convolutions, ``sage`` (mean), ``gcn`` or ``gat`` (one head), and ReLU and dropout between.
 
     GCN averages over incoming edges (``norm="right"``): DGL's symmetric norm counts the out-edges
     that a block happens to hold, so that a block and the whole graph would disagree. GCN and GAT
     expect self loops in the graph; a node whose drawn neighbours are all left out of a block, since
     they are the batch's own edges, has no message there.
 
-    Args:
-        kind: ``sage`` (mean), ``gcn`` or ``gat`` (one head).
-        in_feats: width F of the features; 0 for learned vectors.
-        hidden: width D of each layer.
-        layers: number of layers.
-        dropout: between the layers.
-        temperature: embeddings get the norm ``temperature ** -0.5``, so that their inner product
-            is the cosine over the temperature; None: any norm.
-        num_nodes: number of nodes, for learned vectors.
+    With a ``temperature`` embeddings get the norm ``temperature ** -0.5``, so that their inner
+    product is the cosine over the temperature. Without features (``in_feats`` 0) nodes have learned
+    vectors.
 
     Raises:
         ValueError: for an unknown kind.
@@ -57,14 +51,10 @@ class Encoder(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, graph: Any, x: Tensor) -> Tensor:
-        """Embeddings of the output nodes.
+        """Embeddings of the output nodes, shape [N', D].
 
-        Args:
-            graph: the whole graph, or a list of blocks, one a layer.
-            x: features of the input nodes, shape [N, F]; their ids, int64 [N], for learned vectors.
-
-        Returns:
-            Shape [N', D], of the last block's destination nodes.
+        ``graph`` is the whole graph, or a list of blocks, one a layer; ``x`` has the features of
+        the input nodes, shape [N, F], or for learned vectors their ids, int64 [N].
         """
         blocks = graph if isinstance(graph, list) else [graph] * len(self.layers)
         if self.own is not None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from benchmarks.common import benchmark_data
+from benchmarks.common.training import benchmark_data, reverse_ids
 from benchmarks.dropin.config import Recipe
 from dgl_dmns.core import KnownEdges
 from dgl_dmns.data import EdgeSplit, GraphData, split_pairs
@@ -28,41 +28,23 @@ NINE = 9
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """All that a cell needs.
+    """All that a cell needs."""
 
-    Attributes:
-        data: the data set.
-        split: its pairs.
-        graph: the training graph, both directions, no self loops; samplers know its edges.
-        messages: the graph that the encoder runs on, self loops appended for GCN and GAT, so that
-            an edge of ``graph`` has the same id in both.
-        reverse: id of the reverse of each edge of ``graph``, int64 [E].
-        features: of the nodes, float32 [N, F]; ids, int64 [N], where the graph has none.
-        held: the validation and test edges, both directions.
-        nine: the fixed uniform negatives of ``val`` and ``test``, int64 [V, 9].
-        heart: HeaRT's negatives of the test edges, int64 [2, V, n / 2], or None.
-    """
-
-    data: GraphData
-    split: EdgeSplit
-    graph: Any
+    data: GraphData  # the data set
+    split: EdgeSplit  # its pairs
+    graph: Any  # the training graph, both directions, no self loops; samplers know its edges
+    # the graph that the encoder runs on, self loops appended for GCN and GAT, so that an edge of
+    # ``graph`` has the same id in both
     messages: Any
-    reverse: Tensor
-    features: Tensor
-    held: KnownEdges
-    nine: dict[str, Tensor]
-    heart: Tensor | None
+    reverse: Tensor  # id of the reverse of each edge of ``graph``, int64 [E]
+    features: Tensor  # of the nodes, float32 [N, F]; ids, int64 [N], where the graph has none
+    held: KnownEdges  # the validation and test edges, both directions
+    nine: dict[str, Tensor]  # the fixed uniform negatives of ``val`` and ``test``, int64 [V, 9]
+    heart: Tensor | None  # HeaRT's negatives of the test edges, int64 [2, V, n / 2], or None
 
 
 def load_problem(dataset: str, recipe: Recipe, seed: int, folder: str | None) -> Problem:
-    """Load and split a data set; ``tiny`` is a small generated graph for tests.
-
-    Args:
-        dataset: ``tiny`` or a name that `dgl_dmns.data.load_dataset` knows.
-        recipe: decides about shares, self loops and the form of the features.
-        seed: of the split and of the fixed negatives.
-        folder: DGL's cache; None: its own.
-    """
+    """Load and split a data set, by ``seed``; ``folder`` is DGL's cache, by default its own."""
     data = benchmark_data(dataset, folder)
     nodes = data.num_nodes
     split = split_pairs(data, val=recipe.val, test=recipe.test, seed=seed)
@@ -76,8 +58,7 @@ def load_problem(dataset: str, recipe: Recipe, seed: int, folder: str | None) ->
         split=split,
         graph=graph,
         messages=graph if recipe.encoder == "sage" else dgl.add_self_loop(graph),
-        # Edges are ordered by (src, dst); ordered by (dst, src), the i-th is the reverse of edge i.
-        reverse=torch.argsort(dst * nodes + src),
+        reverse=reverse_ids(src, dst, nodes),
         features=_features(dataset, folder, recipe.features, recipe.width),
         held=KnownEdges(
             torch.cat([held[0], held[1]]), torch.cat([held[1], held[0]]), nodes, exclude_self=False
@@ -110,15 +91,9 @@ def _features(dataset: str, folder: str | None, kind: str, width: int) -> Tensor
 
 
 def prepared_features(x: Tensor, kind: str, width: int) -> Tensor:
-    """Features in the form that a recipe asks for.
+    """Features [N, F] in the form ``kind`` that a recipe asks for, float32 [N, F'].
 
-    Args:
-        x: as stored, float32 [N, F].
-        kind: see `Recipe`.
-        width: principal directions kept, at most N and F of them.
-
-    Returns:
-        float32 [N, F'].
+    ``width`` is the number of principal directions kept, at most N and F.
     """
     if kind == "stored":
         return x

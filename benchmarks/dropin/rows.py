@@ -1,163 +1,147 @@
 """The rows that can be run, in named groups; ablations are further groups.
 
-A group is a function of the recipe, since titles say how many negatives a row has. Differences are
-taken to its first row.
+A group is a function of the recipe's number of negatives, which titles state. Differences are taken
+to its first row.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
-from benchmarks.dropin.config import (
-    DMNS,
-    Dynamic,
-    InBatch,
-    MarkovChain,
-    Popularity,
-    Recipe,
-    Row,
-    SelfAdversarial,
-    Shared,
-    Uniform,
-)
+from benchmarks.common.rows import Row
+from dgl_dmns.core import Blend, Density, Gate
 
 __all__ = ["GROUPS", "main_rows"]
 
-_SHARPENED = DMNS(score_share=0.8, edge_ratio=8.0)
+_SHARPENED = {"rule": Blend(score_share=0.8, edge_ratio=8.0)}
 
 
-def main_rows(recipe: Recipe) -> dict[str, Row]:
+def main_rows(k: int) -> dict[str, Row]:
     """What a DGL user can choose from, by command-line names; defaults but for ``sharpened``."""
-    k = recipe.k
-    return {
-        "uniform": Row(f"uniform ({k})", Uniform()),
-        "uniform-20": Row("uniform (20), more negatives", Uniform(20)),
-        "uniform-50": Row("uniform (50), more negatives", Uniform(50)),
-        "in-batch": Row(f"in-batch ({k})", InBatch()),
-        "pns": Row(f"PNS ({k})", Popularity()),
-        "dns": Row(f"DNS ({k})", Dynamic()),
-        "self-adversarial": Row(f"self-adversarial ({k})", SelfAdversarial()),
-        "self-adversarial-calibrated": Row(
-            f"self-adversarial, calibrated ({k})", SelfAdversarial(calibrated="both")
-        ),
-        "mcns": Row(f"MCNS ({k})", MarkovChain()),
-        "dmns": Row(f"DMNS ({k})", DMNS()),
-        "sharpened": Row(f"DMNS, sharpened ({k})", _SHARPENED),
-        "sharpened-calibrated": Row(
-            f"DMNS, sharpened, calibrated ({k})", replace(_SHARPENED, calibrated="both")
-        ),
-        "gate": Row(f"DMNS, gate ({k})", DMNS(rule="gate")),
-        "calibrated": Row(f"DMNS, calibrated ({k})", DMNS(calibrated="both")),
-        "density": Row(f"DMNS, density ({k})", DMNS(rule="density")),
-        "density-calibrated": Row(
-            f"DMNS, density, calibrated ({k})", DMNS(rule="density", calibrated="both")
-        ),
-        "density-half-calibrated": Row(
-            f"DMNS, density, negatives calibrated ({k})",
-            DMNS(rule="density", calibrated="negatives"),
-        ),
+    rows = {
+        "uniform": Row(f"uniform ({k})", "dgl"),
+        "uniform-20": Row("uniform (20), more negatives", "dgl", {"k": 20}),
+        "uniform-50": Row("uniform (50), more negatives", "dgl", {"k": 50}),
+        "in-batch": Row(f"in-batch ({k})", "in-batch"),
+        "pns": Row(f"PNS ({k})", "popularity"),
+        "dns": Row(f"DNS ({k})", "dynamic"),
+        "self-adversarial": Row(f"self-adversarial ({k})", "self-adversarial"),
+        "mcns": Row(f"MCNS ({k})", "mcns"),
+        "dmns": Row(f"DMNS ({k})", "dmns"),
+        "sharpened": Row(f"DMNS, sharpened ({k})", "dmns", _SHARPENED),
+        "gate": Row(f"DMNS, gate ({k})", "dmns", {"rule": Gate()}),
+        "density": Row(f"DMNS, density ({k})", "dmns", {"rule": Density()}),
     }
+    calibrated = {
+        "self-adversarial-calibrated": "self-adversarial",
+        "sharpened-calibrated": "sharpened",
+        "calibrated": "dmns",
+        "density-calibrated": "density",
+    }
+    for name, plain in calibrated.items():
+        title = rows[plain].title.replace(f" ({k})", f", calibrated ({k})")
+        rows[name] = replace(rows[plain], title=title, loss="calibrated")
+    title = f"DMNS, density, negatives calibrated ({k})"
+    half = replace(rows["density"], title=title, loss="negatives calibrated")
+    return {**rows, "density-half-calibrated": half}
 
 
-_STAND_INS: dict[Literal["query", "mean", "neighbour"], str] = {
-    "neighbour": "noised neighbours",
-    "query": "Gaussian around the query",
-    "mean": "Gaussian around the neighbours' mean",
-}
+def _stand_ins(title: str, row: Row, score: Row) -> dict[str, Row]:
+    """What the diffusion model has to beat in the same rule and loss, and the score alone."""
+    rows = {"diffusion": replace(row, title=f"{title}: diffusion model")}
+    for centre, words in (
+        ("neighbour", "noised neighbours"),
+        ("query", "Gaussian around the query"),
+        ("mean", "Gaussian around the neighbours' mean"),
+    ):
+        own = replace(row, title=f"{title}: {words}", sampler="stand-in")
+        rows[centre] = own.with_options(centre=centre)
+    return {**rows, "score": score}
 
 
-def _in_the_place_of_the_diffusion_model(title: str, method: DMNS) -> dict[str, Row]:
-    rows = {"diffusion": Row(f"{title}: diffusion model", method)}
-    for source, name in _STAND_INS.items():
-        rows[source] = Row(f"{title}: {name}", replace(method, source=source))
-    return rows
+def gate_rows(k: int) -> dict[str, Row]:
+    """Other generators in the gate."""
+    score = Row("the score alone", "self-adversarial")
+    return _stand_ins("gate", Row("", "dmns", {"rule": Gate()}), score)
 
 
-def gate_rows(recipe: Recipe) -> dict[str, Row]:
-    """What the diffusion model has to beat in the same gate, and the score alone."""
-    rows = _in_the_place_of_the_diffusion_model("gate", DMNS(rule="gate"))
-    return {**rows, "score": Row("the score alone", SelfAdversarial())}
-
-
-def blend_rows(recipe: Recipe) -> dict[str, Row]:
+def blend_rows(k: int) -> dict[str, Row]:
     """The same in the default rule."""
-    rows = _in_the_place_of_the_diffusion_model("blend", DMNS())
-    return {**rows, "score": Row("the score alone", SelfAdversarial())}
+    return _stand_ins("blend", Row("", "dmns"), Row("the score alone", "self-adversarial"))
 
 
-def calibrated_rows(recipe: Recipe) -> dict[str, Row]:
+def calibrated_rows(k: int) -> dict[str, Row]:
     """The same with densities and a calibrated loss."""
-    method = DMNS(rule="density", calibrated="both")
-    rows = _in_the_place_of_the_diffusion_model("calibrated", method)
-    return {**rows, "score": Row("the score, calibrated", SelfAdversarial(calibrated="both"))}
+    score = Row("the score, calibrated", "self-adversarial", loss="calibrated")
+    row = Row("", "dmns", {"rule": Density()}, "calibrated")
+    return _stand_ins("calibrated", row, score)
 
 
-_SPACES: dict[str, tuple[str, dict[str, Any]]] = {
-    "compact": ("16 directions", {}),
-    "raw": ("all directions", {"space": "raw"}),
-    "sized": ("all directions, effective size 16", {"space": "raw", "effective_size": 16.0}),
-}
-
-
-def space_rows(recipe: Recipe) -> dict[str, Row]:
+def space_rows(k: int) -> dict[str, Row]:
     """The generator's space: compact, or all directions of the embeddings, whose densities peak."""
-    methods = {
-        "default": ("default", DMNS()),
-        "density": ("density, calibrated", DMNS(rule="density", calibrated="both")),
+    compact = {
+        "default-compact": Row("default: 16 directions", "dmns"),
+        "density-compact": Row(
+            "density, calibrated: 16 directions", "dmns", {"rule": Density()}, "calibrated"
+        ),
     }
-    return {
-        f"{rule}-{space}": Row(f"{title}: {words}", replace(method, **changes))
-        for rule, (title, method) in methods.items()
-        for space, (words, changes) in _SPACES.items()
-    }
-
-
-def fitting_rows(recipe: Recipe) -> dict[str, Row]:
-    """How far a refresh fits the diffusion model: steps after the first fit, which has 200."""
-    rows = {"default": Row("default", DMNS())}
-    for steps in (0, 5, 160):
-        rows[f"steps-{steps}"] = Row(f"{steps} fitting steps", DMNS(fit_steps=steps))
+    rows = {}
+    for name, row in compact.items():
+        rows[name] = row
+        title = row.title.replace("16", "all")
+        rows[name.replace("compact", "raw")] = replace(row, title=title).with_options(space="raw")
     return rows
 
 
-def sharpness_rows(recipe: Recipe) -> dict[str, Row]:
+def fitting_rows(k: int) -> dict[str, Row]:
+    """How far a refresh fits the diffusion model: steps after the first fit, which has 200."""
+    rows = {"default": Row("default", "dmns")}
+    for steps in (0, 5, 160):
+        rows[f"steps-{steps}"] = Row(f"{steps} fitting steps", "dmns", {"fit_steps": steps})
+    return rows
+
+
+def sharpness_rows(k: int) -> dict[str, Row]:
     """Scores sharpened at each refresh, with the generator and without, beside scores as is."""
+    mostly = "four fifths by the score"
+    as_is = Row(mostly, "dmns", {"rule": Blend(score_share=0.8)})
     return {
-        "default": Row("default", DMNS()),
-        "half-sharpened": Row("default, sharpened", DMNS(edge_ratio=8.0)),
-        "as-they-are": Row("four fifths by the score", DMNS(score_share=0.8)),
-        "as-they-are-calibrated": Row(
-            "four fifths by the score, calibrated", DMNS(score_share=0.8, calibrated="both")
-        ),
-        "sharpened": Row("four fifths by the score, sharpened", _SHARPENED),
-        "score": Row("the score alone, sharpened", SelfAdversarial(edge_ratio=8.0)),
-        "score-as-it-is": Row("the score alone", SelfAdversarial()),
+        "default": Row("default", "dmns"),
+        "half-sharpened": Row("default, sharpened", "dmns", {"rule": Blend(edge_ratio=8.0)}),
+        "as-they-are": as_is,
+        "as-they-are-calibrated": replace(as_is, title=f"{mostly}, calibrated", loss="calibrated"),
+        "sharpened": Row(f"{mostly}, sharpened", "dmns", _SHARPENED),
+        "score": Row("the score alone, sharpened", "self-adversarial", {"edge_ratio": 8.0}),
+        "score-as-it-is": Row("the score alone", "self-adversarial"),
     }
 
 
-def shared_rows(recipe: Recipe) -> dict[str, Row]:
+def shared_rows(k: int) -> dict[str, Row]:
     """Negatives that the batch shares, beside those of the recipe's loss."""
-    k = recipe.k
+
+    def shared(title: str, sampler: str, queries: int | None = None, **options: Any) -> Row:
+        return Row(title, sampler, options, "shared", queries)
+
     return {
-        "uniform": Row(f"uniform ({k})", Uniform()),
-        "uniform-shared": Row(f"uniform, shared ({k})", Shared()),
-        "uniform-shared-1": Row("uniform, shared, one an edge", Shared(k=1)),
-        "uniform-shared-32": Row(
-            "uniform, one an edge, shared by 32 queries", Shared(k=1, queries=32)
+        "uniform": Row(f"uniform ({k})", "dgl"),
+        "uniform-shared": shared(f"uniform, shared ({k})", "uniform"),
+        "uniform-shared-1": shared("uniform, shared, one an edge", "uniform", k=1),
+        "uniform-shared-32": shared(
+            "uniform, one an edge, shared by 32 queries", "uniform", queries=32, k=1
         ),
-        "in-batch-shared": Row(f"in-batch, shared ({k})", Shared("in-batch")),
-        "self-adversarial-shared-1": Row(
-            "self-adversarial, shared, one an edge", Shared("self-adversarial", k=1)
+        "in-batch-shared": shared(f"in-batch, shared ({k})", "in-batch"),
+        "self-adversarial-shared-1": shared(
+            "self-adversarial, shared, one an edge", "self-adversarial", k=1, uniform_share=0.5
         ),
-        "dmns-shared": Row(f"DMNS, shared ({k})", Shared("dmns")),
-        "dmns-shared-1": Row("DMNS, shared, one an edge", Shared("dmns", k=1)),
-        "full-softmax": Row("full softmax over all nodes", Shared("all")),
+        "dmns-shared": shared(f"DMNS, shared ({k})", "dmns"),
+        "dmns-shared-1": shared("DMNS, shared, one an edge", "dmns", k=1),
+        "full-softmax": shared("full softmax over all nodes", "every node"),
     }
 
 
-GROUPS: dict[str, Callable[[Recipe], dict[str, Row]]] = {
+GROUPS: dict[str, Callable[[int], dict[str, Row]]] = {
     "main": main_rows,
     "gate": gate_rows,
     "blend": blend_rows,

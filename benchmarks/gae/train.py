@@ -1,4 +1,10 @@
-"""One cell: the recipe's training loop with one sampler, stopped early, then tested."""
+"""The autoencoder, and one cell: the recipe's training loop with one sampler, stopped early.
+
+A linear layer, propagation without weights, and a decoder of Hadamard products: Ma et al.,
+"Reconsidering the Performance of GAE in Link Prediction", CIKM 2025, arXiv 2411.03845.
+
+Symbols: N nodes, F features, D width.
+"""
 
 from __future__ import annotations
 
@@ -9,52 +15,90 @@ from typing import Any
 
 import dgl
 import torch
-from dgl.dataloading import negative_sampler as dgl_negatives
+from dgl.nn.pytorch import GraphConv
 from torch import Tensor, nn
+from torch.nn.functional import dropout
 
-from benchmarks.common import measured
-from benchmarks.gae.config import Cell, Negatives
-from benchmarks.gae.model import Decoder, Encoder
-from benchmarks.gae.problem import Problem, load_problem
-from dgl_dmns import DMNSSampler
-from dgl_dmns.core import Blend, Density
+from benchmarks.common.rows import Cell, make_sampler
+from benchmarks.common.run import Runner
+from benchmarks.common.training import converged, log_ratios
+from benchmarks.gae.problem import Problem, Recipe, load_problem
 from dgl_dmns.evaluate import full_ranking, ranking_metrics
 from dgl_dmns.losses import bce_loss
-from dgl_dmns.samplers import RefreshingSampler, SelfAdversarialSampler
+from dgl_dmns.samplers import RefreshingSampler
 from dgl_dmns.seeds import seed_all
 
-__all__ = ["HITS", "Run", "hits_at", "run_cell", "train"]
+__all__ = ["HITS", "Decoder", "Encoder", "Run", "hits_at", "run_cell", "train"]
 
 HITS = (10, 20, 100)
 
 _ENTRIES = 2**23  # products [b, N, D] that the decoder forms at once
 
 
-def run_cell(cell: Cell, folder: str | None, threads: int = 1) -> dict[str, Any]:
-    """Run a cell from its configuration.
+class Encoder(nn.Module):
+    """``sum_l a_l x_l`` with ``x_0 = X W + b``, ``x_{l+1} = dropout(norm(A x_l))``.
+
+    A is the symmetrically normalised adjacency without self loops, as in LightGCN; the shares a_l
+    are a learned softmax.
 
     Args:
-        cell: what to run.
-        folder: DGL's cache; None: its own.
-        threads: torch's threads.
-
-    Returns:
-        ``test`` metrics, validation Hits@100 by epoch, and cost; plain values.
+        in_feats: F.
+        width: D.
+        steps: of propagation.
+        drop: probability of dropout.
     """
-    return measured(
-        lambda: load_problem(cell.dataset, cell.recipe, cell.seed, folder),
-        lambda problem: train(problem, cell),
-        threads,
-    )
+
+    def __init__(self, in_feats: int, width: int, steps: int, drop: float) -> None:
+        super().__init__()
+        self.linear = nn.Linear(in_feats, width)
+        self.propagate = GraphConv(
+            width, width, norm="both", weight=False, bias=False, allow_zero_in_degree=True
+        )
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(steps))
+        self.shares = nn.Parameter(torch.zeros(steps + 1))
+        self.drop = drop
+
+    def forward(self, graph: Any, features: Tensor) -> Tensor:
+        """Embeddings, shape [N, D], of features [N, F]."""
+        x = self.linear(features)
+        shares = torch.softmax(self.shares, dim=0)
+        total: Tensor = shares[0] * x
+        for share, norm in zip(shares[1:], self.norms):
+            x = dropout(norm(self.propagate(graph, x)), self.drop, self.training)
+            total = total + share * x
+        return total
+
+
+class Decoder(nn.Module):
+    """Logits of pairs: residual layers on the product of both ends.
+
+    Args:
+        width: D.
+        layers: linear ones, the last to a single logit.
+        drop: probability of dropout.
+    """
+
+    def __init__(self, width: int, layers: int, drop: float) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.LayerNorm(width), nn.ReLU(), nn.Dropout(drop), nn.Linear(width, width))
+            for _ in range(layers - 1)
+        )
+        self.last = nn.Sequential(nn.LayerNorm(width), nn.ReLU(), nn.Linear(width, 1))
+
+    def forward(self, h_query: Tensor, h_candidate: Tensor) -> Tensor:
+        """Broadcastable embeddings [.., D] to logits [..]."""
+        z = h_query * h_candidate
+        for block in self.blocks:
+            z = z + block(z)
+        logit: Tensor = self.last(z).squeeze(-1)
+        return logit
 
 
 def hits_at(positive: Tensor, negative: Tensor, k: int) -> float:
-    """Share of positives above the k-th best of one shared list of negatives (OGB's Hits@K).
+    """Share of positives [P] above the k-th best of one list of negatives [Q] (OGB's Hits@K).
 
-    Args:
-        positive: scores, shape [P].
-        negative: scores, shape [Q]; with fewer than k of them every positive is a hit.
-        k: at least 1.
+    With fewer than k negatives every positive is a hit.
     """
     if len(negative) < k:
         return 1.0
@@ -65,9 +109,9 @@ class Run:
     """Model, sampler and batches of one cell."""
 
     def __init__(self, problem: Problem, cell: Cell) -> None:
-        recipe = cell.recipe
+        recipe: Recipe = cell.recipe
         seed_all(cell.seed)
-        self.problem, self.recipe, self.negatives = problem, recipe, cell.negatives
+        self.problem, self.recipe, self.row = problem, recipe, cell.row
         features = problem.data.features
         self.encoder = Encoder(features.shape[1], recipe.hidden, recipe.steps, recipe.dropout)
         self.decoder = Decoder(recipe.hidden, recipe.decoder_layers, recipe.dropout)
@@ -75,7 +119,10 @@ class Run:
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
         )
-        self.sampler = _make_sampler(self, cell.negatives, cell.seed)
+        self.seconds = 0.0
+        self.sampler = make_sampler(
+            cell.row, recipe.k, problem.graph, self.embed, cell.seed, scorer=self.decoder
+        )
         if isinstance(self.sampler, RefreshingSampler):
             batches = math.ceil(len(problem.forward) / recipe.batch_size)
             self.sampler.attach(self.optimizer, every=recipe.refresh_every * batches)
@@ -92,6 +139,7 @@ class Run:
 
         Negatives that keep the source of a pair are of both its ends, over the epochs.
         """
+        started = time.perf_counter()
         problem, recipe = self.problem, self.recipe
         pairs = problem.forward[torch.randperm(len(problem.forward))]
         pairs = torch.where(torch.rand(len(pairs)) < 0.5, pairs, problem.reverse[pairs])
@@ -101,12 +149,7 @@ class Run:
             h = self.encoder(rest, problem.data.features)
             src, dst = problem.graph.find_edges(eids)
             neg_src, neg_dst = self._negatives(eids)
-            ratios: dict[str, Tensor] = {}
-            if self.negatives.calibrated:
-                ratios = {
-                    "log_ratio": self.sampler.log_ratio((neg_src, neg_dst)).view(-1, recipe.k),
-                    "pos_log_ratio": self.sampler.positive_log_ratio((src, dst)),
-                }
+            ratios = log_ratios(self.row, self.sampler, (src, dst), (neg_src, neg_dst), recipe.k)
             loss = bce_loss(
                 self.decoder(h[src], h[dst]),
                 self.decoder(h[neg_src], h[neg_dst]).view(-1, recipe.k),
@@ -117,6 +160,7 @@ class Run:
             loss.backward()
             nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip)
             self.optimizer.step()  # refreshes the sampler, when it is time
+        self.seconds += time.perf_counter() - started
 
     def _negatives(self, eids: Tensor) -> tuple[Tensor, Tensor]:
         """K for each edge; where `GlobalUniform` returns fewer, it is asked again."""
@@ -145,28 +189,8 @@ class Run:
         return ranking_metrics(rank)["MRR"]
 
 
-def _make_sampler(run: Run, negatives: Negatives, seed: int) -> Any:
-    k, graph = run.recipe.k, run.problem.graph
-    if negatives.kind == "global":
-        return dgl_negatives.GlobalUniform(k)
-    if negatives.kind == "per-source":
-        return dgl_negatives.PerSourceUniform(k)
-    if negatives.kind == "self-adversarial":
-        return SelfAdversarialSampler(graph, run.embed, k, scorer=run.decoder, seed=seed)
-    scores = negatives.rule == "blend"
-    return DMNSSampler(
-        graph,
-        run.embed,
-        k,
-        rule=Blend() if scores else Density(),
-        scorer=run.decoder if scores else None,
-        source="uniform" if negatives.both_ends else "edge",
-        seed=seed,
-    )
-
-
 def train(problem: Problem, cell: Cell) -> dict[str, Any]:
-    """Train on a problem that is already loaded; see `run_cell`.
+    """Train on a problem that is already loaded.
 
     Returns:
         ``test`` (Hits@K and MRR at the best epoch), ``val`` (Hits@K there), ``curve`` (validation
@@ -174,20 +198,14 @@ def train(problem: Problem, cell: Cell) -> dict[str, Any]:
         refreshes; no validation).
     """
     run = Run(problem, cell)
-    curve: list[float] = []
-    seconds = 0.0
-    best, best_epoch, best_state = -math.inf, -1, copy.deepcopy(run.model.state_dict())
-    for epoch in range(cell.recipe.epochs):
-        started = time.perf_counter()
-        run.epoch()
-        seconds += time.perf_counter() - started
-        curve.append(run.hits(run.embed(), "val")["Hits@100"])
-        if curve[-1] > best:
-            best, best_epoch = curve[-1], epoch
-            best_state = copy.deepcopy(run.model.state_dict())
-        elif epoch - best_epoch >= cell.recipe.patience:
-            break
-    run.model.load_state_dict(best_state)
+    curve, best_epoch, weights = converged(
+        cell.recipe.epochs,
+        cell.recipe.patience,
+        run.epoch,
+        lambda: run.hits(run.embed(), "val")["Hits@100"],
+        lambda: copy.deepcopy(run.model.state_dict()),
+    )
+    run.model.load_state_dict(weights)
     h = run.embed()
     return {
         "val": run.hits(h, "val"),
@@ -195,5 +213,8 @@ def train(problem: Problem, cell: Cell) -> dict[str, Any]:
         "curve": curve,
         "best epoch": best_epoch,
         "epochs": len(curve),
-        "seconds per epoch": seconds / len(curve),
+        "seconds per epoch": run.seconds / len(curve),
     }
+
+
+run_cell = Runner(load_problem, train)

@@ -15,58 +15,45 @@ takes them from there; without the file all rows have their defaults.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.common import (
-    CellStore,
-    add_run_options,
-    environment_record,
-    public_command,
-    record_run,
-    report_failures,
-    run_missing,
-)
-from benchmarks.paper.ablations import ABLATIONS, ablation_rows
-from benchmarks.paper.config import Cell, Row, Training
+from benchmarks.common.command import Command, benchmark_parser
+from benchmarks.common.report import Section, cells_of, write_report
+from benchmarks.common.rows import Cell
+from benchmarks.paper.ablations import ABLATIONS, ablation_lines
+from benchmarks.paper.config import ROWS, Training
 from benchmarks.paper.problem import Folders
-from benchmarks.paper.report import Section, write_report
-from benchmarks.paper.rows import ROW_NAMES, chosen_settings, default_rows, main_rows
+from benchmarks.paper.report import draw, psi_table, tables
 from benchmarks.paper.train import run_cell
 from benchmarks.paper.tuning import (
     CHOICES,
     SHARED_NAMES,
-    Choices,
+    Trials,
     choose,
+    chosen_lines,
+    chosen_settings,
     read_choices,
     trials_of,
-    why_unequal,
+    tuning_section,
+    tuning_table,
     write_choices,
-    write_tuning,
 )
 
 __all__ = ["main"]
 
-DATASETS = ("cora", "citeseer", "coauthor-cs", "actor")
-PLACEHOLDERS = {
-    "--data-dir": "CACHE",
-    "--official-splits": "SPLITS",
-    "--choices": "CHOICES",
-    "--out": "OUT",
-}
-"""What stands in reports for the folders and files of the machine."""
+_DATASETS = ("cora", "citeseer", "coauthor-cs", "actor")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.paper",
-        description="Rerun the tables of the DMNS paper, or choose the rows' settings (--tune).",
-        allow_abbrev=False,  # so that placeholders find their options
+    parser = benchmark_parser(
+        "paper",
+        "Rerun the tables of the DMNS paper, or choose the rows' settings (--tune).",
+        datasets=_DATASETS,
+        recipe=Training,
+        seeds=5,
     )
-    parser.add_argument("--datasets", nargs="+", default=DATASETS, choices=(*DATASETS, "tiny"))
-    parser.add_argument("--data-dir", help="DGL's cache directory (default: DGL's own)")
     parser.add_argument(
         "--official-splits",
         help="folder with cora.npz, citeseer.npz and actor.npz; without it, and for Coauthor-CS, a "
@@ -74,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--encoder", default="gcn", choices=("gcn", "gat", "sage"))
     parser.add_argument(
-        "--rows", nargs="*", default=ROW_NAMES, choices=ROW_NAMES, help="rows of the main table"
+        "--rows", nargs="*", default=tuple(ROWS), choices=ROWS, help="rows of the main table"
     )
     parser.add_argument(
         "--ablations",
@@ -103,132 +90,115 @@ def _parser() -> argparse.ArgumentParser:
         help="JSON file of chosen settings: written by --tune, read by other runs; where it is "
         "absent, rows have their defaults (default: choices.json beside the code)",
     )
-    parser.add_argument("--seeds", type=int, default=5, help="seeds 0 to SEEDS - 1")
-    parser.add_argument("--epochs", type=int, default=Training.epochs)
-    parser.add_argument("--patience", type=int, default=Training.patience)
-    add_run_options(parser, "results/paper")
     return parser
 
 
-def _training(arguments: argparse.Namespace) -> Training:
-    return Training(encoder=arguments.encoder, epochs=arguments.epochs, patience=arguments.patience)
+def _check(arguments: argparse.Namespace) -> Folders:
+    if arguments.tune_settings and not arguments.tune:
+        raise ValueError("--tune-settings: expected together with --tune")
+    if arguments.tune and (arguments.ablations or arguments.encoder != "gcn"):
+        raise ValueError("--tune: chooses for the rows with GCN, not for --ablations or --encoder")
+    if arguments.tune and not arguments.rows:
+        raise ValueError("--tune: expected at least one of --rows")
+    if not arguments.rows and not arguments.ablations:
+        raise ValueError("nothing to do: name rows (--rows) or ablations (--ablations)")
+    return Folders(arguments.data_dir, arguments.official_splits)
 
 
-def _note(dataset: str, names: Sequence[str], training: Training, choices: Choices) -> str:
-    """Which setting each row has, where any was chosen."""
-    chosen = chosen_settings(dataset, training, choices)
-    if not any(name in chosen for name in names):
-        return ""
-    parts = (f"{name}: {chosen.get(name, 'default')}" for name in names)
-    return f"Settings, chosen on validation MAP of seed 0: {'; '.join(parts)}."
+def _training(arguments: argparse.Namespace, dataset: str, folders: Folders) -> Training:
+    return Training(
+        encoder=arguments.encoder,
+        epochs=arguments.epochs,
+        patience=arguments.patience,
+        official=folders.has_split(dataset),
+    )
 
 
 def _sections(arguments: argparse.Namespace, folders: Folders) -> list[Section]:
-    training, choices = _training(arguments), read_choices(arguments.choices)
-
-    def section(
-        title: str, dataset: str, names: Sequence[str], rows: list[Row], reference: str
-    ) -> Section:
-        official = folders.has_split(dataset)
-        seeds = range(arguments.seeds)
-        cells = tuple(
-            (row, tuple(Cell(dataset, row, seed, official) for seed in seeds)) for row in rows
-        )
-        note = _note(dataset, names, training, choices)
-        return Section(title, dataset, cells, reference, note)
-
+    choices = read_choices(arguments.choices)
+    groups = ABLATIONS if "all" in arguments.ablations else arguments.ablations
     sections = []
-    for dataset in arguments.datasets if arguments.rows else ():
-        known = main_rows(dataset, training, choices)
-        names, rows = arguments.rows, [known[name] for name in arguments.rows]
-        reference = known["uniform-5"].name
-        sections.append(section("Negative samplers", dataset, names, rows, reference))
-    groups = tuple(ABLATIONS) if "all" in arguments.ablations else arguments.ablations
-    for group in groups:
+    for group in (*["samplers"] * bool(arguments.rows), *groups):
         for dataset in arguments.datasets:
-            rows = ablation_rows(group, dataset, training, choices)
-            title = f"Ablation {group}"
-            sections.append(section(title, dataset, ["dmns-latent"], rows, rows[0].name))
+            training = _training(arguments, dataset, folders)
+            known = chosen_lines(dataset, training, choices)
+            names, reference = list(arguments.rows), known["uniform-5"]
+            lines = [known[name] for name in names]
+            if group in ABLATIONS:
+                names, reference = ["dmns-latent"], known["dmns-latent"]
+                lines = ablation_lines(group, reference)
+            cells = {
+                row.title: [Cell(dataset, own, row, seed) for seed in range(arguments.seeds)]
+                for row, own in lines
+            }
+            chosen = chosen_settings(dataset, training, choices)
+            note = ""
+            if any(name in chosen for name in names):
+                settings = "; ".join(f"{name}: {chosen.get(name, 'default')}" for name in names)
+                note = f"Settings, chosen on validation MAP of seed 0: {settings}."
+            sections.append(Section(group, dataset, cells, reference.row.title, note))
     return sections
 
 
-def _heading(
-    title: str, protocol: str, command: str, record: dict[str, str | int], folders: Folders
-) -> str:
-    lines = [
-        f"# {title}",
-        "",
-        f"Command: `{command}`",
-        "",
-        f"Protocol A: a positive among 9 fixed uniform negatives, ties averaged; {protocol}",
-        "Splits: "
-        + ("the published ones of Cora, Citeseer and Actor" if folders.splits else "our own")
-        + "; our own seeded split for Coauthor-CS.",
-        "",
-        "; ".join(f"{name} {value}" for name, value in record.items()),
-    ]
-    return "\n".join(lines) + "\n"
+def _protocol(words: str, folders: Folders) -> str:
+    splits = "the published ones of Cora, Citeseer and Actor" if folders.splits else "our own"
+    return (
+        f"Protocol A: a positive among 9 fixed uniform negatives, ties averaged; {words}\n"
+        f"Splits: {splits}; our own seeded split for Coauthor-CS."
+    )
 
 
-def _report(arguments: argparse.Namespace, folders: Folders, command: str) -> dict[str, str]:
-    """Run the tables and write them; returns what failed."""
-    sections = _sections(arguments, folders)
-    if not sections:
-        _parser().error("nothing to do: name rows (--rows) or ablations (--ablations)")
-    store = CellStore(arguments.out / "cells")
-    cells = [cell for section in sections for _, group in section.cells for cell in group]
-    failures = run_missing(cells, run_cell, store, arguments, folders)
-    record = record_run(arguments.out, command)
+def _report(command: Command, folders: Folders) -> list[Path]:
+    """Run the tables and write them."""
+    sections = command.made(lambda arguments: _sections(arguments, folders))
+    command.run(cells_of(sections), run_cell, folders)
     protocol = (
         "mean ± standard error over the seeds; early stopping on validation MAP. Differences are "
         "paired by seed, with a 95 % interval."
     )
-    heading = _heading("The paper's tables, rerun", protocol, command, record, folders)
-    for file in write_report(sections, store, arguments.out, heading):
-        print(file)
-    return failures
+    heading = command.heading("The paper's tables, rerun", _protocol(protocol, folders))
+    return write_report(
+        sections, command.store, command.out, heading, tables, end=psi_table, draw=draw
+    )
 
 
-def _tune(arguments: argparse.Namespace, folders: Folders, command: str) -> dict[str, str]:
-    """Run the settings of the rows, write tables and choices; returns what failed."""
-    defaults = default_rows(_training(arguments))
-    rows = {name: defaults[name] for name in arguments.rows}
+def _chosen(command: Command, dataset: str, trials: Trials) -> dict[str, str]:
+    """The settings of a data set's rows; none where there is no fair choice, which is a failure."""
+    try:
+        return choose(trials, command.store)
+    except ValueError as error:
+        command.failures[f"choice for {dataset}"] = str(error)
+        return {}
+
+
+def _tune(command: Command, folders: Folders) -> list[Path]:
+    """Run the settings of the rows, write tables and choices."""
+    options, store = command.arguments, command.store
     trials = {
-        dataset: trials_of(dataset, rows, folders.has_split(dataset), arguments.tune_settings)
-        for dataset in arguments.datasets
+        dataset: trials_of(
+            dataset, options.rows, _training(options, dataset, folders), options.tune_settings
+        )
+        for dataset in options.datasets
     }
-    every = [trial for group in trials.values() for trial in group]
-    store = CellStore(arguments.out / "cells")
-    cells = [trial.cell for trial in every]
-    failures = run_missing(cells, run_cell, store, arguments, folders)
-    choices: dict[str, dict[str, str]] = {}
-    for dataset, group in trials.items():
-        if reason := why_unequal(group, store):
-            failures[f"choice for {dataset}"] = reason
-        else:
-            choices[dataset] = choose(group, store)
+    command.run(
+        [cell for rows in trials.values() for row in rows.values() for cell in row.values()],
+        run_cell,
+        folders,
+    )
+    choices = {
+        name: made for name, rows in trials.items() if (made := _chosen(command, name, rows))
+    }
     protocol = (
         "early stopping on validation MAP; seed 0. The setting with the best validation MAP is "
         "chosen for its row; test MAP stands beside it and decides nothing."
     )
-    heading = _heading("Settings of the rows", protocol, command, environment_record(), folders)
-    for file in write_tuning(every, store, choices, arguments.out, heading):
-        print(file)
+    heading = command.heading("Settings of the rows", _protocol(protocol, folders))
+    sections = [tuning_section(name, rows, choices.get(name, {})) for name, rows in trials.items()]
+    files = write_report(sections, store, command.out, heading, tuning_table, name="tuning")
     if choices:
-        write_choices(arguments.choices, choices)
-        print(arguments.choices)
-    return failures
-
-
-def _check(arguments: argparse.Namespace) -> None:
-    if min(arguments.seeds, arguments.epochs, arguments.patience) < 1:
-        _parser().error("--seeds, --epochs and --patience: expected at least 1")
-    if arguments.tune_settings and not arguments.tune:
-        _parser().error("--tune-settings: expected together with --tune")
-    if arguments.tune and (arguments.ablations or arguments.encoder != "gcn"):
-        _parser().error("--tune: chooses for the rows with GCN, not for --ablations or --encoder")
-    if arguments.tune and not arguments.rows:
-        _parser().error("--tune: expected at least one of --rows")
+        write_choices(options.choices, choices)
+        files.append(options.choices)
+    return files
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -237,15 +207,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         0, or 1 if a cell failed or nothing could be chosen for a data set.
     """
-    words = sys.argv[1:] if argv is None else argv
-    arguments = _parser().parse_args(words)
-    _check(arguments)
-    os.environ.setdefault("OMP_NUM_THREADS", str(arguments.threads))
-    folders = Folders(arguments.data_dir, arguments.official_splits)
-    work = _tune if arguments.tune else _report
-    command = public_command(["python", "-m", "benchmarks.paper", *words], PLACEHOLDERS)
-    failures = work(arguments, folders, command)
-    return report_failures(failures)
+    command = Command(_parser(), argv)
+    folders = command.made(_check)
+    work = _tune if command.arguments.tune else _report
+    return command.end(work(command, folders))
 
 
 if __name__ == "__main__":

@@ -1,193 +1,96 @@
 """Ablations and the paper's open questions, as groups of rows around the latent row.
 
 Each group holds the row it varies, unchanged, so that a group can be read on its own; the store
-runs that cell once for all groups.
+runs that cell once for all groups. A variant is what it changes of the training, and of `Latent`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
-from itertools import combinations
+from itertools import combinations, product
 from typing import Any
 
-from benchmarks.paper.config import PAPER_FRACTIONS, Latent, Row, Training, Uniform
-from benchmarks.paper.rows import main_rows
-from benchmarks.paper.tuning import Choices
+from benchmarks.common.rows import Row
+from benchmarks.paper.config import PAPER_FRACTIONS, Line
 
-__all__ = ["ABLATIONS", "ablation_rows"]
+__all__ = ["ABLATIONS", "ablation_lines"]
 
-Variants = dict[str, tuple[Latent, Training]]
+_Changes = dict[str, Any]
 
-STEPS = (10, 20, 50, 100, 200)
-COARSE_FRACTIONS = {10: (0.1, 0.2, 0.3, 0.5), 20: (0.1, 0.15, 0.25, 0.5)}
+_COARSE = {10: (0.1, 0.2, 0.3, 0.5), 20: (0.1, 0.15, 0.25, 0.5)}
 """With few steps, the paper's fractions fall on one step; these are the nearest that do not."""
 
 
-def _changed(training: Training, **changes: Any) -> Training:
-    return replace(training, **changes)
-
-
-def _method(base: Latent, **changes: Any) -> Latent:
-    return replace(base, **changes)
-
-
-def _diffusion(base: Latent, **changes: Any) -> Latent:
-    return replace(base, diffusion=replace(base.diffusion, **changes))
-
-
-def _levels(base: Latent, fractions: tuple[float, ...]) -> Latent:
+def _levels(*fractions: float) -> _Changes:
     """Other levels, of weight 1, at the same K: fewer levels have more latents each."""
-    copies = max(1, (base.k - base.uniform) // len(fractions))
-    changed = _diffusion(base, fractions=fractions, weights=(1.0,) * len(fractions))
-    return _method(changed, copies=copies, uniform=base.k - copies * len(fractions))
+    copies = 4 // len(fractions)
+    return {"fractions": fractions, "weights": (1.0,) * len(fractions), "copies": copies}
 
 
-def _condition(base: Latent, training: Training) -> Variants:
-    return {"without the condition": (_diffusion(base, conditional=False), training)}
-
-
-def _single_levels(base: Latent, training: Training) -> Variants:
-    return {
-        f"level T*{fraction:g} alone": (_levels(base, (fraction,)), training)
-        for fraction in (0.02, *PAPER_FRACTIONS, 1.0)
-    }
-
-
-def _pairs(base: Latent, training: Training) -> Variants:
-    return {
-        f"levels T*{a:g} and T*{b:g}": (_levels(base, (a, b)), training)
-        for a, b in combinations(PAPER_FRACTIONS, 2)
-    }
-
-
-def _process(base: Latent, training: Training) -> Variants:
-    return {
-        "noised true neighbours": (_method(base, source="forward"), training),
-        "sampling chain": (_method(base, sampling="chain"), training),
-    }
-
-
-def _steps(base: Latent, training: Training) -> Variants:
-    found = {}
-    for steps in STEPS:
-        fractions = base.diffusion.fractions
-        if fractions == PAPER_FRACTIONS:
-            fractions = COARSE_FRACTIONS.get(steps, fractions)
-        found[f"T = {steps}"] = (_diffusion(base, steps=steps, fractions=fractions), training)
-    return found
-
-
-def _schedule(base: Latent, training: Training) -> Variants:
-    return {
-        f"{kind} schedule": (_diffusion(base, schedule=kind), training)
-        for kind in ("linear", "cosine")
-    }
-
-
-def _fitting(base: Latent, training: Training) -> Variants:
-    return {
-        f"{steps} fitting steps": (_diffusion(base, fit_steps=steps, warmup_steps=steps), training)
+_OF_THE_LATENTS: dict[str, dict[str, _Changes]] = {
+    "condition": {"without the condition": {"conditional": False}},
+    "levels": {f"level T*{f:g} alone": _levels(f) for f in (0.02, *PAPER_FRACTIONS, 1.0)},
+    "pairs": {
+        f"levels T*{a:g} and T*{b:g}": _levels(a, b) for a, b in combinations(PAPER_FRACTIONS, 2)
+    },
+    "process": {
+        "noised true neighbours": {"source": "forward"},
+        "sampling chain": {"sampling": "chain"},
+    },
+    "steps": {
+        f"T = {steps}": {"steps": steps, "fractions": _COARSE.get(steps, PAPER_FRACTIONS)}
+        for steps in (10, 20, 50, 100, 200)
+    },
+    "schedule": {f"{kind} schedule": {"schedule": kind} for kind in ("linear", "cosine")},
+    "fitting": {
+        f"{steps} fitting steps": {"fit_steps": steps, "warmup_steps": steps}
         for steps in (1, 5, 20, 80)
-    }
+    },
+    "staleness": {f"refresh every {every}": {"refresh_every": every} for every in (1, 2, 5, 10)},
+    "space": {
+        "raw space": {"space": "raw"},
+        "compact space (16)": {"space": "compact", "compact_width": 16},
+    },
+    "curriculum": {
+        f"{kind}, stage {stage}": {"curriculum": kind, "stage": stage}
+        for kind, stage in product(("easy-first", "hard-first"), (5, 10, 20))
+    },
+    "psi": {f"Psi < 0 dropped ({kind})": {"drop": kind} for kind in ("distance", "density")},
+}
 
-
-def _staleness(base: Latent, training: Training) -> Variants:
-    return {
-        f"refresh every {every}": (_diffusion(base, refresh_every=every), training)
-        for every in (1, 2, 5, 10)
-    }
-
-
-def _space(base: Latent, training: Training) -> Variants:
-    return {
-        "raw space": (_diffusion(base, space="raw"), training),
-        "compact space (16)": (_diffusion(base, space="compact", compact_width=16), training),
-    }
-
-
-def _width(base: Latent, training: Training) -> Variants:
-    return {f"width {w}": (base, _changed(training, hidden=w)) for w in (16, 32, 64)}
-
-
-def _loss(base: Latent, training: Training) -> Variants:
-    return {
-        f"{form}, scale {scale:g}": (base, _changed(training, loss=form, scale=scale))
+_OF_THE_TRAINING: dict[str, dict[str, _Changes]] = {
+    "width": {f"width {w}": {"hidden": w} for w in (16, 32, 64)},
+    "loss": {
+        f"{form}, scale {scale:g}": {"loss": form, "scale": scale}
         for form, scale in (
             ("sigmoid", 1.0),
             ("sigmoid", 3.0),
             ("logsigmoid", 1.0),
             ("logsigmoid", 5.0),
         )
-    }
-
-
-def _features(base: Latent, training: Training) -> Variants:
-    return {
-        f"{kind} features, {activation}": (
-            base,
-            _changed(training, features=kind, activation=activation),
-        )
-        for kind in ("binary", "stored", "unit")
-        for activation in ("relu", "none")
-    }
-
-
-def _curriculum(base: Latent, training: Training) -> Variants:
-    return {
-        f"{kind}, stage {stage}": (_method(base, curriculum=kind, stage=stage), training)
-        for kind in ("easy-first", "hard-first")
-        for stage in (5, 10, 20)
-    }
-
-
-def _psi(base: Latent, training: Training) -> Variants:
-    return {
-        f"Psi < 0 dropped ({kind})": (_method(base, drop=kind), training)
-        for kind in ("distance", "density")
-    }
-
-
-ABLATIONS: dict[str, Callable[[Latent, Training], Variants]] = {
-    "condition": _condition,
-    "levels": _single_levels,
-    "pairs": _pairs,
-    "process": _process,
-    "steps": _steps,
-    "schedule": _schedule,
-    "fitting": _fitting,
-    "staleness": _staleness,
-    "space": _space,
-    "width": _width,
-    "loss": _loss,
-    "features": _features,
-    "curriculum": _curriculum,
-    "psi": _psi,
+    },
+    "features": {
+        f"{kind} features, {activation}": {"features": kind, "activation": activation}
+        for kind, activation in product(("binary", "stored", "unit"), ("relu", "none"))
+    },
 }
+"""These have the uniform row beside each variant."""
+
+ABLATIONS = (*_OF_THE_LATENTS, *_OF_THE_TRAINING)
 """Groups by their command-line names."""
 
 
-def ablation_rows(
-    name: str, dataset: str, training: Training | None = None, choices: Choices | None = None
-) -> list[Row]:
-    """The rows of a group, around the latent row with its chosen setting.
-
-    Args:
-        name: one of `ABLATIONS`.
-        dataset: name of the data set.
-        training: how the unchanged row is trained apart from that; the default where None.
-        choices: what was chosen, as in `benchmarks.paper.rows.main_rows`.
+def ablation_lines(group: str, latent: Line) -> list[Line]:
+    """The lines of a group, around the latent row with its chosen setting.
 
     Raises:
         ValueError: for an unknown name.
     """
-    if name not in ABLATIONS:
-        raise ValueError(f"ablation: expected one of {', '.join(ABLATIONS)}, got {name!r}")
-    row = main_rows(dataset, training, choices)["dmns-latent"]
-    assert isinstance(row.method, Latent)
-    rows = [row]
-    for title, (method, changed) in ABLATIONS[name](row.method, row.training).items():
-        rows.append(Row(title, method, changed))
-        if name in ("width", "loss", "features"):
-            rows.append(Row(f"uniform (5), {title}", Uniform(5), changed))
-    return rows
+    if group not in ABLATIONS:
+        raise ValueError(f"ablation: expected one of {', '.join(ABLATIONS)}, got {group!r}")
+    lines = [latent]
+    for title, options in _OF_THE_LATENTS.get(group, {}).items():
+        lines.append(latent.changed(title, {}, options))
+    for title, training in _OF_THE_TRAINING.get(group, {}).items():
+        lines.append(latent.changed(title, training, {}))
+        lines.append(Line(Row(f"uniform (5), {title}", "uniform"), lines[-1].training))
+    return lines

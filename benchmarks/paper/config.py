@@ -1,270 +1,127 @@
-"""What a cell is made of: training settings and the source of its negatives, as frozen values.
+"""How encoders are trained, and the lines of the paper's table, as frozen values.
 
-Anything that changes a result stands here, so that the hash of a `Cell` changes with it; folders,
-jobs and threads do not.
+Every sampler that a DGL user could choose, and DMNS.  Rows named "(5)" use five negatives an edge;
+the two with one stand beside them because the paper's own GCN row has one.  Settings are chosen on
+validation edges, see `benchmarks.paper.tuning`; the defaults here hold where nothing was chosen.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal, Union
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple
 
-__all__ = [
-    "Adversarial",
-    "Cell",
-    "Diffusion",
-    "Dynamic",
-    "FixedUniform",
-    "InBatch",
-    "Latent",
-    "MarkovChain",
-    "Method",
-    "Popularity",
-    "RealNodes",
-    "Row",
-    "SelfAdversarial",
-    "Training",
-    "Uniform",
-]
+from benchmarks.common.rows import Row
+from dgl_dmns.core import Density, Levels, Nearest
 
-RESULT_VERSION = 4  # raise it when a change of the code changes results
+__all__ = ["PAPER_FRACTIONS", "ROWS", "Latent", "Line", "Training"]
+
 PAPER_FRACTIONS = (1 / 10, 1 / 8, 1 / 4, 1 / 2)
+_PAPER_WEIGHTS = (1.0, 0.9, 0.8, 0.7)
 
 
 @dataclass(frozen=True)
 class Training:
-    """The encoder and its training (protocol A).
+    """The encoder and its training (protocol A)."""
 
-    Args:
-        encoder: ``gcn``, ``gat`` or ``sage``, two layers each.
-        hidden: width of both layers.
-        activation: between the layers, ``relu`` or ``none``.
-        features: ``binary`` (whether a word occurs), ``stored`` (as the data set comes: rows of
-            Cora and Citeseer sum to one) or ``unit`` (rows of norm one).
-        dropout: between the layers.
-        learning_rate: of Adam.
-        weight_decay: of Adam.
-        epochs: at most this many, one step each.
-        patience: epochs without a better validation MAP before training stops.
-        loss: ``sigmoid`` (terms ``-sigmoid(s)``, as the authors' code) or ``logsigmoid`` (as the
-            paper writes).
-        scale: factor of the scores inside the loss.
-    """
-
-    encoder: Literal["gcn", "gat", "sage"] = "gcn"
-    hidden: int = 32
-    activation: Literal["relu", "none"] = "relu"
+    encoder: Literal["gcn", "gat", "sage"] = "gcn"  # ``gcn``, ``gat`` or ``sage``, two layers each
+    hidden: int = 32  # width of both layers
+    activation: Literal["relu", "none"] = "relu"  # between the layers, ``relu`` or ``none``
+    # ``binary`` (whether a word occurs), ``stored`` (as the data set comes: rows of Cora and
+    # Citeseer sum to one) or ``unit`` (rows of norm one)
     features: Literal["binary", "stored", "unit"] = "binary"
-    dropout: float = 0.1
-    learning_rate: float = 0.01
-    weight_decay: float = 1e-4
-    epochs: int = 500
-    patience: int = 50
+    dropout: float = 0.1  # between the layers
+    learning_rate: float = 0.01  # of Adam
+    weight_decay: float = 1e-4  # of Adam
+    epochs: int = 500  # at most this many, one step each
+    patience: int = 50  # epochs without a better validation MAP before training stops
+    # ``sigmoid`` (terms ``-sigmoid(s)``, as the authors' code) or ``logsigmoid`` (as the paper
+    # writes)
     loss: Literal["sigmoid", "logsigmoid"] = "sigmoid"
-    scale: float = 1.0
-
-
-@dataclass(frozen=True)
-class Diffusion:
-    """The diffusion model and its fitting.
-
-    Args:
-        fractions: levels, as fractions of ``T``, hardest first.
-        weights: loss weights of the levels.
-        steps: ``T``.
-        schedule: ``linear`` or ``cosine``.
-        space: ``raw`` (the paper's) or ``compact``.
-        compact_width: largest width of the compact space.
-        conditional: whether the noise predictor sees the query.
-        learning_rate: of the diffusion model's Adam.
-        batch_pairs: (query, neighbour) pairs in a fitting step.
-        fit_steps: fitting steps in a refresh.
-        warmup_steps: fitting steps of the first refresh.
-        refresh_every: epochs between refreshes.
-    """
-
-    fractions: tuple[float, ...] = PAPER_FRACTIONS
-    weights: tuple[float, ...] | None = (1.0, 0.9, 0.8, 0.7)
-    steps: int = 50
-    schedule: Literal["linear", "cosine"] = "linear"
-    space: Literal["raw", "compact"] = "raw"
-    compact_width: int = 16
-    conditional: bool = True
-    learning_rate: float = 1e-2
-    batch_pairs: int = 1024
-    fit_steps: int = 20
-    warmup_steps: int = 20
-    refresh_every: int = 1
-
-
-@dataclass(frozen=True)
-class FixedUniform:
-    """Uniform negatives drawn once before training: the paper's GCN row."""
-
-    k: int = 1
-
-
-@dataclass(frozen=True)
-class Uniform:
-    """Uniform negatives, redrawn every epoch."""
-
-    k: int = 5
-
-
-@dataclass(frozen=True)
-class Popularity:
-    """In proportion to a power of the degree (PNS)."""
-
-    k: int = 5
-    exponent: float = 0.75
-
-
-@dataclass(frozen=True)
-class InBatch:
-    """Destinations of other edges."""
-
-    k: int = 5
-
-
-@dataclass(frozen=True)
-class Dynamic:
-    """The best-scored of a uniform pool (DNS)."""
-
-    k: int = 5
-    pool: int = 20
-    groups: int = 8
-
-
-@dataclass(frozen=True)
-class SelfAdversarial:
-    """Softmax of the current score over a uniform pool."""
-
-    k: int = 5
-    pool: int = 32
-    temperature: float = 1.0
-    groups: int = 8
-
-
-@dataclass(frozen=True)
-class MarkovChain:
-    """Metropolis-Hastings with self-contrast (MCNS)."""
-
-    k: int = 5
-    alpha: float = 0.25
-    steps: int = 10
-    groups: int = 2
-
-
-@dataclass(frozen=True)
-class Adversarial:
-    """A generator trained with REINFORCE over a candidate set (KBGAN)."""
-
-    k: int = 5
-    pool: int = 32
-    learning_rate: float = 1e-2
+    scale: float = 1.0  # factor of the scores inside the loss
+    official: bool = False  # whether the published split is used
 
 
 @dataclass(frozen=True)
 class Latent:
-    """DMNS with latent negatives, one per level, beside real uniform ones.
+    """DMNS with latent negatives, one per level, beside real uniform ones: the row's options."""
 
-    Args:
-        diffusion: the diffusion model.
-        uniform: real uniform negatives, of weight 1.
-        copies: latents per level.
-        source: ``reverse`` (the learned process), or ``forward`` (true neighbours, noised: an
-            ablation).
-        sampling: ``closed-form`` or ``chain``.
-        unit_norm: whether latents are L2-normalised, as real embeddings are.
-        curriculum: ``constant``; ``easy-first`` starts with the easiest level and lets a harder one
-            in every ``stage`` epochs, ``hard-first`` the other way round. Slots of levels that
-            wait are filled from the nearest level that is in, so that K stays the same.
-        stage: epochs until the next level is let in.
-        drop: which latents with Psi < 0 leave the loss: ``none``, or those with a negative Psi
-            by ``distance`` or ``density`` (see `benchmarks.paper.latents`).
-    """
-
-    diffusion: Diffusion = field(default_factory=Diffusion)
-    uniform: int = 1
-    copies: int = 1
+    fractions: tuple[float, ...] = PAPER_FRACTIONS  # levels, as fractions of ``T``, hardest first
+    weights: tuple[float, ...] = _PAPER_WEIGHTS  # loss weights of the levels
+    uniform: int = 1  # real uniform negatives, of weight 1
+    copies: int = 1  # latents per level
+    # ``reverse`` (the learned process), or ``forward`` (true neighbours, noised: an ablation)
     source: Literal["reverse", "forward"] = "reverse"
-    sampling: Literal["closed-form", "chain"] = "closed-form"
-    unit_norm: bool = False
+    sampling: Literal["closed-form", "chain"] = "closed-form"  # ``closed-form`` or ``chain``
+    unit_norm: bool = False  # whether latents are L2-normalised, as real embeddings are
+    # ``constant``; ``easy-first`` starts with the easiest level and lets a harder one in every
+    # ``stage`` epochs, ``hard-first`` the other way round. Slots of levels that wait are filled
+    # from the nearest level that is in, so that K stays the same.
     curriculum: Literal["constant", "easy-first", "hard-first"] = "constant"
-    stage: int = 10
+    stage: int = 10  # epochs until the next level is let in
+    # which latents with Psi < 0 leave the loss: ``none``, or those with a negative Psi by
+    # ``distance`` or ``density`` (see `benchmarks.paper.latents`)
     drop: Literal["none", "distance", "density"] = "none"
+    steps: int = 50  # ``T``
+    schedule: Literal["linear", "cosine"] = "linear"  # ``linear`` or ``cosine``
+    space: Literal["raw", "compact"] = "raw"  # ``raw`` (the paper's) or ``compact``
+    compact_width: int = 16  # largest width of the compact space
+    conditional: bool = True  # whether the noise predictor sees the query
+    learning_rate: float = 3e-3  # of the diffusion model's Adam
+    batch_pairs: int = 1024  # (query, neighbour) pairs in a fitting step
+    fit_steps: int = 20  # fitting steps in a refresh
+    warmup_steps: int = 20  # fitting steps of the first refresh
+    refresh_every: int = 1  # epochs between refreshes
 
     @property
     def k(self) -> int:
         """Negatives per edge."""
-        return self.copies * len(self.diffusion.fractions) + self.uniform
+        return self.copies * len(self.fractions) + self.uniform
 
 
-@dataclass(frozen=True)
-class RealNodes:
-    """DMNS with real nodes chosen by the diffusion model.
+class Line(NamedTuple):
+    """A line of a table: its negatives, and how its encoder is trained."""
 
-    Args:
-        diffusion: the diffusion model.
-        k: negatives per edge, levels and uniform share mixed.
-        uniform_share: share of uniform negatives.
-        rule: ``nearest``, ``density`` or ``gate``.
-        score_scale: factor of the scores that the gate takes for logits.
-        pool: uniform candidates searched for a negative; 0: all nodes (``nearest`` only).
-        lam: exponent on the density.
-        groups: groups of k candidates kept for a query.
-    """
-
-    diffusion: Diffusion = field(default_factory=Diffusion)
-    k: int = 5
-    uniform_share: float = 0.2
-    rule: Literal["nearest", "density", "gate"] = "nearest"
-    score_scale: float = 1.0
-    pool: int = 0
-    lam: float = 1.0
-    groups: int = 2
-
-
-Method = Union[
-    FixedUniform,
-    Uniform,
-    Popularity,
-    InBatch,
-    Dynamic,
-    SelfAdversarial,
-    MarkovChain,
-    Adversarial,
-    Latent,
-    RealNodes,
-]
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of a table: a name, a method, and how its encoder is trained."""
-
-    name: str
-    method: Method
-    training: Training = field(default_factory=Training)
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One run.
-
-    Args:
-        dataset: name of the data set.
-        row: the line of the table.
-        seed: of initial weights and negatives; of the split too where it is our own.
-        official: whether the published split is used.
-        version: of the results.
-    """
-
-    dataset: str
     row: Row
-    seed: int
-    official: bool = False
-    version: int = RESULT_VERSION
+    training: Training
 
-    def __str__(self) -> str:
-        return f"{self.dataset}, {self.row.name}, seed {self.seed}"
+    def changed(self, title: str, training: dict[str, Any], options: dict[str, Any]) -> Line:
+        """The line under another title, with other settings of its training and its negatives."""
+        row = replace(self.row, title=title).with_options(**options)
+        return Line(row, replace(self.training, **training))
+
+
+_REAL_NODES = {
+    "levels": Levels(PAPER_FRACTIONS, _PAPER_WEIGHTS),
+    "uniform_share": 0.2,
+    "fit_steps": 20,
+    "warmup_steps": 20,
+    "space": "raw",
+}
+
+ROWS: dict[str, Row] = {
+    "fixed": Row("uniform, fixed (1)", "fixed", {"k": 1}),
+    "uniform-1": Row("uniform, redrawn (1)", "uniform", {"k": 1}),
+    "uniform-5": Row("uniform, redrawn (5)", "uniform"),
+    "in-batch": Row("in-batch (5)", "in-batch"),
+    "pns": Row("PNS (5)", "popularity", {"exponent": 0.75}),
+    "dns": Row("DNS (5)", "dynamic", {"pool": 40, "groups": 8}),
+    "mcns": Row("MCNS (5)", "mcns", {"alpha": 0.25, "steps": 10, "groups": 2}),
+    "kbgan": Row("KBGAN (5)", "adversarial", {"pool": 32, "learning_rate": 1e-2}),
+    "self-adversarial": Row(
+        "self-adversarial (5)",
+        "self-adversarial",
+        {"pool": 32, "temperature": 1.0, "groups": 8},
+    ),
+    "dmns-latent": Row("DMNS, latent (5)", "latent"),
+    "dmns-nearest": Row(
+        "DMNS, nearest nodes (5)",
+        "dmns",
+        {**_REAL_NODES, "rule": Nearest(256), "pool": 256, "groups": 2},
+    ),
+    "dmns-density": Row(
+        "DMNS, nodes by density (5)",
+        "dmns",
+        {**_REAL_NODES, "rule": Density(), "pool": 64, "groups": 4},
+    ),
+}
+"""By command-line names; ``fixed`` and ``latent`` are sources of this benchmark alone."""

@@ -69,14 +69,9 @@ class _FeatureLinear(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Two convolutions, an activation and dropout between them, and L2-normalised output.
+    """``gcn``, ``gat`` (one head) or ``sage`` (mean): two convolutions and L2-normalised output.
 
-    Args:
-        kind: ``gcn``, ``gat`` (one head) or ``sage`` (mean).
-        features: the node features.
-        hidden: width of both layers.
-        dropout: between the layers.
-        activation: ``relu`` or ``none``.
+    An activation, ``relu`` or ``none``, and dropout lie between them.
 
     Raises:
         ValueError: for an unknown kind.

@@ -16,12 +16,14 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from benchmarks.paper.config import Latent
-from benchmarks.paper.problem import Problem, seeded
-from benchmarks.paper.terms import Terms, levels_of, real_scores, schedule_of
+from benchmarks.paper.negatives import Terms, real_scores
+from benchmarks.paper.problem import Problem
 from dgl_dmns.core import (
     DiffusionGenerator,
     FiLMPredictor,
     LevelGaussians,
+    Levels,
+    NoiseSchedule,
     level_gaussians,
     noise_to,
     sample_chain,
@@ -49,27 +51,26 @@ def slot_levels(levels: int, curriculum: str, stage: int, epoch: int) -> list[in
 class LatentSource:
     """Latent negatives of all levels beside real uniform ones.
 
-    Args:
-        problem: the data.
-        method: the settings.
-        seed: of the diffusion model, its fitting, and the draws.
+    ``seed`` is that of the diffusion model, its fitting, and the draws.
     """
 
     def __init__(self, problem: Problem, method: Latent, seed: int) -> None:
         self.problem = problem
         self.method = method
-        self.random = seeded(seed)
+        self.random = torch.Generator().manual_seed(seed)
         self.seed = seed
-        self.levels = levels_of(method.diffusion)
-        self.schedule = schedule_of(method.diffusion)
+        self.levels = Levels(method.fractions, method.weights)
+        kind = NoiseSchedule.cosine if method.schedule == "cosine" else NoiseSchedule.linear
+        self.schedule = kind(method.steps)
         self.model: DiffusionGenerator | None = None
         # What the shares of Psi are taken from, when they are asked for.
         self.drawn: tuple[Tensor, list[int], Tensor] | None = None
         self.weight = torch.tensor(self.levels.loss_weights * method.copies)
 
     def terms(self, h: Tensor, epoch: int) -> Terms:
+        """Negatives for embeddings [N, D], which carry gradients."""
         query, method = self.problem.query, self.method
-        if method.source == "reverse" and epoch % method.diffusion.refresh_every == 0:
+        if method.source == "reverse" and epoch % method.refresh_every == 0:
             self._fit(h.detach())
         slots = slot_levels(len(self.levels), method.curriculum, method.stage, epoch)
         slots = slots * method.copies
@@ -100,7 +101,7 @@ class LatentSource:
         }
 
     def _fit(self, h: Tensor) -> None:
-        settings = self.method.diffusion
+        settings = self.method
         steps = settings.fit_steps
         if self.model is None:
             steps = settings.warmup_steps
@@ -120,7 +121,7 @@ class LatentSource:
         self.model.fit(z, z, self.problem.known, steps, generator=self.random)
 
     def _predictor(self, width: int) -> FiLMPredictor | None:
-        settings = self.method.diffusion
+        settings = self.method
         if settings.conditional:
             return None
         width = width if settings.space == "raw" else min(width, settings.compact_width)

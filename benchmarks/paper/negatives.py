@@ -1,205 +1,115 @@
-"""Sources of negatives by method.
+"""Sources of negatives, and the loss that they go into.
 
-Sources of real nodes hold one of the package's samplers and ask it as any DGL loader does,
-``sampler(g, eids)``; gradients then reach both ends of a negative. Latent negatives are in
+Real nodes come from one of the package's samplers, asked as any DGL loader does, ``sampler(g,
+eids)``; gradients then reach both ends of a negative. Latent negatives are in
 `benchmarks.paper.latents`.
+
+The loss is the paper's multi-level one on scores, ``L = (L_pos + L_neg) / 2``; ``L_pos`` is the
+mean of ``f(s)`` over the training edges, ``L_neg`` that of ``w f(-s')`` over their K negatives: the
+weighted sum divided by the number of terms.  The paper writes ``f = -log sigmoid``; the authors'
+code uses ``f = -sigmoid``.  `dgl_dmns.losses.multilevel_loss` is this with one weight a level; here
+a weight may differ from edge to edge.
+
+Symbols: N nodes, E training edges, K negatives an edge, D width.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
-from benchmarks.paper.config import (
-    Adversarial,
-    Dynamic,
-    FixedUniform,
-    InBatch,
-    Latent,
-    MarkovChain,
-    Method,
-    Popularity,
-    RealNodes,
-    SelfAdversarial,
-    Uniform,
-)
-from benchmarks.paper.latents import LatentSource
+from benchmarks.common.rows import Row, make_sampler
 from benchmarks.paper.problem import Problem
-from benchmarks.paper.terms import Source, Terms, levels_of, real_scores, schedule_of
-from dgl_dmns import samplers
-from dgl_dmns.core import NO_LEVEL, Density, Gate, Nearest, Rule
+from dgl_dmns.core import NO_LEVEL
+from dgl_dmns.samplers import DMNSSampler, RefreshingSampler
 
-__all__ = ["RealNodesSource", "SampledSource", "make_source"]
+__all__ = ["K", "SampledSource", "Terms", "objective", "real_scores"]
+
+K = 5  # negatives per edge of every row that does not name its own number
+
+_FORMS = {"sigmoid": torch.sigmoid, "logsigmoid": logsigmoid}
+
+
+class Terms(NamedTuple):
+    """Negatives of all training edges."""
+
+    score: Tensor  # inner products with the edge's query, shape [E, K]
+    weight: Tensor | None  # of each term, shape [E, K] or [K]; None: all 1
+
+
+def real_scores(h: Tensor, query: Tensor, negatives: Tensor) -> Tensor:
+    """Scores of real negatives [E, K] with their queries [E], differentiable at both ends.
+
+    Column by column with `index_select`: a third of the time, forward and backward, of indexing all
+    negatives at once.
+    """
+    h_query = h.index_select(0, query)
+    columns = [(h_query * h.index_select(0, column)).sum(-1) for column in negatives.unbind(1)]
+    return torch.stack(columns, dim=1)
+
+
+def objective(positive: Tensor, negative: Terms, *, form: str, scale: float = 1.0) -> Tensor:
+    """The loss of one epoch, a scalar: ``form`` is a key of `_FORMS`, ``scale`` a factor of scores.
+
+    Raises:
+        ValueError: for another form.
+    """
+    if form not in _FORMS:
+        raise ValueError(f"loss: expected one of {', '.join(_FORMS)}, got {form!r}")
+    gain: Any = _FORMS[form]
+    wrong = -gain(-scale * negative.score)
+    if negative.weight is not None:
+        wrong = wrong * negative.weight
+    loss: Tensor = 0.5 * (wrong.mean() - gain(scale * positive).mean())
+    return loss
 
 
 class SampledSource:
-    """Real nodes from a sampler of the package.
+    """Real nodes from a sampler of the package; those of DMNS have the weight of their level.
 
-    Args:
-        problem: the data.
-        sampler: the sampler; one that follows the encoder is refreshed first.
-        refresh_every: epochs between refreshes.
-        fixed: whether the negatives of the first epoch are kept.
+    A sampler that follows the encoder is refreshed in every epoch. Row ``fixed`` is uniform, and
+    the negatives of the first epoch are kept.
     """
 
-    def __init__(
-        self, problem: Problem, sampler: Any, *, refresh_every: int = 1, fixed: bool = False
-    ) -> None:
+    def __init__(self, problem: Problem, row: Row, seed: int) -> None:
         self.problem = problem
-        self.sampler = sampler
-        self.refresh_every = refresh_every
-        self.fixed = fixed
+        self.fixed = row.sampler == "fixed"
         self.kept: Tensor | None = None
+        if self.fixed:
+            row = replace(row, sampler="uniform")
+        if row.sampler == "dmns":  # small graphs have fewer nodes than a pool wants
+            row = row.with_options(pool=min(row.options["pool"], problem.graph.num_nodes()))
+        self.sampler = make_sampler(row, K, problem.graph, _never_called, seed)
 
     def terms(self, h: Tensor, epoch: int) -> Terms:
-        if hasattr(self.sampler, "refresh") and epoch % self.refresh_every == 0:
+        """Negatives for embeddings [N, D], which carry gradients."""
+        query = self.problem.query
+        if isinstance(self.sampler, RefreshingSampler):
             self.sampler.refresh(embeddings=h.detach())
+        if isinstance(self.sampler, DMNSSampler):
+            drawn = self.sampler.draw(query)
+            weights = self.sampler.levels.loss_weights
+            by_level = torch.ones(NO_LEVEL + 1)
+            by_level[: len(weights)] = torch.tensor(weights)
+            return Terms(real_scores(h, query, drawn.ids), by_level[drawn.level.long()])
         negatives = self.kept
         if negatives is None:
             _, dst = self.sampler(self.problem.graph, self.problem.eids)
-            negatives = dst.view(-1, self.sampler.k)
+            negatives = dst.view(len(query), -1)
             self.kept = negatives if self.fixed else None
-        return Terms(real_scores(h, self.problem.query, negatives), None)
+        return Terms(real_scores(h, query, negatives), None)
 
     def statistics(self) -> dict[str, float]:
-        return {}
-
-
-class _Scaled:
-    """Inner products times a factor."""
-
-    def __init__(self, factor: float) -> None:
-        self.factor = factor
-
-    def __call__(self, h_query: Tensor, h_candidate: Tensor) -> Tensor:
-        return self.factor * (h_query * h_candidate).sum(-1)
-
-
-class RealNodesSource:
-    """DMNS with real nodes, in the paper's loss: each negative has the weight of its level.
-
-    Args:
-        problem: the data.
-        method: the settings.
-        seed: of the diffusion model and of the draws.
-    """
-
-    def __init__(self, problem: Problem, method: RealNodes, seed: int) -> None:
-        settings = method.diffusion
-        if not settings.conditional:
-            raise ValueError(
-                "diffusion: rows of real nodes have a conditional model, got one without"
-            )
-        nodes = problem.graph.num_nodes()
-        rules: dict[str, Rule] = {
-            "nearest": Nearest(method.pool or None),
-            "density": Density(),
-            "gate": Gate(),
-        }
-        self.problem = problem
-        self.refresh_every = settings.refresh_every
-        self.sampler = samplers.DMNSSampler(
-            problem.graph,
-            _never_called,
-            method.k,
-            levels=levels_of(settings),
-            rule=rules[method.rule],
-            scorer=_Scaled(method.score_scale) if method.rule == "gate" else None,
-            uniform_share=method.uniform_share,
-            pool=max(method.k, min(method.pool or 32, nodes)),
-            lam=method.lam,
-            groups=method.groups,
-            fit_steps=settings.fit_steps,
-            warmup_steps=settings.warmup_steps,
-            batch_pairs=settings.batch_pairs,
-            learning_rate=settings.learning_rate,
-            space=settings.space,
-            compact_width=settings.compact_width,
-            schedule=schedule_of(settings),
-            seed=seed,
-        )
-        by_level = torch.ones(NO_LEVEL + 1)
-        weights = self.sampler.levels.loss_weights
-        by_level[: len(weights)] = torch.tensor(weights)
-        self.by_level = by_level
-
-    def terms(self, h: Tensor, epoch: int) -> Terms:
-        if epoch % self.refresh_every == 0:
-            self.sampler.refresh(embeddings=h.detach())
-        drawn = self.sampler.draw(self.problem.query)
-        score = real_scores(h, self.problem.query, drawn.ids)
-        return Terms(score, self.by_level[drawn.level.long()])
-
-    def statistics(self) -> dict[str, float]:
-        report = self.sampler.report
-        if report is None:
+        """What the source has to say about its last call: mean scores of the levels."""
+        if not isinstance(self.sampler, DMNSSampler) or self.sampler.report is None:
             return {}
-        return {f"score of level {name}": value for name, value in report.table.level_score.items()}
+        scores = self.sampler.report.table.level_score
+        return {f"score of level {name}": value for name, value in scores.items()}
 
 
 def _never_called() -> Tensor:
     raise RuntimeError("encoder: the benchmark hands embeddings to refresh(); this is a mistake")
-
-
-def make_source(problem: Problem, method: Method, seed: int) -> Source:
-    """The source of a method.
-
-    Args:
-        problem: the data.
-        method: the method's settings.
-        seed: of everything random in it that has a generator of its own.
-
-    Raises:
-        TypeError: for a method that has no source.
-    """
-    g, encoder = problem.graph, _never_called
-    sampler: Any
-    if isinstance(method, Latent):
-        return LatentSource(problem, method, seed)
-    if isinstance(method, RealNodes):
-        return RealNodesSource(problem, method, seed)
-    if isinstance(method, (FixedUniform, Uniform)):
-        sampler = samplers.UniformSampler(g, method.k)
-        return SampledSource(problem, sampler, fixed=isinstance(method, FixedUniform))
-    if isinstance(method, Popularity):
-        sampler = samplers.PopularitySampler(g, method.k, method.exponent)
-    elif isinstance(method, InBatch):
-        sampler = samplers.InBatchSampler(g, method.k)
-    elif isinstance(method, Dynamic):
-        sampler = samplers.DynamicSampler(
-            g, encoder, method.k, pool=method.pool, groups=method.groups, seed=seed
-        )
-    elif isinstance(method, SelfAdversarial):
-        sampler = samplers.SelfAdversarialSampler(
-            g,
-            encoder,
-            method.k,
-            pool=method.pool,
-            groups=method.groups,
-            temperature=method.temperature,
-            seed=seed,
-        )
-    elif isinstance(method, MarkovChain):
-        sampler = samplers.MCNSSampler(
-            g,
-            encoder,
-            method.k,
-            alpha=method.alpha,
-            steps=method.steps,
-            groups=method.groups,
-            seed=seed,
-        )
-    elif isinstance(method, Adversarial):
-        sampler = samplers.AdversarialSampler(
-            g,
-            encoder,
-            method.k,
-            pool=method.pool,
-            learning_rate=method.learning_rate,
-            seed=seed,
-        )
-    else:
-        raise TypeError(f"method: expected a method of benchmarks.paper.config, got {method!r}")
-    return SampledSource(problem, sampler)

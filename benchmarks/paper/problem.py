@@ -7,22 +7,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import dgl
-import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from benchmarks.common import benchmark_data
+from benchmarks.common.training import benchmark_data
 from benchmarks.paper.config import Training
 from benchmarks.paper.encoders import SparseFeatures
 from dgl_dmns.core import KnownEdges
-from dgl_dmns.data import (
-    RankingSplit,
-    official_split,
-    split_directed,
-)
+from dgl_dmns.data import RankingSplit, official_split, split_directed
 from dgl_dmns.evaluate import candidate_ranking, ranking_metrics
 
-__all__ = ["OFFICIAL", "Folders", "Problem", "load_problem", "seeded"]
+__all__ = ["OFFICIAL", "Folders", "Problem", "load_problem"]
 
 OFFICIAL = ("cora", "citeseer", "actor")
 """Data sets with a published split."""
@@ -42,29 +37,17 @@ class Folders:
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """All that a cell needs.
+    """All that a cell needs."""
 
-    Attributes:
-        graph: the training graph, both directions, no self loops; samplers know its edges.
-        messages: the graph that the encoder runs on, self loops added for GCN and GAT.
-        features: of the nodes.
-        labels: classes, int64 [N]; read by the linear probe alone.
-        eids: the training edges' ids in ``graph``, int64 [E]; self loops are left out.
-        query: first ends of the training edges, int64 [E].
-        positive: their second ends, int64 [E].
-        split: the held-out part.
-        known: the edges of ``graph``.
-    """
-
-    graph: Any
-    messages: Any
-    features: SparseFeatures
-    labels: Tensor
-    eids: Tensor
-    query: Tensor
-    positive: Tensor
-    split: RankingSplit
-    known: KnownEdges
+    graph: Any  # the training graph, both directions, no self loops; samplers know its edges
+    messages: Any  # the graph that the encoder runs on, self loops added for GCN and GAT
+    features: SparseFeatures  # of the nodes
+    labels: Tensor  # classes, int64 [N]; read by the linear probe alone
+    eids: Tensor  # the training edges' ids in ``graph``, int64 [E]; self loops are left out
+    query: Tensor  # first ends of the training edges, int64 [E]
+    positive: Tensor  # their second ends, int64 [E]
+    split: RankingSplit  # the held-out part
+    known: KnownEdges  # the edges of ``graph``
 
     def metrics(self, h: Tensor, part: str) -> dict[str, float]:
         """MAP, NDCG and Hits@1 of embeddings [N, D] on ``val`` or ``test``, ties averaged."""
@@ -83,20 +66,10 @@ def _prepared(features: Tensor, kind: str) -> Tensor:
     return normalize(features, dim=1) if kind == "unit" else features
 
 
-def load_problem(
-    dataset: str, training: Training, seed: int, official: bool, folders: Folders
-) -> Problem:
-    """Load and split a data set; ``tiny`` is a small generated graph for tests.
-
-    Args:
-        dataset: ``tiny`` or a name that `dgl_dmns.data.load_dataset` knows.
-        training: decides about self loops and the form of the features.
-        seed: of the split, where it is our own.
-        official: whether to use the published split.
-        folders: where files lie.
-    """
+def load_problem(dataset: str, training: Training, seed: int, folders: Folders) -> Problem:
+    """Load and split a data set; ``seed`` is that of the split, where it is our own."""
     data = benchmark_data(dataset, folders.data)
-    if official:
+    if training.official:
         if folders.splits is None:
             raise ValueError("splits: the cell uses the published split, but no folder was given")
         split = official_split(os.fspath(folders.splits), dataset)
@@ -117,8 +90,3 @@ def load_problem(
         split=split,
         known=KnownEdges(src, dst, data.num_nodes),
     )
-
-
-def seeded(seed: int) -> torch.Generator:
-    """A generator of random numbers of its own."""
-    return torch.Generator().manual_seed(seed)

@@ -2,88 +2,131 @@
 
 from __future__ import annotations
 
-import math
 import time
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
-from benchmarks.common import measured
-from benchmarks.paper.config import Cell
+from benchmarks.common.rows import Cell, Row
+from benchmarks.common.run import Runner
+from benchmarks.common.training import converged
+from benchmarks.paper.config import Latent, Training
 from benchmarks.paper.encoders import Encoder
-from benchmarks.paper.negatives import make_source
-from benchmarks.paper.objective import objective
-from benchmarks.paper.probe import probe_accuracy
-from benchmarks.paper.problem import Folders, Problem, load_problem
-from benchmarks.paper.terms import real_scores
+from benchmarks.paper.latents import LatentSource
+from benchmarks.paper.negatives import SampledSource, objective, real_scores
+from benchmarks.paper.problem import Problem, load_problem
 
-__all__ = ["run_cell", "train"]
+__all__ = ["make_source", "probe_accuracy", "run_cell", "train"]
+
+_RIDGE = 1e-4
+_PROBE_STEPS = 60
 
 
-def run_cell(cell: Cell, folders: Folders, threads: int = 1) -> dict[str, Any]:
-    """Run a cell from its configuration.
+def make_source(problem: Problem, row: Row, seed: int) -> LatentSource | SampledSource:
+    """The source of a row's negatives."""
+    if row.sampler == "latent":
+        return LatentSource(problem, Latent(**row.options), seed)
+    return SampledSource(problem, row, seed)
 
-    Args:
-        cell: what to run.
-        folders: where data and splits lie.
-        threads: torch's threads.
 
-    Returns:
-        ``val`` and ``test`` metrics, cost, and what the source of negatives says; plain values.
-    """
-    return measured(
-        lambda: load_problem(cell.dataset, cell.row.training, cell.seed, cell.official, folders),
-        lambda problem: train(problem, cell),
-        threads,
-    )
+class _Run:
+    """Encoder and source of negatives of one cell; an epoch is one step on all training edges."""
+
+    def __init__(self, problem: Problem, cell: Cell) -> None:
+        settings: Training = cell.recipe
+        torch.manual_seed(cell.seed)
+        self.problem, self.settings = problem, settings
+        self.encoder = Encoder(
+            settings.encoder,
+            problem.features,
+            settings.hidden,
+            settings.dropout,
+            settings.activation,
+        )
+        self.optimizer = torch.optim.Adam(
+            self.encoder.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+        )
+        self.source = make_source(problem, cell.row, cell.seed)
+        self.epochs = 0
+        self.seconds = 0.0
+        self.h = self.embed()
+
+    def embed(self) -> Tensor:
+        """Embeddings of all nodes, float32 [N, D]."""
+        self.encoder.eval()
+        with torch.no_grad():
+            h: Tensor = self.encoder(self.problem.messages)
+        return h
+
+    def epoch(self) -> None:
+        """One step, and embeddings after it."""
+        started = time.perf_counter()
+        self.encoder.train()
+        problem = self.problem
+        h = self.encoder(problem.messages)
+        positive = real_scores(h, problem.query, problem.positive.unsqueeze(1)).squeeze(1)
+        negative = self.source.terms(h, self.epochs)
+        form, scale = self.settings.loss, self.settings.scale
+        loss = objective(positive, negative, form=form, scale=scale)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        self.epochs += 1
+        self.seconds += time.perf_counter() - started
+        self.h = self.embed()
 
 
 def train(problem: Problem, cell: Cell) -> dict[str, Any]:
-    """Train on a problem that is already loaded; see `run_cell`."""
-    settings = cell.row.training
-    torch.manual_seed(cell.seed)
-    encoder = Encoder(
-        settings.encoder,
-        problem.features,
-        settings.hidden,
-        settings.dropout,
-        settings.activation,
+    """Train on a problem that is already loaded."""
+    run = _Run(problem, cell)
+    curve, best_epoch, (h, statistics) = converged(
+        cell.recipe.epochs,
+        cell.recipe.patience,
+        run.epoch,
+        lambda: problem.metrics(run.h, "val")["MAP"],
+        lambda: (run.h, run.source.statistics()),
     )
-    optimizer = torch.optim.Adam(
-        encoder.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
-    )
-    source = make_source(problem, cell.row.method, cell.seed)
-    best: dict[str, Any] = {}
-    best_map, best_epoch, epoch = -math.inf, -1, 0
-    best_h: Tensor | None = None
-    seconds = 0.0
-    for epoch in range(settings.epochs):
-        started = time.perf_counter()
-        encoder.train()
-        h = encoder(problem.messages)
-        positive = real_scores(h, problem.query, problem.positive.unsqueeze(1)).squeeze(1)
-        negative = source.terms(h, epoch)
-        loss = objective(positive, negative, form=settings.loss, scale=settings.scale)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        seconds += time.perf_counter() - started
-        encoder.eval()
-        with torch.no_grad():
-            h = encoder(problem.messages)
-        val = problem.metrics(h, "val")
-        if val["MAP"] > best_map:
-            best_map, best_epoch, best_h = val["MAP"], epoch, h
-            best = {"val": val, "statistics": source.statistics()}
-        elif epoch - best_epoch >= settings.patience:
-            break
-    assert best_h is not None
     return {
-        **best,
-        "test": problem.metrics(best_h, "test"),
-        "probe": probe_accuracy(best_h, problem.labels, cell.seed),
+        "val": problem.metrics(h, "val"),
+        "test": problem.metrics(h, "test"),
+        "probe": probe_accuracy(h, problem.labels, cell.seed),
         "best epoch": best_epoch,
-        "epochs": epoch + 1,
-        "seconds per epoch": seconds / (epoch + 1),
+        "epochs": len(curve),
+        "seconds per epoch": run.seconds / len(curve),
+        **statistics,
     }
+
+
+def probe_accuracy(h: Tensor, labels: Tensor, seed: int, train: float = 0.5) -> float:
+    """A linear probe: do embeddings that were trained for links tell the nodes' classes?
+
+    Test accuracy of multinomial logistic regression on frozen embeddings [N, D] with ``labels``,
+    int64 [N]; ``seed`` says which nodes are for training, ``train`` their share.
+    """
+    order = torch.randperm(len(h), generator=torch.Generator().manual_seed(seed))
+    count = int(train * len(h))
+    fit, test = order[:count], order[count:]
+    h = h.detach()
+    h = (h - h[fit].mean(0)) / h[fit].std(0).clamp(min=1e-6)
+    model = nn.Linear(h.shape[1], int(labels.max()) + 1)
+    nn.init.zeros_(model.weight)
+    nn.init.zeros_(model.bias)
+    optimizer = torch.optim.LBFGS(
+        model.parameters(), max_iter=_PROBE_STEPS, line_search_fn="strong_wolfe"
+    )
+
+    def closure() -> float:
+        optimizer.zero_grad()
+        loss = cross_entropy(model(h[fit]), labels[fit]) + _RIDGE * model.weight.square().sum()
+        loss.backward()
+        return float(loss.detach())
+
+    optimizer.step(closure)
+    with torch.no_grad():
+        found = model(h[test]).argmax(dim=1)
+    return float((found == labels[test]).float().mean())
+
+
+run_cell = Runner(load_problem, train)

@@ -1,35 +1,36 @@
 """One tuning budget for every row: six settings each, the best validation MAP of seed 0 is taken.
 
-Four settings of the training are shared by all rows, which keep their default method there; two
+Four settings of the training are shared by all rows, which keep their default negatives there; two
 more are the row's own, most of them at the default rate and activation.  The choices are kept in a
-JSON file, ``{data set: {row: setting}}``, that `benchmarks.paper.rows.main_rows` reads.
+JSON file, ``{data set: {row: setting}}``.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from benchmarks.common import CellStore, markdown_table, write_csv, write_text
-from benchmarks.paper.config import Cell, Row, Training
+from benchmarks.common.cells import CellStore
+from benchmarks.common.report import Found, Section, mean, table, write_text
+from benchmarks.common.rows import Cell
+from benchmarks.paper.config import ROWS, Line, Training
+from dgl_dmns.core import Nearest
 
 __all__ = [
     "CHOICES",
     "SETTINGS",
     "SHARED_NAMES",
-    "Choices",
-    "Setting",
-    "Trial",
+    "Trials",
     "choose",
-    "chosen_row",
+    "chosen_lines",
+    "chosen_settings",
     "read_choices",
     "trials_of",
-    "why_unequal",
+    "tuning_section",
+    "tuning_table",
     "write_choices",
-    "write_tuning",
 ]
 
 CHOICES = Path(__file__).with_name("choices.json")
@@ -38,39 +39,23 @@ CHOICES = Path(__file__).with_name("choices.json")
 Choices = Mapping[str, Mapping[str, str]]
 """Names of settings by data set and row."""
 
-_CSV_HEADER = ("dataset", "row", "setting", "val MAP", "test MAP", "best epoch", "chosen")
 
+class Setting(NamedTuple):
+    """What one candidate changes of a row's defaults."""
 
-@dataclass(frozen=True)
-class Setting:
-    """What one candidate changes of a row's defaults.
+    name: str  # as it stands in tables and in the file of choices
+    training: dict[str, Any]  # fields of the training
+    options: dict[str, Any]  # options of the row
 
-    Args:
-        name: as it stands in tables and in the file of choices.
-        training: fields of the training.
-        method: fields of the method.
-        diffusion: fields of the method's diffusion model.
-    """
-
-    name: str
-    training: Mapping[str, Any] = field(default_factory=dict)
-    method: Mapping[str, Any] = field(default_factory=dict)
-    diffusion: Mapping[str, Any] = field(default_factory=dict)
-
-    def of(self, row: Row) -> Row:
-        """The row with this setting, its displayed name unchanged."""
-        changes = dict(self.method)
-        method: Any = row.method
-        if self.diffusion:
-            changes["diffusion"] = replace(method.diffusion, **self.diffusion)
-        training = replace(row.training, **{**_DEFAULT, **self.training})
-        return replace(row, method=replace(method, **changes), training=training)
+    def of(self, line: Line) -> Line:
+        """The line with this setting, its title unchanged."""
+        return line.changed(line.row.title, {**_DEFAULT, **self.training}, self.options)
 
 
 _DEFAULT = {"learning_rate": Training.learning_rate, "activation": Training.activation}
 
 _SHARED = tuple(
-    Setting(f"lr={rate:g},{activation}", {"learning_rate": rate, "activation": activation})
+    Setting(f"lr={rate:g},{activation}", {"learning_rate": rate, "activation": activation}, {})
     for rate in (0.01, 0.002)
     for activation in ("relu", "none")
 )
@@ -79,40 +64,34 @@ SHARED_NAMES = tuple(setting.name for setting in _SHARED)
 """The settings that all rows share."""
 
 _SLOW_AND_STEEP = Setting(
-    "lr=0.002,none,scale=3", {"learning_rate": 0.002, "activation": "none", "scale": 3.0}
+    "lr=0.002,none,scale=3", {"learning_rate": 0.002, "activation": "none", "scale": 3.0}, {}
 )
-_LOSS = (Setting("scale=3", {"scale": 3.0}), _SLOW_AND_STEEP)
+_LOSS = (Setting("scale=3", {"scale": 3.0}, {}), _SLOW_AND_STEEP)
 
-_OWN: dict[str, tuple[Setting, Setting]] = {
+
+def _option(option: str, *values: float, title: str = "") -> tuple[Setting, ...]:
+    """Settings of one option of a row."""
+    return tuple(Setting(f"{title or option}={v:g}", {}, {option: v}) for v in values)
+
+
+_OWN: dict[str, tuple[Setting, ...]] = {
     "fixed": _LOSS,
     "uniform-1": _LOSS,
     "uniform-5": _LOSS,
     "in-batch": _LOSS,
-    "pns": (
-        Setting("exponent=0.5", method={"exponent": 0.5}),
-        Setting("exponent=1", method={"exponent": 1.0}),
-    ),
-    "dns": (Setting("pool=20", method={"pool": 20}), Setting("pool=10", method={"pool": 10})),
-    "mcns": (Setting("alpha=0.5", method={"alpha": 0.5}), Setting("steps=5", method={"steps": 5})),
-    "kbgan": (
-        Setting("generator lr=0.003", method={"learning_rate": 3e-3}),
-        Setting("pool=64", method={"pool": 64}),
-    ),
-    "self-adversarial": (
-        Setting("temperature=0.5", method={"temperature": 0.5}),
-        Setting("temperature=0.25", method={"temperature": 0.25}),
-    ),
-    "dmns-latent": (
-        Setting("diffusion lr=0.01", diffusion={"learning_rate": 1e-2}),
-        _SLOW_AND_STEEP,
-    ),
+    "pns": _option("exponent", 0.5, 1.0),
+    "dns": _option("pool", 20, 10),
+    "mcns": (*_option("alpha", 0.5), *_option("steps", 5)),
+    "kbgan": (*_option("learning_rate", 3e-3, title="generator lr"), *_option("pool", 64)),
+    "self-adversarial": _option("temperature", 0.5, 0.25),
+    "dmns-latent": (*_option("learning_rate", 1e-2, title="diffusion lr"), _SLOW_AND_STEEP),
     "dmns-nearest": (
-        Setting("uniform share=0.4", method={"uniform_share": 0.4}),
-        Setting("pool=64", method={"pool": 64}),
+        *_option("uniform_share", 0.4, title="uniform share"),
+        Setting("pool=64", {}, {"pool": 64, "rule": Nearest(64)}),
     ),
     "dmns-density": (
-        Setting("uniform share=0.4", method={"uniform_share": 0.4}),
-        Setting("pool=256", method={"pool": 256}),
+        *_option("uniform_share", 0.4, title="uniform share"),
+        *_option("pool", 256),
     ),
 }
 
@@ -120,124 +99,88 @@ SETTINGS: dict[str, tuple[Setting, ...]] = {name: (*_SHARED, *own) for name, own
 """The six settings of each row."""
 
 
-@dataclass(frozen=True)
-class Trial:
-    """One setting of one row on one data set.
+Trials = dict[str, dict[int, Cell]]
+"""The runs of a data set by row and place of the setting in `SETTINGS`.
 
-    Args:
-        dataset: name of the data set.
-        row: command-line name of the row.
-        slot: place of the setting in `SETTINGS`; equal for counterparts of different rows.
-        cell: what is run.
-    """
-
-    dataset: str
-    row: str
-    slot: int
-    cell: Cell
-
-    @property
-    def setting(self) -> str:
-        """Name of the setting."""
-        return SETTINGS[self.row][self.slot].name
+Equal places are counterparts: settings that all rows share, or a row's own first or second one.
+"""
 
 
 def trials_of(
-    dataset: str, rows: Mapping[str, Row], official: bool, shared: Sequence[str] | None = None
-) -> list[Trial]:
+    dataset: str, names: Sequence[str], training: Training, shared: Sequence[str] | None = None
+) -> Trials:
     """The runs that settle the settings of a data set's rows.
 
-    Args:
-        dataset: name of the data set.
-        rows: rows with their defaults, by their command-line names.
-        official: whether to use the published split.
-        shared: run only these of `SHARED_NAMES`, and none of the rows' own; None: all six.
+    With ``shared`` only these of `SHARED_NAMES`, and none of the rows' own; otherwise all six.
     """
-    return [
-        Trial(dataset, name, slot, Cell(dataset, setting.of(row), 0, official))
-        for name, row in rows.items()
-        for slot, setting in enumerate(SETTINGS[name])
-        if shared is None or setting.name in shared
-    ]
+    trials: Trials = {}
+    for name in names:
+        lines = [setting.of(Line(ROWS[name], training)) for setting in SETTINGS[name]]
+        trials[name] = {
+            slot: Cell(dataset, line.training, line.row, 0)
+            for slot, line in enumerate(lines)
+            if shared is None or SETTINGS[name][slot].name in shared
+        }
+    return trials
 
 
-def _validation(trials: Sequence[Trial], store: CellStore) -> dict[str, dict[int, float]]:
-    """Validation MAP by row and place of the setting, where there is a result."""
-    found: dict[str, dict[int, float]] = {trial.row: {} for trial in trials}
-    for trial in trials:
-        result = store.load(trial.cell)
-        if result is not None:
-            found[trial.row][trial.slot] = result["val"]["MAP"]
-    return found
+def choose(trials: Trials, store: CellStore) -> dict[str, str]:
+    """The setting with the best validation MAP for each row of one data set.
 
-
-def why_unequal(trials: Sequence[Trial], store: CellStore) -> str:
-    """Why no choice among the trials of a data set would be fair, or nothing.
-
-    Rows with results for different settings would have different budgets. Settings that all rows
-    lack alike do no harm.
+    Raises:
+        ValueError: if rows have results for different settings, and so different budgets, or none
+            has any. Settings that all rows lack alike do no harm.
     """
-    found = _validation(trials, store)
+    found: dict[str, dict[int, float]] = {}
+    for row, cells in trials.items():
+        results = {slot: store.load(cell) for slot, cell in cells.items()}
+        found[row] = {slot: one["val"]["MAP"] for slot, one in results.items() if one}
     done = {slot for slots in found.values() for slot in slots}
     if not done:
-        return "no setting has a result, nothing to choose from"
+        raise ValueError("no setting has a result, nothing to choose from")
     lacking = [
         f"{row} lacks {', '.join(SETTINGS[row][slot].name for slot in sorted(done - set(slots)))}"
         for row, slots in found.items()
         if done - set(slots)
     ]
-    if not lacking:
-        return ""
-    return (
-        "nothing chosen, since rows have results for different settings and so different budgets: "
-        + "; ".join(lacking)
-    )
-
-
-def choose(trials: Sequence[Trial], store: CellStore) -> dict[str, str]:
-    """The setting with the best validation MAP for each row of one data set.
-
-    Args:
-        trials: of one data set.
-        store: the finished cells.
-
-    Raises:
-        ValueError: where `why_unequal` has something to say.
-    """
-    if reason := why_unequal(trials, store):
-        raise ValueError(reason)
+    if lacking:
+        raise ValueError(
+            "nothing chosen, since rows have results for different settings and so different "
+            f"budgets: {'; '.join(lacking)}"
+        )
     return {
         row: SETTINGS[row][max(slots, key=lambda slot: slots[slot])].name
-        for row, slots in _validation(trials, store).items()
+        for row, slots in found.items()
     }
 
 
-def chosen_row(row: Row, name: str, setting: str) -> Row:
-    """A row with a setting of its choice.
+def chosen_settings(dataset: str, training: Training, choices: Choices) -> dict[str, str]:
+    """Names of the settings chosen for a data set's rows; choices are made and hold for GCN."""
+    return dict(choices.get(dataset, {})) if training.encoder == "gcn" else {}
 
-    Args:
-        row: the row with its defaults.
-        name: its command-line name.
-        setting: name of one of its settings.
+
+def chosen_lines(dataset: str, training: Training, choices: Choices) -> dict[str, Line]:
+    """The rows of a data set, each with its chosen setting or its defaults, by their names.
 
     Raises:
-        ValueError: for a setting that the row does not have.
+        ValueError: for a choice that the row does not have.
     """
-    known = {candidate.name: candidate for candidate in SETTINGS[name]}
-    if setting not in known:
-        raise ValueError(
-            f"choices: expected one of {' | '.join(known)} for row {name}, got {setting!r}"
-        )
-    return known[setting].of(row)
+    lines = {name: Line(row, training) for name, row in ROWS.items()}
+    for name, chosen in chosen_settings(dataset, training, choices).items():
+        known = {setting.name: setting for setting in SETTINGS[name]}
+        if chosen not in known:
+            raise ValueError(
+                f"choices: expected one of {' | '.join(known)} for row {name}, got {chosen!r}"
+            )
+        lines[name] = known[chosen].of(lines[name])
+    return lines
 
 
 def read_choices(path: Path = CHOICES) -> dict[str, dict[str, str]]:
     """The choices in a file; none where it is absent."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
+    if not path.exists():
         return {}
-    found: dict[str, dict[str, str]] = json.loads(text)
+    found: dict[str, dict[str, str]] = json.loads(path.read_text(encoding="utf-8"))
     return found
 
 
@@ -249,33 +192,18 @@ def write_choices(path: Path, choices: Choices) -> None:
     write_text(path, json.dumps(merged, indent=1, sort_keys=True) + "\n")
 
 
-def write_tuning(
-    trials: Sequence[Trial], store: CellStore, choices: Choices, out: Path, heading: str
-) -> list[Path]:
-    """Write ``tuning.csv`` and ``tuning.md``: every setting, chosen or not.
+def tuning_section(dataset: str, trials: Trials, chosen: Mapping[str, str]) -> Section:
+    """Every setting as a line, those that were chosen marked."""
+    cells = {}
+    for row, by_slot in trials.items():
+        for slot, cell in by_slot.items():
+            name = SETTINGS[row][slot].name
+            mark = " (chosen)" if chosen.get(row) == name else ""
+            cells[f"{row}: {name}{mark}"] = [cell]
+    return Section("settings", dataset, cells, "")
 
-    Args:
-        trials: of all data sets.
-        store: the finished cells; absent ones show as "-".
-        choices: what was chosen from them.
-        out: the folder.
-        heading: Markdown above the table.
 
-    Returns:
-        The files written.
-    """
-    lines = []
-    for trial in trials:
-        result = store.load(trial.cell)
-        figures = ["-"] * 3
-        if result is not None:
-            maps = (f"{result[part]['MAP']:.4f}" for part in ("val", "test"))
-            figures = [*maps, str(result["best epoch"])]
-        chosen = choices.get(trial.dataset, {}).get(trial.row) == trial.setting
-        mark = "x" if chosen else ""
-        lines.append([trial.dataset, trial.row, trial.setting, *figures, mark])
-    files = [out / "tuning.csv", out / "tuning.md"]
-    write_csv(files[0], _CSV_HEADER, lines)
-    header = ("data set", *_CSV_HEADER[1:])
-    write_text(files[1], f"{heading}\n{markdown_table(header, lines)}")
-    return files
+def tuning_table(section: Section, found: Found) -> str:
+    """Validation MAP, which decides, and test MAP, which does not."""
+    columns = (mean("val MAP", "val MAP", 4), mean("test MAP", "test MAP", 4))
+    return table(found, "", (*columns, mean("best epoch", "best epoch", 0)))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import astuple, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from benchmarks.common import markdown_table, pyplot, write_csv, write_text
+from benchmarks.common.report import markdown_table, save_plot, write_csv, write_text
 from benchmarks.soak.run import Outcome, Sample, Setting
 
 __all__ = ["checks", "growth", "write_report"]
@@ -56,18 +57,7 @@ def checks(setting: Setting, outcome: Outcome) -> list[tuple[str, str, str, bool
 
 
 def write_report(setting: Setting, outcome: Outcome, out: Path, heading: str) -> list[Path]:
-    """Write ``results.csv``, ``results.md`` and, with matplotlib, ``results.png``.
-
-    Args:
-        setting: what was run.
-        outcome: what it came to.
-        out: the folder.
-        heading: Markdown above the table.
-
-    Returns:
-        The files written.
-    """
-    out.mkdir(parents=True, exist_ok=True)
+    """Write ``results.csv``, ``results.md`` and, with matplotlib, ``results.png``."""
     files = [out / "results.csv", out / "results.md"]
     header = [f.name for f in fields(Sample)]
     rows = [
@@ -88,17 +78,15 @@ def write_report(setting: Setting, outcome: Outcome, out: Path, heading: str) ->
         kinds = sorted({error.split(":")[0] for _, error in outcome.kills})
         text += f"\nLoaders ended at {ends}; each by {' or '.join(kinds)}.\n"
     write_text(files[1], text)
-    if _plot(outcome, out / "results.png"):
-        files.append(out / "results.png")
-    return files
+    return files + save_plot(out / "results.png", lambda plt: _draw(plt, outcome))
 
 
-def _plot(outcome: Outcome, path: Path) -> bool:
-    plt = pyplot()
-    if plt is None or not outcome.samples:
-        return False
+def _draw(plt: Any, outcome: Outcome) -> Any:
+    """Memory over time with the kills, and the ages of the negatives."""
+    if not outcome.samples:
+        return None
     minutes = [sample.seconds / 60 for sample in outcome.samples]
-    figure, axes = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
+    figure, axes = plt.subplots(1, 2, figsize=(10, 3.6))
     axes[0].plot(minutes, [sample.main_mb for sample in outcome.samples], label="main process")
     axes[0].plot(minutes, [sample.workers_mb for sample in outcome.samples], label="workers")
     for number, (seconds, _) in enumerate(outcome.kills):
@@ -110,6 +98,4 @@ def _plot(outcome: Outcome, path: Path) -> bool:
     ages = sorted(outcome.age)
     axes[1].bar(ages, [outcome.age[age] for age in ages], width=1.0)
     axes[1].set(xlabel="age of the negatives (steps)", ylabel="batches")
-    figure.savefig(path, dpi=100)
-    plt.close(figure)
-    return True
+    return figure

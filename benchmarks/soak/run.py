@@ -8,6 +8,7 @@ the middle of a step or of a refresh, too; the step that was cut short is done a
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -16,19 +17,21 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import dgl
+import psutil  # type: ignore[import-untyped]
 import torch
-from dgl.dataloading import DataLoader, NeighborSampler, as_edge_prediction_sampler
-from dgl.nn import SAGEConv
-from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits
+from dgl.dataloading import NeighborSampler
+from torch import Tensor
 
+from benchmarks.common.rows import Row, make_sampler
+from benchmarks.common.training import edge_loader
+from benchmarks.dropin.model import Encoder
 from benchmarks.speed.problem import power_law_pairs
-from dgl_dmns import DMNSSampler, Resources
+from dgl_dmns import Resources
 from dgl_dmns.core import CandidateTable
+from dgl_dmns.losses import bce_loss
 from dgl_dmns.seeds import fit_seed
 
 __all__ = ["Outcome", "Sample", "Setting", "soak", "table_of"]
@@ -39,29 +42,18 @@ _SAMPLES = 180  # over the whole run
 
 @dataclass(frozen=True)
 class Setting:
-    """What a soak does.
+    """What a soak does."""
 
-    Args:
-        minutes: how long it trains.
-        kill_every: seconds between two SIGKILLs of a worker.
-        refresh_every: optimizer steps between two refreshes.
-        nodes: of the generated graph.
-        workers: of the loader.
-        batch_size: positive edges in a batch.
-        background: whether refreshes are done in a thread beside the training.
-        pause: seconds of rest after each step, so that the machine has time for other work.
-        seed: of everything.
-    """
-
-    minutes: float = 30.0
-    kill_every: float = 120.0
-    refresh_every: int = 100
-    nodes: int = 2000
-    workers: int = 2
-    batch_size: int = 128
-    background: bool = False
+    minutes: float = 30.0  # how long it trains
+    kill_every: float = 120.0  # seconds between two SIGKILLs of a worker
+    refresh_every: int = 100  # optimizer steps between two refreshes
+    nodes: int = 2000  # of the generated graph
+    workers: int = 2  # of the loader
+    batch_size: int = 128  # positive edges in a batch
+    background: bool = False  # whether refreshes are done in a thread beside the training
+    # seconds of rest after each step, so that the machine has time for other work
     pause: float = 0.1
-    seed: int = 0
+    seed: int = 0  # of everything
 
     @property
     def bound(self) -> int:
@@ -76,83 +68,43 @@ class Setting:
 
 @dataclass(frozen=True)
 class Sample:
-    """What the processes held at one moment.
+    """What the processes held at one moment."""
 
-    Args:
-        seconds: since the start.
-        step: optimizer steps so far.
-        main_mb: proportional set size of the main process, in MB of 10^6 bytes.
-        workers_mb: the same of all loader workers.
-        shared: names in ``/dev/shm`` that belong to this run.
-        files: open files of the main process.
-        children: child processes.
-        loss: of the last step.
-    """
-
-    seconds: float
-    step: int
-    main_mb: float
-    workers_mb: float
-    shared: int
-    files: int
-    children: int
-    loss: float
+    seconds: float  # since the start
+    step: int  # optimizer steps so far
+    main_mb: float  # proportional set size of the main process, in MB of 10^6 bytes
+    workers_mb: float  # the same of all loader workers
+    shared: int  # names in ``/dev/shm`` that belong to this run
+    files: int  # open files of the main process
+    children: int  # child processes
+    loss: float  # of the last step
 
 
 @dataclass
 class Outcome:
-    """What a soak came to.
+    """What a soak came to."""
 
-    Attributes:
-        samples: of memory and files, in order.
-        kills: second and error of each loader that a kill ended.
-        steps: optimizer steps that were finished.
-        redone: steps that a kill cut short, which were done again.
-        epochs: finished epochs.
-        edges: edges of an epoch.
-        lost: edges of finished epochs that were not trained on.
-        repeated: edges of finished epochs that were trained on more than once.
-        versions: refreshes.
-        age: for each number of steps, how many batches had negatives of a table that old.
-        unknown: batches with negatives in neither the live table nor the one before.
-        left: names in shared memory and processes that were left after the end.
-    """
-
-    samples: list[Sample] = field(default_factory=list)
+    samples: list[Sample] = field(default_factory=list)  # of memory and files, in order
+    # second and error of each loader that a kill ended
     kills: list[tuple[float, str]] = field(default_factory=list)
-    steps: int = 0
-    redone: int = 0
-    epochs: int = 0
-    edges: int = 0
-    lost: int = 0
-    repeated: int = 0
-    versions: int = 0
+    steps: int = 0  # optimizer steps that were finished
+    redone: int = 0  # steps that a kill cut short, which were done again
+    epochs: int = 0  # finished epochs
+    edges: int = 0  # edges of an epoch
+    lost: int = 0  # edges of finished epochs that were not trained on
+    repeated: int = 0  # edges of finished epochs that were trained on more than once
+    versions: int = 0  # refreshes
+    # for each number of steps, how many batches had negatives of a table that old
     age: dict[int, int] = field(default_factory=dict)
-    unknown: int = 0
+    unknown: int = 0  # batches with negatives in neither the live table nor the one before
+    # names in shared memory and processes that were left after the end
     left: list[str] = field(default_factory=list)
 
 
-class _Encoder(nn.Module):
-    """GraphSAGE with two layers, for blocks and for the whole graph."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(SAGEConv(width, width, "mean") for _ in range(2))
-
-    def forward(self, g: Any, x: Tensor) -> Tensor:
-        first, second = g if isinstance(g, list) else (g, g)
-        hidden: Tensor = self.layers[0](first, x).relu()
-        output: Tensor = self.layers[1](second, hidden)
-        return output
-
-
 def table_of(table: CandidateTable, src: Tensor, dst: Tensor) -> int | None:
-    """The version that drawn pairs stem from, the live one or the one before; None for neither.
+    """The version that drawn pairs, int64 [P] each, stem from; None for neither.
 
-    Args:
-        table: the candidate table.
-        src: query ids of a batch, shape [P], int64.
-        dst: negatives, shape [P], int64.
+    It is the live one of the table or the one before.
     """
     version = table.version
     for one in (version, version - 1):
@@ -174,16 +126,12 @@ class _Soak:
         self.g.ndata["feat"] = torch.randn(setting.nodes, 32, generator=generator)
         ids = torch.arange(2 * u.numel())
         self.reverse = torch.where(ids < u.numel(), ids + u.numel(), ids - u.numel())
-        self.encoder = _Encoder(32)
+        self.encoder = Encoder("sage", 32, 32, 2, 0.0)
         self.optimizer = torch.optim.Adam(self.encoder.parameters(), lr=1e-3)
-        self.sampler = DMNSSampler(
-            self.g,
-            self.embed,
-            k=5,
-            uniform_share=0.0,  # each negative tells which table it is from
-            seed=setting.seed,
-            resources=Resources(background=setting.background),
-        )
+        resources = Resources(background=setting.background)
+        # No uniform draws: each negative tells which table it is from.
+        row = Row("DMNS", "dmns", {"uniform_share": 0.0, "resources": resources})
+        self.sampler = make_sampler(row, 5, self.g, self.embed, setting.seed)
         self.taken = 0  # steps that were finished when embeddings were taken last
         self.taken_for: dict[int, int] = {}  # the same for the versions that training knows of
         self.sampler.on_refresh(lambda report, _: self.known(report.version))
@@ -211,16 +159,13 @@ class _Soak:
         return self.seconds >= 60 * self.setting.minutes
 
     def loader(self, eids: Tensor) -> Any:
-        return DataLoader(
+        return edge_loader(
             self.g,
             eids,
-            as_edge_prediction_sampler(
-                NeighborSampler([5, 5], prefetch_node_feats=["feat"]),
-                exclude="reverse_id",
-                reverse_eids=self.reverse,
-                negative_sampler=self.sampler,
-            ),
-            batch_size=self.setting.batch_size,
+            NeighborSampler([5, 5], prefetch_node_feats=["feat"]),
+            self.reverse,
+            self.sampler,
+            self.setting.batch_size,
             num_workers=self.setting.workers,
         )
 
@@ -242,7 +187,7 @@ class _Soak:
     def kill_now_and_then(self) -> None:
         """SIGKILL a worker at times that have nothing to do with what the main process does."""
         while not self.ended.wait(self.setting.kill_every * self.random.uniform(0.8, 1.2)):
-            workers = _children(os.getpid())
+            workers = _children()
             if workers:
                 self.sent += 1
                 os.kill(self.random.choice(workers), signal.SIGKILL)
@@ -291,12 +236,8 @@ class _Soak:
             age = self.outcome.steps - self.taken_for.get(version, self.taken)
             self.outcome.age[age] = self.outcome.age.get(age, 0) + 1
         h = self.encoder(blocks, blocks[0].srcdata["feat"])
-        score = torch.cat(
-            [(h[ends[0]] * h[ends[1]]).sum(1) for ends in (positive.edges(), negative.edges())]
-        )
-        label = torch.zeros_like(score)
-        label[: positive.num_edges()] = 1
-        loss = binary_cross_entropy_with_logits(score, label)
+        scores = [(h[a] * h[b]).sum(1) for a, b in (positive.edges(), negative.edges())]
+        loss = bce_loss(scores[0], scores[1].view(-1, self.sampler.k))
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
@@ -307,7 +248,7 @@ class _Soak:
         if self.seconds < self.next_sample:
             return
         self.next_sample = self.seconds + 60 * self.setting.minutes / _SAMPLES
-        workers = _children(os.getpid())
+        workers = _children()
         self.outcome.samples.append(
             Sample(
                 self.seconds,
@@ -322,30 +263,22 @@ class _Soak:
         )
 
 
-def _children(pid: int) -> list[int]:
-    """Processes whose parent is ``pid``, without those that have ended."""
+def _children() -> list[int]:
+    """Child processes that have not ended."""
     found = []
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
-        except OSError:
-            continue
-        if int(parent) == pid and state != "Z":
-            found.append(int(entry.name))
-    return sorted(found)
+    for one in psutil.Process().children():
+        with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
+            if one.status() != psutil.STATUS_ZOMBIE:
+                found.append(one.pid)
+    return found
 
 
 def _memory_mb(pid: int) -> float:
     """Proportional set size: shared pages count for each process by its part."""
     try:
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
-                return float(line.split()[1]) * 1024 / 1e6
-    except OSError:  # it has just ended
-        pass
-    return 0.0
+        return float(psutil.Process(pid).memory_full_info().pss) / 1e6
+    except psutil.Error:  # it has just ended
+        return 0.0
 
 
 def _shared_names(pids: list[int]) -> list[str]:
@@ -363,7 +296,7 @@ def soak(setting: Setting, progress: Callable[[str], None] = lambda _: None) -> 
     del one
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
-        outcome.left = _shared_names([os.getpid()]) + [str(pid) for pid in _children(os.getpid())]
+        outcome.left = _shared_names([os.getpid()]) + [str(pid) for pid in _children()]
         if not outcome.left:
             break
         time.sleep(0.2)

@@ -14,29 +14,21 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.common import (
-    CellStore,
-    add_run_options,
-    parse_run,
-    public_command,
-    record_run,
-    report_failures,
-    run_missing,
-)
-from benchmarks.speed.config import CLOCKS, ROWS, Cell, Setting
+from benchmarks.common.command import Command, benchmark_parser, chosen
+from benchmarks.common.report import Section, cells_of, write_report
+from benchmarks.speed.config import CLOCKS, ROWS, Setting, cell_of
 from benchmarks.speed.measure import CALLS, run_cell
-from benchmarks.speed.report import write_report
+from benchmarks.speed.report import draw, exponents, tables
 
 __all__ = ["main"]
 
-CLOCK_NAMES = {"wall": "that on the wall", "cpu": "that of the process on its core"}
+_CLOCK_NAMES = {"wall": "that on the wall", "cpu": "that of the process on its core"}
+_OPTIONS = ("degree", "batch_size", "batches", "rounds", "refreshes", "int32", "clock")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.speed",
-        description="Measure what negatives cost in time and memory, beside DGL's uniform.",
-        allow_abbrev=False,  # so that placeholders find their options
+    parser = benchmark_parser(
+        "speed", "Measure what negatives cost in time and memory, beside DGL's uniform.", seeds=1
     )
     several: dict[str, Any] = {"nargs": "+", "type": int}
     parser.add_argument("--nodes", default=[2_000, 20_000], help="numbers of nodes", **several)
@@ -52,68 +44,34 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--refreshes", type=int, default=Setting.refreshes, help="after the first")
     parser.add_argument("--int32", action="store_true", help="graphs with int32 ids")
     parser.add_argument("--clock", choices=CLOCKS, default=Setting.clock, help="what is timed")
-    parser.add_argument("--seeds", type=int, default=1, help="seeds 0 to SEEDS - 1")
-    add_run_options(parser, "results/speed")
     return parser
 
 
-def _cells(arguments: argparse.Namespace) -> list[Cell]:
-    known = ROWS[arguments.group]
-    names = arguments.rows or list(known)
-    if unknown := [name for name in names if name not in known]:
-        raise ValueError(
-            f"rows: expected some of {', '.join(known)} (group {arguments.group}), got "
-            f"{', '.join(unknown)}"
-        )
-    grid = itertools.product(
-        arguments.nodes,
-        arguments.widths,
-        arguments.k,
-        arguments.workers,
-        dict.fromkeys(names),
-        range(arguments.seeds),
-    )
-    return [
-        Cell(
-            Setting(
-                nodes=nodes,
-                degree=arguments.degree,
-                width=width,
-                k=k,
-                workers=workers,
-                batch_size=arguments.batch_size,
-                batches=arguments.batches,
-                rounds=arguments.rounds,
-                refreshes=arguments.refreshes,
-                int32=arguments.int32,
-                clock=arguments.clock,
-            ),
-            known[name],
-            seed,
-        )
-        for nodes, width, k, workers, name, seed in grid
-    ]
+def _section(options: argparse.Namespace) -> Section:
+    rows = chosen(options.rows, ROWS[options.group], options.group).values()
+    grid = itertools.product(options.nodes, options.widths, options.k, options.workers)
+    same = {name: getattr(options, name) for name in _OPTIONS}
+    cells = {}
+    for nodes, width, k, workers in grid:
+        setting = Setting(nodes=nodes, width=width, k=k, workers=workers, **same)
+        for row in rows:
+            group = [cell_of(setting, row, seed) for seed in range(options.seeds)]
+            cells[f"{row.title}, {group[0].dataset}"] = group
+    return Section(options.group, "generated graphs", cells, "")
 
 
-def _heading(command: str, arguments: argparse.Namespace, record: dict[str, str | int]) -> str:
-    lines = [
-        "# What negatives cost beside DGL's uniform",
-        "",
-        f"Command: `{command}`",
-        "",
-        "Generated graphs: half of the pairs near on a ring, half to hubs with a power law. "
+def _protocol(options: argparse.Namespace) -> str:
+    return (
+        "Half of the pairs near on a ring, half to hubs with a power law. "
         f"Two-layer GraphSAGE, fanout {Setting.fanout} and {Setting.fanout}, batches of "
-        f"{arguments.batch_size} positives. Call, loader, training step and epoch are ratios of "
+        f"{options.batch_size} positives. Call, loader, training step and epoch are ratios of "
         "medians taken in turn with DGL's `Uniform` in the same process, on a machine that may "
-        f"have run other work at the same time: {CALLS} calls, and {arguments.rounds} passes of "
-        f"{arguments.batches} batches. An epoch is its batches at the median time of one, and one "
-        f"refresh (the fastest of {arguments.refreshes} after the first; in the background, what "
-        f"one adds to a pass). The clock is {CLOCK_NAMES[arguments.clock]}. Peak memory is that of "
-        "the main process with graph and features; each line is a process of its own.",
-        "",
-        "; ".join(f"{name} {value}" for name, value in record.items()),
-    ]
-    return "\n".join(lines) + "\n"
+        f"have run other work at the same time: {CALLS} calls, and {options.rounds} passes of "
+        f"{options.batches} batches. An epoch is its batches at the median time of one, and one "
+        f"refresh (the fastest of {options.refreshes} after the first; in the background, what "
+        f"one adds to a pass). The clock is {_CLOCK_NAMES[options.clock]}. Peak memory is that of "
+        "the main process with graph and features; each run is a process of its own."
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -122,15 +80,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         0, or 1 if a cell failed.
     """
-    arguments, cells = parse_run(_parser(), argv, _cells)
-    store = CellStore(arguments.out / "cells")
-    failures = run_missing(cells, run_cell, store, arguments, None)
-    words = sys.argv[1:] if argv is None else argv
-    command = public_command(["python", "-m", "benchmarks.speed", *words], {"--out": "OUT"})
-    record = record_run(arguments.out, command)
-    for file in write_report(cells, store, arguments.out, _heading(command, arguments, record)):
-        print(file)
-    return report_failures(failures)
+    command = Command(_parser(), argv)
+    sections = [command.made(_section)]
+    command.run(cells_of(sections), run_cell)
+    heading = command.heading(
+        "What negatives cost beside DGL's uniform", _protocol(command.arguments)
+    )
+    files = write_report(
+        sections, command.store, command.out, heading, tables, end=exponents, draw=draw
+    )
+    return command.end(files)
 
 
 if __name__ == "__main__":

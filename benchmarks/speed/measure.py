@@ -9,86 +9,27 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import replace
 from typing import Any
 
 import torch
-from dgl.dataloading import DataLoader, NeighborSampler, as_edge_prediction_sampler
+from dgl.dataloading import NeighborSampler
 from dgl.dataloading.negative_sampler import Uniform
 
-from benchmarks.common import measured, peak_memory_mb, reset_peak_memory
+from benchmarks.common.rows import Cell, make_sampler
+from benchmarks.common.run import Runner, peak_memory_mb, reset_peak_memory
+from benchmarks.common.training import edge_loader
 from benchmarks.dropin.model import Encoder
-from benchmarks.speed.config import CLOCKS, Cell, Row, Setting
+from benchmarks.speed.config import CLOCKS, Setting
 from benchmarks.speed.problem import Problem, load_problem
 from benchmarks.speed.without import WITHOUT, replaced
 from dgl_dmns.core import Stopwatch
 from dgl_dmns.losses import bce_loss
-from dgl_dmns.samplers import (
-    DMNSSampler,
-    RefreshingSampler,
-    Resources,
-    SelfAdversarialSampler,
-    UniformSampler,
-)
+from dgl_dmns.samplers import RefreshingSampler, Resources
 from dgl_dmns.seeds import seed_all
 
-__all__ = ["make_sampler", "run_cell"]
+__all__ = ["measure", "run_cell"]
 
 CALLS = 50  # timed calls of each source of negatives
-
-
-def run_cell(cell: Cell, context: Any = None, threads: int = 1) -> dict[str, Any]:
-    """Run a cell from its configuration.
-
-    Args:
-        cell: what to run.
-        context: not used; what `benchmarks.common.run_cells` passes on.
-        threads: torch's threads.
-
-    Returns:
-        ``edges``, ``batches per epoch``; ``call``, ``loader`` and ``training`` with seconds per
-        call or batch of ``uniform`` and ``own`` and their ``ratio``; ``refresh`` with ``first``,
-        ``later`` and its parts in seconds; ``epoch`` with seconds of both, refresh included,
-        ``ratio`` and ``refresh share``; ``memory`` in MB; ``table MB``.
-    """
-    without = cell.row.without
-    background = dict(cell.row.resources).get("background", False)
-    if background and cell.setting.clock == "cpu":
-        raise ValueError("clock: cpu counts what is done in the background, too; use wall")
-    clock = CLOCKS[cell.setting.clock]
-    with WITHOUT[without]() if without else nullcontext(), replaced(Stopwatch, "clock", clock):
-        return measured(
-            lambda: load_problem(cell.setting, cell.seed), lambda p: _measure(p, cell), threads
-        )
-
-
-def make_sampler(row: Row, k: int, graph: Any, encoder: Callable[[], Any], seed: int) -> Any:
-    """The sampler of a row.
-
-    Args:
-        row: what to make.
-        k: negatives per edge.
-        graph: the training graph.
-        encoder: returns the embeddings of all nodes, float32 [N, D].
-        seed: of the samplers that follow the encoder.
-
-    Raises:
-        ValueError: for an unknown sampler.
-    """
-    arguments: dict[str, Any] = dict(row.arguments)
-    if row.sampler == "filtered":
-        return UniformSampler(graph, k)
-    if row.sampler == "self-adversarial":
-        return SelfAdversarialSampler(graph, encoder, k, seed=seed, **arguments)
-    if row.sampler != "dmns":
-        raise ValueError(
-            f"sampler: expected 'filtered', 'self-adversarial' or 'dmns', got {row.sampler!r}"
-        )
-    options: dict[str, Any] = dict(row.resources)
-    resources = Resources(**options)
-    sampler = DMNSSampler(graph, encoder, k, seed=seed, resources=resources, **arguments)
-    sampler.settings = replace(sampler.settings, **dict(row.pools))
-    return sampler
 
 
 def _in_turn(
@@ -127,18 +68,13 @@ class _Recipe:
         return h
 
     def loader(self, sampler: Any) -> Any:
-        fanout = self.setting.fanout
-        edge_sampler = as_edge_prediction_sampler(
-            NeighborSampler([fanout, fanout]),
-            exclude="reverse_id",
-            reverse_eids=self.problem.reverse,
-            negative_sampler=sampler,
-        )
-        return DataLoader(
+        return edge_loader(
             self.problem.graph,
             self.eids,
-            edge_sampler,
-            batch_size=self.setting.batch_size,
+            NeighborSampler([self.setting.fanout] * 2),
+            self.problem.reverse,
+            sampler,
+            self.setting.batch_size,
             shuffle=True,
             num_workers=self.setting.workers,
         )
@@ -184,8 +120,25 @@ class _Recipe:
         self.optimizer.step()
 
 
-def _measure(problem: Problem, cell: Cell) -> dict[str, Any]:
-    setting = cell.setting
+def measure(problem: Problem, cell: Cell) -> dict[str, Any]:
+    """The result of a cell.
+
+    Returns:
+        Size of the graph and the recipe; ``call``, ``loader`` and ``training`` with seconds per
+        call or batch of ``uniform`` and ``own`` and their ``ratio``; ``refresh`` with ``first``,
+        ``later`` and its parts in seconds; ``epoch`` with seconds of both, refresh included, and
+        their ``ratio``; ``refresh share``; peak ``memory`` and ``table MB``.
+    """
+    clock, resources = cell.recipe.clock, cell.row.options.get("resources", Resources())
+    if resources.background and clock == "cpu":
+        raise ValueError("clock: cpu counts what is done in the background, too; use wall")
+    without = WITHOUT.get(cell.row.title, nullcontext)
+    with without(), replaced((Stopwatch, "clock", CLOCKS[clock])):
+        return _measured(problem, cell)
+
+
+def _measured(problem: Problem, cell: Cell) -> dict[str, Any]:
+    setting: Setting = cell.recipe
     memory = {"graph and features": peak_memory_mb()}
     recipe = _Recipe(problem, setting, cell.seed)
     uniform = Uniform(setting.k)
@@ -199,31 +152,33 @@ def _measure(problem: Problem, cell: Cell) -> dict[str, Any]:
     memory["made"] = peak_memory_mb()
     refresh = _refreshes(own, recipe)
     call = _in_turn(lambda: recipe.call(uniform), lambda: recipe.call(own), CALLS)
-    passes = {
-        name: _in_turn(
+    loader, training = (
+        _in_turn(
             lambda: recipe.passed(uniform, train),  # noqa: B023 - used within the turn
             lambda: recipe.passed(own, train),  # noqa: B023
             setting.rounds,
         )
-        for name, train in (("loader", False), ("training", True))
-    }
+        for train in (False, True)
+    )
     memory["own"] = peak_memory_mb()
-    batches, training = recipe.batches_per_epoch, passes["training"]
-    seconds = {"uniform": batches * training["uniform"], "own": batches * training["own"]}
-    seconds["own"] += refresh["later"]
-    share = refresh["later"] / seconds["own"]
+    batches, later = recipe.batches_per_epoch, refresh["later"]
+    epoch = {
+        "uniform": batches * training["uniform"],
+        "own": batches * training["own"] + later,
+    }
+    epoch["ratio"] = training["ratio"] + later / epoch["uniform"]
+    size = {name: getattr(setting, name) for name in ("nodes", "width", "k", "workers")}
     return {
+        **size,
         "edges": problem.graph.num_edges(),
         "batches per epoch": batches,
         "seconds to make": made,
         "call": call,
-        **passes,
+        "loader": loader,
+        "training": training,
         "refresh": refresh,
-        "epoch": {
-            **seconds,
-            "ratio": training["ratio"] + refresh["later"] / seconds["uniform"],
-            "refresh share": share,
-        },
+        "epoch": epoch,
+        "refresh share": later / epoch["own"],
         "memory": memory,
         "table MB": _table_mb(own),
     }
@@ -235,18 +190,18 @@ def _refreshes(sampler: Any, recipe: _Recipe) -> dict[str, Any]:
     A refresh in the background costs what it adds to a pass of training that it runs beside.
     """
     if not isinstance(sampler, RefreshingSampler):
-        return {"first": 0.0, "later": 0.0, "parts": {}}
+        return {"first": 0.0, "later": 0.0}
     first = sampler.refresh().seconds
     count = recipe.setting.refreshes
     if not sampler.resources.background:
         best = min((sampler.refresh() for _ in range(count)), key=lambda report: report.seconds)
-        return {"first": first, "later": best.seconds, "parts": dict(best.seconds_by_part)}
+        return {"first": first, "later": best.seconds, **best.seconds_by_part}
     added = []
     for _ in range(count):
         alone, beside = (recipe.whole_pass(sampler, refresh) for refresh in (False, True))
         added.append(beside - alone)
     report: Any = sampler.wait()
-    return {"first": first, "later": min(added), "parts": dict(report.seconds_by_part)}
+    return {"first": first, "later": min(added), **report.seconds_by_part}
 
 
 def _table_mb(sampler: Any) -> float:
@@ -254,3 +209,6 @@ def _table_mb(sampler: Any) -> float:
         return 0.0
     buffers = sampler.table.buffers()
     return sum(buffer.numel() * buffer.element_size() for buffer in buffers) / 1e6
+
+
+run_cell = Runner(load_problem, measure)

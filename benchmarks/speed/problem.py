@@ -27,29 +27,18 @@ NEARNESS = 1.2  # the tail exponent of distances on the ring
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """What a cell needs.
+    """What a cell needs."""
 
-    Attributes:
-        graph: both directions of every pair; edge ``e + P`` is the reverse of edge ``e < P``.
-        reverse: id of the reverse of each edge, of the graph's id type, [E].
-        features: of the nodes, float32 [N, F].
-    """
-
-    graph: Any
-    reverse: Tensor
-    features: Tensor
+    graph: Any  # both directions of every pair; edge ``e + P`` is the reverse of edge ``e < P``
+    reverse: Tensor  # id of the reverse of each edge, of the graph's id type, [E]
+    features: Tensor  # of the nodes, float32 [N, F]
 
 
 def power_law_pairs(nodes: int, degree: int, generator: torch.Generator) -> Tensor:
-    """Distinct pairs ``u < v`` of a graph with hubs, about ``nodes * degree / 2`` of them.
+    """Distinct pairs ``u < v`` of a graph with hubs, int64 [2, P].
 
-    Args:
-        nodes: N, at least 2.
-        degree: mean number of neighbours; duplicates that are left out make it a little less.
-        generator: source of randomness.
-
-    Returns:
-        int64 [2, P].
+    About ``nodes * degree / 2`` of them; duplicates that are left out make the mean degree a little
+    less.
     """
     wanted = nodes * degree // 2
     u = torch.randint(0, nodes, (wanted,), generator=generator)
@@ -82,7 +71,7 @@ def _graph(nodes: int, degree: int, int32: bool, seed: int) -> tuple[Any, Tensor
     return graph, torch.where(ids < pairs, ids + pairs, ids - pairs)
 
 
-def load_problem(setting: Setting, seed: int) -> Problem:
+def load_problem(_: str, setting: Setting, seed: int, context: Any = None) -> Problem:
     """Make the graph of a setting; kept for the next cell of the same process."""
     graph, reverse = _graph(setting.nodes, setting.degree, setting.int32, seed)
     generator = torch.Generator().manual_seed(seed + 1)

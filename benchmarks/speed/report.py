@@ -1,63 +1,43 @@
-"""Tables and a plot from the stored cells: CSV, Markdown, and cost against the number of nodes."""
+"""The table of costs, and cost against the number of nodes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.common import CellStore, markdown_table, pyplot, write_csv, write_text
-from benchmarks.speed.config import Cell
+from benchmarks.common.report import Column, Done, Found, Runs, Section, markdown_table, mean, table
 
-__all__ = ["scaling_exponent", "write_report"]
-
-Run = tuple[Cell, dict[str, Any]]
+__all__ = ["draw", "exponents", "scaling_exponent", "tables"]
 
 _PARTS = ("embed", "fit", "table")
-_MEMORY = ("graph and features", "uniform", "made", "own")
-_CSV_HEADER = (
-    "negatives",
-    "nodes",
-    "edges",
-    "width",
-    "k",
-    "workers",
-    "seed",
-    *(f"{what} {of}" for what in ("call", "loader", "training") for of in ("uniform", "own")),
-    *(f"{what} ratio" for what in ("call", "loader", "training", "epoch")),
-    "batches per epoch",
-    "epoch uniform",
-    "epoch own",
-    "refresh share",
-    "refresh first",
-    "refresh later",
-    *(f"refresh {part}" for part in _PARTS),
-    "seconds to make",
-    *(f"peak MB {name}" for name in _MEMORY),
-    "table MB",
+
+
+def _parts(runs: Runs, base: Runs) -> str:
+    return ", ".join(mean("", f"refresh {part}", 2).text(runs, base) for part in _PARTS)
+
+
+_COLUMNS = (
+    mean("edges", "edges", 0),
+    mean("call, uniform (ms)", "call uniform", 2, 1e3),
+    mean("call", "call ratio", 2),
+    mean("loader", "loader ratio", 2),
+    mean("training step", "training ratio", 2),
+    mean("epoch, uniform (s)", "epoch uniform", 1),
+    mean("epoch", "epoch ratio", 2),
+    mean("refresh (s)", "refresh later", 2),
+    mean("its share, %", "refresh share", 1, 100),
+    Column("embed, fit, table (s)", _parts),
+    mean("peak MB, uniform", "memory uniform", 0),
+    mean("peak MB", "memory own", 0),
+    mean("table MB", "table MB", 0),
 )
-_TABLE_HEADER = (
-    "negatives",
-    "N",
-    "edges",
-    "D",
-    "K",
-    "workers",
-    "call, uniform (ms)",
-    "call",
-    "loader",
-    "training step",
-    "epoch, uniform (s)",
-    "epoch",
-    "refresh (s)",
-    "its share",
-    "embed, fit, table (s)",
-    "peak MB, uniform",
-    "peak MB",
-    "table MB",
-)
+
+
+def tables(section: Section, found: Found) -> str:
+    """A line for each row and setting."""
+    return table(found, section.reference, _COLUMNS)
 
 
 def scaling_exponent(sizes: Sequence[float], values: Sequence[float]) -> float:
@@ -75,124 +55,51 @@ def scaling_exponent(sizes: Sequence[float], values: Sequence[float]) -> float:
     return float(np.polyfit(x, y, 1)[0])
 
 
-def _finished(cells: Sequence[Cell], store: CellStore) -> list[Run]:
-    loaded = [(cell, store.load(cell)) for cell in cells]
-    return [(cell, result) for cell, result in loaded if result is not None]
-
-
-def _csv_rows(runs: Sequence[Run]) -> list[list[Any]]:
-    rows = []
-    for cell, run in runs:
-        s, refresh = cell.setting, run["refresh"]
-        timed = [run[what] for what in ("call", "loader", "training")]
-        rows.append(
-            [
-                cell.row.title,
-                *(s.nodes, run["edges"], s.width, s.k, s.workers, cell.seed),
-                *(one[of] for one in timed for of in ("uniform", "own")),
-                *(one["ratio"] for one in (*timed, run["epoch"])),
-                run["batches per epoch"],
-                *(run["epoch"][name] for name in ("uniform", "own", "refresh share")),
-                refresh["first"],
-                refresh["later"],
-                *(refresh["parts"].get(part, 0.0) for part in _PARTS),
-                run["seconds to make"],
-                *(run["memory"][name] for name in _MEMORY),
-                run["table MB"],
-            ]
-        )
-    return rows
-
-
-def _line(cell: Cell, run: dict[str, Any]) -> list[str]:
-    s, epoch, refresh = cell.setting, run["epoch"], run["refresh"]
-    parts = [f"{refresh['parts'].get(part, 0.0):.2f}" for part in _PARTS]
-    return [
-        cell.row.title,
-        *(f"{number:,}" for number in (s.nodes, run["edges"], s.width, s.k, s.workers)),
-        f"{1e3 * run['call']['uniform']:.2f}",
-        *(f"{run[what]['ratio']:.2f}" for what in ("call", "loader", "training")),
-        f"{epoch['uniform']:.1f}",
-        f"{epoch['ratio']:.2f}",
-        f"{refresh['later']:.2f}",
-        f"{100 * epoch['refresh share']:.1f} %",
-        ", ".join(parts),
-        *(f"{run['memory'][name]:.0f}" for name in ("uniform", "own")),
-        f"{run['table MB']:.0f}",
-    ]
-
-
-def _series(runs: Sequence[Run]) -> dict[str, list[Run]]:
+def _series(done: Done) -> dict[str, list[dict[str, Any]]]:
     """Runs that differ in the number of nodes only, by name, where there are two sizes or more."""
-    series: dict[str, list[Run]] = {}
-    for cell, run in runs:
-        s = cell.setting
-        name = f"{cell.row.title}, D {s.width}, K {s.k}, workers {s.workers}, seed {cell.seed}"
-        series.setdefault(name, []).append((cell, run))
+    series: dict[str, list[dict[str, Any]]] = {}
+    for _, found in done:
+        for title, runs in found.items():
+            row, _, setting = title.partition(", N ")
+            rest = setting.partition(", D ")[2]
+            for seed, run in runs.items():
+                series.setdefault(f"{row}, D {rest}, seed {seed}", []).append(run)
     return {
-        name: group
+        name: sorted(group, key=lambda run: int(run["nodes"]))
         for name, group in series.items()
-        if len({cell.setting.nodes for cell, _ in group}) > 1
-        and all(run["refresh"]["later"] > 0 for _, run in group)
+        if len({run["nodes"] for run in group}) > 1
+        and all(run["refresh later"] > 0 for run in group)
     }
 
 
-def _exponents(series: dict[str, list[Run]]) -> str:
-    lines = []
-    for name, group in series.items():
-        nodes = [cell.setting.nodes for cell, _ in group]
-        columns = [[run["refresh"]["later"] for _, run in group]]
-        columns += [[run["refresh"]["parts"][part] for _, run in group] for part in _PARTS]
-        columns.append([run["memory"]["own"] for _, run in group])
-        lines.append([name, *(f"{scaling_exponent(nodes, column):.2f}" for column in columns)])
-    return markdown_table(("exponent in N of", "refresh", *_PARTS, "peak memory"), lines)
+def exponents(done: Done) -> str:
+    """How the cost of a refresh, its parts, and memory grow with N."""
+    figures = ("refresh later", *(f"refresh {part}" for part in _PARTS), "memory own")
+    lines = [
+        [name, *(f"{_exponent(group, figure):.2f}" for figure in figures)]
+        for name, group in _series(done).items()
+    ]
+    if not lines:
+        return ""
+    return "\n" + markdown_table(("exponent in N of", "refresh", *_PARTS, "peak memory"), lines)
 
 
-def _plot(series: dict[str, list[Run]], path: Path) -> bool:
-    """Refresh time and peak memory against N; False where matplotlib or two sizes are missing."""
-    plt = pyplot()
-    if plt is None or not series:
-        return False
+def _exponent(group: list[dict[str, Any]], figure: str) -> float:
+    return scaling_exponent([run["nodes"] for run in group], [run[figure] for run in group])
+
+
+def draw(plt: Any, done: Done) -> Any:
+    """Refresh time and peak memory against N; None without two sizes."""
+    series = _series(done)
+    if not series:
+        return None
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.5))
-    read = (("refresh", "later", "refresh (s)"), ("memory", "own", "peak memory (MB)"))
-    for axis, (what, of, title) in zip(axes, read):
+    read = {"refresh later": "refresh (s)", "memory own": "peak memory (MB)"}
+    for axis, (what, title) in zip(axes, read.items()):
         for name, group in series.items():
-            group = sorted(group, key=lambda one: one[0].setting.nodes)
-            nodes = [cell.setting.nodes for cell, _ in group]
-            values = [run[what][of] for _, run in group]
-            exponent = scaling_exponent(nodes, values)
-            axis.loglog(nodes, values, "o-", label=f"{name}: N^{exponent:.2f}")
-        axis.set_xlabel("nodes N")
-        axis.set_ylabel(title)
+            label = f"{name}: N^{_exponent(group, what):.2f}"
+            axis.loglog([r["nodes"] for r in group], [r[what] for r in group], "o-", label=label)
+        axis.set(xlabel="nodes N", ylabel=title)
         axis.grid(alpha=0.3, which="both")
         axis.legend(fontsize="x-small")
-    figure.tight_layout()
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
-    return True
-
-
-def write_report(cells: Sequence[Cell], store: CellStore, out: Path, heading: str) -> list[Path]:
-    """Write ``results.csv``, ``results.md`` and, with matplotlib and two sizes, ``results.png``.
-
-    Args:
-        cells: what was to be run.
-        store: the finished cells; absent ones are left out.
-        out: the folder.
-        heading: Markdown above the first table.
-
-    Returns:
-        The files written.
-    """
-    out.mkdir(parents=True, exist_ok=True)
-    runs = _finished(cells, store)
-    series = _series(runs)
-    files = [out / "results.csv", out / "results.md"]
-    write_csv(files[0], _CSV_HEADER, _csv_rows(runs))
-    text = heading + "\n" + markdown_table(_TABLE_HEADER, [_line(*run) for run in runs])
-    if series:
-        text += "\n" + _exponents(series)
-    write_text(files[1], text)
-    if _plot(series, out / "results.png"):
-        files.append(out / "results.png")
-    return files
+    return figure

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
 from dgl_dmns.core import diffusion, pools
-from dgl_dmns.samplers.lookup import TableSampler
+from dgl_dmns.samplers import DMNSSampler
 from dgl_dmns.samplers.relation import Relation
+from dgl_dmns.samplers.tables import Tables
 
 __all__ = ["WITHOUT", "replaced"]
 
@@ -18,28 +20,29 @@ _ALL = 1 << 40  # more cells and queries than there are
 
 
 @contextmanager
-def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """A context in which an attribute has another value."""
-    before = getattr(owner, name)
-    setattr(owner, name, value)
-    try:
+def replaced(*places: tuple[Any, str, Any]) -> Iterator[None]:
+    """A context in which attributes, given as (owner, name, value), have other values."""
+    with ExitStack() as stack:
+        for owner, name, value in places:
+            stack.callback(setattr, owner, name, getattr(owner, name))
+            setattr(owner, name, value)
         yield
-    finally:
-        setattr(owner, name, before)
 
 
-def _ids_of_all(self: TableSampler, relation: Relation, src: Tensor, dst: Tensor | None) -> Tensor:
+def _ids_of_all(self: Tables, relation: Relation, src: Tensor, dst: Tensor | None) -> Tensor:
     return relation.rows.draw(src, dst, generator=self._call_generator()).ids
 
 
-@contextmanager
-def _no_parts() -> Iterator[None]:
-    with replaced(pools, "CELLS", _ALL), replaced(diffusion, "_BLOCK", _ALL):
-        yield
+def _pools(**changes: int) -> AbstractContextManager[None]:
+    """Samplers of DMNS with other settings of their pools, which have no argument."""
+    changed: Any = replace(DMNSSampler.defaults, **changes)
+    return replaced((DMNSSampler, "defaults", changed))
 
 
 WITHOUT: dict[str, Callable[[], AbstractContextManager[None]]] = {
-    "ids alone": lambda: replaced(TableSampler, "_draw_ids", _ids_of_all),
-    "cache parts": _no_parts,
+    "calls that read levels": lambda: replaced((Tables, "_draw_ids", _ids_of_all)),
+    "no parts for the cache": lambda: replaced((pools, "CELLS", _ALL), (diffusion, "_BLOCK", _ALL)),
+    "a pool for each group": lambda: _pools(draws_per_pool=1),
+    "a pool for each query": lambda: _pools(queries_per_pool=1),
 }
-"""By name: a context in which the optimisation is not there."""
+"""By the title of the row: a context in which the optimisation is not there."""

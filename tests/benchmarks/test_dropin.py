@@ -1,34 +1,28 @@
+"""Protocol B: DGL's minibatch recipe with every row, its data, its losses, its measures."""
+
 import math
 from dataclasses import replace
 
+import dgl
 import pytest
 import torch
 
-from benchmarks.common import CellStore, cell_hash, public_command
+from benchmarks.common.rows import Cell, Row
 from benchmarks.dropin.__main__ import main
-from benchmarks.dropin.config import (
-    DMNS,
-    Cell,
-    Recipe,
-    Row,
-    SelfAdversarial,
-    Shared,
-    Uniform,
-    with_settings,
-)
+from benchmarks.dropin.config import Recipe, with_settings
+from benchmarks.dropin.hardness import COLUMNS, WatchedCell, course
 from benchmarks.dropin.measure import HEART_METRICS, METRICS, false_negatives
 from benchmarks.dropin.model import DotScorer, Encoder, MLPScorer, make_scorer
-from benchmarks.dropin.negatives import make_sampler, negatives_per_edge
 from benchmarks.dropin.problem import load_problem, prepared_features
-from benchmarks.dropin.report import Section, write_report
 from benchmarks.dropin.rows import GROUPS, main_rows, shared_rows
 from benchmarks.dropin.train import _Run, objective, run_cell, train
-from dgl_dmns import DMNSSampler, Pools
 from dgl_dmns.losses import softmax_loss
 from dgl_dmns.samplers import SelfAdversarialSampler
 
 SHORT = Recipe(epochs=2, batch_size=256, hidden=16)
-ROW_NAMES = tuple(main_rows(SHORT))
+MAIN, SHARED = main_rows(5), shared_rows(5)
+LOSSES = ("bce", "bce-pooled", "cross-entropy", "bpr")
+ROWS = {f"{group} {name}": row for group in GROUPS for name, row in GROUPS[group](5).items()}
 
 
 @pytest.fixture(scope="module")
@@ -45,65 +39,62 @@ def assert_sound(result):
     assert math.isfinite(result["positive score"] + result["negative score"])
 
 
-@pytest.mark.parametrize("loss", ["bce", "bce-pooled", "cross-entropy", "bpr"])
-@pytest.mark.parametrize("name", ROW_NAMES)
-def test_every_row_runs_with_every_loss(problem, name, loss):
-    recipe = replace(SHORT, loss=loss)
-    row = main_rows(recipe)[name]
-    if isinstance(row.method, DMNS):
-        row = replace(row, method=replace(row.method, warmup_steps=5, fit_steps=2))
-    assert_sound(train(problem, Cell("tiny", recipe, row, 0)))
+def quick(row):
+    """The row with little fitting."""
+    return row.with_options(warmup_steps=5, fit_steps=2) if row.sampler == "dmns" else row
 
 
-@pytest.mark.parametrize("scorer", ["dot", "mlp"])
-@pytest.mark.parametrize("name", tuple(shared_rows(SHORT))[1:])
-def test_every_row_of_shared_negatives_runs(problem, name, scorer):
-    recipe = replace(SHORT, scorer=scorer)
-    row = shared_rows(recipe)[name]
-    assert_sound(train(problem, Cell("tiny", recipe, row, 0)))
-    other = replace(recipe, loss="bpr")  # the rows have a loss of their own
-    results = [train(problem, Cell("tiny", one, row, 0)) for one in (recipe, other)]
+@pytest.mark.parametrize(("number", "name"), enumerate(ROWS), ids=list(ROWS))
+def test_every_row_runs(problem, number, name):
+    recipe = replace(SHORT, loss=LOSSES[number % 4], scorer=("dot", "mlp")[number % 2])
+    assert_sound(train(problem, Cell("tiny", recipe, quick(ROWS[name]), 0)))
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("name", ["uniform", "calibrated", "density-half-calibrated"])
+def test_every_loss_runs(problem, name, loss):
+    assert_sound(train(problem, Cell("tiny", replace(SHORT, loss=loss), quick(MAIN[name]), 0)))
+
+
+def test_shared_rows_have_a_loss_of_their_own(problem):
+    row = SHARED["uniform-shared-1"]
+    recipes = SHORT, replace(SHORT, loss="bpr")
+    results = [train(problem, Cell("tiny", recipe, row, 0)) for recipe in recipes]
     assert results[0]["curve"] == results[1]["curve"]
+
+
+def a_batch(problem, recipe, row):
+    run = _Run(problem, Cell("tiny", recipe, row, 0))
+    nodes, pos_graph, neg_graph, blocks = next(iter(run.loader))
+    return run, run.encoder(blocks, problem.features[nodes]), pos_graph, neg_graph
 
 
 def test_full_softmax_row_sums_over_all_nodes(problem):
     recipe = replace(SHORT, batch_size=4096)
-    run = _Run(problem, Cell("tiny", recipe, shared_rows(recipe)["full-softmax"], 0))
-    nodes, pos_graph, neg_graph, blocks = next(iter(run.loader))
-    h = run.encoder(blocks, problem.features[nodes])
-    ids = pos_graph.ndata["_ID"]
+    run, h, pos_graph, neg_graph = a_batch(problem, recipe, SHARED["full-softmax"])
+    ids = pos_graph.ndata[dgl.NID]
     assert torch.equal(ids.sort().values, torch.arange(problem.data.num_nodes))
     src, dst = pos_graph.edges()
     known = problem.graph.has_edges_between(
         ids[src].repeat_interleave(len(ids)), ids.repeat(len(src))
     )
     barred = known.view(len(src), -1) | (ids[src].unsqueeze(1) == ids)
-    score = h[src] @ h.t()
-    row = score.masked_fill(barred, -math.inf)
+    row = (h[src] @ h.t()).masked_fill(barred, -math.inf)
     positive = (h[src] * h[dst]).sum(1, keepdim=True)
     expected = (torch.cat([positive, row], 1).logsumexp(1) - positive.squeeze(1)).mean()
-    loss, *_ = run._loss(h, pos_graph, neg_graph)
-    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(run.loss(h, pos_graph, neg_graph)[0], expected)
 
 
 def test_parts_of_a_batch_share_their_own_negatives(problem):
     recipe = replace(SHORT, batch_size=128)
-    row = shared_rows(recipe)["uniform-shared-32"]
-    run = _Run(problem, Cell("tiny", recipe, row, 0))
-    nodes, pos_graph, neg_graph, blocks = next(iter(run.loader))
-    h = run.encoder(blocks, problem.features[nodes])
-    parts = []
-    for at in range(0, 128, 32):
-        graphs = [
-            graph.edge_subgraph(torch.arange(at, at + 32), relabel_nodes=False)
-            for graph in (pos_graph, neg_graph)
-        ]
-        parts.append(run.sampler.loss(h, *graphs))
-    loss, *_ = run._loss(h, pos_graph, neg_graph)
+    run, h, *graphs = a_batch(problem, recipe, SHARED["uniform-shared-32"])
+    parts = [
+        run.sampler.loss(h, *(g.edge_subgraph(rows, relabel_nodes=False) for g in graphs))
+        for rows in torch.arange(128).split(32)
+    ]
+    loss, *_ = run.loss(h, *graphs)
     torch.testing.assert_close(loss, torch.stack(parts).mean())
-    assert not torch.allclose(loss, run.sampler.loss(h, pos_graph, neg_graph))
-    with pytest.raises(ValueError, match="queries: expected at least 1, with source 'uniform'"):
-        Shared("in-batch", queries=32)
+    assert not torch.allclose(loss, run.sampler.loss(h, *graphs))
 
 
 @pytest.mark.parametrize(
@@ -115,9 +106,8 @@ def test_parts_of_a_batch_share_their_own_negatives(problem):
     ],
 )
 def test_recipes(changes):
-    method = SelfAdversarial(calibrated="both", temperature=2.0)
-    cell = Cell("tiny", replace(SHORT, **changes), Row("a", method), 0)
-    assert_sound(run_cell(cell, None))
+    row = Row("a", "self-adversarial", {"temperature": 2.0}, "calibrated")
+    assert_sound(run_cell(Cell("tiny", replace(SHORT, **changes), row, 0), None))
 
 
 def test_partial_refreshes_and_observed_embeddings(problem, monkeypatch):
@@ -135,49 +125,35 @@ def test_partial_refreshes_and_observed_embeddings(problem, monkeypatch):
     monkeypatch.setattr(SelfAdversarialSampler, "observe", observing)
     monkeypatch.setattr(SelfAdversarialSampler, "refresh", refreshing)
     recipe = replace(SHORT, refresh_share=0.25, observe=True)
-    cell = Cell("tiny", recipe, main_rows(recipe)["self-adversarial"], 0)
-    assert_sound(train(problem, cell))
+    assert_sound(train(problem, Cell("tiny", recipe, MAIN["self-adversarial"], 0)))
     assert len(seen) >= 2  # batches
-    with pytest.raises(ValueError, match=r"refresh_share: expected a share in \(0, 1\], got 0"):
-        replace(recipe, refresh_share=0.0)
     first, second, third = rebuilt
-    quarter = math.ceil(problem.data.num_nodes / 4)
     assert first is None
     assert second != third
-    assert len(set(second)) == len(set(third)) == quarter
-    row = main_rows(recipe)["uniform"]
-    plain = train(problem, Cell("tiny", SHORT, row, 0))
-    assert train(problem, Cell("tiny", recipe, row, 0))["curve"] == plain["curve"]
+    assert len(set(second)) == len(set(third)) == math.ceil(problem.data.num_nodes / 4)
+    plain, other = (train(problem, Cell("tiny", r, MAIN["uniform"], 0)) for r in (SHORT, recipe))
+    assert plain["curve"] == other["curve"]
 
 
-def test_hard_evaluation_stands_beside_the_usual_one(tmp_path):
+def test_hard_evaluation_stands_beside_the_usual_one():
     recipe = replace(SHORT, heart=20)
-    cell = Cell("tiny", recipe, main_rows(recipe)["uniform"], 0)
     problem = load_problem("tiny", recipe, 0, None)
-    assert problem.heart is not None
     assert problem.heart.shape == (2, problem.split.test.shape[1], 10)
     known = problem.data.csr()
     for stays, moves in zip(problem.split.test.flatten(), problem.heart.flatten(0, 1)):
         assert not torch.isin(moves, known[1][known[0][stays] : known[0][stays + 1]]).any()
+    cell = Cell("tiny", recipe, MAIN["uniform"], 0)
     result = train(problem, cell)
     plain = train(load_problem("tiny", SHORT, 0, None), replace(cell, recipe=SHORT))
     assert set(result["test"]) - set(plain["test"]) == set(HEART_METRICS)
     assert result["curve"] == plain["curve"]  # training does not see them
     assert 1 / 21 <= result["test"]["HeaRT MRR"] < result["test"]["MAP"]
-    store = CellStore(tmp_path / "cells")
-    store.save(cell, {**result, "seconds": 1.0, "peak MB": 1.0})
-    section = Section("tiny", ((cell.row, (cell,)),), cell.row)
-    files = write_report([section], store, tmp_path, "")
-    header, line = (row.split(",") for row in files[0].read_text().splitlines())
-    value = dict(zip(header, line))["test HeaRT MRR"]
-    assert float(value) == pytest.approx(result["test"]["HeaRT MRR"])
-    assert "HeaRT Hits@10, difference" in files[1].read_text()
 
 
 def test_same_seed_same_result(problem):
-    cell = Cell("tiny", SHORT, main_rows(SHORT)["self-adversarial"], 3)
+    cell = Cell("tiny", SHORT, MAIN["self-adversarial"], 3)
     first, second = (train(problem, cell) for _ in range(2))
-    for part in ("val", "test", "curve", "negatives", "negative score"):
+    for part in ("val", "test", "curve", "false share", "negative score"):
         assert first[part] == second[part]
 
 
@@ -196,15 +172,12 @@ def test_problem_is_free_of_leaks_and_reverses_are_right(encoder):
 
 @pytest.mark.parametrize("kind", ["sage", "gcn", "gat"])
 def test_blocks_and_whole_graph_agree(problem, kind):
-    import dgl
-
     graph = dgl.add_self_loop(problem.graph)
     encoder = Encoder(kind, problem.features.shape[1], 8, 2, 0.0)
-    seeds = torch.arange(10)
     sampler = dgl.dataloading.MultiLayerFullNeighborSampler(2)
-    nodes, _, blocks = sampler.sample(graph, seeds)
+    nodes, _, blocks = sampler.sample(graph, torch.arange(10))
     whole = encoder(graph, problem.features)
-    assert torch.allclose(encoder(blocks, problem.features[nodes]), whole[seeds], atol=1e-5)
+    assert torch.allclose(encoder(blocks, problem.features[nodes]), whole[:10], atol=1e-5)
 
 
 def test_temperature_divides_cosines(problem):
@@ -212,9 +185,6 @@ def test_temperature_divides_cosines(problem):
     h = encoder(problem.graph, problem.features)
     cosine = torch.nn.functional.cosine_similarity(h[0], h[1], dim=0)
     assert float(DotScorer()(h[0], h[1])) == pytest.approx(float(cosine) / 0.25, abs=1e-5)
-    assert with_settings(Recipe(), ["temperature=0.1"]).temperature == 0.1
-    with pytest.raises(ValueError, match="temperature: expected a positive number, got 0"):
-        Recipe(temperature=0.0)
 
 
 def test_features():
@@ -231,28 +201,6 @@ def test_features():
     white = prepared_features(x, "pca-white", 5)
     assert torch.allclose(white.square().mean(0), torch.ones(5), atol=1e-4)
     assert prepared_features(x, "stored", 5) is x
-
-
-def test_methods_leave_defaults_to_the_samplers(problem):
-    graph, h = problem.graph, torch.randn(problem.data.num_nodes, 8)
-
-    def made(method):
-        return make_sampler(method, 5, graph, lambda: h, None, 0)
-
-    plain, default = made(DMNS()), DMNSSampler(graph, lambda: h, k=5)
-    assert plain.settings == default.settings
-    assert plain.rule == default.rule
-    assert plain.levels == default.levels
-    assert plain._models.arguments["learning_rate"] == default._models.arguments["learning_rate"]
-    rival = made(SelfAdversarial(pool=64))
-    own = SelfAdversarialSampler(graph, lambda: h, k=5, pools=Pools(pool=64))
-    assert (rival.settings, rival.rule) == (own.settings, own.rule)
-    changed = made(DMNS(rule="density", levels=(0.1, 0.5), lam=0.3, fit_steps=3))
-    assert changed.settings.lam == 0.3
-    assert changed.levels.fractions == (0.1, 0.5)
-    assert changed.fit_steps == 3
-    assert [negatives_per_edge(m, 5) for m in (Uniform(), Uniform(20), DMNS())] == [5, 20, 5]
-    assert [negatives_per_edge(Shared(k=k), 5) for k in (None, 1)] == [5, 1]
 
 
 def test_false_negatives_by_hand(problem):
@@ -273,11 +221,10 @@ def test_false_negatives_by_hand(problem):
 def test_full_softmax_and_scorers():
     positive, negative = torch.randn(3), torch.randn(3, 5)
     full = replace(SHORT, loss="cross-entropy", full_softmax=True)
-    mine = objective(full, positive, negative, None, None, 100)
+    mine = objective(full, positive, negative, 100)
     assert mine == softmax_loss(positive, negative, num_nodes=100)
-    assert mine > objective(replace(full, full_softmax=False), positive, negative, None, None, 100)
-    scorer = MLPScorer(4)
-    assert scorer(torch.randn(6, 1, 4), torch.randn(1, 7, 4)).shape == (6, 7)
+    assert mine > objective(replace(full, full_softmax=False), positive, negative, 100)
+    assert MLPScorer(4)(torch.randn(6, 1, 4), torch.randn(1, 7, 4)).shape == (6, 7)
     with pytest.raises(ValueError, match="scorer: expected"):
         make_scorer("cosine", 4)
     with pytest.raises(ValueError, match="encoder: expected"):
@@ -286,11 +233,10 @@ def test_full_softmax_and_scorers():
 
 def test_settings_are_read_as_the_types_of_the_fields():
     words = ["fanout=10", "dropout=0.5", "full_softmax=true", "loss=cross-entropy", "hidden=8"]
-    recipe = with_settings(Recipe(), words)
+    recipe = with_settings(Recipe(temperature=0.1), [*words, "temperature=none"])
     assert recipe == Recipe(
         fanout=10, dropout=0.5, full_softmax=True, loss="cross-entropy", hidden=8
     )
-    assert with_settings(recipe, ["fanout=none"]).fanout is None
 
 
 @pytest.mark.parametrize(
@@ -304,6 +250,8 @@ def test_settings_are_read_as_the_types_of_the_fields():
         ("features=raw", "features: expected 'pca-unit' or"),
         ("fanout=0", "fanout: expected at least 1"),
         ("heart=3", "heart: expected an even number"),
+        ("temperature=0", "temperature: expected a positive number"),
+        ("refresh_share=0", "refresh_share: expected a share"),
     ],
 )
 def test_settings_that_do_not_fit(word, message):
@@ -311,109 +259,40 @@ def test_settings_that_do_not_fit(word, message):
         with_settings(Recipe(), [word])
 
 
-def test_nearest_cannot_be_calibrated():
-    with pytest.raises(ValueError, match="calibrated: rule 'nearest'"):
-        DMNS(rule="nearest", calibrated="negatives")
-
-
-def test_configuration_hash():
-    row = main_rows(SHORT)["gate"]
-    cell = Cell("tiny", SHORT, row, 0)
-    assert cell_hash(cell) == cell_hash(Cell("tiny", replace(SHORT), row, 0))
-    others = [
-        replace(cell, seed=1),
-        replace(cell, recipe=replace(SHORT, dropout=0.1)),
-        replace(cell, row=replace(row, method=DMNS(lam=0.3))),
-    ]
-    assert len({cell_hash(other) for other in (cell, *others)}) == 4
-
-
 def test_titles_of_a_group_differ_whatever_k():
     for k in (5, 20, 50):
         for group in GROUPS.values():
-            titles = [row.title for row in group(replace(SHORT, k=k)).values()]
+            titles = [row.title for row in group(k).values()]
             assert len(set(titles)) == len(titles)
 
 
-def finished(mrr, map_):
-    metrics = {"MRR": mrr, "Hits@10": 0.5, "Hits@50": 0.6, "MAP": map_}
-    names = ("false share", "uniform false share", "weight", "false weight")
-    costs = ("best epoch", "epochs", "seconds per epoch", "refresh share", "input nodes")
-    rest = (*costs, "peak MB", "seconds", "positive score", "negative score")
-    negatives = {**dict.fromkeys(names, 0.1), "false weight": None}
-    result = {"val": metrics, "test": metrics, "curve": [0.1], "negatives": negatives}
-    return {**result, **dict.fromkeys(rest, 1)}
-
-
-def test_report_pairs_by_seed(tmp_path):
-    store, rows = CellStore(tmp_path / "cells"), main_rows(SHORT)
-    uniform, gate = rows["uniform"], rows["gate"]
-    cells = {
-        row: tuple(Cell("tiny", SHORT, row, seed) for seed in range(3)) for row in (uniform, gate)
-    }
-    for seed, base in enumerate((0.1, 0.2, 0.3)):
-        store.save(cells[uniform][seed], finished(base, 0.8))
-        if seed < 2:
-            store.save(cells[gate][seed], finished(2 * base, 0.7))
-    sections = [Section("tiny", tuple(cells.items()), uniform)]
-    write_report(sections, store, tmp_path, "# Heading\n")
-    text = (tmp_path / "results.md").read_text(encoding="utf-8")
-    assert "| uniform (5) | 3 |" in text
-    assert "2.00 [2.00, 2.00] | -0.100 [-0.100, -0.100] |" in text
-    assert "+0.150 [-0.485, +0.785]" in text
-    assert len((tmp_path / "results.csv").read_text(encoding="utf-8").splitlines()) == 6
-
-
-def failing(cell, context, threads):
-    raise RuntimeError("no luck")
-
-
-def test_command_resumes_and_reports_each_row(tmp_path, monkeypatch, capsys):
-    words = ["--datasets", "tiny", "--rows", "uniform", "self-adversarial", "--seeds", "2"]
-    words += ["--epochs", "2", "--set", "hidden=16", "--jobs", "0", "--quiet"]
-    words += ["--out", str(tmp_path)]
-    assert main(words) == 0
-    text = (tmp_path / "results.md").read_text(encoding="utf-8")
-    for title in ("uniform (5)", "self-adversarial (5)"):
-        assert f"| {title} | 2 |" in text
-    assert "hidden 16" in text
-    assert "--out OUT`" in text
-    assert str(tmp_path) not in text + (tmp_path / "environment.json").read_text()
-    monkeypatch.setattr("benchmarks.dropin.__main__.run_cell", failing)
-    assert main(words) == 0
-    assert main([*words, "--seeds", "3"]) == 1
-    assert "no luck" in capsys.readouterr().err
-
-
-def test_seeds_can_be_shared_out(tmp_path, monkeypatch):
+def test_seeds_can_be_shared_out(tmp_path, monkeypatch, problem):
     ran = []
+    result = {**train(problem, Cell("tiny", SHORT, MAIN["uniform"], 0)), "peak MB": 1.0}
 
     def stamped(cell, context, threads):
         ran.append(cell.seed)
-        return finished(0.1 + 0.1 * cell.seed, 0.8)
+        return result
 
     monkeypatch.setattr("benchmarks.dropin.__main__.run_cell", stamped)
     words = ["--datasets", "tiny", "--rows", "uniform", "--jobs", "0", "--quiet"]
     words += ["--out", str(tmp_path)]
-    assert main([*words, "--first-seed", "1", "--seeds", "2"]) == 0
-    assert "| uniform (5) | 2 |" in (tmp_path / "results.md").read_text(encoding="utf-8")
-    assert ran == [1, 2]
-    assert main([*words, "--seeds", "3"]) == 0
-    assert "| uniform (5) | 3 |" in (tmp_path / "results.md").read_text(encoding="utf-8")
+    for options, runs in ((["--first-seed", "1", "--seeds", "2"], 2), (["--seeds", "3"], 3)):
+        assert main([*words, *options]) == 0
+        assert f"| uniform (5) | {runs} |" in (tmp_path / "results.md").read_text(encoding="utf-8")
     assert ran == [1, 2, 0]
 
 
-@pytest.mark.parametrize(
-    "words",
-    [["--rows", "nothing"], ["--seeds", "0"], ["--first-seed", "-1"], ["--set", "k"]],
-)
-def test_command_refuses(words, capsys):
-    with pytest.raises(SystemExit):
-        main(["--datasets", "tiny", *words])
-    assert "expected" in capsys.readouterr().err
-
-
-def test_public_command():
-    words = ["a", "--out", "/x y", "--data-dir=/z", "--set", "k=1", "--out"]
-    shown = public_command(words, {"--out": "OUT", "--data-dir": "CACHE"})
-    assert shown == "a --out OUT --data-dir=CACHE --set k=1 --out"
+def test_watching_records_each_refresh_and_changes_nothing(problem):
+    row = quick(Row("small", "dmns"))
+    seen = course(problem, WatchedCell("tiny", SHORT, row, 0))
+    for name in ("auc", *COLUMNS):
+        assert len(seen[name]) == 1 + SHORT.epochs
+    assert all(0 < value < 1 for name in ("auc", "percentile") for value in seen[name])
+    assert seen["auc"][0] != seen["auc"][-1]
+    watched, never = [], []
+    curve = train(problem, Cell("tiny", SHORT, row, 0), watch=watched.append)["curve"]
+    assert len(watched) == 1
+    assert curve == train(problem, Cell("tiny", SHORT, row, 0))["curve"]
+    train(problem, Cell("tiny", SHORT, MAIN["uniform"], 0), watch=never.append)
+    assert not never  # these do not change

@@ -1,14 +1,9 @@
-import csv
-
 import pytest
 import torch
 
-from benchmarks.common import CellStore
-from benchmarks.gae.__main__ import main
-from benchmarks.gae.config import ROWS, Cell, Recipe
-from benchmarks.gae.model import Decoder, Encoder
-from benchmarks.gae.problem import load_problem
-from benchmarks.gae.train import Run, hits_at, train
+from benchmarks.common.rows import Cell
+from benchmarks.gae.problem import ROWS, Recipe, load_problem
+from benchmarks.gae.train import Decoder, Encoder, Run, hits_at, train
 
 SHORT = Recipe(hidden=8, epochs=2, batch_size=256, decoder_layers=2)
 
@@ -20,7 +15,7 @@ def problem():
 
 @pytest.mark.parametrize("name", ROWS)
 def test_every_row_runs(problem, name):
-    result = train(problem, Cell("tiny", SHORT, *ROWS[name], 0))
+    result = train(problem, Cell("tiny", SHORT, ROWS[name], 0))
     assert len(result["curve"]) == result["epochs"] == 2
     assert result["curve"][result["best epoch"]] == result["val"]["Hits@100"]
     assert result["test"].keys() == {"Hits@10", "Hits@20", "Hits@100", "MRR"}
@@ -30,7 +25,7 @@ def test_every_row_runs(problem, name):
 
 def test_the_recipe_learns(problem):
     long = Recipe(hidden=16, epochs=1, batch_size=128, decoder_layers=2, dropout=0.0)
-    run = Run(problem, Cell("tiny", long, *ROWS["global"], 0))
+    run = Run(problem, Cell("tiny", long, ROWS["global"], 0))
     before = run.mrr(run.embed(), "test")
     for _ in range(8):
         run.epoch()
@@ -38,7 +33,7 @@ def test_the_recipe_learns(problem):
 
 
 def test_same_seed_same_result(problem):
-    cell = Cell("tiny", SHORT, *ROWS["density-calibrated"], 3)
+    cell = Cell("tiny", SHORT, ROWS["density-calibrated"], 3)
     first, second = (train(problem, cell) for _ in range(2))
     assert first["test"] == second["test"]
     assert first["curve"] == second["curve"]
@@ -90,7 +85,7 @@ def test_model_is_the_published_form():
 
 
 def test_an_epoch_has_every_pair_once_from_either_end(problem):
-    run = Run(problem, Cell("tiny", SHORT, *ROWS["per-source"], 0))
+    run = Run(problem, Cell("tiny", SHORT, ROWS["per-source"], 0))
     sampler, seen = run.sampler, []
 
     def seeing(graph, eids):
@@ -104,28 +99,3 @@ def test_an_epoch_has_every_pair_once_from_either_end(problem):
     pairs = torch.where(as_is, eids, problem.reverse[eids])
     assert torch.equal(pairs.sort().values, problem.forward)
     assert 0.3 < float(as_is.double().mean()) < 0.7
-
-
-def test_command(tmp_path, capsys):
-    arguments = ["--datasets", "tiny", "--rows", "global", "density-calibrated", "--seeds", "2"]
-    arguments += ["--hidden", "8", "--epochs", "1", "--jobs", "0", "--quiet"]
-    assert main([*arguments, "--out", str(tmp_path)]) == 0
-    stored = sorted((tmp_path / "cells").iterdir())
-    assert len(stored) == 4
-    with open(tmp_path / "results.csv") as file:
-        rows = list(csv.DictReader(file))
-    assert [(row["row"], row["seed"]) for row in rows] == [
-        (ROWS[name][0], str(seed)) for name in ("global", "density-calibrated") for seed in (0, 1)
-    ]
-    text = (tmp_path / "results.md").read_text()
-    assert str(tmp_path) not in text
-    assert "--out OUT" in text
-    cell = Cell("tiny", Recipe(hidden=8, epochs=1), *ROWS["global"], 1)
-    assert CellStore(tmp_path / "cells").load(cell)["test"]["MRR"] == float(rows[1]["test MRR"])
-    before = [file.stat().st_mtime_ns for file in stored]
-    assert main([*arguments, "--out", str(tmp_path)]) == 0  # finished cells are not run again
-    assert [file.stat().st_mtime_ns for file in stored] == before
-    capsys.readouterr()
-    with pytest.raises(SystemExit):
-        main(["--seeds", "0"])
-    assert "--seeds: expected at least 1, got 0" in capsys.readouterr().err

@@ -1,36 +1,46 @@
+"""Protocol A: the paper's rows, latent negatives, the loss, ablations, the choice of settings."""
+
 import json
 from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
 
-from benchmarks.common import CellStore, cell_hash, run_cells
+from benchmarks.common.cells import CellStore
+from benchmarks.common.rows import Cell
 from benchmarks.paper.__main__ import main
-from benchmarks.paper.ablations import ABLATIONS, ablation_rows
-from benchmarks.paper.config import PAPER_FRACTIONS, Cell, Latent, Row, Training
+from benchmarks.paper.ablations import ABLATIONS, ablation_lines
+from benchmarks.paper.config import PAPER_FRACTIONS, ROWS, Latent, Line, Training
 from benchmarks.paper.latents import psi_density, slot_levels
-from benchmarks.paper.negatives import make_source
-from benchmarks.paper.objective import objective
+from benchmarks.paper.negatives import Terms, objective, real_scores
 from benchmarks.paper.problem import Folders, load_problem
-from benchmarks.paper.published import published
-from benchmarks.paper.rows import ROW_NAMES, main_rows
-from benchmarks.paper.terms import Terms, real_scores
-from benchmarks.paper.train import run_cell, train
+from benchmarks.paper.report import published
+from benchmarks.paper.train import make_source, run_cell, train
+from benchmarks.paper.tuning import (
+    SETTINGS,
+    SHARED_NAMES,
+    choose,
+    chosen_lines,
+    read_choices,
+    trials_of,
+    write_choices,
+)
 from dgl_dmns.core import LevelGaussians
 from dgl_dmns.diagnostics import psi_distance
 from dgl_dmns.losses import multilevel_loss
 
 SHORT = Training(epochs=2)
+LATENT = ROWS["dmns-latent"]
 
 
 @pytest.fixture(scope="module")
 def problem():
-    return load_problem("tiny", SHORT, 0, False, Folders())
+    return load_problem("tiny", SHORT, 0, Folders())
 
 
-def short_latent(**changes):
-    row = main_rows("tiny", SHORT)["dmns-latent"]
-    return replace(row, method=replace(row.method, **changes))
+def cell(row, training=SHORT, seed=0):
+    return Cell("tiny", training, row, seed)
 
 
 def assert_finite(result):
@@ -38,25 +48,21 @@ def assert_finite(result):
     assert all(0.0 <= figure <= 1.0 for figure in figures)
 
 
-@pytest.mark.parametrize("name", ROW_NAMES)
-def test_every_row_runs(problem, name):
-    row = main_rows("tiny", SHORT)[name]
-    result = train(problem, Cell("tiny", row, 0))
+def embeddings(problem):
+    return torch.nn.functional.normalize(torch.randn(problem.graph.num_nodes(), 8), dim=1)
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_every_row_runs_with_its_number_of_negatives(problem, name):
+    result = train(problem, cell(ROWS[name]))
     assert_finite(result)
     assert result["epochs"] == 2
-
-
-@pytest.mark.parametrize("name", [name for name in ROW_NAMES if not name.endswith(("1", "fixed"))])
-def test_rows_have_five_negatives(problem, name):
-    method = main_rows("tiny")[name].method
-    h = torch.nn.functional.normalize(torch.randn(problem.graph.num_nodes(), 8), dim=1)
-    terms = make_source(problem, method, 0).terms(h, 0)
-    assert method.k == 5
-    assert terms.score.shape == (len(problem.query), 5)
+    terms = make_source(problem, ROWS[name], 0).terms(embeddings(problem), 0)
+    assert terms.score.shape == (len(problem.query), 1 if name in ("fixed", "uniform-1") else 5)
 
 
 @pytest.mark.parametrize(
-    "changes",
+    "options",
     [
         {"source": "forward"},
         {"sampling": "chain"},
@@ -66,96 +72,34 @@ def test_rows_have_five_negatives(problem, name):
         {"drop": "density"},
     ],
 )
-def test_variants_of_the_latent_row(problem, changes):
-    assert_finite(train(problem, Cell("tiny", short_latent(**changes), 0)))
+def test_variants_of_the_latent_row(problem, options):
+    assert_finite(train(problem, cell(LATENT.with_options(**options))))
 
 
 @pytest.mark.parametrize("encoder", ["gat", "sage"])
 def test_encoders(encoder):
     training = replace(SHORT, encoder=encoder)
-    row = main_rows("tiny", training)["uniform-5"]
-    assert_finite(run_cell(Cell("tiny", row, 0), Folders()))
+    assert_finite(run_cell(cell(ROWS["uniform-5"], training), Folders()))
 
 
-def test_every_ablation_can_be_built(problem):
-    for name in ABLATIONS:
-        rows = ablation_rows(name, "cora")
-        assert len({row.name for row in rows}) == len(rows)
-        for row in rows:
-            if isinstance(row.method, Latent):
-                make_source(problem, row.method, 0)
+def test_every_ablation_can_be_built_and_has_five_negatives(problem):
+    latent = chosen_lines("cora", SHORT, {"cora": {"dmns-latent": "diffusion lr=0.01"}})
+    for group in ABLATIONS:
+        lines = ablation_lines(group, latent["dmns-latent"])
+        assert lines[0] == latent["dmns-latent"]
+        assert len({line.row.title for line in lines}) == len(lines)
+        for row, _ in lines:
+            if row.sampler == "latent":
+                assert row.options["learning_rate"] == 0.01
+                assert Latent(**row.options).k == 5
+                make_source(problem, row, 0)
     with pytest.raises(ValueError, match="ablation: expected one of"):
-        ablation_rows("nothing", "cora")
-
-
-def test_levels_and_pairs_keep_the_number_of_negatives():
-    for name in ("levels", "pairs"):
-        assert {row.method.k for row in ablation_rows(name, "cora")} == {5}
+        ablation_lines("nothing", latent["dmns-latent"])
 
 
 def test_same_seed_same_result(problem):
-    cell = Cell("tiny", main_rows("tiny", SHORT)["dmns-latent"], 3)
-    assert train(problem, cell)["test"] == train(problem, cell)["test"]
-
-
-def test_configuration_hash():
-    cell = Cell("tiny", short_latent(), 0)
-    same = Cell("tiny", short_latent(), 0)
-    assert cell_hash(cell) == cell_hash(same)
-    others = [
-        replace(cell, seed=1),
-        replace(cell, dataset="cora"),
-        replace(cell, official=True),
-        replace(cell, row=replace(cell.row, training=Training())),
-        Cell("tiny", short_latent(unit_norm=True), 0),
-    ]
-    assert len({cell_hash(other) for other in [cell, *others]}) == len(others) + 1
-    with pytest.raises(TypeError, match="expected plain values"):
-        cell_hash({"folder": object()})
-
-
-def failing(cell, context, threads):
-    raise RuntimeError("no luck")
-
-
-def counting(cell, context, threads):
-    context.append(cell)
-    return {"value": cell}
-
-
-def test_finished_cells_are_not_run_again(tmp_path):
-    store, ran = CellStore(tmp_path), []
-    assert run_cells([1, 2, 1], counting, store, context=ran, jobs=0, progress=False) == {}
-    assert ran == [1, 2]
-    run_cells([1, 2, 3], counting, store, context=ran, jobs=0, progress=False)
-    assert ran == [1, 2, 3]
-    assert store.load(3) == {"value": 3}
-    assert store.load(4) is None
-
-
-def test_a_failed_cell_is_reported_and_not_stored(tmp_path):
-    store = CellStore(tmp_path)
-    failures = run_cells([1], failing, store, jobs=0, progress=False)
-    assert "no luck" in failures["1"]
-    assert store.load(1) is None
-    with pytest.raises(ValueError, match="jobs, threads"):
-        run_cells([1], failing, store, jobs=-1)
-
-
-def test_command_resumes_and_reports_each_row(tmp_path, monkeypatch, capsys):
-    words = ["--datasets", "tiny", "--rows", "uniform-5", "dmns-latent", "--ablations", "psi"]
-    words += ["--seeds", "2", "--epochs", "2", "--jobs", "0", "--quiet", "--out", str(tmp_path)]
-    assert main(words) == 0
-    text = (tmp_path / "results.md").read_text(encoding="utf-8")
-    for title in ("uniform, redrawn (5)", "DMNS, latent (5)", "Psi < 0 dropped (density)"):
-        assert f"| {title} | 2 |" in text
-    assert "Sub-linear positivity" in text
-    assert len((tmp_path / "results.csv").read_text(encoding="utf-8").splitlines()) == 1 + 2 * 5
-    assert "versions" not in json.loads((tmp_path / "environment.json").read_text())
-    monkeypatch.setattr("benchmarks.paper.__main__.run_cell", failing)
-    assert main(words) == 0
-    assert main([*words, "--seeds", "3"]) == 1
-    assert "no luck" in capsys.readouterr().err
+    first, second = (train(problem, cell(LATENT, seed=3)) for _ in range(2))
+    assert first["test"] == second["test"]
 
 
 def test_curriculum_slots():
@@ -198,23 +142,11 @@ def test_objective_is_the_multilevel_loss_of_the_package(form, name):
     )
 
 
-def test_real_nodes_refuse_what_the_sampler_cannot_do(problem):
-    method = main_rows("tiny")["dmns-density"].method
-    method = replace(method, diffusion=replace(method.diffusion, conditional=False))
-    with pytest.raises(ValueError, match="rows of real nodes"):
-        make_source(problem, method, 0)
-
-
 def test_published_figures():
     assert published("DMNS, latent (5)", "cora") == (0.793, 0.844)
     assert published("uniform, fixed (1)", "actor") == (0.521, 0.634)
     assert published("uniform, redrawn (5)", "cora") is None
     assert published("DNS (5)", "tiny") is None
-
-
-def test_row_is_a_plain_value():
-    row = Row("a", Latent())
-    assert row == Row("a", Latent())
 
 
 def test_scores_of_real_negatives_and_their_gradients():
@@ -231,12 +163,131 @@ def test_scores_of_real_negatives_and_their_gradients():
 
 
 def test_shares_of_psi_do_not_depend_on_when_they_are_asked_for(problem):
-    h = torch.nn.functional.normalize(torch.randn(problem.graph.num_nodes(), 8), dim=1)
-    source = make_source(problem, short_latent(drop="distance").method, 0)
+    source = make_source(problem, LATENT.with_options(drop="distance"), 0)
     assert source.statistics() == {}
-    weight = source.terms(h, 0).weight
+    weight = source.terms(embeddings(problem), 0).weight
     shares = source.statistics()
     assert len(shares) == 8
     # Dropped terms are those whose Psi is negative; the last column is the uniform one.
     kept = (weight[:, :4] > 0).float().mean(0).tolist()
     assert [shares[f"psi distance T*{f:g}"] for f in PAPER_FRACTIONS] == pytest.approx(kept)
+
+
+def test_every_row_has_six_settings_of_which_four_are_shared():
+    assert tuple(SETTINGS) == tuple(ROWS)
+    for name, row in ROWS.items():
+        assert tuple(setting.name for setting in SETTINGS[name][:4]) == SHARED_NAMES
+        made = [setting.of(Line(row, SHORT)) for setting in SETTINGS[name]]
+        assert len({setting.name for setting in SETTINGS[name]}) == 6
+        assert made[0] == Line(row, SHORT)
+        assert all(line.row == row for line in made[:4])
+        assert all(made[i] != made[j] for i in range(6) for j in range(i))
+
+
+@pytest.mark.parametrize(("name", "place"), [(name, place) for name in ROWS for place in (4, 5)])
+def test_own_settings_run_and_change_the_result(problem, name, place):
+    changed = SETTINGS[name][place].of(Line(ROWS[name], Training(epochs=6)))
+    other = train(problem, cell(changed.row, changed.training))
+    assert figures(other) != by_default(problem, name)
+
+
+@cache
+def by_default(problem, name):
+    return figures(train(problem, cell(ROWS[name], Training(epochs=6))))
+
+
+def figures(result):
+    return {name: value for name, value in result.items() if name != "seconds per epoch"}
+
+
+def test_the_best_validation_map_is_chosen(tmp_path):
+    store = CellStore(tmp_path)
+    trials = trials_of("tiny", ["dns", "pns"], SHORT)
+
+    def save(row, slot, value=0.5):
+        store.save(trials[row][slot], {"val": {"MAP": value}})
+
+    with pytest.raises(ValueError, match="no setting has a result"):
+        choose(trials, store)
+    for slot in range(5):  # settings that all rows lack alike do no harm
+        save("pns", slot, 0.9 if slot == 3 else 0.5)
+        if slot != 4:
+            save("dns", slot, 0.5 + 0.1 * (slot == 1))
+    with pytest.raises(ValueError, match=r"different budgets: dns lacks pool=20$"):
+        choose(trials, store)
+    save("dns", 4)
+    assert choose(trials, store) == {"dns": "lr=0.01,none", "pns": "lr=0.002,none"}
+    some = trials_of("tiny", ["dns"], SHORT, ["lr=0.002,relu"])
+    assert list(some["dns"]) == [2]
+
+
+def test_choices_build_the_rows_of_gcn_alone():
+    choices = {"cora": {"dns": "pool=10", "uniform-5": "lr=0.002,none"}}
+    defaults = {name: Line(row, SHORT) for name, row in ROWS.items()}
+    lines = chosen_lines("cora", SHORT, choices)
+    assert lines["dns"].row == ROWS["dns"].with_options(pool=10)
+    assert lines["uniform-5"].training == replace(SHORT, learning_rate=0.002, activation="none")
+    assert lines["pns"] == defaults["pns"]
+    assert chosen_lines("tiny", SHORT, choices) == defaults
+    sage = replace(SHORT, encoder="sage")
+    assert chosen_lines("cora", sage, choices)["dns"] == Line(ROWS["dns"], sage)
+    with pytest.raises(ValueError, match=r"expected one of .* for row dns, got 'pool=7'"):
+        chosen_lines("cora", SHORT, {"cora": {"dns": "pool=7"}})
+
+
+def test_choices_of_other_rows_stay_in_the_file(tmp_path):
+    path = tmp_path / "choices.json"
+    assert read_choices(path) == {}
+    write_choices(path, {"cora": {"dns": "pool=10"}, "actor": {"dns": "pool=20"}})
+    write_choices(path, {"cora": {"pns": "exponent=1"}})
+    assert read_choices(path) == {
+        "cora": {"dns": "pool=10", "pns": "exponent=1"},
+        "actor": {"dns": "pool=20"},
+    }
+
+
+def test_command_tunes_then_reports_with_the_choices(tmp_path, monkeypatch, capsys):
+    out, file = tmp_path / "out", tmp_path / "chosen.json"
+    words = ["--datasets", "tiny", "--rows", "uniform-5", "dmns-latent", "--epochs", "2"]
+    words += ["--jobs", "0", "--quiet", f"--out={out}", "--choices", str(file)]
+    assert main([*words, "--tune"]) == 0
+    text = (out / "tuning.md").read_text(encoding="utf-8")
+    assert str(tmp_path) not in text
+    chosen = json.loads(file.read_text(encoding="utf-8"))["tiny"]
+    assert list(chosen) == ["dmns-latent", "uniform-5"]
+    for row, setting in chosen.items():
+        lines = [line.split(" | ") for line in text.splitlines() if line.startswith(f"| {row}: ")]
+        assert len(lines) == 6
+        best = max(float(line[2]) for line in lines)
+        (mine,) = (line for line in lines if line[0] == f"| {row}: {setting} (chosen)")
+        assert float(mine[2]) == best
+
+    def failing(cell, context, threads):
+        raise RuntimeError("no luck")
+
+    # The chosen settings have run already: one seed of the table needs no run of its own.
+    monkeypatch.setattr("benchmarks.paper.__main__.run_cell", failing)
+    assert main([*words, "--tune"]) == 0
+    assert main([*words, "--seeds", "1"]) == 0
+    text = (out / "results.md").read_text(encoding="utf-8")
+    assert f"uniform-5: {chosen['uniform-5']}; dmns-latent: {chosen['dmns-latent']}." in text
+    assert "--out=OUT --choices CHOICES --seeds 1`" in text
+    assert "failed" not in capsys.readouterr().err
+
+
+def test_command_refuses_unequal_budgets(tmp_path, monkeypatch, capsys):
+    def partly(cell, context, threads):
+        if cell.row.title.startswith("PNS") and cell.recipe.learning_rate < 0.01:
+            raise RuntimeError("no luck")
+        return {part: {"MAP": 0.5} for part in ("val", "test")} | {"best epoch": 0}
+
+    monkeypatch.setattr("benchmarks.paper.__main__.run_cell", partly)
+    words = ["--datasets", "tiny", "--jobs", "0", "--quiet", "--out", str(tmp_path)]
+    words += ["--choices", str(tmp_path / "choices.json"), "--tune", "--tune-settings"]
+    assert main([*words, "lr=0.01,relu", "lr=0.002,relu"]) == 1
+    assert "pns lacks lr=0.002,relu" in capsys.readouterr().err
+    assert not (tmp_path / "choices.json").exists()
+    text = (tmp_path / "tuning.md").read_text(encoding="utf-8")
+    assert "| pns: lr=0.002,relu | 0 | - | - | - |" in text
+    assert main([*words, "lr=0.01,relu"]) == 0
+    assert set(read_choices(tmp_path / "choices.json")["tiny"]) == set(ROWS)

@@ -1,3 +1,5 @@
+"""A training that loses its workers: what it counts, and what is judged."""
+
 import csv
 import threading
 from dataclasses import replace

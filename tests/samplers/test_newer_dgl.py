@@ -1,7 +1,7 @@
 """Stand-ins for DGL 2.4, whose ``import dgl`` brings neither GraphBolt nor the distributed part.
 
 GraphBolt's later protocol is in test_graphbolt, the new place of the distributed loaders in
-test_distributed_example.
+test_examples.
 """
 
 from __future__ import annotations

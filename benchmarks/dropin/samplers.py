@@ -1,0 +1,132 @@
+r"""What rows draw from besides the samplers of the package: every node, and untrained generators.
+
+The generators learn nothing and stand in the place of the diffusion model: what it has to beat.
+Each has level Gaussians ``N(sqrt(abar_t) c, (1 - abar_t) I)``, a centre ``c`` noised forward by the
+``t`` steps of a level, in the same space, and goes through the same pools, rule and calibration:
+
+- ``query``: the query's own embedding.
+- ``mean``: the mean of its neighbours' embeddings.
+- ``neighbour``: one neighbour's, drawn anew at every refresh ("noised positives").
+
+A node without neighbours is its own centre.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+import dgl
+import torch
+from torch import Tensor
+
+from dgl_dmns.core import (
+    DiffusionGenerator,
+    FitReport,
+    KnownEdges,
+    LevelGaussians,
+    Levels,
+    sample_neighbours,
+)
+from dgl_dmns.losses import shared_softmax_loss
+from dgl_dmns.samplers import Diffusion, DMNSSampler, Pools
+from dgl_dmns.seeds import fit_seed
+
+__all__ = ["OWN", "EveryNode", "NoisedCentre", "StandInSampler"]
+
+Centre = Literal["query", "mean", "neighbour"]
+
+
+class EveryNode:
+    """All nodes as negatives, once a batch, beside the source of its first edge: full softmax.
+
+    Args:
+        graph: the training graph; its edges are the known positives.
+        *_, **__: what the other samplers take.
+    """
+
+    def __init__(self, graph: Any, *_: Any, **__: Any) -> None:
+        src, dst = graph.edges()
+        self.known = KnownEdges(src, dst, graph.num_nodes())
+
+    def __call__(self, g: Any, eids: Tensor) -> tuple[Tensor, Tensor]:
+        src, _ = g.find_edges(eids[:1])
+        return src.repeat(g.num_nodes()), g.nodes()
+
+    def loss(self, h: Tensor, pos_graph: Any, neg_graph: Any, *, scorer: Any = None) -> Tensor:
+        """The loss of a batch, for every positive the sum over all nodes but known ones."""
+        src, dst = pos_graph.edges()
+        return shared_softmax_loss(
+            h,
+            src,
+            dst,
+            neg_graph.edges()[1],
+            num_nodes=self.known.num_dst,
+            known=self.known,
+            ids=pos_graph.ndata[dgl.NID],
+            scorer=scorer,
+        )
+
+
+class NoisedCentre(DiffusionGenerator):
+    """Level Gaussians around a centre; arguments as for `DiffusionGenerator`, and ``centre``."""
+
+    def __init__(self, width: int, *, centre: Centre, seed: int = 0, **arguments: Any) -> None:
+        super().__init__(width, seed=seed, **arguments)
+        self.centre = centre
+        self.seed, self.draws = seed, 0
+
+    def fit(self, *_: Any, **__: Any) -> FitReport:
+        """Nothing to fit."""
+        return FitReport((), 0, 0.0)
+
+    def conditions(self, z_query: Tensor, z_candidate: Tensor, edges: KnownEdges) -> Tensor:
+        """The centres, shape [Nq, W]."""
+        if self.centre == "query":
+            return z_query
+        rows = torch.arange(edges.num_src)
+        if self.centre == "neighbour":
+            self.draws += 1  # in place of a torch.Generator, which a refresh could not copy
+            random = torch.Generator().manual_seed(fit_seed(self.seed, self.draws))
+            return z_candidate[sample_neighbours(edges, rows, generator=random)]
+        degree = edges.degrees()
+        total = torch.zeros_like(z_query)
+        total.index_add_(0, rows.repeat_interleave(degree), z_candidate[edges.indices.long()])
+        mean = total / degree.clamp(min=1).unsqueeze(1)
+        return torch.where(degree.unsqueeze(1) > 0, mean, z_query)
+
+    def gaussians(self, z: Tensor) -> LevelGaussians:
+        """The level Gaussians of centres [B, W]."""
+        kept = self.schedule.alpha_bar[torch.tensor(self.steps)].view(-1, 1, 1)
+        return LevelGaussians(kept.sqrt() * z, (1 - kept).sqrt().expand(-1, *z.shape))
+
+
+@dataclass(frozen=True)
+class _Centred(Diffusion):
+    """A `NoisedCentre` in the place of the diffusion model."""
+
+    centre: Centre = "query"
+
+    def make(self, width: int, levels: Levels, seed: int) -> DiffusionGenerator:
+        return NoisedCentre(
+            width,
+            centre=self.centre,
+            levels=levels,
+            schedule=self.schedule,
+            space=self.space,
+            compact_width=self.compact_width,
+            seed=seed,
+        )
+
+
+class StandInSampler(DMNSSampler):
+    """`DMNSSampler` with a `NoisedCentre` for its diffusion model."""
+
+    def __init__(self, *arguments: Any, centre: Centre, **options: Any) -> None:
+        mine = {one.name for one in fields(Pools)} & options.keys()
+        pools = Pools(**{one: options.pop(one) for one in mine})
+        super().__init__(*arguments, pools=pools, diffusion=_Centred(centre=centre), **options)
+
+
+OWN = {"every node": EveryNode, "stand-in": StandInSampler}
+"""By the names that rows have for them."""
