@@ -94,9 +94,11 @@ def make_sampler(
     if isinstance(rule, str) and rule in RULES:
         options["rule"] = RULES[rule]()
     if not follows_encoder(name):
-        return SAMPLERS[name](g, k, **options)
+        plain: NegativeSampler = SAMPLERS[name](g, k, **options)
+        return plain
     for family, kind in _FAMILIES.items():
         own = {one.name for one in fields(kind)} & options.keys() - _keywords(SAMPLERS[name]).keys()
         if own:
             options[family] = kind(**{one: options.pop(one) for one in own})
-    return SAMPLERS[name](g, encoder, k, **options)
+    made: NegativeSampler = SAMPLERS[name](g, encoder, k, **options)
+    return made

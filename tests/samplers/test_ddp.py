@@ -12,18 +12,17 @@ from typing import Any
 
 import dgl
 import pytest
+import shared
 import torch
-from dgl.dataloading import DataLoader, NeighborSampler, as_edge_prediction_sampler
+from dgl.dataloading import NeighborSampler
 from dgl.nn import SAGEConv
+from shared import WIDTH, make, same, seed
 from torch import Tensor, distributed, nn
 from torch import multiprocessing as mp
 from torch.distributed.algorithms.join import Join
 from torch.nn.parallel import DistributedDataParallel
 
-from dgl_dmns.samplers import DMNSSampler, UniformSampler
-
-NODES, EDGES, WIDTH, K = 60, 400, 6, 3
-SMALL: dict[str, Any] = {"warmup_steps": 5, "fit_steps": 3, "batch_pairs": 64, "groups": 4}
+NODES, EDGES, K = 60, 400, 3
 
 
 class SAGE(nn.Module):
@@ -42,22 +41,11 @@ class SAGE(nn.Module):
 
 
 def graph() -> Any:
-    source = torch.Generator().manual_seed(1)
-    g = dgl.graph(tuple(torch.randint(0, NODES, (2, EDGES), generator=source)), num_nodes=NODES)
-    g.ndata["feat"] = torch.randn(NODES, 5, generator=source)
-    return g
+    return shared.graph(NODES, EDGES)
 
 
 def loader(g: Any, sampler: Any, workers: int = 0) -> Any:
-    return DataLoader(
-        g,
-        torch.arange(EDGES),
-        as_edge_prediction_sampler(NeighborSampler([3, 3]), negative_sampler=sampler),
-        batch_size=32,
-        shuffle=True,
-        use_ddp=True,
-        num_workers=workers,
-    )
+    return shared.loader(g, sampler, workers, flow=NeighborSampler([3, 3]), use_ddp=True)
 
 
 def loss_of(model: nn.Module, batch: Any) -> Tensor:
@@ -73,8 +61,7 @@ def start(rank: int, ranks: int, folder: Path, work: Any) -> None:
     distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=ranks
     )
-    torch.manual_seed(0)  # alike on all ranks, as many scripts do
-    dgl.seed(0)
+    seed()  # alike on all ranks, as many scripts do
     torch.save(work(rank, ranks), folder / f"{rank}.pt")
     # The end of a group joins gloo's threads with the interpreter locked, and a thread that has yet
     # to release a tensor waits for that lock.  The backend itself is joined with the lock released,
@@ -92,15 +79,8 @@ def on_ranks(work: Any, ranks: int, folder: Path) -> list[dict[str, Any]]:
 
 
 def equal(results: list[Any]) -> bool:
-    """Whether nested results agree to the last bit, NaN included."""
-    first, *others = results
-    if isinstance(first, dict):
-        return all(equal([one[key] for one in results]) for key in first)
-    if isinstance(first, (list, tuple)):
-        return all(equal(list(parts)) for parts in zip(*results))
-    if isinstance(first, Tensor):
-        return all(torch.equal(first.nan_to_num(9.0), one.nan_to_num(9.0)) for one in others)
-    return all(first == one for one in others)
+    """Whether results agree to the last bit."""
+    return all(same(results[0], other) for other in results[1:])
 
 
 # Even batches: DGL gives every rank as many.
@@ -111,7 +91,7 @@ def train(rank: int, ranks: int) -> dict[str, Any]:
     torch.manual_seed(rank)  # DistributedDataParallel starts from the weights of rank 0
     model = DistributedDataParallel(SAGE())
     torch.manual_seed(0)
-    sampler = DMNSSampler(g, model, K, **SMALL)
+    sampler = make("dmns", g, model)
     batches = loader(g, sampler)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     sampler.attach(optimizer, every=3)
@@ -128,7 +108,7 @@ def train(rank: int, ranks: int) -> dict[str, Any]:
     queries = sampler.for_queries(g, nodes)
     torch.manual_seed(5)
     again = sampler.for_queries(g, nodes)
-    uniform = UniformSampler(g, K).for_queries(g, nodes)
+    uniform = make("uniform", g).for_queries(g, nodes)
     state = sampler.state_dict()
     return {
         "weights": model.module.state_dict(),
@@ -162,7 +142,7 @@ def test_ranks_refresh_at_the_same_step_and_agree_to_the_last_bit(
 def fork_workers(rank: int, ranks: int) -> dict[str, Any]:
     """One query and many candidates: equal draws would mean equal streams."""
     g = dgl.graph(([0] * EDGES, [1] * EDGES), num_nodes=5000)
-    batches = loader(g, UniformSampler(g, K), workers=2)
+    batches = loader(g, make("uniform", g), workers=2)
     return {
         "drawn": [
             tuple(batch[2].ndata[dgl.NID][batch[2].edges()[1]].tolist())
@@ -173,7 +153,6 @@ def fork_workers(rank: int, ranks: int) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:Dataloader CPU affinity")
 def test_workers_of_all_ranks_draw_differently(tmp_path: Path) -> None:
     drawn = [batch for one in on_ranks(fork_workers, 2, tmp_path) for batch in one["drawn"]]
     assert len(set(drawn)) == len(drawn) == 2 * 2 * 7
@@ -185,7 +164,7 @@ def test_workers_of_all_ranks_draw_differently(tmp_path: Path) -> None:
 def uneven(rank: int, ranks: int) -> dict[str, Any]:
     g = graph()
     model = DistributedDataParallel(SAGE())
-    sampler = DMNSSampler(g, model, K, **SMALL)
+    sampler = make("dmns", g, model)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     sampler.attach(optimizer, every=2)
     batches = list(loader(g, sampler))
@@ -205,7 +184,7 @@ def test_uneven_batches_do_not_hang(tmp_path: Path) -> None:
 def alone(rank: int, ranks: int) -> dict[str, Any]:
     g = graph()
     model = DistributedDataParallel(SAGE(norm=True))
-    sampler = DMNSSampler(g, model, K, **SMALL)
+    sampler = make("dmns", g, model)
     if rank == 0:  # the wrapper's own forward would wait here for the buffers of all ranks
         sampler.refresh()
     return {"version": sampler.version}
@@ -217,7 +196,7 @@ def test_a_refresh_of_one_rank_alone_waits_for_no_other(tmp_path: Path) -> None:
 
 def broadcast(rank: int, ranks: int) -> dict[str, Any]:
     g = graph()
-    sampler = DMNSSampler(g, lambda: torch.randn(NODES, WIDTH) + rank, K, **SMALL)
+    sampler = make("dmns", g, lambda: torch.randn(NODES, WIDTH) + rank)
     h = torch.randn(NODES, WIDTH) + rank
     distributed.broadcast(h, src=0)
     sampler.refresh(h)

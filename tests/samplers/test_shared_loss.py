@@ -8,70 +8,47 @@ from typing import Any
 import dgl
 import pytest
 import torch
+from shared import loader, make, normal, refreshed, rng
 from torch import Tensor
 
 import dgl_dmns
-from dgl_dmns import (
-    Diffusion,
-    DMNSSampler,
-    DynamicSampler,
-    InBatchSampler,
-    MCNSSampler,
-    Pools,
-    PopularitySampler,
-    SelfAdversarialSampler,
-    UniformSampler,
-)
 from dgl_dmns.core import Blend, Density, Gate, KnownEdges, Nearest
 from dgl_dmns.losses import shared_softmax_loss
+from dgl_dmns.samplers.batches import pair_batches
 
 N, D, K = 24, 3, 4
-MAKES = {
-    "uniform": lambda g: UniformSampler(g, K),
-    "popularity": lambda g: PopularitySampler(g, K),
-    "in-batch": lambda g: InBatchSampler(g, K),
-    "dmns": lambda g: refreshed(
-        DMNSSampler(g, table_of(g), pools=Pools(pool=N), diffusion=Diffusion(fit_steps=0))
-    ),
-    "self-adversarial": lambda g: refreshed(
-        SelfAdversarialSampler(g, table_of(g), pools=Pools(uniform_share=0.5, pool=N))
-    ),
+OPTIONS: dict[str, dict[str, Any]] = {
+    "uniform": {},
+    "popularity": {},
+    "in-batch": {},
+    "dmns": {"k": 1, "pool": N, "fit_steps": 0, "groups": 1},
+    "self-adversarial": {"k": 1, "uniform_share": 0.5, "pool": N, "groups": 1},
 }
 
 
 def table_of(g: Any) -> Any:
     """An encoder of fixed embeddings."""
-    generator = torch.Generator().manual_seed(2)
+    generator = rng(2)
     h = {t: torch.randn(g.num_nodes(t), D, generator=generator) for t in g.ntypes}
     return lambda: h if len(h) > 1 or len(g.canonical_etypes) > 1 else next(iter(h.values()))
 
 
-def refreshed(sampler: Any) -> Any:
-    sampler.refresh()
-    return sampler
+def made(name: str, g: Any, **options: Any) -> Any:
+    return refreshed(name, g, table_of(g), **{"k": K, **OPTIONS[name], **options})
 
 
 def graph(idtype: torch.dtype = torch.int64) -> Any:
     """Parallel edges and self loops among its edges; node 0 is linked to all others."""
-    generator = torch.Generator().manual_seed(0)
-    src, dst = torch.randint(1, N, (2, 90), generator=generator)
+    src, dst = torch.randint(1, N, (2, 90), generator=rng())
     src, dst = torch.cat([src, torch.zeros(N).long()]), torch.cat([dst, torch.arange(N)])
     return dgl.graph((src, dst), num_nodes=N).astype(idtype)
 
 
 def embeddings() -> Tensor:
-    generator = torch.Generator().manual_seed(1)
-    return torch.randn(N, D, generator=generator).requires_grad_()
+    return normal(N, D, seed=1).requires_grad_()
 
 
-@pytest.fixture(autouse=True)
-def _quiet() -> Any:
-    torch.manual_seed(0)
-    import warnings
-
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*no true negative exists")
-        yield
+pytestmark = pytest.mark.filterwarnings("ignore:.*no true negative exists")
 
 
 def batch(g: Any, sampler: Any, eids: Tensor) -> tuple[Any, Any]:
@@ -84,11 +61,11 @@ def batch(g: Any, sampler: Any, eids: Tensor) -> tuple[Any, Any]:
 
 
 @pytest.mark.parametrize("more", [{}, {"pool": 9}, {"share": "edge"}])
-@pytest.mark.parametrize("name", MAKES)
+@pytest.mark.parametrize("name", OPTIONS)
 def test_sums_are_those_over_all_nodes_on_average(name: str, more: Any) -> None:
     """Of the first edge's query, in batches whose other edges are random ones."""
     g = graph()
-    sampler = MAKES[name](g)
+    sampler = made(name, g)
     known = next(iter(sampler.known_by_type.values()))
     h = embeddings()
     first = int(g.out_edges(torch.tensor([5]), form="eid")[0])
@@ -117,8 +94,6 @@ def test_sums_are_those_over_all_nodes_on_average(name: str, more: Any) -> None:
 
 def first_of(sampler: Any, h: Tensor, pos: Any, neg: Any, more: Any) -> Tensor:
     """The loss of the first positive alone, against the batch's pool."""
-    from dgl_dmns.samplers.minibatch import pair_batches
-
     (one,) = pair_batches(h, pos, neg, list(sampler.known_by_type)).values()
     known = sampler.known_by_type[one.etype]
     own = more.get("share") == "edge"
@@ -140,7 +115,7 @@ def first_of(sampler: Any, h: Tensor, pos: Any, neg: Any, more: Any) -> Tensor:
 
 def test_the_ratio_of_filtered_uniform_draws_is_below_one_where_many_know_a_node() -> None:
     g = graph()
-    sampler = UniformSampler(g, K)
+    sampler = make("uniform", g, k=K)
     etype = g.canonical_etypes[0]
     src, dst = g.edges()
     ratio = sampler.mixture_log_ratio(etype, src, dst, torch.arange(N)).exp()
@@ -152,27 +127,15 @@ def test_the_ratio_of_filtered_uniform_draws_is_below_one_where_many_know_a_node
 # ---- what loaders return ------------------------------------------------------------------------
 
 
-def loader(g: Any, sampler: Any, **more: Any) -> Any:
-    return dgl.dataloading.DataLoader(
-        g,
-        torch.arange(g.num_edges(), dtype=g.idtype),
-        dgl.dataloading.as_edge_prediction_sampler(
-            dgl.dataloading.NeighborSampler([2]), negative_sampler=sampler
-        ),
-        batch_size=40,
-        **more,
-    )
-
-
 @pytest.mark.parametrize("idtype", [torch.int64, torch.int32])
 @pytest.mark.parametrize("more", [{}, {"pool": 20}, {"share": "edge"}])
-@pytest.mark.parametrize("name", MAKES)
+@pytest.mark.parametrize("name", OPTIONS)
 def test_batches_of_a_loader(name: str, more: Any, idtype: torch.dtype) -> None:
     g = graph(idtype)
-    sampler = MAKES[name](g)
+    sampler = made(name, g)
     table = embeddings()
     seen = 0
-    for _, pos, neg, _ in loader(g, sampler):
+    for _, pos, neg, _ in loader(g, sampler, batch_size=40, shuffle=False):
         ids = pos.ndata[dgl.NID].long()
         state = torch.get_rng_state()
         loss = sampler.loss(table[ids], pos, neg, **more)
@@ -191,26 +154,26 @@ def test_batches_of_a_loader(name: str, more: Any, idtype: torch.dtype) -> None:
 
 def test_workers_draw_and_the_main_process_weighs() -> None:
     g = graph()
-    sampler = InBatchSampler(g, K)
+    sampler = make("in-batch", g, k=K)
     table = embeddings()
-    for _, pos, neg, _ in loader(g, sampler, num_workers=1):
+    for _, pos, neg, _ in loader(g, sampler, 1, batch_size=40):
         assert math.isfinite(float(sampler.loss(table[pos.ndata[dgl.NID]], pos, neg)))
 
 
-@pytest.mark.parametrize("name", MAKES)
+@pytest.mark.parametrize("name", OPTIONS)
 def test_a_batch_of_one(name: str) -> None:
     g = graph()
-    sampler = MAKES[name](g)
+    sampler = made(name, g)
     for edge in (3, g.num_edges() - 1):  # the last one's source is linked to all: no negatives
         loss = sampler.loss(embeddings(), *batch(g, sampler, torch.tensor([edge])))
         assert math.isfinite(float(loss))
         assert (float(loss) > 0) == (edge == 3)
 
 
-@pytest.mark.parametrize("name", MAKES)
+@pytest.mark.parametrize("name", OPTIONS)
 def test_an_empty_batch(name: str) -> None:
     g, h = graph(), embeddings()
-    sampler = MAKES[name](g)
+    sampler = made(name, g)
     empty = dgl.graph(([], []), num_nodes=N)
     for more in ({}, {"pool": 9}, {"share": "edge"}):
         loss = sampler.loss(h, empty, empty, **more)
@@ -225,10 +188,10 @@ def library() -> Any:
     return dgl.heterograph(edges, num_nodes_dict={"paper": 30, "author": 20})
 
 
-@pytest.mark.parametrize("name", MAKES)
+@pytest.mark.parametrize("name", OPTIONS)
 def test_several_types(name: str) -> None:
     g = library()
-    sampler = MAKES[name](g)
+    sampler = made(name, g)
     eids = {e: torch.arange(g.num_edges(e)) for e in g.canonical_etypes}
     sizes = {t: g.num_nodes(t) for t in g.ntypes}
     pos, neg = (
@@ -272,7 +235,7 @@ def test_minibatches_of_graphbolt(kind: str, several: bool) -> None:
     import dgl_dmns.graphbolt  # noqa: F401
 
     g = library() if several else graph()
-    sampler = UniformSampler(g, K)
+    sampler = make("uniform", g, k=K)
     items = {
         ":".join(e): gb.ItemSet(torch.stack(g.edges(etype=e), 1), names=kind)
         for e in g.canonical_etypes
@@ -329,20 +292,19 @@ def over_all_nodes(sampler: Any, g: Any, e: Any, minibatch: Any, kind: str, key:
 # ---- other samplers and bad input ---------------------------------------------------------------
 
 
-def nearest(*arguments: Any, **named: Any) -> Any:
-    return DMNSSampler(*arguments, rule=Nearest(), **named)
-
-
-@pytest.mark.parametrize("make", [nearest, DynamicSampler, MCNSSampler])
+@pytest.mark.parametrize(
+    ("name", "options"), [("dmns", {"rule": Nearest()}), ("dynamic", {}), ("mcns", {})]
+)
 @pytest.mark.parametrize("share", ["batch", "edge"])
-def test_samplers_without_a_distribution_say_what_to_take(make: Any, share: str) -> None:
-    g, h = graph(), embeddings()
-    sampler = make(g, lambda: h, k=2)
-    pos, neg = batch(g, UniformSampler(g, 2), torch.arange(5))
-    with pytest.raises(
-        ValueError, match=f"loss: {type(sampler).__name__} has no .* take UniformSampler"
-    ):
-        sampler.loss(h, pos, neg, share=share)
+def test_samplers_without_a_distribution_say_what_to_take(
+    name: str, options: Any, share: str
+) -> None:
+    g = graph()
+    sampler = make(name, g, **options)
+    pos, neg = batch(g, make("uniform", g, k=2), torch.arange(5))
+    said = f"loss: {type(sampler).__name__} has no .* take UniformSampler"
+    with pytest.raises(ValueError, match=said):
+        sampler.loss(embeddings(), pos, neg, share=share)
 
 
 def test_every_sampler_has_the_loss() -> None:
@@ -363,7 +325,7 @@ def test_dgl_s_own_negatives_go_through_the_plain_function() -> None:
 
 def test_bad_input() -> None:
     g, h = graph(), embeddings()
-    sampler = UniformSampler(g, K)
+    sampler = make("uniform", g, k=K)
     pos, neg = batch(g, sampler, torch.arange(6))
     other = batch(g, sampler, torch.arange(7))[1]
     shuffled = dgl.graph(tuple(x.flip(0) for x in neg.edges()), num_nodes=N)
@@ -388,30 +350,30 @@ def test_bad_input() -> None:
     with pytest.raises(ValueError, match="h: NaN or infinity in 24 of 24 rows"):
         sampler.loss(h * math.nan, pos, neg)
     never = dgl.graph((neg.edges()[0], torch.zeros(6 * K).long()), num_nodes=N)
-    popular = PopularitySampler(dgl.graph(([1, 2], [2, 3]), num_nodes=N), K)
+    popular = make("popularity", dgl.graph(([1, 2], [2, 3]), num_nodes=N), k=K)
     with pytest.raises(ValueError, match="neg_graph: 24 negatives are none that PopularitySampler"):
         popular.loss(h, pos, never)
 
 
 def test_positives_in_the_place_of_negatives_are_refused() -> None:
     g, h = graph(), embeddings()
-    pos, neg = batch(g, UniformSampler(g, 1), torch.arange(20))
+    pos, neg = batch(g, make("uniform", g, k=1), torch.arange(20))
     with pytest.raises(ValueError, match="neg_graph: .* of 20 negatives are known edges"):
-        UniformSampler(g, 1).loss(h, pos, pos)
+        make("uniform", g, k=1).loss(h, pos, pos)
     with pytest.raises(TypeError, match="pool: expected an integer, the candidates, got 2.5"):
-        UniformSampler(g, 1).loss(h, pos, neg, pool=2.5)
+        make("uniform", g, k=1).loss(h, pos, neg, pool=2.5)
     with pytest.raises(TypeError, match="temperature: expected a number"):
-        UniformSampler(g, 1).loss(h, pos, neg, temperature="1")
+        make("uniform", g, k=1).loss(h, pos, neg, temperature="1")
 
 
 def test_hard_negatives_alone_are_refused_where_they_weigh_too_much() -> None:
     g, h = graph(), embeddings()
-    for make, share, message in (
-        (SelfAdversarialSampler, "batch", "uniform_share: where the batch shares .* got 0"),
-        (SelfAdversarialSampler, "edge", "share='edge': the log ratio of negatives that the score"),
-        (DMNSSampler, "batch", "uniform_share: where the batch shares"),
+    for name, share, message in (
+        ("self-adversarial", "batch", "uniform_share: where the batch shares .* got 0"),
+        ("self-adversarial", "edge", "share='edge': the log ratio of negatives that the score"),
+        ("dmns", "batch", "uniform_share: where the batch shares"),
     ):
-        sampler = refreshed(make(g, table_of(g), uniform_share=0.0))
+        sampler = made(name, g, uniform_share=0.0)
         with pytest.raises(ValueError, match=message):
             sampler.loss(h, *batch(g, sampler, torch.arange(9)), share=share)
     loss = sampler.loss(h, *batch(g, sampler, torch.arange(g.num_edges())), share="edge")
@@ -426,11 +388,7 @@ def test_the_ratio_of_a_table_s_draws_is_that_of_the_whole_batch_on_average(
     import dgl_dmns.samplers.tables as lookup
 
     g = graph()
-    sampler = refreshed(
-        DMNSSampler(
-            g, table_of(g), rule=rule, pools=Pools(pool=N), diffusion=Diffusion(fit_steps=0)
-        )
-    )
+    sampler = made("dmns", g, rule=rule)
     etype = g.canonical_etypes[0]
     src, dst = g.find_edges(torch.randperm(90)[:30])
     candidates = sampler.negatives_for_edges(g, src, dst, etype)
@@ -441,7 +399,7 @@ def test_the_ratio_of_a_table_s_draws_is_that_of_the_whole_batch_on_average(
     torch.testing.assert_close(exact, whole.mean(0)[candidates], rtol=1e-3, atol=1e-3)
     monkeypatch.setattr(lookup, "_QUERIES", 8)
     some = torch.stack(
-        [sampler.mixture_log_ratio(etype, src, dst, candidates).exp() for _ in range(400)]
+        [sampler.mixture_log_ratio(etype, src, dst, candidates).exp() for _ in range(150)]
     )
-    error = some.std(0) / math.sqrt(400)
+    error = some.std(0) / math.sqrt(150)
     assert ((some.mean(0) - exact).abs() <= 4.5 * error + 1e-6).all()
