@@ -14,7 +14,7 @@ from torch import Tensor
 import dgl_dmns
 from dgl_dmns.core import Blend, Density, Gate, KnownEdges, Nearest
 from dgl_dmns.losses import shared_softmax_loss
-from dgl_dmns.samplers.batches import pair_batches
+from dgl_dmns.samplers.minibatch import pair_batches
 
 N, D, K = 24, 3, 4
 OPTIONS: dict[str, dict[str, Any]] = {
