@@ -29,6 +29,7 @@ from dgl_dmns.evaluate import (
     fixed_negatives,
     ranking_metrics,
 )
+from dgl_dmns.samplers.registry import make_sampler
 
 N = 20
 BUYS = ("user", "buys", "item")
@@ -50,7 +51,7 @@ def setting() -> tuple[Any, Any, Any, Tensor]:
 
 def dmns(g: Any, h: Any, **more: Any) -> dgl_dmns.DMNSSampler:
     arguments = {"k": 2, "groups": 2, "warmup_steps": 60, "fit_steps": 2, "compact_width": 8}
-    sampler = dgl_dmns.DMNSSampler(g, lambda: h, **{**arguments, **more})
+    sampler = make_sampler("dmns", g, lambda: h, **{**arguments, **more})
     sampler.refresh()
     return sampler
 
@@ -179,7 +180,7 @@ def test_by_edge_type() -> None:
     h = {t: torch.randn(c, 8, generator=generator) for t, c in counts.items()}
     sampler = dmns(g, h)
     pairs = torch.stack([torch.arange(5), torch.arange(25, 30)])
-    with pytest.raises(ValueError, match="etype: the sampler holds edge types .* name one of"):
+    with pytest.raises(ValueError, match="etype: there are edge types .* name one of"):
         fixed_negatives(sampler, pairs)
     fixed = fixed_negatives(sampler, pairs, 6, etype="buys")
     assert (fixed.etype, fixed.num_nodes) == (BUYS, (12, 30))
@@ -214,7 +215,7 @@ def test_messages_of_the_draw(setting: Any, sampler: Any, arguments: Any, messag
         sampler = dgl_dmns.UniformSampler(g)
     with pytest.raises((ValueError, TypeError, RuntimeError), match=message):
         fixed_negatives(
-            sampler or dgl_dmns.DMNSSampler(g, lambda: h), **{"pairs": PAIRS, **arguments}
+            sampler or make_sampler("dmns", g, lambda: h), **{"pairs": PAIRS, **arguments}
         )
 
 
@@ -228,7 +229,7 @@ def test_messages_of_the_levels(setting: Any, fitted: Any) -> None:
     g, _, _, h = setting
     first = torch.tensor([0])
     with pytest.raises(RuntimeError, match="negatives_by_level: no generator is fitted yet; call"):
-        dgl_dmns.DMNSSampler(g, lambda: h).negatives_by_level(first, 2)
+        make_sampler("dmns", g, lambda: h).negatives_by_level(first, 2)
     with pytest.raises(ValueError, match=r"nodes: expected ids .* in 0 \.\. 399, got 400 \.\. 400"):
         fitted.negatives_by_level(first + 400, 2)
     with pytest.raises(ValueError, match="n: expected at least 1 nodes per query and level, got 0"):

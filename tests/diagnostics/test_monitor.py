@@ -18,6 +18,7 @@ from dgl_dmns import (
 from dgl_dmns.core import FiLMPredictor
 from dgl_dmns.diagnostics import Monitor, NegativesWarning, Thresholds, signs
 from dgl_dmns.losses import bce_loss
+from dgl_dmns.samplers.registry import make_sampler
 
 G, H, HELD_OUT = communities()
 
@@ -70,7 +71,7 @@ def test_the_table_agrees_with_stats():
 
 
 def test_watching_changes_no_negative_and_ends():
-    plain = DMNSSampler(G, lambda: H, k=3)
+    plain = make_sampler("dmns", G, lambda: H, k=3)
     sampler, monitor = watched()
     plain.refresh()
     sampler.refresh()
@@ -133,7 +134,7 @@ def test_files_that_cannot_be_written(tmp_path, monkeypatch):
 
 def test_tensorboard_holds_the_same_figures(tmp_path, monkeypatch):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    sampler = DMNSSampler(G, lambda: H, k=3)
+    sampler = make_sampler("dmns", G, lambda: H, k=3)
     with Monitor(sampler, tensorboard=tmp_path) as monitor:
         sampler.refresh()
         sampler.refresh()
@@ -169,9 +170,9 @@ def test_records_of_another_sampler_or_graph_are_refused():
     state = monitor.state_dict()
     other_graph = dgl.graph(G.edges(), num_nodes=G.num_nodes() + 1)
     for other in (
-        DynamicSampler(G, lambda: H, k=3),
-        DMNSSampler(other_graph, lambda: H, k=3),
-        DMNSSampler(dgl.remove_edges(G, [0]), lambda: H, k=3),
+        make_sampler("dynamic", G, lambda: H, k=3),
+        make_sampler("dmns", other_graph, lambda: H, k=3),
+        make_sampler("dmns", dgl.remove_edges(G, [0]), lambda: H, k=3),
     ):
         resumed = Monitor(other)
         with pytest.raises(ValueError, match="^state: expected the records of") as said:
@@ -187,7 +188,7 @@ def test_arguments():
     with pytest.raises(TypeError, match="expected one that is refreshed, got UniformSampler"):
         Monitor(UniformSampler(G, k=2))
     with pytest.raises(ValueError, match="every: expected at least 1, got 0"):
-        Monitor(DMNSSampler(G, lambda: H, k=2), every=0)
+        Monitor(make_sampler("dmns", G, lambda: H, k=2), every=0)
 
 
 # ---- failure signs -------------------------------------------------------------------------------

@@ -6,12 +6,14 @@ import pandas as pd
 import pytest
 import torch
 
+from dgl_dmns.samplers.registry import make_sampler
+
 matplotlib.use("Agg")
 
 import dgl
 from matplotlib import pyplot as plt
 
-from dgl_dmns import DMNSSampler, DynamicSampler, UniformSampler
+from dgl_dmns import UniformSampler
 from dgl_dmns.core import MLPPredictor, Nearest
 from dgl_dmns.diagnostics import Monitor, Observation, QueryView, observe, view_query
 from dgl_dmns.plots import plot_hardness, plot_positivity, plot_query, plot_scores
@@ -37,7 +39,7 @@ def graph():
 @pytest.fixture(scope="module")
 def monitor(graph):
     g, h = graph
-    sampler = DMNSSampler(g, lambda: h, k=3)
+    sampler = make_sampler("dmns", g, lambda: h, k=3)
     monitor = Monitor(sampler)
     for _ in range(3):
         sampler.refresh()
@@ -129,7 +131,7 @@ def test_slopes_of_positivity_fall_with_the_level(seen):
 
 def test_densities_need_a_generator(graph):
     g, h = graph
-    sampler = DynamicSampler(g, lambda: h, k=3)
+    sampler = make_sampler("dynamic", g, lambda: h, k=3)
     sampler.refresh()
     with pytest.raises(ValueError, match="they need a DMNSSampler"):
         plot_positivity(observe(sampler))
@@ -174,7 +176,7 @@ def test_a_query_in_the_plane(monitor, graph):
 
 def test_a_query_in_a_space_of_width_one(graph):
     g, h = graph
-    sampler = DMNSSampler(g, lambda: h[:, :1].clone(), k=3)
+    sampler = make_sampler("dmns", g, lambda: h[:, :1].clone(), k=3)
     sampler.refresh()
     view = view_query(sampler, 7)
     ax = plot_query(view)
@@ -191,7 +193,7 @@ def test_a_query_in_a_space_of_width_one(graph):
 @pytest.mark.parametrize("width", [1, 6])
 def test_axes_have_names_and_legends_cover_nothing(graph, width):
     g, h = graph
-    sampler = DMNSSampler(g, lambda: h[:, :width].clone(), k=3)
+    sampler = make_sampler("dmns", g, lambda: h[:, :width].clone(), k=3)
     with Monitor(sampler) as monitor:
         sampler.refresh()
     seen = observe(sampler)
@@ -221,11 +223,11 @@ def test_errors_of_a_query(monitor, graph):
         with pytest.raises(ValueError, match="node: expected a source node with a known neighb"):
             view_query(monitor.sampler, node)
     with pytest.raises(RuntimeError, match="not been refreshed"):
-        view_query(DMNSSampler(g, lambda: h))
+        view_query(make_sampler("dmns", g, lambda: h))
     with pytest.raises(TypeError, match="expected a sampler of dgl_dmns, got PerSourceUniform"):
         view_query(dgl.dataloading.negative_sampler.Uniform(2))
     raw = {"rule": Nearest(), "predictor": MLPPredictor(6), "space": "raw", "warmup_steps": 1}
-    chain = DMNSSampler(g, lambda: h, **raw)
+    chain = make_sampler("dmns", g, lambda: h, **raw)
     chain.refresh()
     with pytest.raises(ValueError, match="no level Gaussians to show"):
         view_query(chain)

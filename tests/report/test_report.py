@@ -14,11 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib import pyplot as plt
 
-from dgl_dmns import DMNSSampler, DynamicSampler, UniformSampler
+from dgl_dmns import UniformSampler
 from dgl_dmns.diagnostics import Monitor, Sign
 from dgl_dmns.report import Run, pictures, save_run, write_report
 from dgl_dmns.report.pictures import pictures_of
 from dgl_dmns.report.run import comparison, is_better, means, verdict
+from dgl_dmns.samplers.registry import make_sampler
 
 EVIL = '<script>alert("x")</script> & <b>'
 
@@ -29,7 +30,7 @@ def sampler():
     h = torch.randn(60, 6, generator=generator)
     near = (h @ h.t()).topk(6, dim=1).indices
     g = dgl.graph((torch.arange(60).repeat_interleave(6), near.flatten()))
-    return DMNSSampler(dgl.to_bidirected(g), lambda: h, k=2)
+    return make_sampler("dmns", dgl.to_bidirected(g), lambda: h, k=2)
 
 
 @pytest.fixture(scope="module")
@@ -179,7 +180,7 @@ def test_what_only_the_paper_asks_for_is_folded_away(folder):
 @pytest.mark.usefixtures("sketched")
 def test_small_runs_have_all_pictures(sampler, tmp_path, width, refreshes, options):
     h = torch.randn(60, width, generator=torch.Generator().manual_seed(1))
-    small = DMNSSampler(sampler._g, lambda: h, **{"k": 2, **options})
+    small = make_sampler("dmns", sampler._g, lambda: h, **{"k": 2, **options})
     with Monitor(small) as monitor:
         for epoch in range(refreshes):
             small.refresh()
@@ -194,7 +195,7 @@ def test_several_edge_types_have_their_records_and_say_what_is_missing(tmp_path)
     users, items = torch.arange(40) % 10, torch.arange(40) % 7
     edges = {("user", name, "item"): (users, items) for name in ("buys", "views")}
     h = {"user": torch.randn(10, 4), "item": torch.randn(7, 4)}
-    both = DMNSSampler(dgl.heterograph(edges), lambda: h, k=1)
+    both = make_sampler("dmns", dgl.heterograph(edges), lambda: h, k=1)
     with Monitor(both) as monitor:
         both.refresh()
     page = Page(write_report(save_run(tmp_path, both, monitor, title="two")).read_text())
@@ -206,7 +207,7 @@ def test_several_edge_types_have_their_records_and_say_what_is_missing(tmp_path)
 
 @pytest.mark.usefixtures("sketched")
 def test_a_run_ends_well_where_a_look_cannot_be_had(sampler, tmp_path):
-    fresh = DMNSSampler(sampler._g, lambda: torch.randn(60, 6), k=2)
+    fresh = make_sampler("dmns", sampler._g, lambda: torch.randn(60, 6), k=2)
     with (
         Monitor(fresh) as monitor,
         pytest.warns(UserWarning, match="scores.npz and query.npz are left out"),
@@ -226,7 +227,7 @@ def test_a_run_ends_well_where_a_look_cannot_be_had(sampler, tmp_path):
 
 @pytest.mark.usefixtures("sketched")
 def test_a_sampler_without_gaussians_says_so(sampler, tmp_path):
-    dynamic = DynamicSampler(sampler._g, lambda: torch.randn(60, 6), k=2)
+    dynamic = make_sampler("dynamic", sampler._g, lambda: torch.randn(60, 6), k=2)
     with Monitor(dynamic) as monitor:
         dynamic.refresh()
     page = Page(write_report(save_run(tmp_path, dynamic, monitor, title="DNS")).read_text())

@@ -19,12 +19,12 @@ from torch.utils.data import IterDataPipe
 
 from dgl_dmns import (
     DMNSSampler,
-    DynamicSampler,
     InBatchSampler,
     PopularitySampler,
     UniformSampler,
 )
 from dgl_dmns.core import Density
+from dgl_dmns.samplers.registry import make_sampler
 
 gb: Any = pytest.importorskip("dgl.graphbolt", reason="GraphBolt came with DGL 2.0")
 ours: Any = importlib.import_module("dgl_dmns.graphbolt")
@@ -69,7 +69,7 @@ def embeddings(g: Any) -> Any:
 
 def dmns(g: Any, **more: Any) -> DMNSSampler:
     arguments = {"groups": 2, "warmup_steps": 3, "fit_steps": 2, "compact_width": 4, **more}
-    sampler = DMNSSampler(g, lambda: embeddings(g), **{"k": K, **arguments})
+    sampler = make_sampler("dmns", g, lambda: embeddings(g), **{"k": K, **arguments})
     sampler.refresh()
     return sampler
 
@@ -329,7 +329,7 @@ def test_messages_of_the_constructor() -> None:
 def test_messages_of_the_call() -> None:
     g, mixed = graph(), library()
     of_one = ours.GraphBoltNegativeSampler(source(g, "seeds"), UniformSampler(g, 2))
-    sampler = DynamicSampler(mixed, lambda: embeddings(mixed), 2)
+    sampler = make_sampler("dynamic", mixed, lambda: embeddings(mixed), 2)
     of_several = ours.GraphBoltNegativeSampler(source(g, "seeds"), sampler)
     pair, far = torch.zeros(1, 2, dtype=torch.int64), torch.tensor([0, 60])
     for stage, words, message in (

@@ -298,7 +298,7 @@ def test_what_is_asked_of_one_type_has_to_name_it() -> None:
         lambda: sampler.for_embeddings(H["user"]),
         lambda: sampler.log_ratio((torch.arange(2), torch.arange(2))),
     ):
-        with pytest.raises(ValueError, match=r"^etype: the sampler holds edge types .*; name one"):
+        with pytest.raises(ValueError, match=r"^etype: there are edge types .*; name one"):
             ask()
     assert sampler.draw(torch.arange(2), "buys").ids.shape == (2, 3)
     assert sampler.generate(H["user"], etype=BUYS).shape == (4, 12, WIDTH)
