@@ -20,26 +20,27 @@ def name_of(page):
     return str(page.relative_to(DOCS))
 
 
-def blocks_of(page):
-    """Code to run, padded so that line numbers in errors are those of the page."""
-    text = page.read_text()
-    return ["\n" * text[: m.start(1)].count("\n") + m[1] for m in BLOCK.finditer(text)]
+def source_of(page):
+    """Its blocks of code as one file, whose line numbers are those of the page."""
+    text, source, end = page.read_text(), "", 0
+    for block in BLOCK.finditer(text):
+        source += "\n" * text.count("\n", end, block.start(1)) + block[1]
+        end = block.end(1)
+    return source
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks_of(page)], ids=name_of)
+@pytest.mark.parametrize("page", [page for page in PAGES if source_of(page)], ids=name_of)
 def test_code_of_a_page_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
-    space = {"__name__": "page"}
-    for block in blocks_of(page):
-        exec(compile(block, str(page), "exec"), space)
+    exec(compile(source_of(page), str(page), "exec"), {"__name__": "page"})
 
 
 @pytest.mark.slow
 def test_the_parts_of_ones_own_are_typed(tmp_path):
     """A rule, a predictor and samplers as the page shows them pass the checks of the package."""
     page = tmp_path / "extending.py"
-    page.write_text("".join(block.lstrip("\n") for block in blocks_of(DOCS / "extending.md")))
+    page.write_text(source_of(DOCS / "extending.md"))
     words = [sys.executable, "-m", "mypy", "--config-file", "pyproject.toml", str(page)]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
