@@ -3,6 +3,8 @@
 import configparser
 import html
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,19 +20,41 @@ def name_of(page):
     return str(page.relative_to(DOCS))
 
 
-def blocks_of(page):
-    """Code to run, padded so that line numbers in errors are those of the page."""
-    text = page.read_text()
-    return ["\n" * text[: m.start(1)].count("\n") + m[1] for m in BLOCK.finditer(text)]
+def source_of(page):
+    """Its blocks of code as one file, whose line numbers are those of the page."""
+    text, source, end = page.read_text(), "", 0
+    for block in BLOCK.finditer(text):
+        source += "\n" * text.count("\n", end, block.start(1)) + block[1]
+        end = block.end(1)
+    return source
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks_of(page)], ids=name_of)
+@pytest.mark.parametrize("page", [page for page in PAGES if source_of(page)], ids=name_of)
 def test_code_of_a_page_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
-    space = {"__name__": "page"}
-    for block in blocks_of(page):
-        exec(compile(block, str(page), "exec"), space)
+    exec(compile(source_of(page), str(page), "exec"), {"__name__": "page"})
+
+
+@pytest.mark.slow
+def test_the_parts_of_ones_own_are_typed(tmp_path):
+    """A rule, a predictor and samplers as the page shows them pass the checks of the package."""
+    page = tmp_path / "extending.py"
+    page.write_text(source_of(DOCS / "extending.md"))
+    words = [sys.executable, "-m", "mypy", "--config-file", "pyproject.toml", str(page)]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("page", [*PAGES, *ROOT.glob("*.md")], ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    prose = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    for file, place in re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", prose):
+        target = page.parent / file if file else page
+        assert target.exists(), file
+        if place and target.suffix == ".md":
+            titles = re.findall(r"^#+ (.*)$", target.read_text(), re.MULTILINE)
+            assert place in [re.sub(r"[^\w -]", "", t).lower().replace(" ", "-") for t in titles]
 
 
 def test_every_page_stands_in_the_navigation():

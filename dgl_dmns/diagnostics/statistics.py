@@ -68,7 +68,7 @@ def negative_statistics(
     - ``handed_out``: how many times each candidate of the table was handed out so far, on average,
       alike in all rows.
     - ``refreshes_behind``, ``steps_behind``, ``embedding_age``: how far the negatives lie behind
-      the training, alike in all rows, see `dgl_dmns.samplers.background.Staleness`.
+      the training, alike in all rows, see `dgl_dmns.samplers.refresher.Staleness`.
 
     Args:
         sampler: a sampler of this package; one that follows an encoder has to be refreshed.

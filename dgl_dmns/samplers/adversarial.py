@@ -287,7 +287,7 @@ class AdversarialSampler(RefreshingSampler):
 
     Args:
         g: the training graph (one node type, one edge type); its edges are the known positives.
-        encoder, k: see `RefreshingSampler`.
+        encoder: see `RefreshingSampler`, like ``k``.
         fit_steps: REINFORCE steps in a refresh.
         warmup_steps: REINFORCE steps of the first refresh.
         batch_queries: queries in a step.

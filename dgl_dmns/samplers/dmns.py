@@ -141,7 +141,7 @@ class DMNSSampler(RefreshingSampler):
         levels: hardness levels, or their fractions alone; defaults to the paper's.
         pools: how candidates are proposed; defaults to pools of 128, half of the negatives uniform.
         diffusion: the diffusion model and its fitting; see `Diffusion`.
-        scorer, source, etypes, feat, seed, generator, resources: see `RefreshingSampler`.
+        scorer: see `RefreshingSampler`, like those that come after it.
 
     Raises:
         ValueError: for a value out of range, an unsuitable graph, or a missing feature.

@@ -26,7 +26,7 @@ class DynamicSampler(RefreshingSampler):
     all nodes returns the very hardest, the same at each draw.
 
     Args:
-        g, encoder, k: see `RefreshingSampler`.
+        g: see `RefreshingSampler`, like ``encoder`` and ``k``.
         **options: ``pools``, ``scorer``, ``source``, ``etypes``, ``feat``, ``seed``, ``generator``,
             ``resources`` of `RefreshingSampler`; pools are of 32 by default.
 
@@ -51,7 +51,7 @@ class SelfAdversarialSampler(RefreshingSampler):
     query, so that nothing is left to push down, and training diverges.
 
     Args:
-        g, encoder, k: see `RefreshingSampler`.
+        g: see `RefreshingSampler`, like ``encoder`` and ``k``.
         temperature: positive divisor of the scores; larger is nearer to uniform.
         edge_ratio: measure the divisor instead, at each refresh, see
             `dgl_dmns.core.SelfAdversarial`.

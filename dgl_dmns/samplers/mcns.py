@@ -235,7 +235,7 @@ class MCNSSampler(RefreshingSampler):
 
     Args:
         g: the training graph (one node type, one edge type); its edges are the known positives.
-        encoder, k: see `RefreshingSampler`. Scores are inner products.
+        encoder: see `RefreshingSampler`, like ``k``. Scores are inner products.
         alpha: the sub-linear exponent, in (0, 1].
         steps: steps of a chain per draw.
         width: longest depth-first list.
