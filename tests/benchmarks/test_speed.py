@@ -16,7 +16,7 @@ from benchmarks.speed.report import scaling_exponent
 from benchmarks.speed.without import WITHOUT
 from dgl_dmns.core import diffusion, pools
 from dgl_dmns.samplers import dmns
-from dgl_dmns.samplers.lookup import TableSampler
+from dgl_dmns.samplers.tables import Tables
 
 TINY = Setting(nodes=300, width=8, k=2, batch_size=256, batches=2, rounds=1)
 
@@ -102,7 +102,7 @@ def test_what_is_taken_out_is_back_afterwards_and_changes_no_draw():
     problem, h = problem_of(TINY), torch.randn(TINY.nodes, 8)
 
     def patched():
-        return pools.CELLS, diffusion._BLOCK, TableSampler._draw_ids, dmns.PoolSettings
+        return pools.CELLS, diffusion._BLOCK, Tables._draw_ids, dmns.DMNSSampler.defaults
 
     before, drawn = patched(), []
     for title in ("dmns", "calls that read levels", "no parts for the cache"):
