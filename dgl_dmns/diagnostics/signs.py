@@ -208,8 +208,8 @@ def _repeated(negatives: Mapping[str, Any], limits: Thresholds) -> str:
     more = math.ceil(times / limits.repeats)
     return (
         f"the same negatives come again and again: each candidate was handed out {times:.1f} times "
-        f"before the next table. Hold {more} times as many (groups=), or refresh {more} times as "
-        "often (every= of attach)"
+        f"before the next table. Hold {more} times as many (pools=Pools(groups=...)), or refresh "
+        f"{more} times as often (every= of attach)"
     )
 
 
@@ -220,7 +220,7 @@ def _used_up(negatives: Mapping[str, Any], limits: Thresholds) -> str:
     return (
         f"negatives are used up before the next table: at the end of their time they scored above "
         f"{left:.0%} of random nodes, so that uniform negatives would have taught more. Refresh "
-        "more often, hold more candidates (groups=), or raise uniform_share"
+        "more often, hold more candidates (pools=Pools(groups=...)), or raise uniform_share"
     )
 
 

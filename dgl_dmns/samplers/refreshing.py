@@ -24,11 +24,9 @@ from dgl_dmns.core import (
     EdgeType,
     Embeddings,
     KnownEdges,
-    Look,
     PoolSettings,
     RefreshReport,
     Rule,
-    Snapshot,
     check_rule,
     fit_seed,
     shielded,
@@ -213,37 +211,6 @@ class RefreshingSampler(Tables, Saved, NegativeSampler):
     def staleness(self) -> Staleness:
         """How far the negatives that are drawn now lie behind the training."""
         return self._original("staleness").staleness
-
-    @shielded
-    def look(  # noqa: D102
-        self, etype: EdgeName | None = None, embeddings: Embeddings | None = None
-    ) -> Look:
-        embedder = self._original("look").embedder
-        relation = self.relation(etype)
-        if relation.table.version == 0:
-            raise RuntimeError(
-                "sampler: it has not been refreshed, so that its negatives are uniform; call "
-                "refresh() or attach() first"
-            )
-        if isinstance(embeddings, Mapping) and self.homogeneous:
-            (embeddings,) = embeddings.values()
-        ends = relation.ends(embedder.embeddings(embeddings))
-        behind = self.staleness
-        return Look(
-            name=type(self).__name__,
-            etype=relation.etype,
-            known=relation.known,
-            version=relation.table.version,
-            snapshot=Snapshot.take(
-                ends.h_query, ends.h_candidate, ends.known, ends.scorer, relation.model
-            ),
-            rows=relation.rows,
-            uniform=False,
-            lam=self.settings.lam,
-            behind=(behind.refreshes, behind.steps, behind.age),
-            chains=not relation.method.rebuilds_rows,
-            draw=lambda: self._drawing(relation.etype),
-        )
 
     # ---- refreshes --------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ Negatives are looked up in loader workers, too; distributions are known where re
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -17,11 +18,15 @@ from dgl_dmns.core import (
     DiffusionGenerator,
     EdgeName,
     EdgeType,
+    Embeddings,
     FilteredDraws,
     KnownEdges,
+    Look,
     NodeDistribution,
+    PoolSettings,
     Rule,
     Scorer,
+    Snapshot,
     canonical_edge_type,
     check_tractable,
     shielded,
@@ -51,6 +56,8 @@ class Tables(_Sampler):
 
     relations: dict[EdgeType, Relation]
     rule: Rule
+    settings: PoolSettings
+    homogeneous: bool
     source: Source
     asked: Asked
 
@@ -92,6 +99,37 @@ class Tables(_Sampler):
     def version(self) -> int:
         """How many refreshes the negatives that are drawn now have seen; readable in workers."""
         return min(relation.table.version for relation in self.relations.values())
+
+    @shielded
+    def look(  # noqa: D102
+        self, etype: EdgeName | None = None, embeddings: Embeddings | None = None
+    ) -> Look:
+        refresher = self._original("look")
+        relation = self.relation(etype)
+        if relation.table.version == 0:
+            raise RuntimeError(
+                "sampler: it has not been refreshed, so that its negatives are uniform; call "
+                "refresh() or attach() first"
+            )
+        if isinstance(embeddings, Mapping) and self.homogeneous:
+            (embeddings,) = embeddings.values()
+        ends = relation.ends(refresher.embedder.embeddings(embeddings))
+        behind = refresher.staleness
+        return Look(
+            name=type(self).__name__,
+            etype=relation.etype,
+            known=relation.known,
+            version=relation.table.version,
+            snapshot=Snapshot.take(
+                ends.h_query, ends.h_candidate, ends.known, ends.scorer, relation.model
+            ),
+            rows=relation.rows,
+            uniform=False,
+            lam=self.settings.lam,
+            behind=(behind.refreshes, behind.steps, behind.age),
+            chains=not relation.method.rebuilds_rows,
+            draw=lambda: self._drawing(relation.etype),
+        )
 
     # ---- negatives: all that workers do -----------------------------------------------------
 

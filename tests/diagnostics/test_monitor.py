@@ -9,10 +9,7 @@ import torch
 from graphs import communities
 
 from dgl_dmns import (
-    DMNSSampler,
-    DynamicSampler,
     MCNSSampler,
-    SelfAdversarialSampler,
     UniformSampler,
 )
 from dgl_dmns.core import FiLMPredictor
@@ -33,8 +30,8 @@ class Encoder:
         return self.embeddings.pop(0) if len(self.embeddings) > 1 else self.embeddings[0]
 
 
-def watched(encoder=lambda: H, kind=DMNSSampler, thresholds=None, **arguments):
-    sampler = kind(G, encoder, k=3, **arguments)
+def watched(encoder=lambda: H, kind="dmns", thresholds=None, **arguments):
+    sampler = make_sampler(kind, G, encoder, k=3, **arguments)
     return sampler, Monitor(sampler, held_out=HELD_OUT, thresholds=thresholds)
 
 
@@ -215,13 +212,13 @@ def test_healthy_negatives_give_no_warning():
 def test_divergence_under_hard_negatives():
     generator = torch.Generator().manual_seed(1)
     lost = torch.randn(H.shape, generator=generator)
-    (sign,) = refreshed(Encoder(H, H, lost), 3, kind=DynamicSampler, pool=60)
+    (sign,) = refreshed(Encoder(H, H, lost), 3, kind="dynamic", pool=60)
     assert (sign.name, sign.refresh) == ("diverging", 3)
     assert "Hardness came too early" in sign.message
 
 
 def test_plateau_with_negatives_that_are_too_hard():
-    (sign,) = refreshed(lambda: H, 8, kind=DynamicSampler, pool=120)
+    (sign,) = refreshed(lambda: H, 8, kind="dynamic", pool=120)
     assert sign.name == "plateau"
     assert "score above a positive of their query" in sign.message
     assert "log_ratio" in sign.message
@@ -248,7 +245,7 @@ def test_a_condition_that_is_not_learned():
     assert sign.name == "not learned"
     assert "its hardest level (0.1T) prefers a positive" in sign.message
     assert "warmup_steps" in sign.message
-    (sign,) = refreshed(lambda: H, 3, kind=SelfAdversarialSampler, temperature=100.0)
+    (sign,) = refreshed(lambda: H, 3, kind="self-adversarial", temperature=100.0)
     assert sign.name == "not learned"
     assert "lower temperature" in sign.message
 
@@ -257,12 +254,12 @@ def test_collapse_onto_hubs():
     h = H.clone()
     h[:, 0] = h[:, 0].abs() + 1.0
     h[:2, 0] = 60.0  # two nodes that score highest for every query
-    found = {sign.name: sign for sign in refreshed(lambda: h, 3, kind=DynamicSampler, pool=90)}
+    found = {sign.name: sign for sign in refreshed(lambda: h, 3, kind="dynamic", pool=90)}
     assert "collapse onto a few nodes" in found["hubs"].message
     assert "normalise them" in found["hubs"].message
 
 
-def trained(passes, refreshes=3, kind=DynamicSampler, **arguments):
+def trained(passes, refreshes=3, kind="dynamic", **arguments):
     """A monitor of a training of free vectors, a refresh after each so many passes over edges."""
     torch.manual_seed(0)
     h = torch.nn.Parameter(0.5 * torch.randn(H.shape))

@@ -6,13 +6,8 @@ import torch
 from graphs import communities
 
 from dgl_dmns import (
-    AdversarialSampler,
-    DMNSSampler,
-    DynamicSampler,
     InBatchSampler,
-    MCNSSampler,
     PopularitySampler,
-    SelfAdversarialSampler,
     UniformSampler,
 )
 from dgl_dmns.core import MLPPredictor, Nearest
@@ -21,11 +16,11 @@ from dgl_dmns.diagnostics.measures import gini
 from dgl_dmns.samplers.registry import make_sampler
 
 G, H, HELD_OUT = communities()
-FOLLOWING = [DynamicSampler, SelfAdversarialSampler, MCNSSampler, AdversarialSampler]
+FOLLOWING = ["dynamic", "self-adversarial", "mcns", "adversarial"]
 
 
-def refreshed(kind=DMNSSampler, **arguments):
-    sampler = kind(G, lambda: H, k=3, **arguments)
+def refreshed(kind="dmns", **arguments):
+    sampler = make_sampler(kind, G, lambda: H, k=3, **arguments)
     sampler.refresh()
     return sampler
 
