@@ -311,7 +311,7 @@ def test_candidates_that_are_replaced_in_time_are_not():
 
 
 def test_chains_are_not_handed_out_again():
-    _, rows, found = trained(2, 3, MCNSSampler)
+    _, rows, found = trained(2, 3, "mcns")
     assert rows["handed_out"].isna().all()
     assert rows["end_percentile"].isna().all()
     assert not {"repeated", "used up"} & found.keys()
