@@ -13,24 +13,23 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
-import dgl
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from shared import graph, make, refreshed, same
 
-from dgl_dmns import DMNSSampler, Resources
+from dgl_dmns import Resources
 from dgl_dmns.cli import main
 from dgl_dmns.core import CandidateTable
 
-NODES = 60
-SMALL: dict[str, Any] = {"warmup_steps": 5, "fit_steps": 2, "batch_pairs": 64, "groups": 2}
+G = graph(60, 240)
 PREAMBLE = """
 import os, resource, signal, sys
-import dgl, torch
-from dgl_dmns import DMNSSampler, Resources
+import torch
+from shared import graph, loader, make
+from dgl_dmns import Resources
 from dgl_dmns.core import CandidateTable
 
 def die(*_, **__):
@@ -43,16 +42,6 @@ def when(owner, name, call, what):
         calls.append(1)
         return (what if len(calls) == call else own)(*arguments, **more)
     setattr(owner, name, counted)
-
-def graph(nodes=60):
-    source = torch.Generator().manual_seed(1)
-    return dgl.graph(tuple(torch.randint(0, nodes, (2, 4 * nodes), generator=source)),
-                     num_nodes=nodes)
-
-def sampler(nodes=60, **more):
-    h = torch.randn(nodes, 6, generator=torch.Generator().manual_seed(2))
-    small = dict(warmup_steps=5, fit_steps=2, batch_pairs=64, groups=2)
-    return DMNSSampler(graph(nodes), lambda: h, 3, **{**small, **more})
 """
 
 
@@ -64,19 +53,10 @@ def run(script: str, *words: object, code: int = 0) -> str:
         text=True,
         timeout=240,
         check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
     )
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout
-
-
-def graph() -> Any:
-    source = torch.Generator().manual_seed(1)
-    pairs = torch.randint(0, NODES, (2, 4 * NODES), generator=source)
-    return dgl.graph(tuple(pairs), num_nodes=NODES)
-
-
-def embeddings() -> torch.Tensor:
-    return torch.randn(NODES, 6, generator=torch.Generator().manual_seed(2))
 
 
 # The main process is killed: a whole training, resumed.
@@ -137,16 +117,11 @@ def test_a_training_that_is_killed_goes_on_to_the_same_bits(
 # The main process is killed: nothing is left of it.
 
 ORPHANS = """
-from dgl.dataloading import DataLoader, NeighborSampler, as_edge_prediction_sampler
 strategy, background = sys.argv[1], sys.argv[2] == "background"
 torch.multiprocessing.set_sharing_strategy(strategy)
-one = sampler(resources=Resources(background=background))
+one = make("dmns", graph(60, 240), resources=Resources(background=background))
 one.refresh()
-loader = DataLoader(
-    graph(), torch.arange(240), as_edge_prediction_sampler(NeighborSampler([2]),
-    negative_sampler=one), batch_size=8, num_workers=2,
-)
-batches = iter(loader)
+batches = iter(loader(graph(60, 240), one, 2, batch_size=8))
 next(batches)
 print(os.getpid(), *(w.pid for w in torch.multiprocessing.active_children()), flush=True)
 when(CandidateTable, "publish", 1, die)
@@ -190,7 +165,7 @@ def test_a_main_process_killed_in_a_refresh_leaves_nothing_behind(strategy: str,
 
 FULL = """
 path = sys.argv[1]
-one = sampler()
+one = make("dmns", graph())
 one.refresh()
 one.save(path)
 one.refresh()
@@ -209,7 +184,7 @@ def test_a_disk_without_room_leaves_the_checkpoint_before(tmp_path: Path) -> Non
     said = run(FULL, tmp_path / "state")
     assert said.split() == ["error", "27", "3"]
     assert [p.name for p in tmp_path.iterdir()] == ["state"]
-    sampler = DMNSSampler(graph(), embeddings, 3, **SMALL)
+    sampler = make("dmns", graph())
     sampler.load(tmp_path / "state")
     assert sampler.version == 1
 
@@ -217,7 +192,8 @@ def test_a_disk_without_room_leaves_the_checkpoint_before(tmp_path: Path) -> Non
 MEMORY = """
 import ctypes
 ctypes.CDLL(None).mallopt(-3, 1 << 16)  # M_MMAP_THRESHOLD: what is freed goes back to the system
-one = sampler(50_000, groups=1, warmup_steps=1, fit_steps=1, resources=Resources())
+g, h = graph(50_000, 200_000), torch.randn(50_000, 6)
+one = make("dmns", g, h, groups=1, warmup_steps=1, fit_steps=1)
 one.refresh()
 before = one.table.current().ids.clone()
 size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
@@ -231,7 +207,7 @@ except (RuntimeError, MemoryError) as error:
     print("error", "memory" in str(error).lower() or isinstance(error, MemoryError))
 resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 print(one.version, torch.equal(one.table.current().ids, before))
-src, dst = one(graph(50_000), torch.arange(1000))
+src, dst = one(g, torch.arange(1000))
 print(bool(one.known.contains(src, dst).any()))
 print(one.refresh().version)
 """
@@ -241,71 +217,13 @@ def test_memory_that_runs_out_in_a_refresh_leaves_the_last_table() -> None:
     assert run(MEMORY).split() == ["error", "True", "1", "True", "False", "2"]
 
 
-# Code of the user that fails.
-
-
-def refresh_to_the_end(sampler: DMNSSampler) -> None:
-    sampler.refresh()
-    sampler.wait()
-
-
-@pytest.mark.parametrize("background", [False, True])
-def test_an_encoder_that_raises_leaves_the_last_table(background: bool) -> None:
-    broken = []
-
-    def encoder() -> torch.Tensor:
-        if broken:
-            raise KeyError("the user's")
-        return embeddings()
-
-    sampler = DMNSSampler(graph(), encoder, 3, resources=Resources(background=background), **SMALL)
-    sampler.refresh()
-    before = sampler.state_dict()
-    broken.append(True)
-    with pytest.raises(KeyError, match="the user's"):
-        sampler.refresh()
-    after = sampler.state_dict()
-    assert torch.equal(after["table"]["ids"], before["table"]["ids"])
-    assert torch.equal(after["random"], before["random"])
-    broken.clear()
-    sampler.refresh()
-    sampler.wait()
-    assert sampler.version == 2
-
-
-@pytest.mark.parametrize("background", [False, True])
-def test_a_scorer_that_raises_in_the_middle_leaves_the_last_table(background: bool) -> None:
-    calls: list[int] = []
-
-    def scorer(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-        calls.append(1)
-        if calls[0] < 0 and len(calls) > 1:
-            raise KeyError("the user's")
-        return (a * b).sum(-1)
-
-    resources = Resources(background=background)
-    sampler = DMNSSampler(graph(), embeddings, 3, scorer=scorer, resources=resources, **SMALL)
-    sampler.refresh()
-    before = [field.clone() for field in sampler.table.current()]
-    calls[:] = [-1]
-    with pytest.raises((KeyError, RuntimeError), match="the user's"):
-        refresh_to_the_end(sampler)
-    assert sampler.version == 1
-    for field, was in zip(sampler.table.current(), before):
-        assert torch.equal(field, was)
-    calls[:] = [1]
-    ratio = sampler.log_ratio(sampler(graph(), torch.arange(30)))  # of the distribution before
-    assert bool(ratio.isfinite().all())
-    sampler.refresh()
-    sampler.wait()
-    assert sampler.version == 2
+# Code of the user that fails: test_transaction. A writer that stops changes nothing that is read.
 
 
 def test_a_writer_that_stops_before_the_end_changes_nothing_that_is_read(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    sampler = DMNSSampler(graph(), embeddings, 3, **SMALL)
-    sampler.refresh()
+    sampler = refreshed("dmns", G)
     drawn = sampler.table.current()
     before = [field.clone() for field in drawn]
 
@@ -315,6 +233,29 @@ def test_a_writer_that_stops_before_the_end_changes_nothing_that_is_read(
     monkeypatch.setattr(CandidateTable, "publish", stop)
     with pytest.raises(RuntimeError, match="stop"):
         sampler.refresh()
-    monkeypatch.undo()
     assert sampler.version == 1
     assert all(torch.equal(a, b) for a, b in zip(drawn, before))
+
+
+def test_a_scorer_that_raises_in_the_middle_leaves_the_last_table() -> None:
+    calls: list[int] = []
+
+    def scorer(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        calls.append(1)
+        if calls[0] < 0 and len(calls) > 1:
+            raise KeyError("the user's")
+        return (a * b).sum(-1)
+
+    sampler = refreshed("dmns", G, scorer=scorer, resources=Resources(background=True))
+    before = [field.clone() for field in sampler.table.current()]
+    calls[:] = [-1]
+    sampler.refresh()
+    with pytest.raises(RuntimeError, match="the user's"):
+        sampler.wait()
+    assert sampler.version == 1
+    assert same(before, list(sampler.table.current()))
+    calls[:] = [1]
+    ratio = sampler.log_ratio(sampler(G, torch.arange(30)))  # of the distribution before
+    assert bool(ratio.isfinite().all())
+    sampler.refresh()
+    assert sampler.wait().version == 2

@@ -8,13 +8,14 @@ from typing import Any
 
 import dgl
 import pytest
+import shared
 import torch
+from shared import refreshed
 from torch import Tensor
 from torch import multiprocessing as mp
 
 from dgl_dmns import Resources
 from dgl_dmns.core import Hardest
-from dgl_dmns.samplers import DMNSSampler
 
 NODES = 400
 
@@ -27,9 +28,7 @@ def ring() -> Any:
 
 def star(version: int) -> Tensor:
     """Embeddings of which one node's stands out, another one for each version."""
-    h = torch.ones(NODES, 1)
-    h[200 + version % 200] = 9
-    return h
+    return shared.star(NODES, 200 + version % 200)
 
 
 def read(sampler: Any, g: Any, stop: Any, wrong: Tensor) -> None:
@@ -48,18 +47,10 @@ def read(sampler: Any, g: Any, stop: Any, wrong: Tensor) -> None:
 def test_readers_in_threads_and_processes_see_one_version_each_time(background: bool) -> None:
     g = ring()
     g.create_formats_()
-    sampler = DMNSSampler(
-        g,
-        lambda: star(1),
-        1,
-        rule=Hardest(),
-        pool=NODES,
-        uniform_share=0.0,
-        warmup_steps=0,
-        fit_steps=0,
-        resources=Resources(background=background),
-    )
-    sampler.refresh()
+    resources = Resources(background=background)
+    quick = {"warmup_steps": 0, "fit_steps": 0, "groups": None, "resources": resources}
+    hardest = {"rule": Hardest(), "pool": NODES, "uniform_share": 0.0}
+    sampler = refreshed("dmns", g, star(1), 1, **hardest, **quick)
     flag = torch.zeros(1, dtype=torch.int64).share_memory_()
     wrong = torch.zeros(4, 2, dtype=torch.int64).share_memory_()
     readers: list[Any] = [

@@ -7,47 +7,33 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-import dgl
 import pytest
+import shared
 import torch
+from shared import check, make, normal
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from dgl_dmns import core, samplers
+from dgl_dmns import core
 
 NODES = 30
-SMALL: dict[str, Any] = {"warmup_steps": 5, "fit_steps": 3, "batch_pairs": 32}
-
-
-def graph() -> Any:
-    pairs = torch.randint(0, NODES, (2, 90), generator=torch.Generator().manual_seed(1))
-    return dgl.graph(tuple(pairs), num_nodes=NODES)
+G = shared.graph(NODES, 90)
+RULES = {type(r).__name__: r for r in (core.Density(), core.Gate(), core.Blend(), core.Nearest())}
+FOLLOWING = [*(n for n in shared.FOLLOWING if n != "dmns"), *(f"dmns, {rule}" for rule in RULES)]
 
 
 def embeddings(width: int = 4) -> Tensor:
-    return torch.randn(NODES, width, generator=torch.Generator().manual_seed(2))
+    return normal(NODES, width, seed=2)
 
 
-def dmns(rule: Any) -> Callable[..., Any]:
-    return lambda g, h, **more: samplers.DMNSSampler(
-        g, h, 2, rule=rule, groups=2, **{**SMALL, **more}
-    )
+def built(name: str, encoder: Any, **more: Any) -> Any:
+    """A sampler by name, of which those of DMNS have a rule."""
+    kind, _, rule = name.partition(", ")
+    if rule:
+        more = {"rule": RULES[rule], **more}
+    return make(kind, G, encoder, 2, **more)
 
 
-FOLLOWING: dict[str, Callable[..., Any]] = {
-    "dynamic": lambda g, h, **more: samplers.DynamicSampler(g, h, 2, groups=2, **more),
-    "self-adversarial": lambda g, h, **more: samplers.SelfAdversarialSampler(
-        g, h, 2, groups=2, **more
-    ),
-    "mcns": lambda g, h: samplers.MCNSSampler(g, h, 2, steps=2, width=8),
-    "adversarial": lambda g, h, **more: samplers.AdversarialSampler(
-        g, h, 2, groups=2, warmup_steps=5, fit_steps=3, batch_queries=8, **more
-    ),
-    **{
-        f"dmns, {type(rule).__name__}": dmns(rule)
-        for rule in (core.Density(), core.Gate(), core.Blend(), core.Nearest())
-    },
-}
 SIZES: dict[str, Callable[[], Tensor]] = {
     "huge": lambda: embeddings() * 1e15,
     "tiny": lambda: embeddings() * 1e-35,
@@ -63,17 +49,14 @@ SIZES: dict[str, Callable[[], Tensor]] = {
 
 
 def check_negatives(sampler: Any) -> None:
-    g = graph()
-    src, dst = sampler(g, torch.arange(g.num_edges()))
-    assert bool(((dst >= 0) & (dst < NODES)).all())
-    assert not bool(sampler.known.contains(src, dst).any())
+    check(G, *sampler(G, torch.arange(90)))
 
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("name", FOLLOWING)
 def test_embeddings_of_any_size_give_negatives(name: str, size: str) -> None:
     h = SIZES[size]()
-    sampler = FOLLOWING[name](graph(), lambda: h)
+    sampler = built(name, lambda: h)
     for version in (1, 2):  # warnings of the package are errors here
         assert sampler.refresh().version == version
         check_negatives(sampler)
@@ -89,13 +72,13 @@ def drawn_under(dtype: torch.dtype, name: str, tmp_path: Any) -> tuple[Any, ...]
     try:
         torch.set_default_dtype(dtype)
         torch.manual_seed(3)
-        sampler = FOLLOWING[name](graph(), lambda: h)
+        sampler = built(name, lambda: h)
         sampler.refresh()
         sampler.refresh()
         sampler.save(tmp_path / "state")
-        other = FOLLOWING[name](graph(), lambda: h)
+        other = built(name, lambda: h)
         other.load(tmp_path / "state")
-        table, draws = other.table.current(), other(graph(), torch.arange(90))
+        table, draws = other.table.current(), other(G, torch.arange(90))
         ratios = [other.log_ratio(draws)] if other.rule.tractable else []
     finally:
         torch.set_default_dtype(usual)
@@ -104,7 +87,7 @@ def drawn_under(dtype: torch.dtype, name: str, tmp_path: Any) -> tuple[Any, ...]
 
 @pytest.mark.parametrize("name", [*FOLLOWING, "dmns, sharpened"])
 def test_the_default_dtype_changes_nothing(name: str, tmp_path: Any, monkeypatch: Any) -> None:
-    monkeypatch.setitem(FOLLOWING, "dmns, sharpened", dmns(core.Blend(0.8, edge_ratio=8)))
+    monkeypatch.setitem(RULES, "sharpened", core.Blend(0.8, edge_ratio=8))
     usual, double = (drawn_under(t, name, tmp_path) for t in (torch.float32, torch.float64))
     assert len(usual) == len(double)
     for mine, other in zip(usual, double):
@@ -127,7 +110,7 @@ class Mixing(core.NoisePredictor):
 
 def test_a_predictor_in_double_precision_is_taken_over() -> None:
     h, rule = embeddings(), core.Nearest()
-    sampler = samplers.DMNSSampler(graph(), lambda: h, 2, predictor=Mixing(), rule=rule, **SMALL)
+    sampler = make("dmns", G, h, predictor=Mixing(), rule=rule)
     sampler.refresh()
     check_negatives(sampler)
 
@@ -147,7 +130,7 @@ SCORING = [n for n in FOLLOWING if n not in ("dmns, Density", "dmns, Nearest")]
 
 @pytest.mark.parametrize("name", SCORING)
 def test_scores_beyond_the_range_of_numbers_are_refused(name: str) -> None:
-    sampler = FOLLOWING[name](graph(), embeddings)
+    sampler = built(name, embeddings)
     sampler.refresh()
     before = sampler.table.current().ids.clone()
     with warnings.catch_warnings():
@@ -172,7 +155,7 @@ def test_a_scorer_that_gives_nan_is_refused(name: str) -> None:
         score = (a * b).sum(-1)
         return score * math.nan if spoilt else score
 
-    sampler = FOLLOWING[name](graph(), embeddings, scorer=scorer)
+    sampler = built(name, embeddings, scorer=scorer)
     sampler.refresh()
     before = sampler.table.current().ids.clone()
     spoilt.append(True)
@@ -184,9 +167,7 @@ def test_a_scorer_that_gives_nan_is_refused(name: str) -> None:
 
 def test_a_scorer_of_ones_own_takes_embeddings_of_any_size() -> None:
     h = embeddings() * 1e15
-    sampler = dmns(core.Blend())(
-        graph(), lambda: h, scorer=lambda a, b: cosine_similarity(a, b, dim=-1)
-    )
+    sampler = make("dmns", G, h, scorer=lambda a, b: cosine_similarity(a, b, dim=-1))
     sampler.refresh()
     check_negatives(sampler)
 
@@ -204,7 +185,7 @@ def spoil(model: Any, queries: str) -> None:
 @pytest.mark.parametrize("rule", [core.Density(), core.Gate(), core.Blend(), core.Nearest()])
 def test_a_closed_form_that_comes_apart_is_noticed(rule: Any, queries: str) -> None:
     h = embeddings()
-    sampler = dmns(rule)(graph(), lambda: h, fit_steps=0, uniform_share=0.3)
+    sampler = make("dmns", G, h, rule=rule, fit_steps=0, uniform_share=0.3)
     sampler.refresh()
     assert sampler.report.table.unstable == 0
     spoil(sampler.model, queries)
@@ -216,7 +197,7 @@ def test_a_closed_form_that_comes_apart_is_noticed(rule: Any, queries: str) -> N
     if queries == "all":
         assert bool((sampler.table.current().level == core.NO_LEVEL).all())
     if rule.tractable:
-        src, dst = sampler(graph(), torch.arange(90))
+        src, dst = sampler(G, torch.arange(90))
         ratio = sampler.log_ratio((src, dst))
         assert bool(ratio.isfinite().all())
         if isinstance(rule, core.Density) and queries == "all":  # uniform is what they are, and say
@@ -224,7 +205,7 @@ def test_a_closed_form_that_comes_apart_is_noticed(rule: Any, queries: str) -> N
 
 
 def test_a_fit_of_the_adversary_that_diverges_is_taken_back() -> None:
-    sampler = FOLLOWING["adversarial"](graph(), embeddings)
+    sampler = built("adversarial", embeddings, warmup_steps=5, fit_steps=3)
     sampler.refresh()
     before = {name: w.clone() for name, w in sampler.adversary.named_parameters()}
     sampler.adversary.optimizer.param_groups[0]["lr"] = math.inf
