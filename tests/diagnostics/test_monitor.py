@@ -9,7 +9,6 @@ import torch
 from graphs import communities
 
 from dgl_dmns import (
-    MCNSSampler,
     UniformSampler,
 )
 from dgl_dmns.core import FiLMPredictor
