@@ -251,7 +251,6 @@ class MCNSSampler(RefreshingSampler):
 
     takes_several_types: ClassVar[bool] = False  # a walk has to stay among candidates
     takes = ("feat", "seed", "generator", "resources")
-    sent = (*RefreshingSampler.sent, "target", "steps")
 
     @shielded
     def __init__(

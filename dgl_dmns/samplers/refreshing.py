@@ -50,6 +50,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Encoder", "RefreshingSampler", "Source"]
 
+_KEPT_BACK = ("refresher", "resources", "diffusion")  # from workers: what a refresh alone needs
+
 
 class RefreshingSampler(Tables, Saved, NegativeSampler):
     """Base of the samplers whose negatives depend on the encoder, and follow it by refreshes.
@@ -100,10 +102,6 @@ class RefreshingSampler(Tables, Saved, NegativeSampler):
         *("pools", "scorer", "source", "etypes", "feat", "seed", "generator", "resources"),
     )
     defaults: ClassVar[PoolSettings] = PoolSettings()
-    sent: ClassVar[tuple[str, ...]] = (  # to workers
-        *("k", "homogeneous", "relations", "rule", "source"),
-        *("asked", "_identity", "_stream"),
-    )
 
     @shielded
     def __init__(
@@ -386,8 +384,9 @@ class RefreshingSampler(Tables, Saved, NegativeSampler):
         return self.refresher
 
     def __getstate__(self) -> dict[str, Any]:
-        """What workers and spawned processes get: what a look-up needs, and None for the rest."""
-        return {name: value if name in self.sent else None for name, value in vars(self).items()}
+        """What workers and spawned processes get: all but what a refresh alone needs."""
+        held = super().__getstate__()
+        return {name: None if name in _KEPT_BACK else value for name, value in held.items()}
 
     def __repr__(self) -> str:
         numbers = sorted({relation.k for relation in self.relations.values()})
