@@ -180,7 +180,7 @@ def test_what_only_the_paper_asks_for_is_folded_away(folder):
 @pytest.mark.usefixtures("sketched")
 def test_small_runs_have_all_pictures(sampler, tmp_path, width, refreshes, options):
     h = torch.randn(60, width, generator=torch.Generator().manual_seed(1))
-    small = make_sampler("dmns", sampler._g, lambda: h, **{"k": 2, **options})
+    small = make_sampler("dmns", sampler.refresher.embedder.g, lambda: h, **{"k": 2, **options})
     with Monitor(small) as monitor:
         for epoch in range(refreshes):
             small.refresh()
@@ -207,7 +207,7 @@ def test_several_edge_types_have_their_records_and_say_what_is_missing(tmp_path)
 
 @pytest.mark.usefixtures("sketched")
 def test_a_run_ends_well_where_a_look_cannot_be_had(sampler, tmp_path):
-    fresh = make_sampler("dmns", sampler._g, lambda: torch.randn(60, 6), k=2)
+    fresh = make_sampler("dmns", sampler.refresher.embedder.g, lambda: torch.randn(60, 6), k=2)
     with (
         Monitor(fresh) as monitor,
         pytest.warns(UserWarning, match="scores.npz and query.npz are left out"),
@@ -227,7 +227,7 @@ def test_a_run_ends_well_where_a_look_cannot_be_had(sampler, tmp_path):
 
 @pytest.mark.usefixtures("sketched")
 def test_a_sampler_without_gaussians_says_so(sampler, tmp_path):
-    dynamic = make_sampler("dynamic", sampler._g, lambda: torch.randn(60, 6), k=2)
+    dynamic = make_sampler("dynamic", sampler.refresher.embedder.g, lambda: torch.randn(60, 6), k=2)
     with Monitor(dynamic) as monitor:
         dynamic.refresh()
     page = Page(write_report(save_run(tmp_path, dynamic, monitor, title="DNS")).read_text())
@@ -327,7 +327,7 @@ def test_records_of_another_kind_are_refused(tmp_path, change):
 
 
 def test_a_sampler_without_an_encoder(sampler, tmp_path):
-    uniform = UniformSampler(sampler._g, k=2)
+    uniform = UniformSampler(sampler.refresher.embedder.g, k=2)
     save_run(tmp_path, uniform, title="uniform", embeddings=torch.randn(60, 4))
     text = write_report(tmp_path, tmp_path / "sub" / "page.html").read_text()
     assert "were not watched" in text
