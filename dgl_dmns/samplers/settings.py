@@ -214,26 +214,26 @@ def groups_with_room(
 
     most = max(one.groups for one in rows.values())
     if resources.table_bytes is not None:
-        most = _affordable(resources.table_bytes // BYTES_PER_CANDIDATE, candidates, most)
+        most = _affordable(resources.table_bytes, candidates, most)
     _check_room(resources, candidates(most))
     return {etype: min(most, one.groups) for etype, one in rows.items()}
 
 
 def _affordable(budget: int, candidates: Callable[[int], int], most: int) -> int:
-    """The largest number of groups, up to ``most``, with which the candidates fit a budget."""
-    if candidates(most) <= budget:
+    """The largest number of groups, up to ``most``, whose candidates fit a budget in bytes."""
+    fit = budget // BYTES_PER_CANDIDATE
+    if candidates(most) <= fit:
         return most
-    if candidates(1) > budget:
+    if candidates(1) > fit:
         raise ValueError(
             "table_bytes: tables with one group for each source node take "
-            f"{amount(BYTES_PER_CANDIDATE * candidates(1))}, got a budget of "
-            f"{amount(BYTES_PER_CANDIDATE * budget)}; raise it, lower k, or hold fewer edge types "
-            "with etypes=..."
+            f"{amount(BYTES_PER_CANDIDATE * candidates(1))}, got a budget of {amount(budget)}; "
+            "raise it, lower k, or hold fewer edge types with etypes=..."
         )
     fits = 1
     while most - fits > 1:
         middle = (fits + most) // 2
-        fits, most = (middle, most) if candidates(middle) <= budget else (fits, middle)
+        fits, most = (middle, most) if candidates(middle) <= fit else (fits, middle)
     return fits
 
 
