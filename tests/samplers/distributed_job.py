@@ -24,16 +24,18 @@ from dgl.dataloading import NeighborSampler
 from dgl.distributed import DistTensor, edge_split, rpc_client
 from torch import Tensor, distributed, nn
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from shared import BUYS, WIDTH, ends, make, star
+
 from dgl_dmns.core import Density, Hardest
-from dgl_dmns.samplers import DMNSSampler, InBatchSampler, PopularitySampler, UniformSampler
+from dgl_dmns.samplers import InBatchSampler, PopularitySampler, UniformSampler
 
 try:
     from dgl.distributed import DistEdgeDataLoader
 except ImportError:  # until DGL 2.3
     from dgl.dataloading import DistEdgeDataLoader
 
-K, WIDTH = 3, 6
-SMALL: dict[str, Any] = {"warmup_steps": 5, "fit_steps": 3, "batch_pairs": 64, "groups": 4}
+K = 3
 OWN_SHARED_MEMORY = ["unshare", "-Urm", "sh", "-c", 'mount -t tmpfs none /dev/shm && exec "$@"', ""]
 
 if "JOB_ADDRESS" in os.environ:  # DGL looks for its machine by the first address of each interface
@@ -125,13 +127,8 @@ def epoch(batches: Any, etype: Any = None) -> list[dict[str, Tensor]]:
     """Sources of the positives and ends of the negatives of each batch, as ids of the graph."""
     result = []
     for _, positive, negative, _ in batches:
-        etype = etype or negative.canonical_etypes[0]
-        src, dst = (
-            negative.nodes[ntype].data[dgl.NID][ids]
-            for ntype, ids in zip(etype[::2], negative.edges(etype=etype))
-        )
-        query = positive.nodes[etype[0]].data[dgl.NID][positive.edges(etype=etype)[0]]
-        result.append({"query": query, "src": src, "dst": dst})
+        src, dst = ends(negative, etype)
+        result.append({"query": ends(positive, etype)[0], "src": src, "dst": dst})
     return result
 
 
@@ -167,7 +164,7 @@ def homogeneous() -> dict[str, Any]:
 
     # Embeddings in a DistTensor; each trainer's refresh reaches its sampler processes.
     h = DistTensor((nodes, WIDTH), torch.float32, "h")
-    sampler = DMNSSampler(g, lambda: h, K, rule=Density(), **SMALL)
+    sampler = make("dmns", g, lambda: h, rule=Density())
     batches = loader(sampler)
     result["before"] = epoch(batches)
     if first:
@@ -182,21 +179,19 @@ def homogeneous() -> dict[str, Any]:
     result["ratios"] = [sampler.log_ratio(one) for one in pairs]
 
     # The hardest node is the one that stands out; a refresh makes it another one.
-    of = {"rule": Hardest(), "pool": nodes, "uniform_share": 0.0}
-    hardest = DMNSSampler(g, lambda: h, 1, **of, **{**SMALL, "groups": 1})
+    of = {"rule": Hardest(), "pool": nodes, "uniform_share": 0.0, "groups": 1}
+    hardest = make("dmns", g, lambda: h, 1, **of)
     batches = loader(hardest)
-    for star in (3, 30):
+    for node in (3, 30):
         g.barrier()
         if first:
-            value = torch.ones(nodes, WIDTH)
-            value[star] = 9
-            write(h, value)
+            write(h, star(nodes, node).repeat(1, WIDTH))
         g.barrier()
         hardest.refresh()
-        result[f"star {star}"] = epoch(batches)
+        result[f"star {node}"] = epoch(batches)
 
     try:
-        DMNSSampler(g, nn.Linear(5, WIDTH), K)
+        make("dmns", g, nn.Linear(5, WIDTH))
     except TypeError as error:
         result["error"] = str(error)
     return result
@@ -204,9 +199,9 @@ def homogeneous() -> dict[str, Any]:
 
 def market() -> dict[str, Any]:
     g = dgl.distributed.DistGraph("graph")
-    etype = ("user", "buys", "item")
+    etype = BUYS
     h = {ntype: DistTensor((g.num_nodes(ntype), WIDTH), torch.float32, ntype) for ntype in g.ntypes}
-    sampler = DMNSSampler(g, lambda: h, K, etypes=["buys"], **SMALL)
+    sampler = make("dmns", g, lambda: h, etypes=["buys"])
     batches = DistEdgeDataLoader(
         g,
         {etype: torch.arange(g.num_edges(etype))},

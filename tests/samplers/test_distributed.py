@@ -5,30 +5,17 @@ The processes run `distributed_job`; what they drew is checked here.
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import Any
 
 import dgl
+import distributed_job as job
 import pytest
 import torch
 from torch import Tensor
 
 pytestmark = pytest.mark.slow
 K = 3
-
-
-def load(name: str) -> Any:
-    path = Path(__file__).with_name(f"{name}.py")
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-job = load("distributed_job")
 
 
 MACHINES = [
