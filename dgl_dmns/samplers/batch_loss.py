@@ -20,7 +20,7 @@ from dgl_dmns.shared_softmax import Share, shared_softmax_loss
 if TYPE_CHECKING:
     from dgl_dmns.samplers.base import NegativeSampler
 
-__all__ = ["batch_loss"]
+__all__ = ["batch_loss", "log_ratio_of"]
 
 _FEW = 16  # negatives that say nothing
 
@@ -53,7 +53,7 @@ def batch_loss(
             num_nodes=known.num_dst,
             known=known,
             ids=batch.ids,
-            log_ratio=_log_ratio(sampler, batch, share) if len(batch.src) else None,
+            log_ratio=log_ratio_of(sampler, batch, share) if len(batch.src) else None,
             scorer=scorer_of(batch.etype),
             temperature=temperature,
             share=share,
@@ -63,7 +63,7 @@ def batch_loss(
     return losses
 
 
-def _log_ratio(sampler: NegativeSampler, batch: PairBatch, share: Share) -> Tensor:
+def log_ratio_of(sampler: NegativeSampler, batch: PairBatch, share: Share) -> Tensor:
     """Log ratios of the candidates [B, K], float64, on the CPU."""
     src, dst = batch.ids[0][batch.src.cpu()], batch.ids[1][batch.dst.cpu()]
     candidates = batch.ids[1][batch.candidates.cpu()]

@@ -14,6 +14,7 @@ from torch import Tensor
 import dgl_dmns
 from dgl_dmns.core import Blend, Density, Gate, KnownEdges, Nearest
 from dgl_dmns.losses import shared_softmax_loss
+from dgl_dmns.samplers.batch_loss import log_ratio_of
 from dgl_dmns.samplers.minibatch import pair_batches
 
 N, D, K = 24, 3, 4
@@ -108,7 +109,7 @@ def first_of(sampler: Any, h: Tensor, pos: Any, neg: Any, more: Any) -> Tensor:
         one.candidates,
         num_nodes=N,
         known=mask,
-        log_ratio=sampler._log_ratio_of(one, "edge" if own else "batch"),
+        log_ratio=log_ratio_of(sampler, one, "edge" if own else "batch"),
         temperature=2.0,
         **more,
     )
