@@ -89,11 +89,11 @@ def test_a_state_with_another_sharpness_is_refused(graph, wrong):
     h = telling(0.1)
     sampler = refreshed("dmns", graph, h, rule=SHARP, **HARD)
     state = sampler.state_dict()
-    state["sharpness"] = wrong
+    state["rule"]["sharpness"] = wrong
     before = sampler.state_dict()["sharpness"]
     with pytest.raises(ValueError, match="sharpness"):
         sampler.load_state_dict(state)
-    assert sampler.state_dict()["sharpness"] == before
+    assert sampler.state_dict()["rule"]["sharpness"] == before
 
 
 def test_log_ratios_of_positives_are_those_of_the_sharpened_distribution(graph):
