@@ -90,7 +90,7 @@ def test_a_state_with_another_sharpness_is_refused(graph, wrong):
     sampler = refreshed("dmns", graph, h, rule=SHARP, **HARD)
     state = sampler.state_dict()
     state["rule"]["sharpness"] = wrong
-    before = sampler.state_dict()["sharpness"]
+    before = sampler.state_dict()["rule"]["sharpness"]
     with pytest.raises(ValueError, match="sharpness"):
         sampler.load_state_dict(state)
     assert sampler.state_dict()["rule"]["sharpness"] == before
