@@ -73,6 +73,7 @@ FIGURES: dict[str, Figures] = {
         ("test MAP", difference("MAP, difference", "test MAP")),
         _mean("probe"),
         *_COSTS,
+        *map(_mean, ("psi distance T*0.1", "psi density T*0.1")),
         _mean("psi >= 0"),
         _mean("psi >= 0, standard error"),
     ),
