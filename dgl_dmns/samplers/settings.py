@@ -26,6 +26,7 @@ from dgl_dmns.core import (
     amount,
     free_in,
     free_memory,
+    shielded,
 )
 
 __all__ = ["Diffusion", "Pools", "Resources", "Rows", "groups_with_room"]
@@ -93,6 +94,7 @@ class Diffusion:
     schedule: NoiseSchedule | None = None
     predictor: NoisePredictor | None = None
 
+    @shielded
     def __post_init__(self) -> None:
         for name, least in (("fit_steps", 0), ("warmup_steps", 0), ("batch_pairs", 1)):
             object.__setattr__(self, name, as_integer(name, getattr(self, name), least))
