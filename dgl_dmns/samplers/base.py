@@ -256,7 +256,8 @@ class NegativeSampler(_Base):  # type: ignore[misc]
 
         Every negative of the batch is compared with every positive, except for known edges, and
         weighed so that the sum over them is an unbiased estimate of that over all nodes that are
-        not known to the query: see `dgl_dmns.shared_softmax`.
+        not known to the query: see `dgl_dmns.shared_softmax`. With several hard negatives an edge
+        it is a few percent high, since those of one group are distinct.
 
         Args:
             h: embeddings of the batch's nodes, shape [n, D], in the order of
