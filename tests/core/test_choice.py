@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from drawn import assert_drawn_from
+from shared import assert_drawn_from
 from small import rng
 
 from dgl_dmns.core import first_above

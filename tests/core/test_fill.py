@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 import torch
-from drawn import assert_counts
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from listed import (
@@ -29,6 +28,7 @@ from listed import (
     fill,
     of_rows,
 )
+from shared import assert_counts
 from small import alike, all_pairs, build, edges_of, normal, rng
 
 from dgl_dmns.core import (

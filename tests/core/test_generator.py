@@ -8,7 +8,7 @@ import math
 
 import pytest
 import torch
-from drawn import assert_drawn_from
+from shared import assert_drawn_from
 from small import NONE, rng
 from torch import Tensor
 

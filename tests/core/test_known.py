@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from drawn import assert_counts, assert_drawn_from
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from shared import assert_counts, assert_drawn_from
 from small import NONE, all_pairs, edges_of, random_edges, rng
 from torch import Tensor
 

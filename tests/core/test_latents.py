@@ -7,7 +7,6 @@ from functools import partial
 
 import pytest
 import torch
-from drawn import assert_counts
 from listed import (
     NODES,
     WIDTH,
@@ -16,6 +15,7 @@ from listed import (
     fill,
     of_rows,
 )
+from shared import assert_counts
 from small import alike, build, rng
 from torch import Tensor
 from torch.nn.functional import normalize

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 import torch
-from drawn import assert_counts
 from listed import (
     NODES,
     admissible,
     fill,
 )
+from shared import assert_counts
 from small import NONE, alike, build, normal, random_edges, rng
 from torch.profiler import ProfilerActivity, profile
 

@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 import torch
-from drawn import assert_drawn_from
+from shared import assert_drawn_from
 from small import rng
 from torch import Tensor
 

@@ -25,7 +25,7 @@ from dgl_dmns import (
     UniformSampler,
 )
 from dgl_dmns.core import CandidateTable, KnownEdges, sharing
-from dgl_dmns.samplers import asked
+from dgl_dmns.samplers import misuse
 
 PACKAGE = Path(sharing.__file__).parents[1]
 H = torch.randn(50, 4, generator=torch.Generator().manual_seed(0))
@@ -80,7 +80,7 @@ def test_what_comes_after_the_known_edges_is_looked_at_too(monkeypatch: Any) -> 
     with pytest.raises(MemoryError, match="embeddings beside the chains take 1600 bytes"):
         chains.refresh()
     monkeypatch.setattr(CandidateTable, "__init__", lambda *_, **__: None)
-    monkeypatch.setattr(asked, "share", lambda tensor, *_: tensor)
+    monkeypatch.setattr(misuse, "share", lambda tensor, *_: tensor)
     with pytest.raises(MemoryError, match="depth-first lists take"):
         MCNSSampler(graph(), lambda: H, 2)
 

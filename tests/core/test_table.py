@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torch.multiprocessing as mp
-from drawn import assert_drawn_from
+from shared import assert_drawn_from
 from small import rng
 from torch import Tensor
 

@@ -20,8 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from shared import graph, make, normal, refreshed, same
 
-from dgl_dmns.archives import write_arrays
-from dgl_dmns.checkpoint import read_state, write_state
+from dgl_dmns.files import read_state, write_arrays, write_state
 
 STATE = {
     "half": normal(3, 2).half(),
@@ -97,7 +96,7 @@ def test_no_code_is_run(tmp_path: Path) -> None:
 
 WRITER = """
 import sys, torch
-from dgl_dmns.checkpoint import write_state
+from dgl_dmns.files import write_state
 path, version = sys.argv[1], 0
 while True:
     version += 1
@@ -124,7 +123,7 @@ def test_killed_while_writing_leaves_a_whole_file(tmp_path: Path) -> None:
 
 def test_what_a_killed_writer_left_is_removed_when_it_is_old(tmp_path: Path) -> None:
     path = tmp_path / "state[1].ckpt"  # with a letter that has a meaning in patterns
-    killed = "import os, signal, sys\nfrom dgl_dmns.checkpoint import write_state\n"
+    killed = "import os, signal, sys\nfrom dgl_dmns.files import write_state\n"
     killed += "os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)\n"
     killed += "write_state(sys.argv[1], {})"
     for place in (path, path, tmp_path / "state1.ckpt"):
