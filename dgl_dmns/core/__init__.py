@@ -4,6 +4,7 @@ from dgl_dmns.core.choice import WeightedFallback, first_above
 from dgl_dmns.core.depth_first import DepthFirstProposal, ListWeights
 from dgl_dmns.core.diffusion import (
     LevelGaussians,
+    PoolDensities,
     diffusion_loss,
     level_gaussians,
     noise_to,
@@ -109,6 +110,7 @@ __all__ = [
     "NoisePredictor",
     "NoiseSchedule",
     "Part",
+    "PoolDensities",
     "PoolSettings",
     "RefreshReport",
     "Refreshed",

@@ -15,61 +15,93 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from dgl_dmns.core.known import KnownEdges
 
 __all__ = ["WeightedFallback", "distinct_pools", "draw_distinct", "first_above"]
 
-_ATTEMPTS = 4  # new draws of a slot before its group is finished by Gumbel noise
+_THIN = 1e-2  # share of a row's weight below which rounding would tell
+_STEPS = 8  # of the first pass of a search, a comparison each; halves follow
 _UNITS = float(1 << 52)  # of all weights together: a float64 counts them one by one
 
 
 def draw_distinct(weight: Tensor, groups: int, k: int, generator: torch.Generator | None) -> Tensor:
     """Places drawn in proportion to weights, without replacement within a group.
 
-    Slots are filled one after the other by inverting the cumulative weights, and drawn again while
-    they repeat an earlier slot of their group. If one weight rules a row that takes long: then the
-    open slots get the largest of logits plus Gumbel noise, which has the same distribution.
+    Slots are filled one after the other by inverting the cumulative weights: a point in the weight
+    that is left is moved past the intervals of the places that are taken. Where so little is left
+    that rounding would tell, the open slots of a group get the least of exponential noise over the
+    weight, which has the same distribution.
 
     From weights [R, M] of at least 0 to places [R, G, k] in ``0 .. M - 1``, k at most M; a place of
     weight zero is only taken if a row has fewer than k positive weights.
     """
     rows, size = weight.shape
+    shape, device = (k, rows, groups), weight.device
     total = weight.cumsum(-1)
-    share = torch.rand(
-        rows, groups * k, generator=generator, dtype=torch.float32, device=weight.device
-    )
-    place = torch.searchsorted(total, share.mul_(total[:, -1:]), right=True)
-    # Rounding, or a row of zeros, may have led past the end.
-    place = place.clamp_(max=size - 1).view(rows, groups, k)
-    done = torch.zeros(rows, groups, dtype=torch.bool, device=weight.device)
-    empty = weight.gather(1, place.flatten(1)).view_as(place) <= 0
-    group_of = place.view(rows * groups, k)
+    point = torch.rand(shape, generator=generator, dtype=torch.float32, device=device)
+    place = torch.empty(shape, dtype=torch.int64, device=device)
+    settled = torch.full(shape[1:], k, dtype=torch.int64, device=device)  # slots of each group
+    left = total[:, -1:].expand(shape[1:])
+    thin = _THIN * total[:, -1:]
+    taken: list[tuple[Tensor, Tensor]] = []  # intervals in order: where they begin, their lengths
     for slot in range(k):
-        again = (place[..., :slot] == place[..., slot : slot + 1]).any(-1) | empty[..., slot]
-        again = (again & ~done).flatten()
-        for _ in range(_ATTEMPTS):
-            left = again.nonzero().squeeze(1)
-            if not left.numel():
-                break
-            row = torch.div(left, groups, rounding_mode="floor")
-            share = torch.rand(
-                len(row), generator=generator, dtype=torch.float32, device=weight.device
-            )
-            fresh = first_above(total, row, share * total[row, -1])
-            earlier = group_of.index_select(0, left)[:, :slot]
-            group_of[left, slot] = fresh
-            again[left] = (earlier == fresh.unsqueeze(1)).any(-1) | (weight[row, fresh] <= 0)
-        left = again.nonzero().squeeze(1)
-        if left.numel():
-            logits = weight[torch.div(left, groups, rounding_mode="floor")].log()
-            noise = torch.empty_like(logits).exponential_(generator=generator)
-            # Places of no weight come last, but before those that are taken.
-            noisy = (logits - noise.log()).clamp(min=torch.finfo(logits.dtype).min)
-            noisy.scatter_(1, group_of[left, :slot], -math.inf)
-            group_of[left, slot:] = noisy.topk(k - slot, dim=-1).indices
-            done |= again.view_as(done)
+        at = point[slot].mul_(left)
+        for begin, length in taken:
+            at.addcmul_((at >= begin).to(at.dtype), length)
+        place[slot] = here = _search(total, at)
+        length = weight.gather(1, here)
+        fails = (length <= 0) | ~(left > thin)
+        for earlier in place[:slot]:
+            fails |= earlier == here
+        settled.masked_fill_(fails & (settled > slot), slot)
+        if slot < k - 1:
+            left = left - length
+            _insert(taken, total.gather(1, here).sub_(length), length)
+    place = place.permute(1, 2, 0).contiguous()
+    short = (settled < k).flatten().nonzero().squeeze(1)
+    if short.numel():
+        count = settled.flatten()[short].unsqueeze(1)
+        slots = torch.arange(k, device=device)
+        kept = place.view(-1, k)[short].masked_fill_(slots >= count, size)
+        weights = weight.index_select(0, torch.div(short, groups, rounding_mode="floor"))
+        noise = torch.empty_like(weights).exponential_(generator=generator).div_(weights)
+        # Places of no weight come last, but before those that are taken.
+        noise.clamp_(max=torch.finfo(noise.dtype).max)
+        noise = pad(noise, (0, 1)).scatter_(1, kept, math.inf)[:, :size]
+        fresh = noise.topk(k, dim=1, largest=False).indices
+        fresh = fresh.gather(1, (slots - count).clamp_(min=0))
+        place.view(-1, k)[short] = torch.where(slots < count, kept, fresh)
     return place
+
+
+def _search(total: Tensor, value: Tensor) -> Tensor:
+    """The first place of each row of cumulative weights [R, M] that exceeds values [R, P], int64.
+
+    The last place if none does. As `torch.searchsorted`, three times as fast for pools.
+    """
+    size = total.shape[1]
+    step = size // _STEPS
+    if size % _STEPS or step & (step - 1):
+        return torch.searchsorted(total, value, right=True).clamp_(max=size - 1)
+    place = torch.zeros(value.shape, dtype=torch.uint8, device=value.device)
+    for end in range(step - 1, size - 1, step):
+        place += (total[:, end : end + 1] <= value).view(torch.uint8)
+    place = place.long().mul_(step)
+    while step > 1:
+        step //= 2
+        place.add_(total.gather(1, place + (step - 1)) <= value, alpha=step)
+    return place
+
+
+def _insert(intervals: list[tuple[Tensor, Tensor]], begin: Tensor, length: Tensor) -> None:
+    """Add disjoint intervals to others, elementwise, so that they stay in order."""
+    for i, (other, size) in enumerate(intervals):
+        before = begin < other
+        intervals[i] = torch.minimum(begin, other), torch.where(before, length, size)
+        begin, length = torch.maximum(begin, other), torch.where(before, size, length)
+    intervals.append((begin, length))
 
 
 def first_above(total: Tensor, row: Tensor, value: Tensor) -> Tensor:

@@ -36,6 +36,7 @@ from dgl_dmns.core.schedule import NoiseSchedule
 
 __all__ = [
     "LevelGaussians",
+    "PoolDensities",
     "diffusion_loss",
     "level_gaussians",
     "noise_to",
@@ -43,7 +44,7 @@ __all__ = [
     "sample_chain",
 ]
 
-_BLOCK = 4096  # queries whose closed form is computed together: a working set for the cache
+_BLOCK = 2048  # queries whose closed form is computed together: a working set for the cache
 
 
 @dataclass(frozen=True)
@@ -81,22 +82,51 @@ class LevelGaussians:
         Raises:
             ValueError: if B is no multiple of C, or the widths differ.
         """
-        levels, queries, width = self.mean.shape
+        queries, width = self.mean.shape[1:]
         chunks = pool.shape[0]
         if chunks == 0 or queries % chunks or pool.shape[-1] != width:
             raise ValueError(
                 f"pool: expected [C, M, {width}] with C dividing the {queries} queries, got "
                 f"{tuple(pool.shape)}"
             )
-        precision = self.std.pow(-2).view(levels, chunks, queries // chunks, width)
-        mean = self.mean.view_as(precision)
-        weighted = mean * precision
-        constant = -0.5 * (mean * weighted).sum(-1) - self.std.log().sum(-1).view(
-            levels, chunks, -1
+        densities = self.over_pools(chunks)
+        return (densities.up_to_constants(pool) + densities.constant).transpose(0, 1).contiguous()
+
+    def over_pools(self, chunks: int, lam: float = 1.0) -> PoolDensities:
+        """Densities to the power of ``lam``, ready for pools that C chunks of queries share."""
+        levels, queries, width = self.mean.shape
+        precision = self.std.pow(-2).mul_(lam)
+        weighted = self.mean * precision
+        constant = -0.5 * (self.mean * weighted).sum(-1)
+        constant -= lam * (self.std.log().sum(-1) + 0.5 * width * math.log(2 * math.pi))
+        both = torch.cat([weighted, precision.mul_(-0.5)], -1)
+        shape = (levels, chunks, queries // chunks, -1)
+        return PoolDensities(
+            both.view(shape).transpose(0, 1).contiguous(), constant.view(shape).transpose(0, 1)
         )
-        columns = pool.transpose(1, 2)
-        log_prob = weighted @ columns - 0.5 * (precision @ columns.square())
-        return log_prob + constant.unsqueeze(-1) - 0.5 * width * math.log(2 * math.pi)
+
+
+@dataclass(frozen=True)
+class PoolDensities:
+    """Log densities of the L levels of the queries of C chunks, as products with pool members.
+
+    Args:
+        coefficients: of a member's coordinates and of their squares, shape [C, L, Q, 2 D].
+        constant: what comes to it, shape [C, L, Q, 1].
+    """
+
+    coefficients: Tensor
+    constant: Tensor
+
+    def up_to_constants(self, pool: Tensor, chunks: slice | None = None) -> Tensor:
+        """Natural log densities, less `constant`, for pools [c, M, D] of some chunks or all.
+
+        Returns:
+            A new tensor of shape [c, L, Q, M].
+        """
+        these = self.coefficients if chunks is None else self.coefficients[chunks]
+        product = these.flatten(1, 2) @ torch.cat([pool, pool.square()], -1).transpose(1, 2)
+        return product.view(*these.shape[:3], -1)
 
 
 def noise_to(schedule: NoiseSchedule, x0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
@@ -222,19 +252,21 @@ def level_gaussians(
     root = schedule.alpha.sqrt().tolist()
     noise = schedule.sigma.square().tolist()
     means, variances = (h.new_empty(len(steps), *h.shape) for _ in range(2))
+    last = min(wanted)
     for start in range(0, h.shape[0], _BLOCK):
         part = slice(start, start + _BLOCK)
         query = h[part]
-        mean = torch.zeros_like(query)
-        variance = torch.ones_like(query)
-        for t in range(schedule.steps, min(wanted) - 1, -1):
+        mean = query.new_zeros(query.shape[::-1])  # transposed, as the coefficients
+        variance = torch.ones_like(mean)
+        made = predictor.coefficients_of_steps(range(schedule.steps, last, -1), query)
+        for t in range(schedule.steps, last - 1, -1):
             for level, step in enumerate(steps):
                 if step == t:
-                    means[level, part] = mean
-                    variances[level, part] = variance
-            if t > min(wanted):
-                scale, shift = predictor.coefficients(torch.tensor(t, device=h.device), query)
-                a = (scale * (-c[t] / root[t])).add_(1 / root[t])
+                    means[level, part] = mean.t()
+                    variances[level, part] = variance.t()
+            if t > last:
+                scale, shift = next(made)
+                a = scale.mul_(-c[t] / root[t]).add_(1 / root[t])
                 mean.mul_(a).sub_(shift, alpha=c[t] / root[t])
                 variance.mul_(a.square_()).add_(noise[t])
     return LevelGaussians(mean=means, std=variances.sqrt_())

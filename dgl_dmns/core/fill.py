@@ -39,6 +39,7 @@ CHUNK_BYTES = 1 << 28
 """Default working set of filling a table, in bytes (256 MiB)."""
 
 _BLOCK = 4096  # queries at a time at most: more would cost memory and save no time
+_SCORED = 4096  # queries whose negatives are scored for the report, about
 _LARGEST = 1e15  # coordinates of a latent beyond that have come apart; their squares are finite
 _SIMILARITIES = 20_000_000  # similarities held at a time: a bounded working set
 _CELLS = 1 << 20  # (query, node) cells of a level at a time, likewise
@@ -123,8 +124,10 @@ def fill_table(
         ids = fill_open_slots(ids, empty, snapshot.known, own, generator)
         levels = levels.masked_fill(empty, NO_LEVEL)
         table.write(own, Candidates(ids, levels))
-        # One group stands for all in the statistics: they were drawn alike.
-        scores.add(levels[:, 0], snapshot.scores(own.unsqueeze(1), ids[:, 0]).squeeze(1))
+        # One group stands for all in the statistics, and some queries do: they were drawn alike.
+        some = slice(0, None, max(1, queries // _SCORED))
+        score = snapshot.scores(own[some].unsqueeze(1), ids[some, 0]).squeeze(1)
+        scores.add(levels[some, 0], score)
         start += rows.numel()
         if on_rows is not None:
             on_rows(own.numel())
@@ -147,22 +150,20 @@ def queries_at_a_time(
 ) -> int:
     """Queries whose candidates are drawn together within ``chunk_bytes``, 4096 at most.
 
-    A query takes about ``4 M (L + 7) + 8 L W + G k (4 L + 64) + 80 d`` bytes: weights over a pool
-    of M, Gaussians of L levels of width W, its k candidates in each of G groups, and its d known
-    edges (the mean counts). If the pool is not small beside ``sqrt(N)`` (``M^2 >= N``), random keys
-    of all N nodes for each pool come to it. The densities that are weighed at a time take
-    ``12 (L + 1)`` bytes for each of 65,536 cells, 4 MB with four levels, however many queries.
+    A query takes about ``16 L W + 80 G k + 80 d`` bytes: Gaussians of L levels of width W, its k
+    candidates in each of G groups, and its d known edges (the mean counts). If the pool of M is not
+    small beside ``sqrt(N)`` (``M^2 >= N``), random keys of all N nodes for each pool come to it.
+    The densities that are weighed at a time take ``12 (L + 3)`` bytes for each of 131,072 cells, 11
+    MB with four levels, however many queries.
     """
     known, model = snapshot.known, snapshot.model
     levels, width = (0, 0) if model is None else (len(model.levels), model.space.width)
-    pool = min(settings.pool, known.num_dst)
-    each = 4 * pool * (levels + 7) + 8 * levels * width
-    each += groups * k * (4 * levels + 64)
+    each = 16 * levels * width + 80 * groups * k
     each += 80 * known.indices.numel() // max(1, known.num_src)
     if settings.pool**2 >= known.num_dst:
         each += 4 * known.num_dst // settings.queries_per_pool
-    left = max(0, chunk_bytes - 12 * (levels + 1) * CELLS)
-    return max(1, min(_BLOCK, left // each))
+    left = max(0, chunk_bytes - 12 * (levels + 3) * CELLS)
+    return max(1, min(_BLOCK, left // max(1, each)))
 
 
 class LatentDraw:

@@ -33,6 +33,8 @@ from dgl_dmns.messages import warn
 
 __all__ = ["DiffusionGenerator", "FitReport", "sample_neighbours", "sample_pairs"]
 
+_LOOK = 10  # fitting steps whose mean loss is compared
+_FLAT = 0.005  # share by which ten steps lower it at least, or they are the last
 _SAMPLE = 256  # queries whose level Gaussians are looked at after a fit
 _LARGEST = 1e6  # times the embeddings: level Gaussians beyond that have come apart
 
@@ -111,7 +113,9 @@ class DiffusionGenerator(nn.Module):
         self.predictor = predictor.float()
         self.loss: Literal["l1", "l2"] = loss
         self.batch_pairs = batch_pairs
-        self.optimizer = torch.optim.Adam(self.predictor.parameters(), lr=learning_rate)
+        self.optimizer = torch.optim.Adam(
+            self.predictor.parameters(), lr=learning_rate, foreach=True
+        )
 
     @in_float32
     def fit(
@@ -121,6 +125,7 @@ class DiffusionGenerator(nn.Module):
         edges: KnownEdges,
         steps: int,
         *,
+        settle: bool = False,
         generator: torch.Generator | None = None,
     ) -> FitReport:
         """Fit the noise predictor a little further on minibatches of pairs.
@@ -134,28 +139,23 @@ class DiffusionGenerator(nn.Module):
             h_candidate: embeddings of the destination nodes, shape [Nc, W].
             edges: the edges to learn neighbours from.
             steps: optimizer steps.
+            settle: end before that once ten steps have lowered the mean loss by less than half a
+                percent of that of the ten before.
             generator: source of the pairs, steps and noise.
         """
         started = time.perf_counter()
         losses: list[float] = []
         before = copy.deepcopy((self.predictor.state_dict(), self.optimizer.state_dict()))
         with torch.enable_grad():
-            for _ in range(steps):
-                query, neighbour = sample_pairs(edges, self.batch_pairs, generator=generator)
-                loss = diffusion_loss(
-                    self.predictor,
-                    self.schedule,
-                    h_candidate[neighbour].detach(),
-                    h_query[query].detach(),
-                    kind=self.loss,
-                    generator=generator,
-                )
-                self.optimizer.zero_grad()
-                loss.backward()
-                self.optimizer.step()
-                losses.append(float(loss.detach()))
+            while len(losses) < steps:
+                count = min(_LOOK, steps - len(losses))
+                losses += self._steps(h_query, h_candidate, edges, count, generator)
                 if not math.isfinite(losses[-1]):
                     break
+                if settle and len(losses) >= 2 * _LOOK:
+                    now, before_that = sum(losses[-_LOOK:]), sum(losses[-2 * _LOOK : -_LOOK])
+                    if now > (1 - _FLAT) * before_that:
+                        break
         diverged = bool(losses) and self._has_diverged(losses[-1], h_query)
         if diverged:
             self.predictor.load_state_dict(before[0])
@@ -167,6 +167,34 @@ class DiffusionGenerator(nn.Module):
             )
         pairs = len(losses) * self.batch_pairs
         return FitReport(tuple(losses), pairs, time.perf_counter() - started, diverged)
+
+    def _steps(
+        self,
+        h_query: Tensor,
+        h_candidate: Tensor,
+        edges: KnownEdges,
+        count: int,
+        generator: torch.Generator | None,
+    ) -> list[float]:
+        """The losses of some steps; the last one is not finite if they had to end early."""
+        pairs = sample_pairs(edges, count * self.batch_pairs, generator=generator)
+        losses: list[float] = []
+        for query, neighbour in zip(*(ids.view(count, -1) for ids in pairs)):
+            loss = diffusion_loss(
+                self.predictor,
+                self.schedule,
+                h_candidate[neighbour].detach(),
+                h_query[query].detach(),
+                kind=self.loss,
+                generator=generator,
+            )
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+            losses.append(float(loss.detach()))
+            if not math.isfinite(losses[-1]):
+                break
+        return losses
 
     @torch.no_grad()
     def _has_diverged(self, loss: float, z: Tensor) -> bool:

@@ -25,7 +25,9 @@ grows the draws tend to the rule's distribution over all nodes. Groups of a row 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -33,16 +35,17 @@ from torch.nn.functional import pad
 
 from dgl_dmns.checks import as_integer, as_number
 from dgl_dmns.core.choice import distinct_pools, draw_distinct
-from dgl_dmns.core.diffusion import LevelGaussians
-from dgl_dmns.core.rules import Part, Rule
+from dgl_dmns.core.diffusion import PoolDensities
+from dgl_dmns.core.rules import Rule
 from dgl_dmns.core.snapshot import Snapshot, rows_of
 from dgl_dmns.core.table import BYTES_PER_CANDIDATE, NO_LEVEL, Candidates
 
 __all__ = ["CELLS", "PoolDraw", "PoolSettings"]
 
-CELLS = 1 << 16
+CELLS = 1 << 17
 """(query, pool member) cells that are weighed at a time: what is in between fits a cache."""
 
+_LOWEST = -60.0
 _BYTES = 112  # of a table, for each query and negative of an edge
 
 
@@ -118,16 +121,17 @@ class PoolDraw:
         self.snapshot = snapshot
         self.queries = rows.view(-1, chunk)
         self.generator = generator
-        self.gaussians: LevelGaussians | None = None
+        self.densities: PoolDensities | None = None
         self.unstable: Tensor | None = None  # queries without usable Gaussians, [C, Q, 1]
         if rule.uses_generator:
             assert snapshot.model is not None
             assert snapshot.z_query is not None
-            z = snapshot.z_query[rows]
-            self.gaussians = snapshot.model.gaussians(z)
-            stable = snapshot.model.stable(self.gaussians, z)
+            z = rows_of(snapshot.z_query, rows)
+            gaussians = snapshot.model.gaussians(z)
+            stable = snapshot.model.stable(gaussians, z)
             if not bool(stable.all()):
                 self.unstable = ~stable.view(-1, chunk, 1)
+            self.densities = gaussians.over_pools(self.queries.shape[0], settings.lam)
         known = snapshot.known
         pairs = int((known.indptr[rows + 1] - known.indptr[rows]).sum())
         # Queries that know more nodes than a pool has members: these are looked up instead.
@@ -157,30 +161,39 @@ class PoolDraw:
     def measure(self) -> None:
         """Weigh one pool for its norms alone."""
         pool = self._pools()
-        self._weighed(pool, self._barred(pool))
+        for _ in self._weighed(pool, self._barred(pool)):
+            pass
 
     def _from_one_pool(self, k: int, groups: int) -> Candidates:
         pool = self._pools()
-        self.seen += self.queries.numel() * pool.shape[1]
         barred = self._barred(pool)
-        self.filtered += int(barred.sum())
-        weight, tags = self._weighed(pool, barred)
+        self.seen += self.queries.numel() * pool.shape[1]
+        self.filtered += barred.numel()
         members = min(k, pool.shape[1])
-        if self.rule.takes_largest:
-            best = weight.topk(members, dim=-1).indices
-            place = best.unsqueeze(2).expand(-1, -1, groups, -1).flatten(0, 1)
-        else:
-            place = draw_distinct(weight.flatten(0, 1), groups, members, self.generator)
-        # From here on, places of [B, G, k] candidates in pools of [B, M].
-        place = place.reshape(*weight.shape[:2], groups * members)
-        chosen = pool.unsqueeze(1).expand_as(barred).gather(2, place)
-        chosen = chosen.masked_fill(barred.gather(2, place), -1)
-        level = _draw_levels(tags, place, self.generator)
+        ids, levels = [], []
+        for some, weighed in self._weighed(pool, barred):
+            weight = weighed.weight
+            if self.rule.takes_largest:
+                best = weight.topk(members, dim=-1).indices
+                place = best.unsqueeze(2).expand(-1, -1, groups, -1)
+            else:
+                place = draw_distinct(weight.flatten(0, 1), groups, members, self.generator)
+            place = place.reshape(*weight.shape[:2], groups * members)
+            chosen = pool[some].unsqueeze(1).expand_as(weight).gather(2, place)
+            level = self._levels(weighed, place, some)
+            if weighed.barred.numel():
+                none = torch.zeros_like(weight, dtype=torch.bool)
+                none.view(-1)[weighed.barred] = True
+                none = none.gather(2, place)
+                chosen.masked_fill_(none, -1)
+                level.masked_fill_(none, NO_LEVEL)
+            ids.append(chosen)
+            levels.append(level)
         missing = k - members  # a graph with fewer nodes than k
         shape = (-1, groups, members)
         return Candidates(
-            pad(chosen.reshape(shape), (0, missing), value=-1),
-            pad(level.reshape(shape), (0, missing)),
+            pad(torch.cat(ids).view(shape), (0, missing), value=-1),
+            pad(torch.cat(levels).view(shape), (0, missing)),
         )
 
     def _pools(self) -> Tensor:
@@ -194,159 +207,173 @@ class PoolDraw:
         )
 
     def _barred(self, pool: Tensor) -> Tensor:
-        """Which pool members are known edges of which query of their chunk; [C, Q, M], bool.
+        """Which pool members [C, M] are known edges: ascending places among C Q M cells, int64.
 
         If they are few, the block's known edges are looked up in its sorted pools.
         """
-        if self.barred_pairs is None:
-            return self.snapshot.known.contains(self.queries.unsqueeze(2), pool.unsqueeze(1))
         chunks, size = pool.shape
-        per_chunk = self.queries.shape[1]
+        if self.barred_pairs is None:
+            known = self.snapshot.known.contains(self.queries.unsqueeze(2), pool.unsqueeze(1))
+            return known.flatten().nonzero().squeeze(1)
         nodes = self.snapshot.known.num_dst
         base = torch.arange(chunks, device=pool.device).unsqueeze(1) * nodes
         members, order = (pool + base).flatten().sort()
         owner, node = self.barred_pairs
-        wanted = torch.div(owner, per_chunk, rounding_mode="floor") * nodes + node
+        wanted = torch.div(owner, self.queries.shape[1], rounding_mode="floor") * nodes + node
         place = torch.searchsorted(members, wanted).clamp(max=members.numel() - 1)
-        hit = members[place] == wanted
-        barred = torch.zeros(chunks * per_chunk, size, dtype=torch.bool, device=pool.device)
-        barred[owner[hit], order[place[hit]] % size] = True
-        return barred.view(chunks, per_chunk, size)
+        hit = (members[place] == wanted).nonzero().squeeze(1)
+        cells: Tensor = (owner[hit] * size + order[place[hit]] % size).unique()
+        return cells
 
-    def _weighed(self, pool: Tensor, barred: Tensor) -> tuple[Tensor, list[Tensor | None]]:
-        """The rule's weights, [C, Q, M], and of some chunks each, what levels are drawn by."""
-        chunks, per_chunk, members = barred.shape
-        step = max(1, CELLS // (per_chunk * members))
-        count = (~barred).sum(-1, keepdim=True).clamp(min=1).float().log()
-        weights: list[Tensor] = []
-        tags: list[Tensor | None] = []
+    def _weighed(self, pool: Tensor, barred: Tensor) -> Iterator[tuple[slice, _Weighed]]:
+        """Some chunks after the other, with the weights of their pools' members."""
+        chunks, members = pool.shape
+        cells = self.queries.shape[1] * members  # of a chunk
+        step = max(1, CELLS // cells)
+        lost = torch.div(barred, members, rounding_mode="floor").bincount(
+            minlength=self.queries.numel()
+        )
+        count = (members - lost).clamp_(min=1).float().view(*self.queries.shape, 1)
+        starts = torch.arange(0, chunks, step, device=pool.device) * cells
+        ends = [*torch.searchsorted(barred, starts).tolist(), barred.numel()]
         norms: list[Tensor] = []
-        for lo in range(0, chunks, step):
+        for lo, begin, end in zip(range(0, chunks, step), ends, ends[1:]):
             some = slice(lo, lo + step)
-            score = None
-            if self.rule.uses_scores:
-                score = self.snapshot.scores(self.queries[some], pool[some])
-            density = self._densities(pool[some], slice(lo * per_chunk, (lo + step) * per_chunk))
-            weighed = self._weigh(score, density, barred[some], count[some], some)
-            weights.append(weighed[0])
-            tags.append(weighed[1])
-            norms.append(weighed[2].flatten(0, 1))
+            weighed = self._weigh(pool[some], some, barred[begin:end] - lo * cells, count[some])
+            norms.append(weighed.norms.flatten(0, 1))
+            yield some, weighed
         inverse = -torch.cat(norms)
         inverse.masked_fill_(inverse == math.inf, -math.inf)  # nobody was admissible
         both = inverse if self._norms is None else torch.logaddexp(self._norms, inverse)
         self._norms = both
         self._pools_seen += 1
-        return torch.cat(weights), tags
 
-    def _densities(self, pool: Tensor, queries: slice) -> Tensor | None:
-        """Log densities of the levels of some queries over their pools, [L, C, Q, M], or None."""
-        if self.gaussians is None:
-            return None
-        assert self.snapshot.z_candidate is not None
-        mine = LevelGaussians(self.gaussians.mean[:, queries], self.gaussians.std[:, queries])
-        return mine.pool_log_prob(rows_of(self.snapshot.z_candidate, pool))
+    def _weigh(self, pool: Tensor, chunks: slice, barred: Tensor, count: Tensor) -> _Weighed:
+        """The rule's weights over the pools [C, M] of some chunks.
 
-    def _weigh(
-        self,
-        score: Tensor | None,
-        density: Tensor | None,
-        barred: Tensor,
-        count: Tensor,
-        chunks: slice,
-    ) -> tuple[Tensor, Tensor | None, Tensor]:
-        """The rule's weights, what levels are drawn by, and the norms.
-
-        Densities are written over. For queries whose Gaussians cannot be computed with, the
-        diffusion model is uniform.
-
-        Returns:
-            Weights [C, Q, M], ratios to their mean (logits if the largest are taken); weights of
-            the levels in them, [L + 1, C, Q, M], the last for draws of no level, None without
-            levels; and norms [C, Q, L + P].
+        ``barred`` are places among their cells, ``count`` [C, Q, 1] the other members of a query's
+        pool, at least 1. For queries whose Gaussians cannot be computed with, the diffusion model
+        is uniform.
 
         Raises:
             ValueError: for scores that are not finite.
         """
-        ratio = mixture = None
+        queries = self.queries[chunks]
+        shape = (*queries.shape, pool.shape[1])
         norms: list[Tensor] = []
-        if density is not None:
+        ratio = mixture = score = None
+        if self.densities is not None:
             assert self.snapshot.model is not None
-            density.mul_(self.settings.lam).masked_fill_(barred, -math.inf)
-            norm = density.logsumexp(-1, keepdim=True) - count
+            assert self.snapshot.z_candidate is not None
+            members = rows_of(self.snapshot.z_candidate, pool)
+            density = self.densities.up_to_constants(members, chunks)
             if self.unstable is not None:
-                norm.masked_fill_(self.unstable[chunks], math.inf)
-            norms.extend(norm.squeeze(-1))
-            ratio = density.sub_(norm).exp_().nan_to_num_(nan=0.0)
-            for level, share in zip(ratio, self.snapshot.model.levels.mixture_shares):
-                level.mul_(share)
-            mixture = ratio.sum(0).log_()
+                density.masked_fill_(self.unstable[chunks].unsqueeze(1), 0.0)
+            # The same cells at each level.
+            cells = shape[1] * shape[2]
+            base = torch.div(barred, cells, rounding_mode="floor") * cells
+            levels = torch.arange(density.shape[1], device=pool.device).unsqueeze(1)
+            at = barred + (density.shape[1] - 1) * base + levels * cells
+            ratio, norm = _over_mean(density, at.flatten(), count.unsqueeze(1))
+            norm += self.densities.constant[chunks]
             if self.unstable is not None:
-                mixture.masked_fill_(self.unstable[chunks], 0.0)
-        if score is not None:
-            score = score.masked_fill(barred, -math.inf)  # it may be a view of something else
-        parts = []
-        for part in self.rule.parts(score, mixture):
-            logits = part.logits.masked_fill(barred, -math.inf)
-            if not bool((logits.amax(-1) < math.inf).all()):  # nor NaN
+                norm.masked_fill_(self.unstable[chunks].unsqueeze(1), math.inf)
+            norms.extend(norm.squeeze(-1).unbind(1))
+            shares = self.snapshot.model.levels.mixture_shares
+            ratio *= ratio.new_tensor(shares).view(-1, 1, 1)
+            mixture = ratio.sum(1)
+        if self.rule.uses_scores:
+            score = self.snapshot.scores(queries, pool).contiguous()
+            if barred.numel():
+                score = score.clone()  # it may be a view of something else
+                score.view(-1)[barred] = -math.inf
+        weights: list[Tensor] = []
+        levelled: list[Tensor] = []
+        for part in self.rule.parts(score, None if mixture is None else mixture.log()):
+            logits = part.logits.expand(shape).contiguous()
+            weight, norm = _over_mean(logits, barred, count)
+            if not bool((norm < math.inf).all()):  # nor NaN
                 raise ValueError(
                     "scorer: scores of some pairs are NaN or infinite; embeddings of extreme size "
                     "do that to inner products: normalise them, or give the sampler the scorer "
                     "that your loss uses (the last table stays in use)"
                 )
-            norm = logits.logsumexp(-1, keepdim=True) - count
             norms.append(norm.squeeze(-1))
-            if self.rule.takes_largest:
-                return logits, None, torch.stack(norms, -1)
-            weight = (logits - norm).exp_().nan_to_num_(nan=0.0).mul_(part.share)
-            parts.append(part._replace(logits=weight))
-        tags = None if ratio is None else self._tags(ratio, mixture, parts)
-        weight = parts[0].logits
-        for part in parts[1:]:
-            weight = weight + part.logits
-        return weight, tags, torch.stack(norms, -1)
-
-    def _tags(self, ratio: Tensor, mixture: Tensor | None, parts: list[Part]) -> Tensor:
-        """What each level has of the weight of every pool member, then what no level has.
-
-        From the parts of the mixture of levels [L, C, Q, M], the log of their sum, and the rule's
-        parts with weights in place of logits.
-        """
-        assert mixture is not None
-        tags = ratio.new_zeros(len(ratio) + 1, *ratio.shape[1:])
-        for part in parts:
+            weights.append(logits if self.rule.takes_largest else weight.mul_(part.share))
             if part.levelled:
-                torch.mul(ratio, part.logits / mixture.exp(), out=tags[:-1])
-                tags[:-1].nan_to_num_(nan=0.0)
-            else:
-                tags[-1] = part.logits
-        if self.unstable is not None:  # no level claims anything
-            tags[-1].masked_fill_(~(tags > 0).any(0), 1.0)
-        return tags
+                levelled.append(weights[-1])
+        total = _sum(weights)
+        assert total is not None
+        return _Weighed(total, torch.stack(norms, -1), barred, ratio, mixture, _sum(levelled))
 
-
-def _draw_levels(
-    tags: list[Tensor | None], chosen: Tensor, generator: torch.Generator | None
-) -> Tensor:
-    """The level that each chosen place [C, Q, P] came from, drawn by its responsibilities, uint8.
-
-    ``tags`` are weights of each level and of none, [L + 1, c, Q, M] for some chunks each.
-    """
-    level = torch.full(chosen.shape, NO_LEVEL, dtype=torch.uint8, device=chosen.device)
-    if tags[0] is None:
+    def _levels(self, weighed: _Weighed, place: Tensor, chunks: slice) -> Tensor:
+        """The level that each chosen place [C, Q, P] came from, drawn by its share in it, uint8."""
+        level = torch.zeros(place.shape, dtype=torch.uint8, device=place.device)
+        ratio, mixture, levelled = weighed.ratio, weighed.mixture, weighed.levelled
+        if ratio is None or mixture is None or levelled is None:
+            return level.fill_(NO_LEVEL)
+        # A point in the weight of the candidate, which levels and the rest divide among them.
+        point = torch.rand(
+            place.shape, generator=self.generator, dtype=torch.float32, device=place.device
+        )
+        point *= weighed.weight.gather(2, place)
+        none = None
+        if levelled is not weighed.weight:
+            none = point >= levelled.gather(2, place)
+        point *= (mixture / levelled).gather(2, place)
+        for harder in ratio[:, :-1].unbind(1):
+            point -= harder.gather(2, place)
+            level += (point >= 0).view(torch.uint8)
+        if none is not None:
+            level.masked_fill_(none, NO_LEVEL)
+        if self.unstable is not None:
+            level.masked_fill_(self.unstable[chunks], NO_LEVEL)
         return level
-    components = len(tags[0])
-    noise = torch.empty(components, *chosen.shape, dtype=torch.float32, device=chosen.device)
-    noise.exponential_(generator=generator)
-    start = 0
-    for some in tags:
-        assert some is not None
-        here = slice(start, start + some.shape[1])
-        start += some.shape[1]
-        # The largest of weight over exponential noise; one by one reads memory in order.
-        best = noise.new_zeros(chosen[here].shape)
-        for component in range(components):
-            value = some[component].gather(2, chosen[here]).div_(noise[component, here])
-            name = NO_LEVEL if component == components - 1 else component
-            level[here].masked_fill_(value > best, name)
-            torch.maximum(best, value, out=best)
-    return level
+
+
+class _Weighed(NamedTuple):
+    """How the members of the pools of C chunks are weighed for their Q queries.
+
+    Attributes:
+        weight: shape [C, Q, M]; the logits where the largest are taken.
+        norms: shape [C, Q, L + P], of L levels and P parts of the rule.
+        barred: places of the known edges among the C Q M cells, int64; they weigh nothing.
+        ratio: what each level has of the mixture of levels, [C, L, Q, M]; None without.
+        mixture: their sum, as ``weight``.
+        levelled: what of the weight is the levels', as ``weight``; None if nothing is.
+    """
+
+    weight: Tensor
+    norms: Tensor
+    barred: Tensor
+    ratio: Tensor | None
+    mixture: Tensor | None
+    levelled: Tensor | None
+
+
+def _over_mean(logits: Tensor, barred: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights [.., M] as ratios to their mean over admissible members, and its log [.., 1].
+
+    ``barred`` are places of the others among all cells, -inf in the logits from then on, and
+    ``count`` [.., 1] is how many are left; the log is -inf where none is.
+    """
+    logits.view(-1)[barred] = -math.inf
+    top = logits.amax(-1, keepdim=True)
+    # e^-60 counts nothing beside 1, and smaller ones are slow, as denormal numbers.
+    weight = (logits - top).clamp_(min=_LOWEST)
+    weight.view(-1)[barred] = -math.inf
+    weight = weight.softmax(-1)
+    norm = top - (weight.amax(-1, keepdim=True) * count).log_()
+    nobody = top == -math.inf
+    if bool(nobody.any()):
+        norm.masked_fill_(nobody, -math.inf)
+        weight.masked_fill_(nobody, 0.0)
+    return weight.mul_(count), norm
+
+
+def _sum(parts: list[Tensor]) -> Tensor | None:
+    """The sum of tensors of one shape, itself if there is one; None if there is none."""
+    total = parts[0] if parts else None
+    for part in parts[1:]:
+        total = total + part
+    return total

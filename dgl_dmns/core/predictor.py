@@ -12,6 +12,7 @@ chain.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +47,17 @@ class AffineNoisePredictor(NoisePredictor):
             h: query embeddings, shape [B, D].
         """
         raise NotImplementedError
+
+    def coefficients_of_steps(
+        self, steps: Sequence[int], h: Tensor
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """`coefficients` of one step after the other, transposed: two tensors [D, B] for each.
+
+        What is handed out may be overwritten, by its taker too, before the next step is asked for.
+        """
+        for t in steps:
+            scale, shift = self.coefficients(torch.tensor(t, device=h.device), h)
+            yield scale.t(), shift.t()
 
     def forward(self, x: Tensor, t: Tensor, h: Tensor) -> Tensor:  # noqa: D102
         scale, shift = self.coefficients(t, h)
@@ -114,6 +126,28 @@ class FiLMPredictor(AffineNoisePredictor):
             scale = gain * scale
             shift = gain * shift + eta
         return scale, shift
+
+    def coefficients_of_steps(  # noqa: D102
+        self, steps: Sequence[int], h: Tensor
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        times = self.time(torch.tensor(steps, device=h.device)).unsqueeze(2)
+        query = h.t().contiguous() if self.conditional else h.new_zeros(h.shape[::-1])
+        # The bias is one more input; the gains are gamma + 1.
+        one = torch.zeros(self.layers, 2, self.width, device=h.device)
+        one[:, 0] = 1
+        weight = torch.cat([self.film.weight, (self.film.bias + one.flatten()).unsqueeze(1)], 1)
+        condition = query.new_ones(self.width + 1, query.shape[1])
+        inner = condition[: self.width]
+        made = query.new_empty(2 * self.layers * self.width, query.shape[1])
+        scale, shift, *rest = made.view(2 * self.layers, *query.shape)
+        for time in times:
+            torch.add(query, time, out=inner)
+            nn.functional.silu(inner, inplace=True)
+            torch.mm(weight, condition, out=made)
+            for gain, eta in zip(rest[::2], rest[1::2]):
+                scale.mul_(gain)
+                torch.addcmul(eta, gain, shift, out=shift)
+            yield scale, shift
 
     def extra_repr(self) -> str:  # noqa: D102
         return f"width={self.width}, layers={self.layers}, conditional={self.conditional}"

@@ -159,15 +159,19 @@ class CandidateTable(Shareable):
     def write(self, rows: Tensor, candidates: Candidates) -> None:
         """Write rows [B] of the hidden buffer: of [B, G, K], the first groups of each."""
         within = torch.arange(candidates.ids.shape[1])
-        place = self.start[rows].unsqueeze(1) + within
-        inside = within < self.sizes(rows).unsqueeze(1)
-        self.write_at(place[inside], Candidates(*(field[inside] for field in candidates)))
+        place = (self.start[rows].unsqueeze(1) + within).flatten()
+        fields = [field.flatten(0, 1) for field in candidates]
+        size = self.sizes(rows)
+        if int(size.min()) < within.numel():
+            inside = (within < size.unsqueeze(1)).flatten().nonzero().squeeze(1)
+            place, *fields = (field.index_select(0, inside) for field in (place, *fields))
+        self.write_at(place, Candidates(*fields))
 
     def write_at(self, place: Tensor, candidates: Candidates) -> None:
         """Write groups of the hidden buffer: [P, K], at places [P]."""
         self.unfinished.fill_(1)
         for hidden, field in zip(self.hidden(), candidates):
-            hidden[place] = field.to(hidden.dtype)
+            hidden.index_copy_(0, place, field.to(hidden.dtype))
 
     def keep(self) -> None:
         """Copy the live buffer to the hidden one, for a version that differs in some rows only."""
@@ -269,6 +273,8 @@ def fill_open_slots(
 
     From candidates [B, G, K], int64, of queries ``rows`` [B] to such ones without open slots.
     """
+    if not bool(hole.any()):
+        return ids
     ids, hole = ids.clone(), hole.clone()
     count = known.admissible_count(rows)
     scarce = count <= 4 * ids.shape[-1]

@@ -74,7 +74,8 @@ class DiffusionMethod(TableMethod):
 
     def fit(self, ends: Ends) -> FitReport:
         diffusion, width = self.diffusion, ends.h_query.shape[1]
-        steps = diffusion.warmup_steps if self.model is None else diffusion.fit_steps
+        first = self.model is None
+        steps = diffusion.warmup_steps if first else diffusion.fit_steps
         if self.model is None:
             self.model = diffusion.make(width, self.levels, self.seed)
         elif self.model.space.embedding_width != width:
@@ -86,7 +87,9 @@ class DiffusionMethod(TableMethod):
         space.update(ends.h_query if one_type else torch.cat([ends.h_query, ends.h_candidate]))
         z_query = space.encode(ends.h_query)
         z_candidate = z_query if one_type else space.encode(ends.h_candidate)
-        return self.model.fit(z_query, z_candidate, ends.known, steps, generator=ends.random)
+        return self.model.fit(
+            z_query, z_candidate, ends.known, steps, settle=not first, generator=ends.random
+        )
 
     def state(self, version: int) -> dict[str, Any]:
         model = None if self.model is None else self.model.state_dict()

@@ -70,7 +70,8 @@ class Diffusion:
     """The diffusion model of an edge type, and how it is fitted.
 
     Args:
-        fit_steps: fitting steps in a refresh.
+        fit_steps: fitting steps in a refresh at most; it ends earlier once the loss is flat, see
+            `dgl_dmns.core.DiffusionGenerator.fit`.
         warmup_steps: fitting steps of the first refresh.
         batch_pairs: (query, neighbour) pairs in a fitting step.
         learning_rate: of its Adam, positive.

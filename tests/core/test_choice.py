@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from shared import assert_drawn_from
 from small import rng
@@ -31,9 +32,17 @@ def test_places_are_distinct_and_never_of_weight_zero_while_others_are_left() ->
     assert bool((place[1, :, 0] == 0).all())
 
 
-def test_pairs_of_places_follow_successive_draws() -> None:
-    weight = torch.tensor([0.5, 0.3, 0.15, 0.05], dtype=torch.float64)
-    rows = 20_000
-    place = draw_distinct(weight.expand(rows, 4), 1, 2, rng(5)).squeeze(1)
-    expected = (weight.unsqueeze(1) * weight / (1 - weight).unsqueeze(1)).fill_diagonal_(0)
+@pytest.mark.parametrize(
+    "weights",
+    [(0.5, 0.3, 0.15, 0.05), (0.9, 0.0999, 0.0001, 0.0), (0.997, 0.001, 0.001, 0.001)],
+    ids=["usual", "next to nothing left", "one rules"],
+)
+@pytest.mark.parametrize("size", [4, 32])  # one search among few places, another among many
+def test_places_follow_successive_draws(weights: tuple[float, ...], size: int) -> None:
+    weight = torch.zeros(size)
+    weight[:: size // 4] = torch.tensor(weights)
+    place = draw_distinct(weight.expand(20_000, size), 2, 2, rng(5)).flatten(0, 1)
+    place = torch.div(place, size // 4, rounding_mode="floor")
+    exact = torch.tensor(weights, dtype=torch.float64)
+    expected = (exact.unsqueeze(1) * exact / (1 - exact).unsqueeze(1)).fill_diagonal_(0)
     assert_drawn_from(place[:, 0] * 4 + place[:, 1], expected.flatten(), least=1e-4)

@@ -138,6 +138,19 @@ def test_a_fit_that_diverges_is_taken_back(how: str) -> None:
     assert not model.fit(h, h, edges, 5, generator=rng(3)).diverged
 
 
+def test_a_fit_that_settles_ends_once_the_loss_is_flat() -> None:
+    h, edges, _ = toy()
+    model = DiffusionGenerator(WIDTH, space="raw", batch_pairs=256)
+    new = model.fit(h, h, edges, 200, settle=True, generator=rng(1))
+    again = model.fit(h, h, edges, 200, settle=True, generator=rng(2))
+    assert 20 <= len(again.losses) <= len(new.losses) < 200
+    for losses in (new.losses, again.losses):
+        means = torch.tensor(losses).view(-1, 10).mean(1)
+        gains = 1 - means[1:] / means[:-1]
+        assert bool((gains[:-1] > 0.005).all())
+        assert gains[-1] <= 0.005
+
+
 @pytest.mark.parametrize(
     ("space", "scale"),
     [("raw", 1e-8), ("raw", 1.0), ("compact", 1e-8), ("compact", 1.0), ("compact", 1e8)],

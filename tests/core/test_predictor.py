@@ -126,3 +126,16 @@ def test_what_is_refused_and_what_is_said() -> None:
         NoisePredictor()(*inputs(2, 3))
     text = repr(FiLMPredictor(5, layers=3, conditional=False))
     assert "width=5, layers=3, conditional=False" in text
+
+
+@pytest.mark.parametrize("conditional", [True, False])
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_coefficients_of_many_steps_are_those_of_each(layers: int, conditional: bool) -> None:
+    predictor = FiLMPredictor(5, layers, conditional)
+    h = inputs(7, 5)[2]
+    steps = range(20, 3, -4)
+    with torch.no_grad():
+        made = predictor.coefficients_of_steps(steps, h)
+        for t in steps:
+            for many, one in zip(next(made), predictor.coefficients(torch.tensor(t), h)):
+                assert torch.allclose(many.t(), one.expand(7, 5), atol=1e-5)
