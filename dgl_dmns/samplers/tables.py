@@ -77,10 +77,6 @@ class Tables(_Sampler):
         return self.relations[canonical_edge_type(etype, list(self.relations), "etype")]
 
     @property
-    def known_by_type(self) -> dict[EdgeType, KnownEdges]:  # noqa: D102
-        return {etype: relation.known for etype, relation in self.relations.items()}
-
-    @property
     def known(self) -> KnownEdges:
         """The known edges of the only edge type; otherwise, see `relation`."""
         return self.relation().known
