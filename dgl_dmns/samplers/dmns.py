@@ -68,7 +68,7 @@ class DiffusionMethod(TableMethod):
         self.diffusion = diffusion
 
     def copy(self) -> DiffusionMethod:
-        made = copy.copy(self)
+        made = super().copy()
         made.model = copy.deepcopy(self.model)
         return made
 
@@ -98,8 +98,8 @@ class DiffusionMethod(TableMethod):
         return width
 
     def restored(self, state: dict[str, Any], version: int) -> DiffusionMethod:
-        made = copy.copy(self)
-        vars(made).update(vars(super().restored(state, version)), model=None)
+        made = super().restored(state, version)
+        made.model = None
         if state["width"] is None:
             if version:
                 raise ValueError("state: made before the first refresh, this sampler is past it")
