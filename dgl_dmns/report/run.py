@@ -24,6 +24,7 @@ from dgl_dmns.core import look_at
 from dgl_dmns.diagnostics import Monitor, Observation, QueryView
 from dgl_dmns.diagnostics.observation import observe_look, view_look
 from dgl_dmns.evaluate import mean_and_stderr
+from dgl_dmns.files import whole_file
 from dgl_dmns.messages import warn
 
 __all__ = ["METRIC", "Run", "comparison", "is_better", "means", "one_line", "save_run", "verdict"]
@@ -165,9 +166,8 @@ def save_run(
         "signs": [] if monitor is None else [vars(sign) for sign in monitor.found],
         "left_out": _save_looks(folder, sampler, embeddings),
     }
-    unfinished = folder / "run.json.part"
-    unfinished.write_text(json.dumps(_plain(record), indent=1), encoding="utf-8")
-    unfinished.replace(folder / "run.json")
+    with whole_file(folder / "run.json") as file:
+        file.write(json.dumps(_plain(record), indent=1).encode())
     return folder
 
 
