@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from dgl_dmns._compat import require_dgl
 from dgl_dmns.checks import as_integer
 from dgl_dmns.core import callers_device, shielded
+from dgl_dmns.eval_mode import modes_kept
 
 _dgl: Any = require_dgl()
 
@@ -90,15 +91,11 @@ def layerwise_inference(
                 f"features: expected a row for each node, got {len(part)} for {count} nodes of "
                 f"type {ntype!r}; on a heterogeneous graph pass a dict by node type"
             )
-    modes = [] if model is None else [(module, module.training) for module in model.modules()]
-    if model is not None:
-        model.eval()
-    try:
+    with modes_kept() as settle:
+        if model is not None:
+            settle(model)
         for layer in layers:
             h = _one_layer(g, h, layer, fanout, batch_size, single)
-    finally:
-        for module, mode in modes:
-            module.training = mode
     return next(iter(h.values())) if single else h
 
 

@@ -15,6 +15,7 @@ from dgl.dataloading import DataLoader, NeighborSampler, as_edge_prediction_samp
 from torch import Tensor, nn
 
 from dgl_dmns import samplers
+from dgl_dmns.samplers.registry import in_families
 
 WIDTH = 6
 KINDS: dict[str, tuple[type, dict[str, Any]]] = {
@@ -35,9 +36,6 @@ KINDS: dict[str, tuple[type, dict[str, Any]]] = {
 }
 """Classes by name, and the options that make them quick."""
 FOLLOWING = ("dynamic", "self-adversarial", "mcns", "adversarial", "dmns")
-_POOLS = ("pool", "uniform_share", "groups", "lam")
-_DIFFUSION = ("fit_steps", "warmup_steps", "batch_pairs", "learning_rate", "space")
-_DIFFUSION += ("compact_width", "schedule", "predictor")
 
 
 def make(kind: str | type, g: Any, encoder: Any = None, k: Any = 3, **options: Any) -> Any:
@@ -57,13 +55,7 @@ def make(kind: str | type, g: Any, encoder: Any = None, k: Any = 3, **options: A
         return cls(g, k, **options)
     if isinstance(encoder, (Tensor, dict)):
         return make(kind, g, lambda: encoder, k, **options)
-    if not issubclass(cls, samplers.MCNSSampler):  # whose groups are its own
-        found = {n: options.pop(n) for n in list(options) if n in _POOLS}
-        options["pools"] = samplers.Pools(**found)
-    if issubclass(cls, samplers.DMNSSampler):
-        found = {n: options.pop(n) for n in list(options) if n in _DIFFUSION}
-        options["diffusion"] = samplers.Diffusion(**found)
-    return cls(g, embed if encoder is None else encoder, k, **options)
+    return cls(g, embed if encoder is None else encoder, k, **in_families(cls, options))
 
 
 def refreshed(*arguments: Any, **options: Any) -> Any:

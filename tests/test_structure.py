@@ -13,7 +13,7 @@ FILES = {
     for path in (ROOT / "dgl_dmns").rglob("*.py")
 }
 LAYERS = [  # each imports from those before it, and from itself
-    {"_compat", "checks", "messages", "files"},
+    {"_compat", "checks", "messages", "files", "eval_mode"},
     {"core"},
     {"seeds", "losses", "shared_softmax"},
     {"diagnostics", "evaluate", "data", "inference", "plots"},

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Iterable
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["CellStore", "cell_hash", "write_atomically"]
+from dgl_dmns.files import whole_file
+
+__all__ = ["CellStore", "cell_hash", "write_text"]
 
 _HASH_DIGITS = 16
 
@@ -43,17 +44,11 @@ def cell_hash(cell: Any) -> str:
     return hashlib.sha256(text.encode("utf-8")).hexdigest()[:_HASH_DIGITS]
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file so that a reader sees the whole of it or none, even after a crash."""
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, whole or not at all; its folder is made."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with whole_file(path) as file:
+        file.write(text.encode("utf-8"))
 
 
 class CellStore:
@@ -82,7 +77,7 @@ class CellStore:
     def save(self, cell: Any, result: dict[str, Any]) -> None:
         """Store a result; a later one of the same cell replaces it."""
         stored = {"cell": _described(cell), "result": result}
-        write_atomically(self.path(cell), json.dumps(stored, indent=1, sort_keys=True) + "\n")
+        write_text(self.path(cell), json.dumps(stored, indent=1, sort_keys=True) + "\n")
 
     def missing(self, cells: list[Any]) -> list[Any]:
         """The cells that have no result yet, each once, in their order."""

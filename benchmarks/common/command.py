@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from benchmarks.common.cells import CellStore, write_atomically
+from benchmarks.common.cells import CellStore, write_text
 from benchmarks.common.run import RunCell, environment_record, run_cells
 
 __all__ = ["Command", "benchmark_parser", "chosen", "public_command"]
@@ -143,7 +143,7 @@ class Command:
         """The top of a report: title, command, paragraphs, machine; ``environment.json`` too."""
         record = environment_record()
         text = json.dumps({"command": self.shown, **record}, indent=1) + "\n"
-        write_atomically(self.out / "environment.json", text)
+        write_text(self.out / "environment.json", text)
         machine = "; ".join(f"{name} {value}" for name, value in record.items())
         parts = (f"# {title}", f"Command: `{self.shown}`", *filter(None, paragraphs), machine)
         return "\n\n".join(parts) + "\n"

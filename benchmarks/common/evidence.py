@@ -22,6 +22,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
+from benchmarks.common.cells import write_text
 from benchmarks.common.report import (
     Column,
     Found,
@@ -30,7 +31,6 @@ from benchmarks.common.report import (
     ratio,
     table,
     write_csv,
-    write_text,
 )
 
 __all__ = ["add", "main", "page"]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.common.cells import CellStore, write_atomically
+from benchmarks.common.cells import CellStore, write_text
 from benchmarks.common.rows import Cell, Row
 from dgl_dmns.evaluate import mean_and_stderr, paired_difference
 
@@ -36,7 +36,6 @@ __all__ = [
     "table",
     "write_csv",
     "write_report",
-    "write_text",
 ]
 
 Runs = dict[int, dict[str, Any]]
@@ -186,18 +185,13 @@ def table(found: Found, reference: str, columns: Sequence[Column]) -> str:
     return markdown_table(("negatives", "runs", *(column.header for column in columns)), lines)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file, whole or not at all."""
-    write_atomically(path, text)
-
-
 def write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Write a CSV file, whole or not at all."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(header)
     writer.writerows(rows)
-    write_atomically(path, buffer.getvalue())
+    write_text(path, buffer.getvalue())
 
 
 def _write_runs(path: Path, done: Done) -> None:

@@ -17,7 +17,6 @@ import traceback
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Callable
 
@@ -26,6 +25,7 @@ from tqdm import tqdm
 
 from benchmarks.common.cells import CellStore
 from benchmarks.common.rows import Cell
+from dgl_dmns._compat import version_of
 
 __all__ = [
     "RunCell",
@@ -48,19 +48,12 @@ def _line(path: str, start: str) -> str:
     return ""
 
 
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
-
-
 def environment_record() -> dict[str, str | int]:
     """Versions, processor and cores, as plain values for a results file."""
     processor = _line("/proc/cpuinfo", "model name")
     return {
         "python": platform.python_version(),
-        **{package: _version(package) for package in _PACKAGES},
+        **{package: version_of(package) or "not installed" for package in _PACKAGES},
         "system": f"{platform.system()} {platform.machine()}",
         "processor": processor or platform.processor() or platform.machine(),
         "cores": len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1,

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from benchmarks.common.cells import write_text
 from benchmarks.common.command import Command, benchmark_parser
 from benchmarks.common.report import (
     Found,
@@ -25,7 +26,6 @@ from benchmarks.common.report import (
     sections_of,
     spread,
     write_csv,
-    write_text,
 )
 from benchmarks.common.rows import Cell
 from benchmarks.common.run import Runner

@@ -13,7 +13,7 @@ A node without neighbours is its own centre.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import dgl
@@ -29,7 +29,8 @@ from dgl_dmns.core import (
     sample_neighbours,
 )
 from dgl_dmns.losses import shared_softmax_loss
-from dgl_dmns.samplers import Diffusion, DMNSSampler, Pools
+from dgl_dmns.samplers import Diffusion, DMNSSampler
+from dgl_dmns.samplers.registry import in_families
 from dgl_dmns.seeds import fit_seed
 
 __all__ = ["OWN", "EveryNode", "NoisedCentre", "StandInSampler"]
@@ -123,9 +124,8 @@ class StandInSampler(DMNSSampler):
     """`DMNSSampler` with a `NoisedCentre` for its diffusion model."""
 
     def __init__(self, *arguments: Any, centre: Centre, **options: Any) -> None:
-        mine = {one.name for one in fields(Pools)} & options.keys()
-        pools = Pools(**{one: options.pop(one) for one in mine})
-        super().__init__(*arguments, pools=pools, diffusion=_Centred(centre=centre), **options)
+        options = in_families(DMNSSampler, options)
+        super().__init__(*arguments, diffusion=_Centred(centre=centre), **options)
 
 
 OWN = {"every node": EveryNode, "stand-in": StandInSampler}

@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.common.cells import CellStore
-from benchmarks.common.report import Found, Section, mean, table, write_text
+from benchmarks.common.cells import CellStore, write_text
+from benchmarks.common.report import Found, Section, mean, table
 from benchmarks.common.rows import Cell
 from benchmarks.paper.config import ROWS, Line, Training
 from dgl_dmns.core import Nearest

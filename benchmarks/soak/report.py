@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common.report import markdown_table, save_plot, write_csv, write_text
+from benchmarks.common.cells import write_text
+from benchmarks.common.report import markdown_table, save_plot, write_csv
 from benchmarks.soak.run import Outcome, Sample, Setting
 
 __all__ = ["checks", "growth", "write_report"]

@@ -7,7 +7,6 @@ in columns that are constant.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +16,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from dgl_dmns.files import read_arrays, read_parquet, write_arrays
+from dgl_dmns.files import read_arrays, read_parquet, whole_file, write_arrays
 
 __all__ = ["read", "write"]
 
@@ -44,18 +43,13 @@ _CONSTANT = ["seed", "fingerprint", "num_src", "num_dst", "source", "relation", 
 def write(path: Path, values: Mapping[str, Any]) -> None:
     """Write attributes to a file whose suffix says its kind; see `FixedNegatives.save`."""
     _check_suffix(path)
-    unfinished = path.with_name(f"{path.name}.part")
-    try:
+    with whole_file(path) as file:
         if path.suffix == ".npz":
             arrays = {name: np.asarray(value) for name, value in values.items()}
-            with unfinished.open("wb") as file:
-                write_arrays(file, {"format": np.array(FORMAT), **arrays})
+            write_arrays(file, {"format": np.array(FORMAT), **arrays})
         else:
-            with _engine():
-                _to_frame(values).to_parquet(unfinished, index=False)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+            with _engine():  # by name, since not all engines take an open file
+                _to_frame(values).to_parquet(file.name, index=False)
 
 
 def read(path: Path, make: Callable[..., _Made]) -> _Made:

@@ -23,7 +23,7 @@ from dgl_dmns.plots import (
     plot_scores,
     pyplot,
 )
-from dgl_dmns.report.run import METRIC, Run, one_line
+from dgl_dmns.report.run import METRIC, Run, in_words
 
 __all__ = ["PAPER", "Picture", "bench_chart", "pictures_of"]
 
@@ -82,7 +82,7 @@ def _drawn(plt: Any, one: Picture) -> Picture:
     try:
         return replace(one, png=_png(plt, one))
     except Exception as error:  # whatever values of the run's files may lead to
-        return replace(one, reason=one_line(error))
+        return replace(one, reason=in_words(error))
 
 
 def _png(plt: Any, one: Picture) -> bytes:

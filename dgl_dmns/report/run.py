@@ -24,9 +24,10 @@ from dgl_dmns.core import look_at
 from dgl_dmns.diagnostics import Monitor, Observation, QueryView
 from dgl_dmns.diagnostics.observation import observe_look, view_look
 from dgl_dmns.evaluate import mean_and_stderr
+from dgl_dmns.files import whole_file
 from dgl_dmns.messages import warn
 
-__all__ = ["METRIC", "Run", "comparison", "is_better", "means", "one_line", "save_run", "verdict"]
+__all__ = ["METRIC", "Run", "comparison", "in_words", "is_better", "means", "save_run", "verdict"]
 
 METRIC = "MRR"
 """What samplers are compared by."""
@@ -100,7 +101,7 @@ class Run:
             )
         except (ValueError, TypeError, KeyError, OSError, RecursionError) as error:
             raise ValueError(
-                f"{folder}: not a complete run ({one_line(error)}); remove the file that is named, "
+                f"{folder}: not a complete run ({in_words(error)}); remove the file that is named, "
                 "or run it again into another folder"
             ) from error
 
@@ -165,13 +166,12 @@ def save_run(
         "signs": [] if monitor is None else [vars(sign) for sign in monitor.found],
         "left_out": _save_looks(folder, sampler, embeddings),
     }
-    unfinished = folder / "run.json.part"
-    unfinished.write_text(json.dumps(_plain(record), indent=1), encoding="utf-8")
-    unfinished.replace(folder / "run.json")
+    with whole_file(folder / "run.json") as file:
+        file.write(json.dumps(_plain(record), indent=1).encode())
     return folder
 
 
-def one_line(error: Exception) -> str:
+def in_words(error: Exception) -> str:
     """What an error says, in one line, after its kind where that says more."""
     kind = "" if type(error) in (ValueError, RuntimeError) else f"{type(error).__name__}: "
     return " ".join(f"{kind}{error}".split())
@@ -194,8 +194,8 @@ def _save_looks(folder: Path, sampler: Any, embeddings: Any) -> dict[str, str]:
         if look.closed_form:
             looks["query.npz"] = view_look(look)
     except Exception as error:
-        warn(f"{folder}: scores.npz and query.npz are left out: {one_line(error)}")
-        return dict.fromkeys(("scores.npz", "query.npz"), one_line(error))
+        warn(f"{folder}: scores.npz and query.npz are left out: {in_words(error)}")
+        return dict.fromkeys(("scores.npz", "query.npz"), in_words(error))
     for name, seen in looks.items():
         seen.save(folder / name)
     missing = {"query.npz": "it needs level Gaussians, which this sampler does not hold"}

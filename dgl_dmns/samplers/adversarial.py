@@ -200,7 +200,7 @@ class AdversarialMethod(TableMethod):
         self._hidden, self._rate = sampler.hidden, sampler.learning_rate
 
     def copy(self) -> AdversarialMethod:
-        made = copy.copy(self)
+        made = super().copy()
         made.adversary = copy.deepcopy(self.adversary)
         return made
 
@@ -262,8 +262,8 @@ class AdversarialMethod(TableMethod):
         return None if state["adversary"] is None else int(state["adversary"][0])
 
     def restored(self, state: dict[str, Any], version: int) -> AdversarialMethod:
-        made = copy.copy(self)
-        vars(made).update(vars(super().restored(state, version)), adversary=None)
+        made = super().restored(state, version)
+        made.adversary = None
         if state["adversary"] is None:
             return made
         width, weights = state["adversary"]

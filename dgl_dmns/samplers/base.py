@@ -71,13 +71,14 @@ class NegativeSampler(_Base):  # type: ignore[misc]
         self._generator = generator
         self._stream = Stream()
         self._identity = GraphIdentity(type(self).__name__)
+        self._known: dict[EdgeType, KnownEdges] = {}  # replaced as a whole: copies share it
 
     # ---- what a subclass answers for --------------------------------------------------------
 
     @property
     def known_by_type(self) -> dict[EdgeType, KnownEdges]:
         """The known edges of every edge type that is held."""
-        return {}
+        return self._known
 
     def negatives(self, g: Any, src: Tensor, etype: EdgeType) -> Tensor:
         """Negatives for source nodes.

@@ -23,6 +23,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 from dgl_dmns.checks import check_object
 from dgl_dmns.core import EdgeType, Scorer, canonical_edge_type, dot_score
+from dgl_dmns.eval_mode import modes_kept
 
 __all__ = [
     "Scorers",
@@ -58,26 +59,20 @@ def eval_mode(modules: list[nn.Module]) -> Iterator[None]:
 
     Each part has its own mode back afterwards.
     """
-    modes: list[tuple[nn.Module, bool]] = []
     here = threading.get_ident()
+    with modes_kept() as settle:
 
-    def settle(module: nn.Module) -> None:
-        modes.extend((part, part.training) for part in module.modules())
-        module.eval()
+        def before(module: nn.Module, _: Any) -> None:
+            if module.training and threading.get_ident() == here:
+                settle(module)
 
-    def before(module: nn.Module, _: Any) -> None:
-        if module.training and threading.get_ident() == here:
+        for module in modules:
             settle(module)
-
-    for module in modules:
-        settle(module)
-    hook = register_module_forward_pre_hook(before)
-    try:
-        yield
-    finally:
-        hook.remove()
-        for part, mode in reversed(modes):  # what was noted first counts
-            part.training = mode
+        hook = register_module_forward_pre_hook(before)
+        try:
+            yield
+        finally:
+            hook.remove()
 
 
 def _look(value: Any, depth: int, found: dict[int, nn.Module], seen: set[int]) -> None:

@@ -68,7 +68,7 @@ class DiffusionMethod(TableMethod):
         self.diffusion = diffusion
 
     def copy(self) -> DiffusionMethod:
-        made = copy.copy(self)
+        made = super().copy()
         made.model = copy.deepcopy(self.model)
         return made
 
@@ -101,8 +101,8 @@ class DiffusionMethod(TableMethod):
         return width
 
     def restored(self, state: dict[str, Any], version: int) -> DiffusionMethod:
-        made = copy.copy(self)
-        vars(made).update(vars(super().restored(state, version)), model=None)
+        made = super().restored(state, version)
+        made.model = None
         if state["width"] is None:
             if version:
                 raise ValueError("state: made before the first refresh, this sampler is past it")
@@ -282,19 +282,17 @@ class DMNSSampler(RefreshingSampler):
                 or a node is out of range.
             TypeError: if the predictor has no closed form, or ids are no integers.
         """
-        relation, _, model = self._fitted("negatives_by_level", etype)
+        relation, _, _ = self._fitted("negatives_by_level", etype)
         n = as_integer("n", n, 1, "nodes per query and level")
         check_ids("nodes", nodes, relation.known.num_src, f"ids of type {relation.etype[0]!r}")
-        h = self._original("refresh").embedder.embeddings(embeddings)
-        z = {t: model.space.encode(h[t]) for t in {relation.etype[0], relation.etype[2]}}
+        look = self.look(relation.etype, embeddings)
+        assert look.diffusion is not None
         return draw_by_level(
-            model,
-            z[relation.etype[0]],
-            z[relation.etype[2]],
+            *look.diffusion,
             relation.known if known is None else known,
             nodes.cpu().long(),
             n,
-            lam=self.settings.lam,
+            lam=look.lam,
             generator=generator or relation.random,
         )
 

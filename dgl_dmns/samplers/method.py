@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,10 @@ from dgl_dmns.core import (
 )
 
 __all__ = ["Ends", "Method", "TableMethod"]
+
+Own = TypeVar("Own", bound="Method")
+"""The class of the method itself, so that what it makes is of a subclass where it is."""
+OwnTable = TypeVar("OwnTable", bound="TableMethod")
 
 
 class Ends(NamedTuple):
@@ -63,7 +67,7 @@ class Method:
     model: DiffusionGenerator | None = None
     distribution: NodeDistribution | None = None
 
-    def copy(self) -> Method:
+    def copy(self: Own) -> Own:
         """The same with what a refresh changes in place as copies."""
         return copy.copy(self)
 
@@ -81,7 +85,7 @@ class Method:
         """Fill the hidden buffer of the table, all rows or those of some nodes [B]."""
         raise NotImplementedError
 
-    def on(self, known: KnownEdges) -> Method:
+    def on(self: Own, known: KnownEdges) -> Own:
         """The same for a graph that has changed."""
         return self.copy()
 
@@ -93,7 +97,7 @@ class Method:
         """Width of the embeddings that a state was made for; None where it has none."""
         return None
 
-    def restored(self, state: dict[str, Any], version: int) -> Method:
+    def restored(self: Own, state: dict[str, Any], version: int) -> Own:
         """A method with what `state` gave; this one stays as it is.
 
         Args:
@@ -178,7 +182,7 @@ class TableMethod(Method):
             ends.scorer.load_state_dict(self._weights)
         self.distribution = self._drawn_from(self.snapshot(ends))
 
-    def on(self, known: KnownEdges) -> TableMethod:  # noqa: D102
+    def on(self: OwnTable, known: KnownEdges) -> OwnTable:  # noqa: D102
         made = copy.copy(self)
         made.norms = made.distribution = None
         return made
@@ -190,7 +194,9 @@ class TableMethod(Method):
             weights = dict(scorer.state_dict()) if isinstance(scorer, nn.Module) else None
         return {"norms": self.norms, "rule": self.drawn_by.measures(), "scorer": weights}
 
-    def restored(self, state: dict[str, Any], version: int) -> TableMethod:  # noqa: D102
+    def restored(  # noqa: D102
+        self: OwnTable, state: dict[str, Any], version: int
+    ) -> OwnTable:
         made = copy.copy(self)
         made.norms = None if state["norms"] is None else state["norms"].clone()
         made.drawn_by = self.rule.with_measures(state["rule"])

@@ -66,10 +66,6 @@ class FilteredSampler(NegativeSampler):
             self._known = {etype: known_edges(g, etype) for etype in g.canonical_etypes}
         self._identity.made_for(g, g.canonical_etypes)
 
-    @property
-    def known_by_type(self) -> dict[EdgeType, KnownEdges]:  # noqa: D102
-        return self._known
-
     @shielded
     def look(  # noqa: D102
         self, etype: EdgeName | None = None, embeddings: Embeddings | None = None

@@ -37,7 +37,7 @@ from dgl_dmns.samplers.method import Ends
 from dgl_dmns.samplers.misuse import ScoringCheck
 from dgl_dmns.samplers.observed import NodeIds, ObservedEmbeddings, ids_by_type
 from dgl_dmns.samplers.pacing import Cadence, Task, check_optimizer, passes_of, steps_of_a_pass
-from dgl_dmns.samplers.relation import Relation
+from dgl_dmns.samplers.relation import Relation, version_of
 
 __all__ = ["RefreshCallback", "Refresher", "Staleness"]
 
@@ -121,8 +121,7 @@ class Refresher:
         self.scoring = scoring
         self.report: RefreshReport | None = None
         self._callbacks: OrderedDict[int, RefreshCallback] = OrderedDict()
-        self._task: Task[RefreshReport] | None = None
-        self._work: _Work | None = None  # of that task
+        self._task: Task[tuple[RefreshReport, _Work]] | None = None
         self._random: dict[EdgeType, Tensor] = {}  # states before it
         self._failed: BaseException | None = None  # what a task has raised, until it is told
         self._steps: int | None = None  # of attached optimizers
@@ -133,7 +132,7 @@ class Refresher:
     @property
     def version(self) -> int:
         """How many refreshes the negatives that are drawn now have seen."""
-        return min(relation.table.version for relation in self.relations.values())
+        return version_of(self.relations)
 
     @property
     def staleness(self) -> Staleness:
@@ -213,8 +212,8 @@ class Refresher:
         try:
             work = self._begin(h, rows, watch, embeddings is not None or not observed)
             if background:
-                self._behind, self._work = 1, work
-                self._task = Task(lambda check: self._build(work, check))
+                self._behind = 1
+                self._task = Task(lambda check: (self._build(work, check), work))
                 assert self.report is not None
                 return self.report
             report = self._build_with_progress(work)
@@ -283,7 +282,7 @@ class Refresher:
         try:
             for held, apart, *_ in work.parts:
                 held.table.publish()
-                held.take(apart)
+                held.method = apart.method
             self.report, self.embedder.last = report, work.h
             self._behind, self._in_use = 0, work.step
         except BaseException:
@@ -331,15 +330,15 @@ class Refresher:
 
     def settle(self) -> None:
         """Wait for the background; keep its error, if any, for the next refresh."""
-        if self._task is None or self._work is None:
+        if self._task is None:
             return
-        task, work, error = self._task, self._work, self._task.error
-        self._task = self._work = None
+        task, error = self._task, self._task.error
+        self._task = None
         if error is not None:
             self._put_back()
             self._failed = error
             return
-        self._tell(task.result, work)
+        self._tell(*task.result)
 
     def restarted(self) -> None:
         """Forget what has failed before, since a state was loaded."""

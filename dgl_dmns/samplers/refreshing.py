@@ -167,6 +167,7 @@ class RefreshingSampler(Tables, Saved, NegativeSampler):
                 )
                 for etype, number in held.items()
             }
+        self._known = {etype: relation.known for etype, relation in self.relations.items()}
         self._identity.made_for(g, held)
         name = type(self).__name__
         self.asked = Asked()
@@ -366,6 +367,7 @@ class RefreshingSampler(Tables, Saved, NegativeSampler):
         self.relations = self._original("update_graph").grow(
             g, lambda numbers: groups_with_room(self.resources, self._rows(g, numbers))
         )
+        self._known = {etype: relation.known for etype, relation in self.relations.items()}
         self._identity = GraphIdentity(type(self).__name__)
         self._identity.made_for(g, self.relations)
 

@@ -1,13 +1,14 @@
 """Samplers by name, once for the command line, the benchmarks and the tests.
 
 A new sampler is one class and one line in `SAMPLERS`; a new rule that words can name, one in
-`RULES`. Options are flat: ``make_sampler("dmns", g, model, k=5, pool=64, rule="gate")``.
+`RULES`. Options are flat: ``make_sampler("dmns", g, model, k=5, pool=64, rule="gate")``;
+`in_families` puts them into the families that classes take.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -19,9 +20,16 @@ from dgl_dmns.samplers.dynamic import DynamicSampler, SelfAdversarialSampler
 from dgl_dmns.samplers.mcns import MCNSSampler
 from dgl_dmns.samplers.plain import InBatchSampler, PopularitySampler, UniformSampler
 from dgl_dmns.samplers.refreshing import RefreshingSampler
-from dgl_dmns.samplers.settings import Diffusion, Pools
+from dgl_dmns.samplers.settings import Diffusion, Pools, Resources
 
-__all__ = ["RULES", "SAMPLERS", "default_options", "follows_encoder", "make_sampler"]
+__all__ = [
+    "RULES",
+    "SAMPLERS",
+    "default_options",
+    "follows_encoder",
+    "in_families",
+    "make_sampler",
+]
 
 SAMPLERS: dict[str, Any] = {  # classes that derive from NegativeSampler
     "dmns": DMNSSampler,
@@ -43,17 +51,20 @@ RULES: dict[str, Callable[[], Any]] = {
 """What ``rule=`` of ``dmns`` may be in words."""
 
 _PLACES = ("g", "encoder", "k")
-_FAMILIES: dict[str, Any] = {"pools": Pools, "diffusion": Diffusion}
+_FAMILIES: dict[str, Any] = {"pools": Pools, "diffusion": Diffusion, "resources": Resources}
 
 
 def default_options(name: str) -> dict[str, Any]:
-    """The options of a sampler with their defaults, by name; those of families as well."""
+    """The options of a sampler with their defaults, by name; those of families as well.
+
+    The resources of a machine say nothing of the negatives, and stay together.
+    """
     kind = SAMPLERS[name]
     found = _keywords(kind)
     if found.pop("options", None) is not None and issubclass(kind, RefreshingSampler):
         taken = _keywords(RefreshingSampler)
         found.update({one: taken[one] for one in kind.takes if one in taken})
-    for family in _FAMILIES.keys() & found.keys():
+    for family in {"pools", "diffusion"} & found.keys():
         del found[family]
         defaults = kind.defaults if family == "pools" else _FAMILIES[family]()
         found.update({one.name: getattr(defaults, one.name) for one in fields(_FAMILIES[family])})
@@ -69,6 +80,25 @@ def _keywords(kind: type) -> dict[str, Any]:
 def follows_encoder(name: str) -> bool:
     """Whether a sampler is given the encoder, so that its negatives change with it."""
     return "encoder" in inspect.signature(SAMPLERS[name]).parameters
+
+
+def in_families(kind: type, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of a sampler's class from flat options: ``pool=64`` is in ``pools=Pools(pool=64)``.
+
+    Args:
+        kind: the class, whose own arguments stay as they are.
+        options: by name; what is of no family stays as it is.
+
+    Raises:
+        TypeError: for a value of another type.
+        ValueError: for a value out of range.
+    """
+    made, own = dict(options), _keywords(kind).keys()
+    for family, settings in _FAMILIES.items():
+        names = {one.name for one in fields(settings)} & made.keys() - own
+        if names:
+            made[family] = settings(**{name: made.pop(name) for name in names})
+    return made
 
 
 def make_sampler(
@@ -96,9 +126,5 @@ def make_sampler(
     if not follows_encoder(name):
         plain: NegativeSampler = SAMPLERS[name](g, k, **options)
         return plain
-    for family, kind in _FAMILIES.items():
-        own = {one.name for one in fields(kind)} & options.keys() - _keywords(SAMPLERS[name]).keys()
-        if own:
-            options[family] = kind(**{one: options.pop(one) for one in own})
-    made: NegativeSampler = SAMPLERS[name](g, encoder, k, **options)
+    made: NegativeSampler = SAMPLERS[name](g, encoder, k, **in_families(SAMPLERS[name], options))
     return made

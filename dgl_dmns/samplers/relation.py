@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -27,7 +27,7 @@ from dgl_dmns.samplers.callables import frozen, in_eval_mode
 from dgl_dmns.samplers.graphs import known_edges
 from dgl_dmns.samplers.method import Ends, Method
 
-__all__ = ["Relation"]
+__all__ = ["Relation", "version_of"]
 
 _SENT = ("etype", "folder", "groups", "alike", "rows", "seed")  # to workers, beside the method's
 
@@ -151,7 +151,7 @@ class Relation:
     # ---- copies -----------------------------------------------------------------------------
 
     def apart(self, *, reseeded: bool) -> Relation:
-        """The same with what a refresh changes as copies, until `take` takes them over.
+        """The same with what a refresh changes as copies, until it hands its method over.
 
         Known edges and table are shared, whose hidden buffer a refresh fills.
 
@@ -164,10 +164,6 @@ class Relation:
             seed = int(torch.randint(1 << 62, (), generator=random))
             random = torch.Generator().manual_seed(seed)
         return self._with(method=self.method.copy(), random=random)
-
-    def take(self, refreshed: Relation) -> None:
-        """Take over what a refresh has made, in one step; its table is published beside."""
-        self.method = refreshed.method
 
     def on(self, g: Any, groups: int) -> Relation:
         """The same for a graph that has changed; this one stays as it is, for who reads it.
@@ -244,3 +240,8 @@ class Relation:
                     f"knows, with the same ids, got {count}; keep nodes that are gone, without "
                     "edges, or make a new sampler"
                 )
+
+
+def version_of(relations: Mapping[EdgeType, Relation]) -> int:
+    """How many refreshes the negatives of all of them have seen; readable in workers."""
+    return min(relation.table.version for relation in relations.values())

@@ -35,7 +35,7 @@ from dgl_dmns.samplers.method import TableMethod
 from dgl_dmns.samplers.minibatch import checked_pairs, negative_pairs
 from dgl_dmns.samplers.misuse import Asked
 from dgl_dmns.samplers.refresher import Refresher
-from dgl_dmns.samplers.relation import Relation
+from dgl_dmns.samplers.relation import Relation, version_of
 
 if TYPE_CHECKING:
     from dgl_dmns.samplers.base import NegativeSampler as _Sampler
@@ -77,10 +77,6 @@ class Tables(_Sampler):
         return self.relations[canonical_edge_type(etype, list(self.relations), "etype")]
 
     @property
-    def known_by_type(self) -> dict[EdgeType, KnownEdges]:  # noqa: D102
-        return {etype: relation.known for etype, relation in self.relations.items()}
-
-    @property
     def known(self) -> KnownEdges:
         """The known edges of the only edge type; otherwise, see `relation`."""
         return self.relation().known
@@ -98,7 +94,7 @@ class Tables(_Sampler):
     @property
     def version(self) -> int:
         """How many refreshes the negatives that are drawn now have seen; readable in workers."""
-        return min(relation.table.version for relation in self.relations.values())
+        return version_of(self.relations)
 
     @shielded
     def look(  # noqa: D102

@@ -19,7 +19,7 @@ from benchmarks.dropin.config import Recipe
 from benchmarks.gae import problem as gae
 from benchmarks.paper import config as paper
 from benchmarks.speed import config as speed
-from dgl_dmns import DMNSSampler, Pools
+from dgl_dmns import DMNSSampler, Pools, Resources
 from dgl_dmns.core import Blend, Density
 from dgl_dmns.samplers import SelfAdversarialSampler
 
@@ -102,6 +102,7 @@ def test_rows_leave_defaults_to_the_samplers(graph):
     changed = made("dmns", rule=Density(), levels=(0.1, 0.5), lam=0.3, fit_steps=3, pool=50, k=2)
     assert (changed.k, changed.settings.lam, changed.diffusion.fit_steps) == (2, 0.3, 3)
     assert changed.levels.fractions == (0.1, 0.5)
+    assert made("dynamic", table_bytes=1 << 20).resources == Resources(table_bytes=1 << 20)
     with pytest.raises(ValueError, match=r"sampler: expected one of dgl.*got 'other'"):
         made("other")
     with pytest.raises(ValueError, match="queries: expected at least 1, with loss 'shared'"):

@@ -63,6 +63,7 @@ def test_negatives_of_the_new_graph_before_and_after_the_next_refresh(name: str)
     sampler.update_graph(g)
     assert sampler.version == 1
     assert sampler.known.num_src == AFTER
+    assert sampler.known_by_type[sampler.relation().etype] is sampler.known
     assert torch.equal(old.current().ids, then)  # for workers that still run
     for version in (1, 2):
         for _ in range(3):
