@@ -34,7 +34,7 @@ def test_places_are_distinct_and_never_of_weight_zero_while_others_are_left() ->
 
 @pytest.mark.parametrize(
     "weights",
-    [(0.5, 0.3, 0.15, 0.05), (0.9, 0.0999, 0.0001, 0.0), (0.997, 0.001, 0.001, 0.001)],
+    [(0.5, 0.3, 0.15, 0.05), (0.9, 0.0999, 0.0001, 0.0), (0.9999994, 1e-7, 2e-7, 3e-7)],
     ids=["usual", "next to nothing left", "one rules"],
 )
 @pytest.mark.parametrize("size", [4, 32])  # one search among few places, another among many
