@@ -142,13 +142,17 @@ def shared_softmax_loss(
     drawn = _rows("candidates", candidates, of_dst).flatten()
     own = _own(drawn, len(src), share, pool)
     ratio = _log_ratio(log_ratio, drawn)
+    queries, query_of = src, None
     if isinstance(known, KnownEdges):
-        barred = Barred.of_edges(known, _ids(ids, (of_src, of_dst), known), src, dst)
+        of_rows, targets = _ids(ids, (of_src, of_dst), known), dst
+        if own is None:
+            queries, targets, query_of = _once(src, dst, known, of_rows)
+        barred = Barred.of_edges(known, of_rows, queries, targets)
     else:
         barred = Barred.of_mask(known, dst, drawn, own_only=share == "edge")
 
     positive = way.pairs(of_src[src], of_dst[dst])
-    of_query = of_src.index_select(0, src)
+    of_query = of_src.index_select(0, queries)
     other = positive
     log_weight = math.log(num_nodes) - ratio
     if own is not None:
@@ -174,6 +178,7 @@ def shared_softmax_loss(
             barred.among(shared),
             way.scorer,
             temperature,
+            query_of,
         )
     loss = excess / len(src)
     if not bool(loss.isfinite()):
@@ -270,6 +275,26 @@ def _own(drawn: Tensor, queries: int, share: Share, pool: int | None) -> Tensor 
             f"scored anyway, got {pool}; use share='edge' for these alone"
         )
     return own
+
+
+def _once(
+    src: Tensor, dst: Tensor, known: KnownEdges, ids: tuple[Tensor, Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The distinct sources of positives [B], which a pool of all candidates weighs alike.
+
+    A positive that is no known edge stays a query of its own, as its destination is left out.
+
+    Returns:
+        Rows of Q queries; of each the row of a destination to leave out, or -1; and the query of
+        each positive, shape [B].
+    """
+    device = ids[0].device
+    alone = ~known.contains(ids[0][src.to(device)], ids[1][dst.to(device)]).to(src.device)
+    alone = alone.nonzero().squeeze(1)
+    rows, query_of = src.unique(return_inverse=True)
+    query_of[alone] = len(rows) + torch.arange(len(alone), device=src.device)
+    none = torch.full_like(rows, -1)
+    return torch.cat([rows, src[alone]]), torch.cat([none, dst[alone]]), query_of
 
 
 def _log_ratio(log_ratio: Tensor | None, drawn: Tensor) -> Tensor:

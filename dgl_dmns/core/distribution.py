@@ -150,7 +150,10 @@ class NodeDistribution:
             score = snapshot.scores(src.view(-1, 1), dst.view(-1, 1)).flatten()
         if self.rule.uses_generator:
             assert snapshot.z_candidate is not None
-            density = self._gaussians(src).log_prob(snapshot.z_candidate[dst])
+            rows, place = src.unique(return_inverse=True)  # Gaussians cost more than a gather
+            made = self._gaussians(rows)
+            mine = LevelGaussians(made.mean[:, place], made.std[:, place])
+            density = mine.log_prob(snapshot.z_candidate[dst])
         return self._closed(src, snapshot.known.contains(src, dst), score, density)
 
     def _gaussians(self, rows: Tensor) -> LevelGaussians:
@@ -190,8 +193,7 @@ class NodeDistribution:
         nodes, size = self.snapshot.known.num_dst, self.settings.pool
         ratio = ratio.clamp(max=_LARGEST)
         if size < nodes:
-            others = ratio.new_tensor(max(1, size - 1)).log()
-            return ratio - torch.logaddexp(ratio, others) + math.log(size)
+            return math.log(size) - softplus(math.log(max(1, size - 1)) - ratio)
         # It does, unless it is known: then it is taken as beside it.
         count = self.snapshot.known.admissible_count(rows).clamp(min=1).to(ratio).log()
         return torch.where(known, ratio + softplus(-count) - softplus(ratio - count), ratio)

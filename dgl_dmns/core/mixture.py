@@ -231,7 +231,7 @@ class Barred:
     """What is no negative of which query, its own positive among it.
 
     Attributes:
-        dst: rows of the positives' destinations, shape [B], int64.
+        dst: rows of the positives' destinations, shape [B], int64; -1 leaves none out by itself.
         is_own: whether own candidates, rows [B, K], are no negatives: bool [B, K].
         is_among: positions (queries, columns) of what are none in a shared pool.
     """

@@ -1,18 +1,22 @@
 r"""The softmax over a pool that all queries share, without a matrix of all scores.
 
-Symbols: B queries with embeddings ``q_b``, C nodes of the pool with embeddings ``p_c`` and log
-weights ``w_c``; ``d_bc``, corrections of few pairs (-inf: left out); ``o_b``, the log of what else
-stands in the denominator of query b, its positive at least. Computed is what the pool adds,
+Symbols: Q queries with embeddings ``q_j``, C nodes of the pool with embeddings ``p_c`` and log
+weights ``w_c``; ``d_jc``, corrections of few pairs (-inf: left out); B positives b of queries
+``j(b)``; ``o_b``, the log of what else stands in the denominator of a positive, itself at least.
+Computed is what the pool adds,
 
-    ``sum over b of log(e^{o_b} + sum over c of e^{s(q_b, p_c) + w_c + d_bc}) - o_b``.
+    ``sum over b of log(e^{o_b} + Z_{j(b)}) - o_b``,
+    ``Z_j = sum over c of e^{s(q_j, p_c) + w_c + d_jc}``,
 
-The queries are taken in chunks. For the inner product the gradients are sums of the same
-exponentials, so they are made in the forward pass, and nothing of size B C is kept. Other scorers
-go through autograd, and each chunk is computed again in the backward pass.
+where a query with many positives is scored once. The queries are taken in chunks. For the inner
+product the gradients are sums of the same exponentials, so they are made in the forward pass, and
+nothing of size Q C is kept. Other scorers go through autograd, and each chunk is computed again in
+the backward pass.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,45 +69,60 @@ def pool_softmax(
     corrections: Corrections,
     scorer: Scorer | None = None,
     temperature: float = 1.0,
+    query_of: Tensor | None = None,
 ) -> Tensor:
-    """What the pool adds to the log denominators of all queries; see the top of this module.
+    """What the pool adds to the log denominators of all positives; see the top of this module.
 
     Args:
-        query: embeddings of the queries, shape [B, D].
+        query: embeddings of the queries, shape [Q, D].
         pool: embeddings of the pool, shape [C, D].
         log_weight: shape [C], without gradient; -inf leaves a node out.
         other: finite, shape [B], float32 or float64, with gradient.
-        corrections: of single pairs, without gradient.
+        corrections: of single pairs of a query and a node, without gradient.
         scorer: scores of broadcastable embeddings; the inner product where None.
         temperature: what scores are divided by.
+        query_of: the query of each positive, shape [B], int64; defaults to one after the other.
 
     Returns:
         A scalar of the dtype of ``other``.
     """
     corrections = corrections.in_order(other)
     log_weight = log_weight.to(other)
+    if query_of is None:
+        query_of = torch.arange(len(other), device=other.device)
+    else:
+        query_of, order = query_of.sort()
+        other = other[order]
     if scorer is None:
         query, pool = query.to(other.dtype) / temperature, pool.to(other.dtype)
         with torch.autocast(other.device.type, enabled=False):
             apply: Any = _InnerProducts.apply
-            total: Tensor = apply(query, pool, log_weight, other, corrections)
+            total: Tensor = apply(query, pool, log_weight, other, query_of, corrections)
         return total
 
-    def chunk_of(query: Tensor, pool: Tensor, other: Tensor, start: int) -> Tensor:
+    def chunk_of(query: Tensor, pool: Tensor, other: Tensor, of: Tensor, start: int) -> Tensor:
         score = scorer(query.unsqueeze(1), pool.unsqueeze(0))
         score = checked_scores(score, (query.shape[0], pool.shape[0]))
         logits = corrections.add_to(score.to(other.dtype) / temperature + log_weight, start)
-        logits = torch.cat([logits, other.unsqueeze(1)], dim=1)
+        logits = torch.cat([logits[of], other.unsqueeze(1)], dim=1)
         return (logits.logsumexp(1) - other).sum()
 
     step = max(1, min(_CHUNK, _ENTRIES // max(1, pool.numel())))
     parts = [
-        checkpoint(
-            chunk_of, query[at : at + step], pool, other[at : at + step], at, use_reentrant=False
-        )
-        for at in range(0, query.shape[0], step)
+        checkpoint(chunk_of, query[some], pool, other[mine], of, some.start, use_reentrant=False)
+        for some, mine, of in _chunks(query, query_of, step)
     ]
     return torch.stack(parts).sum()
+
+
+def _chunks(query: Tensor, query_of: Tensor, step: int) -> Iterator[tuple[slice, slice, Tensor]]:
+    """Some queries after the other, their positives, and which of these queries each is of."""
+    starts = range(0, query.shape[0], step)
+    ends = [*starts[1:], query.shape[0]]
+    bounds = torch.searchsorted(query_of, torch.tensor([0, *ends], device=query_of.device)).tolist()
+    for start, end, first, last in zip(starts, ends, bounds, bounds[1:]):
+        mine = slice(first, last)
+        yield slice(start, end), mine, query_of[mine] - start
 
 
 class _InnerProducts(torch.autograd.Function):
@@ -111,26 +130,33 @@ class _InnerProducts(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, query: Tensor, pool: Tensor, log_weight: Tensor, other: Tensor, add: Corrections
+        ctx: Any,
+        query: Tensor,
+        pool: Tensor,
+        log_weight: Tensor,
+        other: Tensor,
+        query_of: Tensor,
+        add: Corrections,
     ) -> Tensor:
         needed = any(ctx.needs_input_grad)
         by_query, by_pool, by_other = (torch.zeros_like(x) for x in (query, pool, other))
         step = max(1, min(_CHUNK, _ENTRIES // max(1, pool.shape[0])))
         total = other.new_zeros(())
         columns = pool.t()
-        for at in range(0, query.shape[0], step):
-            part = slice(at, at + step)
-            logits = add.add_to(torch.addmm(log_weight, query[part], columns), at)
-            rest = other[part].unsqueeze(1)
-            largest = torch.maximum(logits.amax(1, keepdim=True), rest)
+        least = torch.finfo(other.dtype).min  # in place of -inf, where all are left out
+        for some, mine, of in _chunks(query, query_of, step):
+            logits = add.add_to(torch.addmm(log_weight, query[some], columns), some.start)
+            largest = logits.amax(1, keepdim=True).clamp_(min=least)
             weight = logits.sub_(largest).clamp_(min=_LOWEST).exp_()
-            of_rest = (rest - largest).exp()
-            sum_ = weight.sum(1, keepdim=True) + of_rest
-            total += (sum_.log() + (largest - rest)).sum()
+            sum_ = weight.sum(1, keepdim=True)
+            above = (sum_.log() + largest).squeeze(1)[of] - other[mine]
+            total += torch.logaddexp(above, torch.zeros_like(above)).sum()
             if needed:
-                by_other[part] = (of_rest / sum_).squeeze(1) - 1
-                by_query[part] = (weight @ pool) / sum_
-                by_pool.addmm_(weight.t(), query[part] / sum_)
+                share = above.sigmoid()  # of the pool in the denominator
+                by_other[mine] = -share
+                times = torch.zeros_like(sum_[:, 0]).index_add_(0, of, share).unsqueeze(1) / sum_
+                by_query[some] = (weight @ pool) * times
+                by_pool.addmm_(weight.t(), query[some] * times)
         if needed:
             ctx.save_for_backward(by_query, by_pool, by_other, query, pool, other)
         return total
@@ -142,7 +168,7 @@ class _InnerProducts(torch.autograd.Function):
         if torch.is_grad_enabled():  # create_graph=True: the slopes carry no graph of their own
             once: Any = _Once.apply
             found = [once(slope, of) for slope, of in zip(found, (query, pool, other))]
-        return found[0], found[1], None, found[2], None
+        return found[0], found[1], None, found[2], None, None
 
 
 class _Once(torch.autograd.Function):
