@@ -127,21 +127,30 @@ def distinct_pools(
 ) -> Tensor:
     """Uniform pools [C, min(M, N)] of distinct members, so that draws from one cannot repeat.
 
-    Members are drawn independently and collisions redrawn; if M is not small beside sqrt(N), the
-    largest M of N random keys are taken.
+    Members are drawn independently and collisions redrawn; of pools of more than a quarter of all
+    nodes (`takes_keys`), the largest M of N random keys are taken.
     """
-    if size * size >= nodes:
+    if takes_keys(size, nodes):
         keys = torch.rand((chunks, nodes), generator=generator, dtype=torch.float32, device=device)
         return keys.topk(min(size, nodes), dim=1).indices
     pool = torch.randint(0, nodes, (chunks, size), generator=generator, device=device)
-    while True:
-        ordered, where = pool.sort(dim=1)
-        twin = torch.zeros_like(pool, dtype=torch.bool)
+    left = torch.arange(chunks, device=device)
+    while left.numel():
+        ordered, where = pool[left].sort(dim=1)
+        twin = torch.zeros_like(ordered, dtype=torch.bool)
         twin.scatter_(1, where[:, 1:], ordered[:, 1:] == ordered[:, :-1])
-        count = int(twin.sum())
-        if not count:
-            return pool
-        pool[twin] = torch.randint(0, nodes, (count,), generator=generator, device=device)
+        again = twin.any(dim=1).nonzero().squeeze(1)
+        left, twin = left[again], twin[again]
+        mine = pool[left]
+        fresh = (int(twin.sum()),)
+        mine[twin] = torch.randint(0, nodes, fresh, generator=generator, device=device)
+        pool[left] = mine
+    return pool
+
+
+def takes_keys(size: int, nodes: int) -> bool:
+    """Whether `distinct_pools` draws a number for each node and pool."""
+    return 4 * size > nodes
 
 
 class WeightedFallback:

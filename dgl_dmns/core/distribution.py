@@ -193,7 +193,8 @@ class NodeDistribution:
         nodes, size = self.snapshot.known.num_dst, self.settings.pool
         ratio = ratio.clamp(max=_LARGEST)
         if size < nodes:
-            return math.log(size) - softplus(math.log(max(1, size - 1)) - ratio)
+            beside: Tensor = math.log(size) - softplus(math.log(max(1, size - 1)) - ratio)
+            return beside
         # It does, unless it is known: then it is taken as beside it.
         count = self.snapshot.known.admissible_count(rows).clamp(min=1).to(ratio).log()
         return torch.where(known, ratio + softplus(-count) - softplus(ratio - count), ratio)

@@ -11,19 +11,21 @@ The data flow, for source nodes (queries) and destination nodes (candidates):
 and to look at the levels.
 
 Blocks of queries bound the working set; within a block, chunks share pools
-(`dgl_dmns.core.pools`), and rows are of about the same size. Beside it, filling a table takes 16
-bytes a query for their order, and 4 bytes for each norm.
+(`dgl_dmns.core.pools`), and rows are of about the same size; long ones are taken apart. Beside it,
+filling a table takes 24 bytes a query, and 8 for each norm.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize, pad
 
+from dgl_dmns.core.choice import takes_keys
 from dgl_dmns.core.generator import DiffusionGenerator
 from dgl_dmns.core.known import KnownEdges
 from dgl_dmns.core.pools import CELLS, PoolDraw, PoolSettings
@@ -38,7 +40,9 @@ __all__ = ["CHUNK_BYTES", "draw_by_level", "fill_table", "queries_at_a_time"]
 CHUNK_BYTES = 1 << 28
 """Default working set of filling a table, in bytes (256 MiB)."""
 
+_WINDOW = 1 << 16  # rows that are taken apart at a time: a bounded working set
 _BLOCK = 4096  # queries at a time at most: more would cost memory and save no time
+_FEW = 512  # queries: to draw more for some of them costs less than another block
 _SCORED = 4096  # queries whose negatives are scored for the report, about
 _LARGEST = 1e15  # coordinates of a latent beyond that have come apart; their squares are finite
 _SIMILARITIES = 20_000_000  # similarities held at a time: a bounded working set
@@ -86,59 +90,110 @@ def fill_table(
         queries = nodes.numel()
     searched = rule.nearest_among(snapshot.known.num_dst)
     scores = LevelScores(len(snapshot.model.levels) if snapshot.model is not None else 0)
-    filtered = fallback = seen = unstable = 0
-    norms: Tensor | None = None
-    chunk = max(1, min(settings.queries_per_pool, queries))
+    filtered = seen = 0
+    fallback = torch.zeros(table.queries, dtype=torch.bool)
+    unstable = torch.zeros_like(fallback)
+    inverse: list[tuple[Tensor, Tensor]] = []  # of norms
     order = torch.randperm(queries, generator=generator, device=snapshot.h_query.device)
     if nodes is not None:
         order = nodes[order]
-    sizes, place = table.sizes(order).sort(descending=True, stable=True)
-    order = order[place]  # rows of a block are about as long
-    # Whole chunks only: the last one is filled up with queries from the start of the order.
-    order = torch.cat([order, order[: (-queries) % chunk]])
-    start = 0
-    while start < order.numel():
-        groups = int(sizes[start])
-        at_a_time = queries_at_a_time(settings, snapshot, k, chunk_bytes, groups)
-        alike = int((2 * sizes[start:] >= groups).sum())  # as many groups are drawn for all rows
-        at_a_time = max(chunk, min(at_a_time // chunk, -(-alike // chunk)) * chunk)
-        rows = order[start : start + at_a_time]
-        own = rows[: queries - start]  # without those that only fill up the last chunk
-        draw: PoolDraw | LatentDraw
-        if searched is None:
-            draw = PoolDraw(rule, settings, snapshot, rows, chunk, generator)
-        else:
-            draw = LatentDraw(searched, snapshot, rows, chunk_bytes, generator)
-        drawn = draw.draw(k, groups)
-        filtered += draw.filtered
-        seen += draw.seen
-        if draw.unstable is not None:
-            unstable += int(draw.unstable.flatten()[: own.numel()].sum())
-        if rule.tractable:
-            if norms is None:
-                norms = draw.norms.new_full((table.queries, draw.norms.shape[1]), math.nan)
-            norms[own] = draw.norms[: own.numel()]
-        ids, levels = (part[: own.numel()] for part in drawn)
-        empty = ids < 0
-        fallback += int(empty.flatten(1).any(dim=1).sum())
-        ids = fill_open_slots(ids, empty, snapshot.known, own, generator)
-        levels = levels.masked_fill(empty, NO_LEVEL)
-        table.write(own, Candidates(ids, levels))
-        # One group stands for all in the statistics, and some queries do: they were drawn alike.
-        some = slice(0, None, max(1, queries // _SCORED))
-        score = snapshot.scores(own[some].unsqueeze(1), ids[some, 0]).squeeze(1)
-        scores.add(levels[some, 0], score)
-        start += rows.numel()
-        if on_rows is not None:
-            on_rows(own.numel())
-    if unstable:
+    order = order[table.sizes(order).argsort(descending=True, stable=True)]
+    step = max(1, settings.draws_per_pool // k)
+    if searched is not None:
+        step = int(table.sizes(order[:1]))  # the groups of a query are searched one by one
+    for rows, first, sizes, shared in _parts(table, order, step, settings.queries_per_pool):
+        real = len(sizes)
+        alone = replace(settings, queries_per_pool=shared)
+        start = 0
+        while start < real:
+            # As many are drawn for all of a block: its rows are about as long, or few.
+            longest = int(sizes[start])
+            other = ((sizes[start:] > longest) | (2 * sizes[start:] < longest)).nonzero()
+            alike = max(int(other[0]), _FEW) if other.numel() else real - start
+            groups = int(sizes[start : start + alike].max())
+            at_a_time = queries_at_a_time(alone, snapshot, k, chunk_bytes, groups)
+            at_a_time = max(1, min(at_a_time // shared, -(-alike // shared))) * shared
+            block = slice(start, start + at_a_time)
+            own, begin = rows[block][: real - start], first[block][: real - start]
+            draw: PoolDraw | LatentDraw
+            if searched is None:
+                draw = PoolDraw(rule, settings, snapshot, rows[block], shared, generator)
+            else:
+                draw = LatentDraw(searched, snapshot, rows[block], chunk_bytes, generator)
+            ids, levels = (part[: own.numel()] for part in draw.draw(k, groups))
+            filtered += draw.filtered
+            seen += draw.seen
+            if draw.unstable is not None:
+                unstable[own] |= draw.unstable.flatten()[: own.numel()].cpu()
+            if rule.tractable:
+                inverse.append((own, -draw.norms[: own.numel()]))
+            empty = ids < 0
+            fallback[own] |= empty.flatten(1).any(dim=1).cpu()
+            ids = fill_open_slots(ids, empty, snapshot.known, own, generator)
+            levels = levels.masked_fill(empty, NO_LEVEL)
+            table.write(own, Candidates(ids, levels), begin)
+            # One group stands for all in the statistics, and some queries do: drawn alike.
+            some = slice(0, None, max(1, queries // _SCORED))
+            score = snapshot.scores(own[some].unsqueeze(1), ids[some, 0]).squeeze(1)
+            scores.add(levels[some, 0], score)
+            start += at_a_time
+            if on_rows is not None:
+                on_rows(int((begin == 0).sum()))
+    lost = int(unstable.sum())
+    if lost:
         warn(
-            f"the diffusion model has come apart for {unstable} of {queries} queries: they get "
+            f"the diffusion model has come apart for {lost} of {queries} queries: they get "
             "negatives without it, until a later fit holds; lower the sampler's learning_rate, or "
             "look at the embeddings for rows of extreme size"
         )
     share = filtered / max(1, seen)
-    return TableReport(share, fallback, scores.means(), unstable, rule.measures()), norms
+    report = TableReport(share, int(fallback.sum()), scores.means(), lost, rule.measures())
+    return report, _harmonic_means(inverse, table.queries) if inverse else None
+
+
+def _parts(
+    table: CandidateTable, order: Tensor, step: int, shared: int
+) -> Iterator[tuple[Tensor, Tensor, Tensor, int]]:
+    """Rows in parts of at most ``step`` groups, for each of which one pool is enough.
+
+    No two parts of a row are near each other, so that they never share a pool: where few rows are
+    as long, each part has a pool of its own.
+
+    Yields:
+        Queries [B] and the first group of each part, int64; how many groups each part has, of the
+        first ones only: others fill up the last queries that share a pool; and how many share one.
+    """
+    for rows in order.split(_WINDOW):
+        sizes = table.sizes(rows)
+        count = torch.div(sizes + step - 1, step, rounding_mode="floor")
+        row = torch.repeat_interleave(torch.arange(len(rows), device=rows.device), count)
+        part = torch.arange(len(row), device=rows.device) - (count.cumsum(0) - count)[row]
+        part, place = part.sort(stable=True)
+        row = row[place]
+        per_pool = min(shared, len(rows))
+        alike = torch.bincount(part)
+        cut = int(alike[alike >= per_pool].sum())
+        for some, together in ((slice(0, cut), per_pool), (slice(cut, None), 1)):
+            at, first = row[some], part[some] * step
+            left = (sizes[at] - first).clamp(max=step)
+            full = torch.arange(-(-len(at) // together) * together, device=rows.device)
+            full %= max(1, len(at))
+            yield rows[at[full]], first[full], left, together
+
+
+def _harmonic_means(inverse: list[tuple[Tensor, Tensor]], queries: int) -> Tensor:
+    """Norms [N, L + P] from logs of inverses [B, L + P] of some queries [B] each, NaN for others.
+
+    Ratios are means of what is divided by norms, over all pools of a query.
+    """
+    row, value = (torch.cat(part) for part in zip(*inverse))
+    times = torch.bincount(row, minlength=queries)
+    most = value.new_full((queries, value.shape[1]), -math.inf)
+    most.scatter_reduce_(0, row.unsqueeze(1).expand_as(value), value, "amax")
+    most.masked_fill_(most.isneginf(), 0.0)
+    total = torch.zeros_like(most).index_add_(0, row, (value - most[row]).exp_())
+    norms: Tensor = times.unsqueeze(1).log() - most - total.log()
+    return norms
 
 
 def queries_at_a_time(
@@ -151,8 +206,8 @@ def queries_at_a_time(
     """Queries whose candidates are drawn together within ``chunk_bytes``, 4096 at most.
 
     A query takes about ``16 L W + 80 G k + 80 d`` bytes: Gaussians of L levels of width W, its k
-    candidates in each of G groups, and its d known edges (the mean counts). If the pool of M is not
-    small beside ``sqrt(N)`` (``M^2 >= N``), random keys of all N nodes for each pool come to it.
+    candidates in each of G groups, and its d known edges (the mean counts). If a pool has more than
+    a quarter of the N nodes, random keys of all of them for each pool come to it.
     The densities that are weighed at a time take ``12 (L + 3)`` bytes for each of 131,072 cells, 11
     MB with four levels, however many queries.
     """
@@ -160,7 +215,7 @@ def queries_at_a_time(
     levels, width = (0, 0) if model is None else (len(model.levels), model.space.width)
     each = 16 * levels * width + 80 * groups * k
     each += 80 * known.indices.numel() // max(1, known.num_src)
-    if settings.pool**2 >= known.num_dst:
+    if takes_keys(settings.pool, known.num_dst):
         each += 4 * known.num_dst // settings.queries_per_pool
     left = max(0, chunk_bytes - 12 * (levels + 3) * CELLS)
     return max(1, min(_BLOCK, left // max(1, each)))

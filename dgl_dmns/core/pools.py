@@ -139,32 +139,26 @@ class PoolDraw:
         self.barred_pairs = known.barred_of(rows) if few else None
         self.filtered = 0
         self.seen = 0
-        self._norms: Tensor | None = None  # of inverses, log sums over pools, [B, L + P]
-        self._pools_seen = 0
+        self._norms: Tensor | None = None
 
     @property
     def norms(self) -> Tensor:
         """Norms of the levels and of the parts of each query, float32 [B, L + P].
 
-        Harmonic means over several pools, since ratios are means of what is divided by them;
-        infinity of the levels for queries whose Gaussians could not be computed with.
+        Infinity of the levels for queries whose Gaussians could not be computed with, and where
+        nobody was admissible.
         """
         assert self._norms is not None
-        return -(self._norms - math.log(self._pools_seen))
-
-    def draw(self, k: int, groups: int) -> Candidates:
-        """Groups of k candidates [B, G, k] for the queries; -1 if a pool has none left."""
-        step = max(1, self.settings.draws_per_pool // k)
-        parts = [self._from_one_pool(k, min(step, groups - lo)) for lo in range(0, groups, step)]
-        return Candidates(*(torch.cat(field, dim=1) for field in zip(*parts)))
+        return self._norms
 
     def measure(self) -> None:
-        """Weigh one pool for its norms alone."""
+        """Weigh a pool for its norms alone."""
         pool = self._pools()
         for _ in self._weighed(pool, self._barred(pool)):
             pass
 
-    def _from_one_pool(self, k: int, groups: int) -> Candidates:
+    def draw(self, k: int, groups: int) -> Candidates:
+        """Groups of k candidates [B, G, k] from a pool; -1 where that has none left."""
         pool = self._pools()
         barred = self._barred(pool)
         self.seen += self.queries.numel() * pool.shape[1]
@@ -242,11 +236,8 @@ class PoolDraw:
             weighed = self._weigh(pool[some], some, barred[begin:end] - lo * cells, count[some])
             norms.append(weighed.norms.flatten(0, 1))
             yield some, weighed
-        inverse = -torch.cat(norms)
-        inverse.masked_fill_(inverse == math.inf, -math.inf)  # nobody was admissible
-        both = inverse if self._norms is None else torch.logaddexp(self._norms, inverse)
-        self._norms = both
-        self._pools_seen += 1
+        made = torch.cat(norms)
+        self._norms = made.masked_fill_(made == -math.inf, math.inf)  # nobody was admissible
 
     def _weigh(self, pool: Tensor, chunks: slice, barred: Tensor, count: Tensor) -> _Weighed:
         """The rule's weights over the pools [C, M] of some chunks.

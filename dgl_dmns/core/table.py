@@ -156,12 +156,16 @@ class CandidateTable(Shareable):
             return self.start[1:] - self.start[:-1]
         return self.start[rows + 1] - self.start[rows]
 
-    def write(self, rows: Tensor, candidates: Candidates) -> None:
-        """Write rows [B] of the hidden buffer: of [B, G, K], the first groups of each."""
+    def write(self, rows: Tensor, candidates: Candidates, first: Tensor | None = None) -> None:
+        """Write rows [B] of the hidden buffer: of groups [B, G, K], as many as a row has room for.
+
+        From its group ``first`` [B] on, or from the start.
+        """
         within = torch.arange(candidates.ids.shape[1])
-        place = (self.start[rows].unsqueeze(1) + within).flatten()
+        first = torch.zeros_like(rows) if first is None else first
+        place = ((self.start[rows] + first).unsqueeze(1) + within).flatten()
         fields = [field.flatten(0, 1) for field in candidates]
-        size = self.sizes(rows)
+        size = self.sizes(rows) - first
         if int(size.min()) < within.numel():
             inside = (within < size.unsqueeze(1)).flatten().nonzero().squeeze(1)
             place, *fields = (field.index_select(0, inside) for field in (place, *fields))
