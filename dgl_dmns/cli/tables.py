@@ -15,7 +15,7 @@ from __future__ import annotations
 import bisect
 import contextlib
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -119,15 +119,14 @@ def _advice_on_ends(names: Sequence[str]) -> str:
     return "name yours with --source NAME --target NAME"
 
 
-def numbers(name: str, values: Iterable[Any], where: Place, first: int = 0) -> Array:
-    """The cells of a column as float64; ``first`` is the row of the first, for errors."""
-    cells = list(values)
+def numbers(name: str, cells: Any, where: Place) -> Array:
+    """The cells of a column, a series of pandas, as float64."""
     try:
-        return np.array(list(map(float, cells)))
+        return np.asarray(cells.to_numpy(object), dtype=np.float64)
     except (TypeError, ValueError, OverflowError):
         row = next(row for row, cell in enumerate(cells) if not _is_number(cell))
     got = "an empty cell" if cells[row] == "" else one_line(repr(cells[row]))
-    raise FileError(f"{where(first + row)}, column {name}: expected a number, got {got}")
+    raise FileError(f"{where(row)}, column {name}: expected a number, got {got}")
 
 
 def _is_number(cell: Any) -> bool:
