@@ -12,13 +12,11 @@ part of it.
 
 from __future__ import annotations
 
-import bisect
 import contextlib
-import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pandas as pd
@@ -165,14 +163,16 @@ def read_columns(file: Path, wanted: Sequence[str], rest: bool = False) -> Table
         ) from error
     except Exception as error:  # pyarrow has errors of its own
         raise FileError(f"{file}: not a Parquet file ({one_line(error)})") from error
-    ends = list(itertools.accumulate(table.num_rows for table in tables))
-    if not ends[-1]:
-        raise FileError(f"{file}: expected at least one row, got none")
 
     def where(row: int) -> str:
-        part = bisect.bisect_right(ends, row)
-        return f"{parts[part]}, row {row - (ends[part] - tables[part].num_rows) + 1}"
+        for part, table in zip(parts, tables):
+            if row < table.num_rows:
+                break
+            row -= table.num_rows
+        return f"{part}, row {row + 1}"
 
+    if not sum(table.num_rows for table in tables):
+        raise FileError(f"{file}: expected at least one row, got none")
     ids = []
     for place, name in enumerate(wanted):
         values, first = [], 0
@@ -261,46 +261,35 @@ def number_nodes(columns: Sequence[IdColumn]) -> tuple[Array, list[Array]]:
     values = [column.values for column in columns]
     if any(part.dtype == object for part in values):
         values = [p if p.dtype == object else p.astype(str).astype(object) for p in values]
-    codes, different = pd.factorize(np.concatenate(values))
-    ids, places = _ranked(different, columns, codes)
+    codes, found = pd.factorize(np.concatenate(values))
+    if found.dtype == object:
+        found[:] = [name.strip() for name in found]
+        if not all(found):
+            _raise_missing(columns, int((found == "")[codes].argmax()))
+        words = any(column.typed and column.values.dtype == object for column in columns)
+        found = found if words else _integers(found)
+    ids, places = np.unique(found, return_inverse=True)
     return ids, np.split(places[codes], np.cumsum([len(part) for part in values])[:-1])
 
 
-def _ranked(different: Array, columns: Sequence[IdColumn], codes: Array) -> tuple[Array, Array]:
-    """The ids in ascending order, and the place there of each of the different values."""
-    found: Array | None = different
-    if different.dtype == object:
-        names = [name.strip() for name in different.tolist()]
-        if "" in names:
-            empty = [place for place, name in enumerate(names) if not name]
-            raise _missing(int(np.flatnonzero(np.isin(codes, empty))[0]), columns)
-        words = any(column.typed and column.values.dtype == object for column in columns)
-        found = None if words else _integers(names)
-    if found is not None:
-        ids, places = np.unique(found, return_inverse=True)
-        return ids, places
-    ordered = sorted(set(names))
-    rank = dict(zip(ordered, range(len(ordered))))
-    return np.array(ordered, dtype=object), np.array([rank[name] for name in names])
-
-
-def _missing(row: int, columns: Sequence[IdColumn]) -> FileError:
+def _raise_missing(columns: Sequence[IdColumn], row: int) -> NoReturn:
     """The error for an empty cell, whose row is counted through all columns."""
-    column, *others = columns
-    if row >= len(column.values):
-        return _missing(row - len(column.values), others)
-    return _no_id(column.where(row), column.name)
+    for column in columns:
+        if row < len(column.values):
+            raise _no_id(column.where(row), column.name)
+        row -= len(column.values)
+    raise AssertionError(row)
 
 
-def _integers(names: list[str]) -> Array | None:
-    """The ids as int64, if all of them are canonical integers."""
+def _integers(names: Array) -> Array:
+    """The ids as int64, if all of them are canonical integers; else as they are."""
     if max(map(len, names)) > _LONGEST_INTEGER:
-        return None
+        return names
     try:
         found = np.array(list(map(int, names)), dtype=np.int64)
     except (ValueError, OverflowError):
-        return None
-    return found if list(map(str, found.tolist())) == names else None
+        return names
+    return found if np.array_equal(found.astype(str), names) else names
 
 
 def arrays_of(ids: Array) -> dict[str, Array]:
