@@ -164,15 +164,15 @@ def read_columns(file: Path, wanted: Sequence[str], rest: bool = False) -> Table
     except Exception as error:  # pyarrow has errors of its own
         raise FileError(f"{file}: not a Parquet file ({one_line(error)})") from error
 
-    def where(row: int) -> str:
-        for part, table in zip(parts, tables):
-            if row < table.num_rows:
-                break
-            row -= table.num_rows
-        return f"{part}, row {row + 1}"
-
-    if not sum(table.num_rows for table in tables):
+    rows = [table.num_rows for table in tables]
+    ends = np.cumsum(rows)
+    if not ends[-1]:
         raise FileError(f"{file}: expected at least one row, got none")
+
+    def where(row: int) -> str:
+        part = int(np.searchsorted(ends, row, side="right"))
+        return f"{parts[part]}, row {row - ends[part] + rows[part] + 1}"
+
     ids = []
     for place, name in enumerate(wanted):
         values, first = [], 0
