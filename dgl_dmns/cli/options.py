@@ -49,10 +49,6 @@ def parse_options(sampler: str, words: list[str]) -> dict[str, Any]:
 
     >>> parse_options("dmns", ["pool=64", "levels=(0.25, 0.5)", "space=raw"])
     {'pool': 64, 'levels': (0.25, 0.5), 'space': 'raw'}
-
-    Raises:
-        ValueError: for a word that is not of this form, a name that comes twice or that the sampler
-            does not take, or a value of another kind than it takes.
     """
     kinds = _kinds(sampler)
     options: dict[str, Any] = {}
@@ -115,9 +111,7 @@ def sampler_of_options(
 def check_options(name: str, k: int, options: Mapping[str, Any], loss: str) -> None:
     """Refuse what a sampler does not take, on a graph of three nodes: before data is read.
 
-    Raises:
-        ValueError: for a value out of range; the message names the option; or for a loss that needs
-            the distribution of the negatives, which the sampler does not have.
+    A loss may need the distribution of the negatives, which the sampler then has to have.
     """
     g = require_dgl().graph(([0, 1, 2], [1, 2, 0]))
     sampler = sampler_of_options(name, g, lambda: torch.eye(3), k, 0, options, loss)

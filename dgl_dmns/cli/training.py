@@ -69,11 +69,9 @@ class _SAGE(nn.Module):
         self.layers = nn.ModuleList([layer(a, b, "mean") for a, b in zip(widths, widths[1:])])
 
     def forward(self, graph: Any, x: Tensor) -> Tensor:
-        """Embeddings [N, hidden] of the output nodes.
+        """Embeddings [N, hidden] of the output nodes of blocks, or of all nodes of a graph.
 
-        Args:
-            graph: blocks of a minibatch, or the whole graph.
-            x: features of the input nodes, shape [M, F]; their ids, int64 [M], for learned vectors.
+        ``x`` [M, F] are features of the input nodes, or ids [M] of those with learned vectors.
         """
         blocks = graph if isinstance(graph, list) else [graph] * len(self.layers)
         if self.own is not None:
@@ -88,14 +86,9 @@ class _SAGE(nn.Module):
 class Run:
     """Model, optimizer, sampler and loader of a run; what a checkpoint holds, and what it came to.
 
-    Attributes:
-        h: embeddings of the best epoch, shape [N, D], once it has finished.
-        metrics: of the test edges, by name, once it has finished.
-        measured: how they were measured, in words.
-        sampler: the sampler after the last refresh.
-        monitor: its records; None for a sampler that follows no encoder.
-        epoch: number of epochs that were run.
-        history: loss, validation MRR and seconds of each of them.
+    ``h`` [N, D] are embeddings of the best epoch, ``metrics`` those of the test edges (``measured``
+    says how), once it has finished. ``monitor`` is None for a sampler that follows no encoder, and
+    ``history`` has loss, validation MRR and seconds of each epoch.
     """
 
     def __init__(self, data: GraphData, settings: Settings) -> None:
@@ -278,9 +271,6 @@ def train(
         identity: what the checkpoint belongs to beside the settings; see `NamedGraph.fingerprints`.
         state: where to go on, of `read_checkpoint`.
         quiet: no progress bar.
-
-    Raises:
-        ValueError: if the graph has too few edges, or an option does not fit.
     """
     run = Run(data, settings)
     if state is not None:
@@ -310,9 +300,8 @@ def read_checkpoint(
 ) -> dict[str, Any] | None:
     """The state in a checkpoint of this very run; None if there is no file.
 
-    Raises:
-        ValueError: for a file of another kind or version, of other edges, ids or features, or with
-            settings that differ, other than the number of epochs and the patience.
+    A ValueError for a file of another kind or version, of other data, or with settings that differ
+    (but epochs and patience).
     """
     if not file.is_file():
         return None

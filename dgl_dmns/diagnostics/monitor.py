@@ -12,7 +12,6 @@ import resource
 import sys
 import time
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import pandas as pd
@@ -156,7 +155,7 @@ class Monitor:
             **_last_table(look, report.version, seen),
             refresh_seconds=report.seconds,
             **{f"{part}_seconds": value for part, value in report.seconds_by_part.items()},
-            table_mib=_mebibytes(look),
+            table_mib=_table_mebibytes(look),
             process_mib=_process_mebibytes(),
         )
 
@@ -226,7 +225,18 @@ class Monitor:
             ValueError: for another ending.
             ImportError: if pyarrow is missing.
         """
-        _write_table(self.frame(), Path(path))
+        path = Path(path)
+        if path.suffix not in (".csv", ".parquet"):
+            raise ValueError(
+                f"path: expected a name that ends in .csv or .parquet, got {path.name!r}"
+            )
+        frame = self.frame()
+        try:
+            (frame.to_csv if path.suffix == ".csv" else frame.to_parquet)(path, index=False)
+        except ImportError as error:
+            raise ImportError(
+                f"{path}: writing Parquet needs pyarrow (pip install pyarrow); or write a .csv file"
+            ) from error
 
     # ---- ending and resuming ----------------------------------------------------------------
 
@@ -276,12 +286,7 @@ class Monitor:
     def __enter__(self) -> Monitor:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def __repr__(self) -> str:
@@ -303,9 +308,8 @@ def _last_table(look: Look, version: int, seen: Observation) -> dict[str, float]
     }
 
 
-def _mebibytes(look: Look) -> float:
-    table = () if look.rows is None else look.rows.table.buffers()
-    parts = [*table, *look.known.buffers()]
+def _table_mebibytes(look: Look) -> float:
+    parts = [*(() if look.rows is None else look.rows.table.buffers()), *look.known.buffers()]
     return float(sum(part.numel() * part.element_size() for part in parts)) / 2**20
 
 
@@ -317,32 +321,8 @@ def _process_mebibytes() -> float:
 # ---- where records go --------------------------------------------------------------------------
 
 
-def _write_table(frame: pd.DataFrame, path: Path) -> None:
-    """Write a table as CSV or Parquet, by the ending of the name.
-
-    Raises:
-        ValueError: for another ending.
-        ImportError: if Parquet is asked for and pyarrow is missing.
-    """
-    if path.suffix == ".csv":
-        frame.to_csv(path, index=False)
-    elif path.suffix == ".parquet":
-        try:
-            frame.to_parquet(path, index=False)
-        except ImportError as error:
-            raise ImportError(
-                f"{path}: writing Parquet needs pyarrow (pip install pyarrow); or write a .csv file"
-            ) from error
-    else:
-        raise ValueError(f"path: expected a name that ends in .csv or .parquet, got {path.name!r}")
-
-
 def _line_of(frame: pd.DataFrame) -> str:
-    """One record in words: score and percentile of each level, and what stands out.
-
-    Args:
-        frame: the rows of one refresh; several edge types follow each other.
-    """
+    """The rows of one refresh in words: score and percentile by level, and what stands out."""
     lines: list[str] = []
     by_type = frame.groupby("etype", sort=False)
     for etype, rows in by_type:

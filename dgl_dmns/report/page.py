@@ -170,7 +170,6 @@ def _page_of_bench(folder: Path) -> str:
     title = f"{runs['sampler'].nunique()} samplers at {runs['seed'].nunique()} seed(s)"
     numbers = [name for name in runs.columns if name not in _NOT_METRICS]
     every = runs.assign(**{name: runs[name].map(lambda v: f"{v:.3f}") for name in numbers})
-    compared = METRIC in runs.columns
     parts = [
         f"<h1>{escape(title)}</h1>",
         f'<p class="quiet">{escape(str(facts.get("data", "")))}</p>',
@@ -179,7 +178,7 @@ def _page_of_bench(folder: Path) -> str:
         "number of negatives, the same seeds and the same patience.</p>",
         _words(means(runs)),
         f'<p class="quiet">{escape(str(facts.get("measured", "")))}</p>',
-        f"<h2>Test {METRIC} of every run</h2>\n{bench_chart(runs)}" if compared else "",
+        *(_sections([bench_chart(runs)]) if METRIC in runs.columns else []),
         f"<details><summary>All runs</summary>\n{_words(every)}</details>",
         _facts("Versions", dict(facts.get("versions") or {})),
         _command(str(facts.get("command", ""))),
