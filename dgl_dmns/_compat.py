@@ -40,13 +40,10 @@ class Pair:
     """A DGL version and the torch versions it works with.
 
     Attributes:
-        dgl: DGL version.
-        torch: torch version, or a range of them.
         python: First and last Python version there are wheels for, such as ``((3, 9), (3, 11))``.
         source: Where the DGL wheel or package comes from.
         notes: What else is needed, and how far the combination has been tried.
-        install: Shell command that installs the combination; empty where it takes an address of
-            DGL's, see the notes.
+        install: Shell command that installs it; empty where it takes an address of DGL's.
     """
 
     dgl: str
@@ -57,13 +54,8 @@ class Pair:
     install: str
 
     def supports(self, python: tuple[int, int]) -> bool:
-        """Whether there are wheels for a Python version.
-
-        Args:
-            python: Major and minor version.
-        """
-        first, last = self.python
-        return first <= python <= last
+        """Whether there are wheels for a Python version, major and minor."""
+        return self.python[0] <= python <= self.python[1]
 
 
 PAIRS: tuple[Pair, ...] = (
@@ -126,11 +118,9 @@ class _Problem:
 
 
 def why_unusable() -> str | None:
-    """Tell why DGL cannot be used here, without importing it.
+    """Tell why DGL cannot be used here, in a message for the user, without importing it.
 
-    Returns:
-        None if nothing speaks against importing DGL, otherwise the message for the user. None is
-        not a promise: a damaged installation shows only in :func:`require_dgl`.
+    None is not a promise: a damaged installation shows only in :func:`require_dgl`.
     """
     if sys.modules.get("dgl") is not None:  # it has been imported, so it works
         return None
@@ -141,9 +131,6 @@ def why_unusable() -> str | None:
 @lru_cache(maxsize=1)
 def require_dgl() -> ModuleType:
     """Import DGL with its data loaders. A success is remembered, a failure is tried again.
-
-    Returns:
-        The module ``dgl``; ``dgl.dataloading`` is imported, too.
 
     Raises:
         ImportError: If the import fails in any way, or if DGL runs on another framework than torch.
@@ -168,9 +155,6 @@ def require_dgl() -> ModuleType:
 
 def require_graphbolt() -> ModuleType:
     """Import GraphBolt, the data pipelines of DGL 2.0 and later.
-
-    Returns:
-        The module ``dgl.graphbolt``.
 
     Raises:
         ImportError: If DGL cannot be imported, has no GraphBolt, or cannot load its compiled part.
@@ -205,14 +189,10 @@ def versions() -> dict[str, str]:
 
 
 def is_distributed(value: object, kind: str) -> bool:
-    """Whether something is an object of ``dgl.distributed``, without importing that.
+    """Whether something is an object of a class of ``dgl.distributed``, without importing that.
 
     Up to 2.3 ``import dgl`` brings it along, later versions leave it to their users. Where nobody
     has imported it, no object of it can exist.
-
-    Args:
-        value: Any object.
-        kind: Name of a class there, such as ``DistGraph``.
     """
     module = sys.modules.get("dgl.distributed")
     return module is not None and isinstance(value, getattr(module, kind))
@@ -328,8 +308,7 @@ def _release(version: str) -> tuple[int, ...]:
 def _built_for() -> frozenset[tuple[int, ...]]:
     """Return the torch releases that the installed DGL can be imported with; empty for any.
 
-    It is any before GraphBolt, and again since the loaders that need it are no longer in
-    ``dgl.dataloading``.
+    It is any before GraphBolt, and again since ``dgl.dataloading`` has no loaders that need it.
     """
     folder = _folder("dgl")
     if folder is None or not (folder / "graphbolt").is_dir():

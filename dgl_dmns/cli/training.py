@@ -103,14 +103,10 @@ class Run:
         seed_all(settings.seed, 0)
         self.model = _SAGE(data.num_nodes, width, settings.hidden, settings.layers)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=settings.lr)
+        which, options, loss = settings.sampler, settings.options, settings.loss
+        seed = fit_seed(settings.seed)
         self.sampler: Any = sampler_of_options(
-            settings.sampler,
-            self.g,
-            self.model,
-            settings.k,
-            fit_seed(settings.seed),
-            settings.options,
-            settings.loss,
+            which, self.g, self.model, settings.k, seed, options, loss
         )
         self.monitor: Monitor | None = None
         if isinstance(self.sampler, RefreshingSampler):

@@ -35,10 +35,7 @@ SERVER_TIMEOUT_S = 10.0
 
 @dataclass(frozen=True)
 class _Source:
-    """Where DGL keeps a data set: its class, its name in the cache, its raw files.
-
-    ``processed`` names the files that DGL writes after the first load and reads from then on.
-    """
+    """DGL's class of a data set, its name in the cache, its raw files, and those that DGL makes."""
 
     cls: str
     raw: str
@@ -79,10 +76,7 @@ DATASET_NAMES: tuple[str, ...] = (*_GENERATED, *_SOURCES)
 
 
 def _why_unreachable(url: str) -> str | None:
-    """Why the server does not answer a request for the archive's header; None if it does.
-
-    Any status, and a certificate that Python does not know, are left to DGL's client.
-    """
+    """Why the server does not answer; None if it does, or if DGL's client may know better."""
     request = urllib.request.Request(url, method="HEAD")
     try:
         with urllib.request.urlopen(request, timeout=SERVER_TIMEOUT_S):
