@@ -100,8 +100,7 @@ def read_text(file: Path, wanted: Sequence[str], header: bool = True, rest: bool
         table = parsed(object)
     found = [IdColumn(names[p], table[p].to_numpy(), False, where) for p in places]
     others = [place for place in range(len(names)) if rest and place not in places]
-    values = [(names[place], numbers(names[place], table[place], where)) for place in others]
-    return Table(found, values, where)
+    return found, [(names[p], numbers(names[p], table[p], where)) for p in others]
 
 
 def _content(file: Path) -> bytes:

@@ -72,13 +72,8 @@ class IdColumn:
     where: Place
 
 
-@dataclass(frozen=True, eq=False)
-class Table:
-    """The columns of ids that were asked for, and the others as float64 with their names."""
-
-    ids: list[IdColumn]
-    rest: list[tuple[str, Array]]
-    where: Place
+Table = tuple[list[IdColumn], list[tuple[str, Array]]]
+"""The columns of ids that were asked for, and the others as float64 with their names."""
 
 
 def find_columns(names: Sequence[str], wanted: Sequence[str], place: str, more: str) -> list[int]:
@@ -183,7 +178,7 @@ def read_columns(file: Path, wanted: Sequence[str], rest: bool = False) -> Table
         if len({part.dtype for part in values}) > 1:  # text in one, integers in one
             values = [np.array(list(map(str, part.tolist())), dtype=object) for part in values]
         ids.append(IdColumn(name, np.concatenate(values), True, where))
-    return Table(ids, [(name, numbers(name, cells, where)) for name, cells in others], where)
+    return ids, [(name, numbers(name, cells, where)) for name, cells in others]
 
 
 def _parts(file: Path) -> list[Path]:
