@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from shared import refreshed
 from torch import Tensor
 
 import dgl_dmns
@@ -132,29 +133,17 @@ def test_levels_are_hard_as_they_say_and_hold_no_known_edge(setting, fitted):
     assert metrics["0.1T"]["MRR"] < metrics["0.5T"]["MRR"] < metrics["uniform"]["MRR"]
 
 
-@pytest.mark.parametrize(
-    "name", ["PopularitySampler", "InBatchSampler", "DynamicSampler", "MCNSSampler"]
-)
-def test_any_sampler(setting, name):
+@pytest.mark.parametrize("kind", ["uniform", "popularity", "in-batch", "dynamic", "mcns"])
+def test_any_sampler(setting, kind):
     g, split, whole, h = setting
-    kind = getattr(dgl_dmns, name)
-    if name in ("PopularitySampler", "InBatchSampler"):
-        sampler = kind(g, 3)
-    else:
-        sampler = kind(g, lambda: h, 3, generator=torch.Generator().manual_seed(5))
-        sampler.refresh()
+    sampler = refreshed(kind, g, h)
     before = torch.get_rng_state()
     fixed = fixed_negatives(sampler, split.test, 7, known=split.val)
-    assert fixed.levels == (name, "uniform")
+    own = () if kind == "uniform" else (type(sampler).__name__,)
+    assert fixed.levels == (*own, "uniform")
     assert not known_among(fixed, whole)
     assert torch.equal(torch.get_rng_state(), before)
     assert equal(fixed, fixed_negatives(sampler, split.test, 7, known=split.val))
-
-
-def test_uniform_alone_is_one_level(setting):
-    g, split, _, _ = setting
-    fixed = fixed_negatives(dgl_dmns.UniformSampler(g), split.test, 5, seed=3)
-    assert (fixed.levels, fixed.seed) == (("uniform",), 3)
 
 
 def test_the_seed_decides_and_the_sampler_is_left_alone(setting, fitted):
@@ -191,6 +180,7 @@ def test_by_edge_type():
 
 
 THEIRS = dgl.dataloading.negative_sampler.Uniform(2)
+ALL_JOINED = dgl_dmns.PopularitySampler(dgl.graph(([0, 1], [1, 0]), num_nodes=3))
 PAIRS = torch.tensor([[0], [2]])
 
 
@@ -198,6 +188,7 @@ PAIRS = torch.tensor([[0], [2]])
     ("sampler", "arguments", "message"),
     [
         (THEIRS, {}, "expected a sampler of dgl_dmns, got PerSourceUni"),
+        (ALL_JOINED, {}, "1 queries, for example 0, are joined to every node"),
         (None, {}, r"has not been refreshed.* call refresh\(\)"),
         ("uniform", {"n": 0}, "n: expected at least 1 negatives per pair"),
         ("uniform", {"pairs": PAIRS.t()}, r"pairs: expected shape \[2, P\]"),
@@ -213,12 +204,6 @@ def test_messages_of_the_draw(setting, sampler, arguments, message):
         fixed_negatives(
             sampler or make_sampler("dmns", g, lambda: h), **{"pairs": PAIRS, **arguments}
         )
-
-
-def test_a_query_that_is_joined_to_every_node():
-    sampler = dgl_dmns.PopularitySampler(dgl.graph(([0, 1], [1, 0]), num_nodes=3))
-    with pytest.raises(ValueError, match="1 queries, for example 0, are joined to every node"):
-        fixed_negatives(sampler, PAIRS)
 
 
 def test_messages_of_the_levels(setting, fitted):

@@ -15,7 +15,7 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from dgl_dmns import __version__
 from dgl_dmns._compat import why_unusable
@@ -48,7 +48,7 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name: str, does: str, example: str = "") -> argparse.ArgumentParser:
-        more = {"epilog": f"Example: dgl-dmns {name} {example}"} if example else {}
+        more: dict[str, Any] = {"epilog": f"Example: dgl-dmns {name} {example}"} if example else {}
         text = f"{does[0].upper()}{does[1:]}."
         return commands.add_parser(name, help=does, description=text, allow_abbrev=False, **more)
 

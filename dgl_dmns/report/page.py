@@ -256,7 +256,8 @@ def _picture(picture: Picture) -> str:
 
 
 def _last(negatives: pd.DataFrame) -> pd.DataFrame:
-    return negatives.loc[negatives["refresh"] == negatives["refresh"].max()]
+    last: pd.DataFrame = negatives[negatives["refresh"] == negatives["refresh"].max()]
+    return last
 
 
 def _last_record(negatives: pd.DataFrame) -> str:

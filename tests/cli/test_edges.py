@@ -17,7 +17,6 @@ import pytest
 import torch
 
 from dgl_dmns.cli.edges import FileError, read_edges
-from dgl_dmns.cli.tables import arrays_of
 
 
 def write(folder, text, name="e.csv"):
@@ -196,13 +195,6 @@ def test_memory_follows_the_file_and_not_its_longest_id(tmp_path):
         text, end = archive["id_utf8"].tobytes(), archive["id_end"].tolist()
     ids = [text[a:b].decode() for a, b in zip([0, *end], end)]
     assert ids == graph.ids.tolist()
-
-
-def test_ids_are_stored_without_pickles():
-    assert arrays_of(np.arange(3))["id"].dtype == np.int64
-    words = np.array(["ann", "bob", "\u00e9ve"], dtype=object)
-    assert arrays_of(words)["id"].tolist() == ["ann", "bob", "\u00e9ve"]
-    assert arrays_of(words)["id"].dtype.kind == "U"
 
 
 @pytest.mark.parametrize(

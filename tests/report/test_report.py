@@ -330,11 +330,7 @@ def test_a_sampler_without_an_encoder(sampler, tmp_path):
     text = write_report(tmp_path, tmp_path / "sub" / "page.html").read_text()
     assert "were not watched" in text
     assert images_of(Page(text)) == ["Scores"]
-
-
-def test_a_run_with_nothing_but_its_record(tmp_path):
-    page = Page(write_report(bare(tmp_path)).read_text())
-    assert not any(tag == "img" for tag, _ in page.tags)
+    assert images_of(Page(write_report(bare(tmp_path / "sub")).read_text())) == []
 
 
 def test_files_of_an_earlier_run_are_replaced(sampler, folder, tmp_path):
@@ -362,12 +358,9 @@ def test_incomplete_runs(tmp_path, file, text, message):
     assert "\n" not in str(caught.value)
 
 
-def test_no_run(tmp_path):
+def test_folders_that_do_not_fit(folder, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"with a file run.json; save_run and dgl-dmns"):
         write_report(tmp_path / "nowhere")
-
-
-def test_a_folder_to_write_to(folder, tmp_path):
     with pytest.raises(ValueError, match="out: expected the name of a file, got the folder"):
         write_report(folder, tmp_path)
 
