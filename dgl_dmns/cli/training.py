@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from dgl_dmns._compat import require_dgl
-from dgl_dmns.cli.options import error_of_option, sampler_of_options
+from dgl_dmns.cli.options import naming_options, sampler_of_options
 from dgl_dmns.core import fit_seed
 from dgl_dmns.data import GraphData, split_pairs
 from dgl_dmns.diagnostics import Monitor
@@ -124,13 +124,9 @@ class Run:
 
     def start(self) -> None:
         """The first table; a refresh after each epoch follows."""
-        if self.monitor is None or self.sampler.version > 0:
-            return
-        try:
-            self.sampler.refresh()
-        except (ValueError, TypeError, RuntimeError, MemoryError, OverflowError) as error:
-            settings = self.settings
-            raise error_of_option(settings.sampler, settings.options, error) from error
+        if self.monitor is not None and self.sampler.version == 0:
+            with naming_options(self.settings.sampler, self.settings.options):
+                self.sampler.refresh()
 
     def _loader(self) -> Any:
         """A loader for one epoch: DGL's shuffles its edges further from epoch to epoch."""

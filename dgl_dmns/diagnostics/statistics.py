@@ -139,22 +139,9 @@ def summarise(look: Look, seen: Observation, pairs: Tensor | None, seed: int) ->
 
 _BEHIND = ("refreshes_behind", "steps_behind", "embedding_age")
 _COLUMNS = [
-    "level",
-    "share",
-    "expected_score",
-    "score",
-    "score_std",
-    "percentile",
-    "above_positive",
-    "false_negatives",
-    "false_negative_lift",
-    "distinct",
-    "entropy",
-    "gini",
-    "gini_uniform",
-    "top_1_percent",
-    "density_auc",
-    "psi_share",
+    *("level", "share", "expected_score", "score", "score_std", "percentile", "above_positive"),
+    *("false_negatives", "false_negative_lift", "distinct", "entropy", "gini", "gini_uniform"),
+    *("top_1_percent", "density_auc", "psi_share"),
 ]
 
 

@@ -308,22 +308,6 @@ def test_names_with_formulas_are_drawn_as_words(folder, tmp_path):
     assert "Not drawn" not in "".join(page.text)
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"title": 5},
-        {"data": [1]},
-        {"signs": [{"name": "x"}]},
-        {"signs": "x"},
-        {"unknown": 1},
-        {"result": {"x": {"y": "\ud800"}}, "versions": None},
-    ],
-)
-def test_records_of_another_kind_are_refused(tmp_path, change):
-    with pytest.raises(ValueError, match="not a complete run"):
-        write_report(bare(tmp_path, **change))
-
-
 def test_a_sampler_without_an_encoder(sampler, tmp_path):
     uniform = UniformSampler(sampler.refresher.embedder.g, k=2)
     save_run(tmp_path, uniform, title="uniform", embeddings=torch.randn(60, 4))
@@ -339,12 +323,21 @@ def test_files_of_an_earlier_run_are_replaced(sampler, folder, tmp_path):
     assert Run.load(tmp_path).negatives is None
 
 
+RECORD = '{"format": "dgl-dmns run 1", "title": "x"'
+
+
 @pytest.mark.parametrize(
     ("file", "text", "message"),
     [
         ("run.json", "{", "run.json: Expecting"),
         ("run.json", '{"format": "other"}', "expected the format"),
-        ("run.json", '{"format": "dgl-dmns run 1", "title": "x"}', "sampler"),
+        ("run.json", RECORD + "}", "sampler"),
+        ("run.json", RECORD + ', "sampler": 5}', "sampler: expected str"),
+        ("run.json", RECORD + ', "data": [1]}', "data: expected dict"),
+        ("run.json", RECORD + ', "signs": [{"name": "x"}]}', "signs: expected name, refresh"),
+        ("run.json", RECORD + ', "signs": "x"}', "signs: expected name, refresh"),
+        ("run.json", RECORD + ', "unknown": 1}', "unknown"),
+        ("run.json", RECORD + ', "versions": null}', "versions: expected dict"),
         ("scores.npz", "x", "scores.npz"),
         ("negatives.csv", "", "negatives.csv"),
         ("negatives.csv", "refresh,level\n1,all\n", "negatives.csv: expected columns"),
