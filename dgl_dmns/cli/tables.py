@@ -16,7 +16,7 @@ import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -257,23 +257,16 @@ def number_nodes(columns: Sequence[IdColumn]) -> tuple[Array, list[Array]]:
     if any(part.dtype == object for part in values):
         values = [p if p.dtype == object else p.astype(str).astype(object) for p in values]
     codes, found = pd.factorize(np.concatenate(values))
+    ends = np.cumsum([len(part) for part in values])[:-1]
     if found.dtype == object:
         found[:] = [name.strip() for name in found]
-        if not all(found):
-            _raise_missing(columns, int((found == "")[codes].argmax()))
+        for column, gaps in zip(columns, np.split((found == "")[codes], ends)):
+            if gaps.any():
+                raise _no_id(column.where(int(gaps.argmax())), column.name)
         words = any(column.typed and column.values.dtype == object for column in columns)
         found = found if words else _integers(found)
     ids, places = np.unique(found, return_inverse=True)
-    return ids, np.split(places[codes], np.cumsum([len(part) for part in values])[:-1])
-
-
-def _raise_missing(columns: Sequence[IdColumn], row: int) -> NoReturn:
-    """The error for an empty cell, whose row is counted through all columns."""
-    for column in columns:
-        if row < len(column.values):
-            raise _no_id(column.where(row), column.name)
-        row -= len(column.values)
-    raise AssertionError(row)
+    return ids, np.split(places[codes], ends)
 
 
 def _integers(names: Array) -> Array:
