@@ -78,7 +78,7 @@ class NamedGraph:
         """
         return {
             "edges": _digest(self.data.src.numpy(), self.data.dst.numpy()),
-            "ids": _digest(self.ids),
+            "ids": _digest(*arrays_of(self.ids).values()),
             "features": _digest(self.data.features.numpy()),
         }
 
@@ -87,11 +87,7 @@ def _digest(*arrays: Array) -> str:
     total = hashlib.sha256()
     for array in arrays:
         total.update(f"{array.dtype.str} {array.shape}".encode())
-        if array.dtype.hasobject:
-            for item in array.flat:
-                total.update(f"{item!r}\n".encode())
-        else:
-            total.update(np.ascontiguousarray(array).tobytes())
+        total.update(np.ascontiguousarray(array).tobytes())
     return total.hexdigest()
 
 
