@@ -77,14 +77,8 @@ def test_ranks_count_the_negatives_of_both_ends():
     ],
 )
 def test_errors(changes, message):
-    arguments = {
-        "pairs": PAIRS,
-        "observed": csr(TRAIN.edges),
-        "known": csr(GRAPH.edges),
-        "features": X,
-        "n": 12,
-    }
+    known = {"observed": csr(TRAIN.edges), "known": csr(GRAPH.edges)}
     with pytest.raises(ValueError, match=message):
-        heart_negatives(**{**arguments, **changes})
+        heart_negatives(**{"pairs": PAIRS, **known, "features": X, "n": 12, **changes})
     with pytest.raises(ValueError, match="negatives: expected shape"):
         heart_ranking(X, PAIRS, PAIRS)
