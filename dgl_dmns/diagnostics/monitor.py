@@ -113,7 +113,7 @@ class Monitor:
         self._watched: str | None = None
         self._started = time.perf_counter()
         self._last: dict[str, Tensor] | None = None
-        self._board = None if tensorboard is None else _TensorBoard(tensorboard)
+        self._board = None if tensorboard is None else _tensorboard(tensorboard)
         self._handle = sampler.on_refresh(self._record)
 
     # ---- recording --------------------------------------------------------------------------
@@ -129,7 +129,7 @@ class Monitor:
             self._records.append(frame)
             _LOG.info("%s", _line_of(frame))
             if self._board is not None:
-                self._board.add(frame)
+                self._to_board(report.version, _scalars(frame))
             self._judge()
         self.seconds += time.perf_counter() - started
 
@@ -186,9 +186,14 @@ class Monitor:
         row = {"refresh": self.sampler.version, **metrics}
         self._metrics.append(row)
         _LOG.info("%s", "  ".join(f"{name} {value:.4g}" for name, value in row.items()))
+        values = {f"training/{name}": value for name, value in metrics.items()}
+        self._to_board(len(self._metrics), values)
+
+    def _to_board(self, step: int, values: dict[str, float]) -> None:
         if self._board is not None:
-            values = {f"training/{name}": value for name, value in metrics.items()}
-            self._board.add_values(len(self._metrics), values)
+            for name, value in values.items():
+                self._board.add_scalar(name, value, step)
+            self._board.flush()
 
     def _judge(self) -> None:
         name = self._watched
@@ -340,32 +345,22 @@ def _line_of(frame: pd.DataFrame) -> str:
     return " | ".join(lines)
 
 
-class _TensorBoard:
-    """Records as scalars ``negatives/COLUMN/LEVEL`` and ``training/NAME``, in a folder."""
+def _tensorboard(folder: str | Path) -> Any:
+    try:
+        from torch.utils.tensorboard.writer import SummaryWriter
+    except ImportError as error:
+        raise ImportError(
+            "tensorboard: it is not installed; python -m pip install tensorboard, or leave "
+            "tensorboard= out"
+        ) from error
+    return SummaryWriter(str(folder))
 
-    def __init__(self, folder: str | Path) -> None:
-        try:
-            from torch.utils.tensorboard.writer import SummaryWriter
-        except ImportError as error:
-            raise ImportError(
-                "tensorboard: it is not installed; python -m pip install tensorboard, or leave "
-                "tensorboard= out"
-            ) from error
-        self._writer: Any = SummaryWriter(str(folder))
 
-    def add(self, frame: pd.DataFrame) -> None:
-        several = frame["etype"].nunique() > 1
-        numbers = frame.select_dtypes("number").columns.difference(["refresh"])
-        for row in frame.to_dict("records"):
-            level = f"{row['etype']}/{row['level']}" if several else str(row["level"])
-            values = {c: row[c] for c in numbers if pd.notna(row[c])}
-            tags = {f"negatives/{c}/{level}".replace(" ", "_"): v for c, v in values.items()}
-            self.add_values(row["refresh"], tags)
-
-    def add_values(self, step: int, values: dict[str, float]) -> None:
-        for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
-        self._writer.flush()
-
-    def close(self) -> None:
-        self._writer.close()
+def _scalars(frame: pd.DataFrame) -> dict[str, float]:
+    """The rows of one refresh as values of ``negatives/COLUMN/LEVEL``."""
+    long = frame.drop(columns="refresh").melt(["etype", "level"]).dropna()
+    several = frame["etype"].nunique() > 1
+    return {
+        f"negatives/{column}/{f'{etype}/{level}' if several else level}".replace(" ", "_"): value
+        for etype, level, column, value in long.itertuples(index=False)
+    }
