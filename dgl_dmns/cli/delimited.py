@@ -79,11 +79,13 @@ def read_text(file: Path, wanted: Sequence[str], header: bool = True, rest: bool
     if not rows:
         raise FileError(f"{file}: expected at least one row below the names of the columns")
 
+    # Line ends are kept for cells in quotes; not where pandas may take some for cells.
+    kept = separator and b'"' in content and not re.search(rb"\r(?!\n)", content)
+
     def parsed(others: type) -> pd.DataFrame:
         order = range(len(names))
         return pd.read_csv(
-            # Carriage returns, which pandas may take for cells, are kept for quoted cells only.
-            _text(content, skip, "" if separator and b'"' in content else None),
+            _text(content, skip, "" if kept else None),
             sep=separator or r"\s+",
             header=None,
             names=order,

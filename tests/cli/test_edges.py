@@ -127,7 +127,7 @@ def test_blanks_around_cells(tmp_path):
         'src , "dst"\n"a" , "b"\n"b" , c\n',
         "  src dst  \n  a b\nb   c  \n",
         "src dst\ra b\r  \n b c\r",  # blank lines, and an empty cell behind one
-        "w,src,dst\r\r,a,b\r3,b,c\r",
+        '"w",src,dst\r\r,a,b\r3,b,c\r',
     ):
         assert pairs_of(read_edges(write(tmp_path, text))) == {("a", "b"), ("b", "c")}
 
