@@ -40,13 +40,10 @@ class Pair:
     """A DGL version and the torch versions it works with.
 
     Attributes:
-        dgl: DGL version.
-        torch: torch version, or a range of them.
         python: First and last Python version there are wheels for, such as ``((3, 9), (3, 11))``.
         source: Where the DGL wheel or package comes from.
         notes: What else is needed, and how far the combination has been tried.
-        install: Shell command that installs the combination; empty where it takes an address of
-            DGL's, see the notes.
+        install: Shell command that installs it; empty where it takes an address of DGL's.
     """
 
     dgl: str
@@ -57,13 +54,8 @@ class Pair:
     install: str
 
     def supports(self, python: tuple[int, int]) -> bool:
-        """Whether there are wheels for a Python version.
-
-        Args:
-            python: Major and minor version.
-        """
-        first, last = self.python
-        return first <= python <= last
+        """Whether there are wheels for a Python version, major and minor."""
+        return self.python[0] <= python <= self.python[1]
 
 
 PAIRS: tuple[Pair, ...] = (
@@ -116,34 +108,20 @@ _INSTALLED_BY = {"yaml": "pyyaml", "torchdata": "torchdata==0.7.1"}
 _COMPILED_PART = re.compile(r"(?:lib)?graphbolt_pytorch_(.+)\.(?:so|dylib|dll)")
 
 
-@dataclass(frozen=True)
-class _Problem:
-    """What is wrong, and the pip requirements that put it right where a few are enough."""
-
-    summary: str
-    cure: tuple[str, ...] = ()
-    may_keep_torch: bool = False  # another DGL beside the installed torch would do as well
-
-
 def why_unusable() -> str | None:
-    """Tell why DGL cannot be used here, without importing it.
+    """Tell why DGL cannot be used here, in a message for the user, without importing it.
 
-    Returns:
-        None if nothing speaks against importing DGL, otherwise the message for the user. None is
-        not a promise: a damaged installation shows only in :func:`require_dgl`.
+    None is not a promise: a damaged installation shows only in :func:`require_dgl`.
     """
     if sys.modules.get("dgl") is not None:  # it has been imported, so it works
         return None
     problem = _find_problem()
-    return None if problem is None else _message(problem)
+    return None if problem is None else _message(*problem)
 
 
 @lru_cache(maxsize=1)
 def require_dgl() -> ModuleType:
     """Import DGL with its data loaders. A success is remembered, a failure is tried again.
-
-    Returns:
-        The module ``dgl``; ``dgl.dataloading`` is imported, too.
 
     Raises:
         ImportError: If the import fails in any way, or if DGL runs on another framework than torch.
@@ -153,9 +131,8 @@ def require_dgl() -> ModuleType:
         dgl = importlib.import_module("dgl")
         importlib.import_module("dgl.dataloading")
     except Exception as error:  # ImportError, OSError, AttributeError, RuntimeError and more
-        problem = _find_problem() or _Problem("DGL is installed but cannot be imported.")
-        cause = f"{type(error).__name__}: {error}"
-        raise ImportError(_message(problem, cause), name="dgl") from error
+        problem = _find_problem() or ("DGL is installed but cannot be imported.", _replace())
+        raise ImportError(_message(*problem, error), name="dgl") from error
     backend = getattr(getattr(dgl, "backend", None), "backend_name", "pytorch")
     if backend != "pytorch":
         raise ImportError(
@@ -169,9 +146,6 @@ def require_dgl() -> ModuleType:
 def require_graphbolt() -> ModuleType:
     """Import GraphBolt, the data pipelines of DGL 2.0 and later.
 
-    Returns:
-        The module ``dgl.graphbolt``.
-
     Raises:
         ImportError: If DGL cannot be imported, has no GraphBolt, or cannot load its compiled part.
     """
@@ -179,14 +153,13 @@ def require_graphbolt() -> ModuleType:
     try:
         return importlib.import_module("dgl.graphbolt")
     except Exception as error:  # ImportError, FileNotFoundError and more
-        found = f"DGL {version_of('dgl')}"
-        problem = _Problem(f"GraphBolt cannot be used: {found} has none that loads.")
-        cause = f"{type(error).__name__}: {error}"
+        problem = f"GraphBolt cannot be used: DGL {version_of('dgl')} has none that loads."
         advice = (
             "GraphBolt came with DGL 2.0. Without it, the samplers of dgl_dmns work in "
             "dgl.dataloading.as_edge_prediction_sampler."
         )
-        raise ImportError(f"{_message(problem, cause)}\n{advice}", name="dgl.graphbolt") from error
+        said = _message(problem, [*_replace(), advice], error)
+        raise ImportError(said, name="dgl.graphbolt") from error
 
 
 def version_of(distribution: str) -> str | None:
@@ -205,36 +178,31 @@ def versions() -> dict[str, str]:
 
 
 def is_distributed(value: object, kind: str) -> bool:
-    """Whether something is an object of ``dgl.distributed``, without importing that.
+    """Whether something is an object of a class of ``dgl.distributed``, without importing that.
 
     Up to 2.3 ``import dgl`` brings it along, later versions leave it to their users. Where nobody
     has imported it, no object of it can exist.
-
-    Args:
-        value: Any object.
-        kind: Name of a class there, such as ``DistGraph``.
     """
     module = sys.modules.get("dgl.distributed")
     return module is not None and isinstance(value, getattr(module, kind))
 
 
-def _find_problem() -> _Problem | None:
-    """Return the first known reason for which importing DGL would fail, or None."""
+def _find_problem() -> tuple[str, list[str]] | None:
+    """The first known reason for which importing DGL would fail, and what to run; or None."""
     if not _is_found("dgl"):
-        return _Problem("DGL is not installed.")
+        return "DGL is not installed.", _replace()
     if not _is_found("torch"):
-        return _Problem("DGL is installed, but torch is not.")
+        return "DGL is installed, but torch is not.", _replace()
     dgl, torch = version_of("dgl"), version_of("torch")
     name = "DGL" if dgl is None else f"DGL {dgl}"
 
     built_for = _built_for()
     if built_for and torch is not None and _release(torch) not in built_for:
         versions = ", ".join(_dotted(release) for release in sorted(built_for))
-        return _Problem(
-            f"{name} cannot be imported with torch {torch}: "
-            f"it was built for torch {versions} only.",
-            may_keep_torch=True,
+        said = (
+            f"{name} cannot be imported with torch {torch}: it was built for torch {versions} only."
         )
+        return said, _replace(torch_fits_another=True)
 
     imported = [*_ALWAYS_IMPORTED]
     setuptools = version_of("setuptools")  # carried a copy of packaging until 71
@@ -244,49 +212,49 @@ def _find_problem() -> _Problem | None:
         imported += _IMPORTED_BY_2_0_AND_2_1
         folder = _folder("torchdata")
         if folder is not None and not (folder / "datapipes").is_dir():
-            return _Problem(
+            said = (
                 f"{name} needs torchdata.datapipes, which the installed torchdata "
-                f"({version_of('torchdata') or 'unknown version'}) no longer has.",
-                cure=(_INSTALLED_BY["torchdata"],),
+                f"({version_of('torchdata') or 'unknown version'}) no longer has."
             )
+            return said, _install("torchdata")
     missing = [module for module in imported if not _is_found(module)]
     if missing:
-        return _Problem(
-            f"{name} imports packages that are not installed: {', '.join(missing)}.",
-            cure=tuple(_INSTALLED_BY.get(module, module) for module in missing),
-        )
+        said = f"{name} imports packages that are not installed: {', '.join(missing)}."
+        return said, _install(*missing)
 
     numpy = version_of("numpy")
     old_torch = torch is not None and _release(torch) < (2, 3)
     if old_torch and numpy is not None and _release(numpy) >= (2,):
-        return _Problem(
-            f"torch {torch} was built for NumPy 1 and fails with NumPy {numpy}.", cure=("numpy<2",)
-        )
+        said = f"torch {torch} was built for NumPy 1 and fails with NumPy {numpy}."
+        return said, _install('"numpy<2"')
     return None
 
 
-def _message(problem: _Problem, cause: str = "") -> str:
+def _message(problem: str, commands: list[str], cause: Exception | None = None) -> str:
     """Compose the message: the problem, what is installed, what works, how to get it."""
-    lines = [problem.summary]
-    if cause:
-        lines.append(f"Cause: {cause}")
-    found = [f"Python {platform.python_version()}"]
-    found += [f"{name} {version_of(name) or 'not found'}" for name in _REPORTED]
-    lines.append(f"Found: {', '.join(found)}")
-    lines.append("Combinations of DGL and torch:")
+    found = [f"{name} {version_of(name) or 'not found'}" for name in _REPORTED]
+    lines = [
+        problem,
+        *([] if cause is None else [f"Cause: {type(cause).__name__}: {cause}"]),
+        f"Found: Python {platform.python_version()}, {', '.join(found)}",
+        "Combinations of DGL and torch:",
+    ]
     for pair in PAIRS:
         first, last = (_dotted(version) for version in pair.python)
         lines.append(
             f"  dgl {pair.dgl} with torch {pair.torch} (Python {first} to {last}; {pair.source})"
         )
         lines.append(f"    {pair.notes}")
-    return "\n".join(lines + _commands(problem))
+    return "\n".join(lines + commands)
 
 
-def _commands(problem: _Problem) -> list[str]:
-    """Return the lines that say what to run."""
-    if problem.cure:
-        return ["Install what is missing:", f"  python -m pip install {_quoted(problem.cure)}"]
+def _install(*modules: str) -> list[str]:
+    names = " ".join(_INSTALLED_BY.get(module, module) for module in modules)
+    return ["Install what is missing:", f"  python -m pip install {names}"]
+
+
+def _replace(torch_fits_another: bool = False) -> list[str]:
+    """What to run where DGL or torch has to be another."""
     python = sys.version_info[:2]
     lines = []
     if not PAIRS[0].supports(python):
@@ -294,9 +262,9 @@ def _commands(problem: _Problem) -> list[str]:
             f"There is no such wheel for Python {_dotted(python)}: make an environment with "
             "Python 3.11 first."
         )
-    replaced = " (it replaces torch)" if problem.may_keep_torch else ""
+    replaced = " (it replaces torch)" if torch_fits_another else ""
     lines += [f"Install the first of them{replaced}:", f"  {PAIRS[0].install}"]
-    if problem.may_keep_torch and PAIRS[1].supports(python):
+    if torch_fits_another and PAIRS[1].supports(python):
         lines += ["or keep torch and take an older DGL:", f"  {PAIRS[1].install}"]
     return lines
 
@@ -328,8 +296,7 @@ def _release(version: str) -> tuple[int, ...]:
 def _built_for() -> frozenset[tuple[int, ...]]:
     """Return the torch releases that the installed DGL can be imported with; empty for any.
 
-    It is any before GraphBolt, and again since the loaders that need it are no longer in
-    ``dgl.dataloading``.
+    It is any before GraphBolt, and again since ``dgl.dataloading`` has no loaders that need it.
     """
     folder = _folder("dgl")
     if folder is None or not (folder / "graphbolt").is_dir():
@@ -342,7 +309,3 @@ def _built_for() -> frozenset[tuple[int, ...]]:
 
 def _dotted(release: tuple[int, ...]) -> str:
     return ".".join(str(number) for number in release)
-
-
-def _quoted(requirements: tuple[str, ...]) -> str:
-    return " ".join(f'"{name}"' if "<" in name or ">" in name else name for name in requirements)

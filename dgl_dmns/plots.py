@@ -90,11 +90,10 @@ def _rows(frame: pd.DataFrame, value: str, etype: str | None) -> pd.DataFrame:
     if value not in numbers:
         raise ValueError(f"value: expected one of {numbers}, got {value!r}")
     etypes = frame["etype"].unique().tolist()
-    if etype is None and len(etypes) != 1:
-        raise ValueError(f"etype: expected one of {etypes}; name it")
-    if etype is not None and etype not in etypes:
-        raise ValueError(f"etype: expected one of {etypes}, got {etype!r}")
-    rows = frame[frame["etype"] == (etypes[0] if etype is None else etype)]
+    etype = etypes[0] if etype is None and len(etypes) == 1 else etype
+    if etype not in etypes:
+        raise ValueError(f"etype: expected one of {etypes}, got {etype!r}; name it")
+    rows = frame[frame["etype"] == etype]
     if not rows[value].notna().any():
         raise ValueError(
             f"value: {value!r} is NaN in all records{_REMEDY if value in _HELD_OUT else ''}"
@@ -286,9 +285,7 @@ def label_of(name: str) -> str:
 
 
 def _axes_or_new(ax: Any) -> Any:
-    if ax is not None:
-        return ax
-    return pyplot().subplots(figsize=(6.4, 4.2), layout="constrained")[1]
+    return pyplot().subplots(figsize=(6.4, 4.2), layout="constrained")[1] if ax is None else ax
 
 
 def _with_legend(ax: Any, **given: Any) -> Any:

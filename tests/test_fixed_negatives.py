@@ -1,16 +1,13 @@
 """Fixed negatives: never a known edge, hard as their level says, the same from file to file."""
 
-from __future__ import annotations
-
 from dataclasses import fields, replace
-from pathlib import Path
-from typing import Any
 
 import dgl
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from shared import refreshed
 from torch import Tensor
 
 import dgl_dmns
@@ -37,7 +34,7 @@ NO_ROWS = torch.empty(0, dtype=torch.int64)
 
 
 @pytest.fixture(scope="module")
-def setting() -> tuple[Any, Any, Any, Tensor]:
+def setting():
     """A training graph of 400 nodes, its split, the whole graph, and embeddings that fit it."""
     data = embedded_graph(num_nodes=400)
     split = split_pairs(data, val=0.1, test=0.1)
@@ -49,7 +46,7 @@ def setting() -> tuple[Any, Any, Any, Tensor]:
     return g, split, dgl.graph((data.src, data.dst), num_nodes=400), u[:, :16] * s[:16].sqrt()
 
 
-def dmns(g: Any, h: Any, **more: Any) -> dgl_dmns.DMNSSampler:
+def dmns(g, h, **more):
     arguments = {"k": 2, "groups": 2, "warmup_steps": 60, "fit_steps": 2, "compact_width": 8}
     sampler = make_sampler("dmns", g, lambda: h, **{**arguments, **more})
     sampler.refresh()
@@ -57,11 +54,11 @@ def dmns(g: Any, h: Any, **more: Any) -> dgl_dmns.DMNSSampler:
 
 
 @pytest.fixture(scope="module")
-def fitted(setting: Any) -> dgl_dmns.DMNSSampler:
+def fitted(setting):
     return dmns(setting[0], setting[3])
 
 
-def small(levels: tuple[str, ...] = ("0.1T", "uniform"), pairs: int = 3) -> FixedNegatives:
+def small(levels=("0.1T", "uniform"), pairs=3):
     return FixedNegatives(
         queries=torch.arange(pairs),
         positives=torch.arange(pairs) + 1,
@@ -74,12 +71,12 @@ def small(levels: tuple[str, ...] = ("0.1T", "uniform"), pairs: int = 3) -> Fixe
     )
 
 
-def equal(one: FixedNegatives, other: FixedNegatives) -> bool:
+def equal(one, other):
     pairs = [(getattr(one, f.name), getattr(other, f.name)) for f in fields(FixedNegatives)]
     return all(torch.equal(a, b) if isinstance(a, Tensor) else a == b for a, b in pairs)
 
 
-def known_among(fixed: FixedNegatives, g: Any, etype: Any = None) -> bool:
+def known_among(fixed, g, etype=None):
     """Whether a negative is the query, or an edge of the graph."""
     negative = fixed.negatives.flatten()
     query = fixed.queries.repeat_interleave(len(negative) // len(fixed.queries))
@@ -89,7 +86,7 @@ def known_among(fixed: FixedNegatives, g: Any, etype: Any = None) -> bool:
 # ---- drawing ------------------------------------------------------------------------------------
 
 
-def test_draws_follow_the_density_over_all_nodes() -> None:
+def test_draws_follow_the_density_over_all_nodes():
     torch.manual_seed(0)
     model = DiffusionGenerator(3, levels=Levels((0.2, 0.5)), space="raw", seed=0)
     z = torch.randn(7, 3)
@@ -107,7 +104,7 @@ def test_draws_follow_the_density_over_all_nodes() -> None:
         assert torch.allclose(share, expected[level], atol=0.015)
 
 
-def test_draws_are_distinct_until_nodes_run_out() -> None:
+def test_draws_are_distinct_until_nodes_run_out():
     model = DiffusionGenerator(3, space="raw", seed=0)
     z = torch.randn(6, 3)
     known = KnownEdges(torch.tensor([0, 0]), torch.tensor([4, 2]), 6)
@@ -120,7 +117,7 @@ def test_draws_are_distinct_until_nodes_run_out() -> None:
     assert draw_by_level(model, z, z, known, NO_ROWS, 2).shape[0] == 0
 
 
-def test_levels_are_hard_as_they_say_and_hold_no_known_edge(setting: Any, fitted: Any) -> None:
+def test_levels_are_hard_as_they_say_and_hold_no_known_edge(setting, fitted):
     _, split, whole, h = setting
     fixed = fixed_negatives(fitted, split.test, N, known=split.val)
     assert fixed.levels == ("0.1T", "0.125T", "0.25T", "0.5T", "uniform")
@@ -136,32 +133,20 @@ def test_levels_are_hard_as_they_say_and_hold_no_known_edge(setting: Any, fitted
     assert metrics["0.1T"]["MRR"] < metrics["0.5T"]["MRR"] < metrics["uniform"]["MRR"]
 
 
-@pytest.mark.parametrize(
-    "name", ["PopularitySampler", "InBatchSampler", "DynamicSampler", "MCNSSampler"]
-)
-def test_any_sampler(setting: Any, name: str) -> None:
+@pytest.mark.parametrize("kind", ["uniform", "popularity", "in-batch", "dynamic", "mcns"])
+def test_any_sampler(setting, kind):
     g, split, whole, h = setting
-    kind = getattr(dgl_dmns, name)
-    if name in ("PopularitySampler", "InBatchSampler"):
-        sampler = kind(g, 3)
-    else:
-        sampler = kind(g, lambda: h, 3, generator=torch.Generator().manual_seed(5))
-        sampler.refresh()
+    sampler = refreshed(kind, g, h)
     before = torch.get_rng_state()
     fixed = fixed_negatives(sampler, split.test, 7, known=split.val)
-    assert fixed.levels == (name, "uniform")
+    own = () if kind == "uniform" else (type(sampler).__name__,)
+    assert fixed.levels == (*own, "uniform")
     assert not known_among(fixed, whole)
     assert torch.equal(torch.get_rng_state(), before)
     assert equal(fixed, fixed_negatives(sampler, split.test, 7, known=split.val))
 
 
-def test_uniform_alone_is_one_level(setting: Any) -> None:
-    g, split, _, _ = setting
-    fixed = fixed_negatives(dgl_dmns.UniformSampler(g), split.test, 5, seed=3)
-    assert (fixed.levels, fixed.seed) == (("uniform",), 3)
-
-
-def test_the_seed_decides_and_the_sampler_is_left_alone(setting: Any, fitted: Any) -> None:
+def test_the_seed_decides_and_the_sampler_is_left_alone(setting, fitted):
     _, split, _, h = setting
     state = fitted.relation().random.get_state()
     one, two, other = (fixed_negatives(fitted, split.test, 5, seed=s) for s in (1, 1, 2))
@@ -171,7 +156,7 @@ def test_the_seed_decides_and_the_sampler_is_left_alone(setting: Any, fitted: An
     assert equal(one, fixed_negatives(fitted, split.test, 5, seed=1, embeddings=h))
 
 
-def test_by_edge_type() -> None:
+def test_by_edge_type():
     generator = torch.Generator().manual_seed(0)
     user = torch.randint(12, (60,), generator=generator)
     item = torch.randint(30, (60,), generator=generator)
@@ -186,7 +171,7 @@ def test_by_edge_type() -> None:
     assert (fixed.etype, fixed.num_nodes) == (BUYS, (12, 30))
     assert not known_among(fixed, g, "buys")
 
-    def scorer(query: Tensor, candidates: Tensor) -> Tensor:
+    def scorer(query, candidates):
         return (h["user"][query].unsqueeze(1) * h["item"][candidates]).sum(-1)
 
     assert fixed.evaluate((h["user"], h["item"])) == fixed.evaluate(scorer)
@@ -195,6 +180,7 @@ def test_by_edge_type() -> None:
 
 
 THEIRS = dgl.dataloading.negative_sampler.Uniform(2)
+ALL_JOINED = dgl_dmns.PopularitySampler(dgl.graph(([0, 1], [1, 0]), num_nodes=3))
 PAIRS = torch.tensor([[0], [2]])
 
 
@@ -202,6 +188,7 @@ PAIRS = torch.tensor([[0], [2]])
     ("sampler", "arguments", "message"),
     [
         (THEIRS, {}, "expected a sampler of dgl_dmns, got PerSourceUni"),
+        (ALL_JOINED, {}, "1 queries, for example 0, are joined to every node"),
         (None, {}, r"has not been refreshed.* call refresh\(\)"),
         ("uniform", {"n": 0}, "n: expected at least 1 negatives per pair"),
         ("uniform", {"pairs": PAIRS.t()}, r"pairs: expected shape \[2, P\]"),
@@ -209,7 +196,7 @@ PAIRS = torch.tensor([[0], [2]])
         ("uniform", {"pairs": PAIRS.float()}, r"pairs\[0\]: expected node ids as int64"),
     ],
 )
-def test_messages_of_the_draw(setting: Any, sampler: Any, arguments: Any, message: str) -> None:
+def test_messages_of_the_draw(setting, sampler, arguments, message):
     g, _, _, h = setting
     if sampler == "uniform":
         sampler = dgl_dmns.UniformSampler(g)
@@ -219,13 +206,7 @@ def test_messages_of_the_draw(setting: Any, sampler: Any, arguments: Any, messag
         )
 
 
-def test_a_query_that_is_joined_to_every_node() -> None:
-    sampler = dgl_dmns.PopularitySampler(dgl.graph(([0, 1], [1, 0]), num_nodes=3))
-    with pytest.raises(ValueError, match="1 queries, for example 0, are joined to every node"):
-        fixed_negatives(sampler, PAIRS)
-
-
-def test_messages_of_the_levels(setting: Any, fitted: Any) -> None:
+def test_messages_of_the_levels(setting, fitted):
     g, _, _, h = setting
     first = torch.tensor([0])
     with pytest.raises(RuntimeError, match="negatives_by_level: no generator is fitted yet; call"):
@@ -242,11 +223,11 @@ def test_messages_of_the_levels(setting: Any, fitted: Any) -> None:
 # ---- evaluation ---------------------------------------------------------------------------------
 
 
-def test_metrics_are_those_of_the_candidates(setting: Any, fitted: Any) -> None:
+def test_metrics_are_those_of_the_candidates(setting, fitted):
     _, split, _, h = setting
     fixed = fixed_negatives(fitted, split.test, 9)
 
-    def distance(h_q: Tensor, h_c: Tensor) -> Tensor:
+    def distance(h_q, h_c):
         return -(h_q - h_c).norm(dim=-1)
 
     metrics = fixed.evaluate(h, distance, hits=(3,), batch=17)
@@ -266,12 +247,12 @@ def test_metrics_are_those_of_the_candidates(setting: Any, fitted: Any) -> None:
         (small(pairs=0), {"model": torch.zeros(10, 4)}, "rank: .* with B >= 1"),
     ],
 )
-def test_messages_of_the_evaluation(fixed: Any, arguments: Any, message: str) -> None:
+def test_messages_of_the_evaluation(fixed, arguments, message):
     with pytest.raises(ValueError, match=message):
         fixed.evaluate(**arguments)
 
 
-def test_fingerprint_is_that_of_the_edges(setting: Any) -> None:
+def test_fingerprint_is_that_of_the_edges(setting):
     g, split, _, _ = setting
     fixed = fixed_negatives(dgl_dmns.UniformSampler(g), split.test, 2)
     src, dst = g.edges()
@@ -291,7 +272,7 @@ def test_fingerprint_is_that_of_the_edges(setting: Any) -> None:
         ({"num_nodes": (2, 10)}, "queries: expected node ids in 0 .. 1"),
     ],
 )
-def test_attributes_have_to_fit_together(change: Any, message: str) -> None:
+def test_attributes_have_to_fit_together(change, message):
     with pytest.raises(ValueError, match=message):
         replace(small(), **change)
     assert repr(small()).startswith("FixedNegatives(pairs=3, levels=2, n=4, seed=7, fingerprint='0")
@@ -301,7 +282,7 @@ def test_attributes_have_to_fit_together(change: Any, message: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["fixed.npz", "fixed.parquet"])
-def test_round_trip_and_damage(tmp_path: Path, name: str) -> None:
+def test_round_trip_and_damage(tmp_path, name):
     if name.endswith("parquet"):
         pytest.importorskip("pyarrow")
     path = tmp_path / name
@@ -316,8 +297,8 @@ def test_round_trip_and_damage(tmp_path: Path, name: str) -> None:
             FixedNegatives.load(path)
 
 
-def test_parquet_without_an_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: Any, **__: Any) -> None:
+def test_parquet_without_an_engine(tmp_path, monkeypatch):
+    def fail(*_, **__):
         raise ImportError("Unable to find a usable engine")
 
     monkeypatch.setattr(pd.DataFrame, "to_parquet", fail)
@@ -338,7 +319,7 @@ def test_parquet_without_an_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         (lambda t: t.assign(query=range(24)), r"columns \['query'\]: .*a pair"),
     ],
 )
-def test_tables_that_do_not_fit(tmp_path: Path, change: Any, message: str) -> None:
+def test_tables_that_do_not_fit(tmp_path, change, message):
     pytest.importorskip("pyarrow")
     path = tmp_path / "fixed.parquet"
     small().save(path)
@@ -362,7 +343,7 @@ def test_tables_that_do_not_fit(tmp_path: Path, change: Any, message: str) -> No
         ({"levels": np.array(["a", None], dtype=object)}, "allow_pickle=False"),
     ],
 )
-def test_archives_that_do_not_fit(tmp_path: Path, change: Any, message: str) -> None:
+def test_archives_that_do_not_fit(tmp_path, change, message):
     path = tmp_path / "fixed.npz"
     small().save(path)
     with np.load(path) as archive:
@@ -373,7 +354,7 @@ def test_archives_that_do_not_fit(tmp_path: Path, change: Any, message: str) -> 
     assert str(caught.value).startswith(f"{path}: not a complete file of fixed negatives")
 
 
-def test_names_of_files(tmp_path: Path) -> None:
+def test_names_of_files(tmp_path):
     with pytest.raises(FileNotFoundError, match="there is no file .* check the name"):
         FixedNegatives.load(tmp_path / "absent.npz")
     for call in (small().save, FixedNegatives.load):

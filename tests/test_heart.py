@@ -1,23 +1,17 @@
 """Hard negatives by heuristics, against networkx and by hand."""
 
-from __future__ import annotations
-
-from typing import Any
-
 import networkx as nx
 import numpy as np
 import pytest
 import torch
 from scipy.stats import rankdata
-from torch import Tensor
 
-from dgl_dmns.data import load_dataset, split_pairs
 from dgl_dmns.evaluate import heart_negatives, heart_ranking
 
 NODES = 30
 
 
-def csr(edges: Any) -> tuple[Tensor, Tensor]:
+def csr(edges):
     """Edges in both directions, as sorted compressed rows."""
     both = sorted(set(edges) | {(b, a) for a, b in edges})
     src, dst = torch.tensor(both, dtype=torch.int64).reshape(-1, 2).unbind(1)
@@ -32,7 +26,7 @@ PAIRS = torch.tensor(HELD).T.contiguous()
 X = torch.rand(NODES, 5, generator=torch.Generator().manual_seed(2))
 
 
-def best_ranks(node: int) -> np.ndarray:
+def best_ranks(node):
     """By networkx, scipy and numpy."""
     others = range(NODES)
     allocation = np.zeros(NODES)
@@ -48,7 +42,7 @@ def best_ranks(node: int) -> np.ndarray:
     return np.min([rankdata(-np.round(score, 7), method="average") for score in scores], axis=0)
 
 
-def test_negatives_are_those_of_the_reference() -> None:
+def test_negatives_are_those_of_the_reference():
     found = heart_negatives(PAIRS, csr(TRAIN.edges), csr(GRAPH.edges), X, 12)
     assert found.shape == (2, PAIRS.shape[1], 6)
     for end in (0, 1):
@@ -62,15 +56,7 @@ def test_negatives_are_those_of_the_reference() -> None:
             np.testing.assert_allclose(rank[chosen], np.sort(rank)[:6], atol=0.51)
 
 
-def test_known_edges_and_the_node_itself_are_left_out() -> None:
-    found = heart_negatives(PAIRS, csr(TRAIN.edges), csr(GRAPH.edges), X, 30)
-    for end in (0, 1):
-        for pair in range(PAIRS.shape[1]):
-            node = int(PAIRS[end, pair])
-            assert not {node, *GRAPH[node]} & set(found[end, pair].tolist())
-
-
-def test_ranks_count_the_negatives_of_both_ends() -> None:
+def test_ranks_count_the_negatives_of_both_ends():
     h = torch.tensor([[1.0], [2.0], [3.0], [4.0]])
     pairs = torch.tensor([[0], [2]])  # score 3
     negatives = torch.tensor([[[3, 1]], [[1, 3]]])  # (0, 3): 4, (0, 1): 2, (1, 2): 6, (3, 2): 12
@@ -78,23 +64,6 @@ def test_ranks_count_the_negatives_of_both_ends() -> None:
     # A scorer that knows first from second: v - u; positive -2; -3, -1 and -1, 1.
     assert heart_ranking(h, pairs, negatives, lambda v, u: (v - u).sum(-1)).tolist() == [4.0]
     assert heart_ranking(h, pairs, negatives, lambda v, u: (u - v).sum(-1)).tolist() == [2.0]
-
-
-def test_harder_than_uniform_on_a_real_split() -> None:
-    data = load_dataset("embedded")
-    split = split_pairs(data, seed=0)
-    src, dst = split.message_edges()
-    order = (src * data.num_nodes + dst).argsort()
-    indptr = torch.cat(
-        [torch.zeros(1).long(), torch.bincount(src, minlength=data.num_nodes).cumsum(0)]
-    )
-    pairs = split.test[:, :50]
-    found = heart_negatives(pairs, (indptr, dst[order]), data.csr(), data.features, 100)
-    x = torch.nn.functional.normalize(data.features, dim=1)
-    hard = (x[pairs[0]].unsqueeze(1) * x[found[0]]).sum(-1).mean()
-    anyone = torch.randint(0, data.num_nodes, (50, 50), generator=torch.Generator().manual_seed(0))
-    easy = (x[pairs[0]].unsqueeze(1) * x[anyone]).sum(-1).mean()
-    assert float(hard) > float(easy) + 0.05
 
 
 @pytest.mark.parametrize(
@@ -107,15 +76,9 @@ def test_harder_than_uniform_on_a_real_split() -> None:
         ({"pairs": PAIRS + NODES}, "pairs: "),
     ],
 )
-def test_errors(changes: dict[str, Any], message: str) -> None:
-    arguments = {
-        "pairs": PAIRS,
-        "observed": csr(TRAIN.edges),
-        "known": csr(GRAPH.edges),
-        "features": X,
-        "n": 12,
-    }
+def test_errors(changes, message):
+    known = {"observed": csr(TRAIN.edges), "known": csr(GRAPH.edges)}
     with pytest.raises(ValueError, match=message):
-        heart_negatives(**{**arguments, **changes})
+        heart_negatives(**{"pairs": PAIRS, **known, "features": X, "n": 12, **changes})
     with pytest.raises(ValueError, match="negatives: expected shape"):
         heart_ranking(X, PAIRS, PAIRS)

@@ -1,25 +1,24 @@
 """Tables of text: cells separated by commas, tabs, semicolons, bars or blanks, also packed (gzip).
 
-Cells of ids are kept as they stand, so that ``007``, ``1e5`` and ``NA`` stay names. A file is gone
-through twice: its bytes, before anything parses them, and its records, with the line of each.
+Pandas parses a file that has been gone through with Python's ``csv``: for pandas, cells that a row
+lacks are empty ones. Cells of ids stay as they are, so that ``007``, ``1e5`` and ``NA`` are names.
+The line of a row is looked up only for an error.
 """
 
 from __future__ import annotations
 
-import codecs
+import contextlib
 import csv
 import gzip
 import io
 import re
 import zlib
-from array import array
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from itertools import chain, islice, takewhile
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO, cast
+from typing import Any, BinaryIO, Optional, cast
 
-import numpy as np
+import pandas as pd
 
 from dgl_dmns.cli.tables import FileError, IdColumn, Table, find_columns, numbers
 from dgl_dmns.messages import one_line
@@ -28,186 +27,19 @@ __all__ = ["LARGEST", "read_text"]
 
 LARGEST = 2 << 30
 """Bytes of a file that is read, unpacked."""
-_SEPARATORS = ("\t", ",", ";", "|")
+_SEPARATORS = ("\t", ",", ";", "|", None)  # None: any blanks
 _COMMENT = re.compile(r"[#%]+(\s|$)")
-_PACKERS = {
-    "gzip twice": b"\x1f\x8b",
-    "bzip2": b"BZh91AY&SY",
-    "xz": b"\xfd7zXZ\0",
-    "zstd": b"\x28\xb5\x2f\xfd",
+_PACKED = {
+    b"PK\3\4": "a zip archive or a workbook; save its table as CSV",
+    b"\x1f\x8b": "packed by gzip twice; unpack it, or pack it once by gzip",
+    b"BZh91AY&SY": "packed by bzip2; unpack it, or pack it once by gzip",
+    b"\xfd7zXZ\0": "packed by xz; unpack it, or pack it once by gzip",
+    b"\x28\xb5\x2f\xfd": "packed by zstd; unpack it, or pack it once by gzip",
 }
-_HEADER_LINES = 100  # that a header with line ends in quotes may have
-_BATCH = 1 << 15  # rows that are held as lists of cells
+_END = "\udc00"  # a last line, which no UTF-8 has: a quote that is open takes it in
 
 
-@dataclass(frozen=True)
-class _Layout:
-    """Where the records of a file begin (lines to skip), and how their cells are separated.
-
-    A separator of None is any blanks; ``names`` are numbers where the file has no header;
-    ``places`` are those of the columns of ids.
-    """
-
-    skip: int
-    separator: str | None
-    names: tuple[str, ...]
-    places: list[int]
-
-
-def read_text(file: Path, wanted: Sequence[str], header: bool = True, rest: bool = False) -> Table:
-    """The table in a file of text, UTF-8, or that packed with gzip.
-
-    ``wanted`` are the columns of ids, or the first ones where there is no ``header``; ``rest`` asks
-    for the others, as numbers.
-    """
-    _check_bytes(file)
-    layout = _layout(file, wanted, header)
-    lines = array("q")
-
-    def where(row: int) -> str:
-        return f"{file}, line {lines[row]}"
-
-    others = [place for place in range(len(layout.names)) if rest and place not in layout.places]
-    ids: list[list[str]] = [[] for _ in layout.places]
-    values: list[list[Any]] = [[] for _ in others]
-    same: dict[str, str] = {}  # a cell that stands there often is held once
-    with _long_cells():
-        for rows in _batches(file, layout, lines):
-            first, columns = len(ids[0]), list(zip(*rows))
-            for place, parts in zip(others, values):
-                parts.append(numbers(layout.names[place], columns[place], where, first))
-            for place, cells in zip(layout.places, ids):
-                cells.extend(map(same.setdefault, columns[place], columns[place]))
-    if not lines:
-        raise FileError(f"{file}: expected at least one row below the names of the columns")
-    named = [layout.names[place] for place in layout.places]
-    found = [
-        IdColumn(name, np.array(cells, dtype=object), False, where)
-        for name, cells in zip(named, ids)
-    ]
-    arrays = [(layout.names[p], np.concatenate(parts)) for p, parts in zip(others, values)]
-    return Table(found, arrays, where)
-
-
-def _open_bytes(file: Path) -> BinaryIO:
-    with file.open("rb") as content:
-        packed = content.read(2) == b"\x1f\x8b"
-    return cast(BinaryIO, gzip.open(file)) if packed else file.open("rb")
-
-
-def _open(file: Path) -> TextIO:
-    # Line ends are kept: csv tells those within quotes.
-    return io.TextIOWrapper(_open_bytes(file), encoding="utf-8-sig", newline="")
-
-
-def _check_bytes(file: Path) -> None:
-    """Refuse what is no text of a size that can be read, before anything parses it."""
-    line, size, decoder = 1, 0, codecs.getincrementaldecoder("utf-8")()
-    try:
-        with _open_bytes(file) as content:
-            for part in iter(lambda: content.read(1 << 20), b""):
-                size += len(part)
-                if size > LARGEST:
-                    raise FileError(
-                        f"{file}: expected at most {LARGEST} bytes, got more; write it as Parquet, "
-                        "or build the graph in Python and train there (docs/get-started.md)"
-                    )
-                packed = _packed(part) if size == len(part) else None
-                if packed is not None:
-                    raise FileError(f"{file}: {packed}")
-                if b"\0" in part:
-                    line += part.count(b"\n", 0, part.index(b"\0"))
-                    raise FileError(
-                        f"{file}, line {line}: not UTF-8 text (a byte 0); save it as UTF-8"
-                    )
-                decoder.decode(part)
-                line += part.count(b"\n")
-            decoder.decode(b"", final=True)
-    except UnicodeDecodeError as error:
-        line += error.object.count(b"\n", 0, error.start)
-        raise FileError(
-            f"{file}, line {line}: not UTF-8 text ({error.reason}); save the file as UTF-8"
-        ) from error
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise FileError(f"{file}: not a complete gzip file ({one_line(error)})") from error
-    if not size:
-        raise FileError(f"{file}: the file is empty")
-
-
-def _packed(start: bytes) -> str | None:
-    """What to do about a file that is packed otherwise than by gzip, or twice."""
-    if start.startswith(b"PK\3\4"):
-        return "a zip archive or a workbook; save its table as CSV"
-    for name, begins in _PACKERS.items():
-        if start.startswith(begins):
-            return f"packed by {name}; unpack it, or pack it once by gzip"
-    return None
-
-
-def _layout(file: Path, wanted: Sequence[str], header: bool) -> _Layout:
-    skip, record = _first_record(file)
-    place, text = f"{file}, line {skip + 1}", "".join(record)
-    if not header:
-        separator = _separator_of_data(text, place)
-        width = len(_split(text, separator))
-        if width < len(wanted):
-            raise FileError(
-                f"{place}: expected {len(wanted)} ids, got {width} cell(s); cells are separated by "
-                "commas, tabs, semicolons, bars or blanks"
-            )
-        names = tuple(f"{i + 1}" for i in range(width))
-        return _Layout(skip, separator, names, list(range(len(wanted))))
-    choices = {one: _split(text, one) for one in (*_SEPARATORS, None)}
-    small = {name.lower() for name in wanted}
-    fit = [one for one, cells in choices.items() if small <= {cell.lower() for cell in cells}]
-    separator = fit[0] if fit else max(choices, key=lambda one: (len(choices[one]), one or ""))
-    names = tuple(choices[separator])
-    places = find_columns(names, wanted, place, ", or --no-header where this line is an edge")
-    return _Layout(skip + len(record), separator, names, places)
-
-
-def _first_record(file: Path) -> tuple[int, list[str]]:
-    """The number of lines before the first record, and its lines."""
-    with _open(file) as lines:
-        skip, first = 0, lines.readline()
-        while first and (not first.strip() or _COMMENT.match(first)):
-            skip, first = skip + 1, lines.readline()
-        if not first:
-            raise FileError(f"{file}: the file is empty but for comments")
-        record, opened = [first], 0
-        while sum(line.count('"') for line in record) % 2:
-            if record[-1].count('"') % 2:
-                opened = len(record) - 1
-            more = lines.readline()
-            if not more or len(record) == _HEADER_LINES:
-                raise _unclosed(file, skip + 1 + opened)
-            record.append(more)
-    return skip, record
-
-
-def _separator_of_data(line: str, place: str) -> str | None:
-    """The separator of a first line that is an edge: one that its ids do not hold others of."""
-    found = [one for one in _SEPARATORS if len(_split(line, one)) > 1]
-    clean = [
-        one
-        for one in found
-        if not any(other in cell for cell in _split(line, one)[:2] for other in found)
-    ]
-    if len(clean) != 1 and found:
-        raise FileError(
-            f"{place}: cells could be separated by {' or '.join(map(repr, found))}; put a line "
-            "with names above it, such as src and dst, and leave --no-header out"
-        )
-    return clean[0] if found else None
-
-
-def _split(text: str, separator: str | None) -> list[str]:
-    with _long_cells():
-        cells: list[str] = next(_reader(io.StringIO(text, newline=""), separator), [])
-    return [cell.strip() for cell in cells]
-
-
-@contextmanager
+@contextlib.contextmanager
 def _long_cells() -> Iterator[None]:
     """Cells of any length for csv, which otherwise stops at 128 KiB."""
     limit = csv.field_size_limit(LARGEST - 1)  # that of a C long everywhere
@@ -217,49 +49,177 @@ def _long_cells() -> Iterator[None]:
         csv.field_size_limit(limit)
 
 
-def _reader(lines: Iterator[str], separator: str | None) -> Any:
+@_long_cells()
+def read_text(file: Path, wanted: Sequence[str], header: bool = True, rest: bool = False) -> Table:
+    """The table in a file of text, UTF-8, or that packed with gzip.
+
+    ``wanted`` are the columns of ids, or the first ones where there is no ``header``; ``rest`` asks
+    for the others, as numbers.
+    """
+    content = _content(file)
+    skip, names, places, separator = _layout(file, content, wanted, header)
+
+    @_long_cells()
+    def where(row: int) -> str:
+        reader = _reader(content, skip, separator)
+        lines = (skip + reader.line_num for cells in reader if cells)
+        return f"{file}, line {next(islice(lines, row, None))}"
+
+    reader = _reader(content, skip, separator)
+    rows = 0
+    for cells in reader:
+        if len(cells) == len(names):
+            rows += 1
+        elif cells and not cells[-1].endswith(_END):
+            raise FileError(
+                f"{where(rows)}, column {min(len(cells), len(names)) + 1}: expected {len(names)} "
+                f"cells, as in the first line, got {len(cells)}"
+            )
+    _check_closed(file, cells, skip + reader.line_num)
+    if not rows:
+        raise FileError(f"{file}: expected at least one row below the names of the columns")
+
+    # Line ends are kept for cells in quotes; not where pandas may take some for cells.
+    kept = separator and b'"' in content and not re.search(rb"\r(?!\n)", content)
+
+    def parsed(others: type) -> pd.DataFrame:
+        order = range(len(names))
+        return pd.read_csv(
+            _text(content, skip, "" if kept else None),
+            sep=separator or r"\s+",
+            header=None,
+            names=order,
+            usecols=order if rest else places,
+            dtype={place: object if place in places else others for place in order},
+            na_filter=False,
+            skipinitialspace=True,
+            float_precision="round_trip",
+        )
+
+    try:
+        table = parsed(float)
+    except ValueError:  # no numbers, of which the first is named, or some that only Python reads
+        table = parsed(object)
+    found = [IdColumn(names[p], table[p].to_numpy(), False, where) for p in places]
+    others = [place for place in range(len(names)) if rest and place not in places]
+    return found, [(names[p], numbers(names[p], table[p], where)) for p in others]
+
+
+def _content(file: Path) -> bytes:
+    """The unpacked bytes of a file, refused unless they are text of a size that can be read."""
+    parts, size = [], 0
+    try:
+        with file.open("rb") as raw:
+            packed = raw.peek(2).startswith(b"\x1f\x8b")
+            opened = cast(BinaryIO, gzip.GzipFile(fileobj=raw)) if packed else raw
+            while part := opened.read(1 << 20):
+                parts.append(part)
+                size += len(part)
+                if size > LARGEST:
+                    raise FileError(
+                        f"{file}: expected at most {LARGEST} bytes, got more; write it as Parquet, "
+                        "or build the graph in Python and train there (docs/get-started.md)"
+                    )
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise FileError(f"{file}: not a complete gzip file ({one_line(error)})") from error
+    content = b"".join(parts)
+    if not content:
+        raise FileError(f"{file}: the file is empty")
+    for start, said in _PACKED.items():
+        if content.startswith(start):
+            raise FileError(f"{file}: {said}")
+    place, fault = content.find(b"\0"), "a byte 0"
+    try:
+        content.decode()
+    except UnicodeDecodeError as error:
+        place, fault = error.start, error.reason
+    if place >= 0:
+        line = 1 + content.count(b"\n", 0, place)
+        raise FileError(f"{file}, line {line}: not UTF-8 text ({fault}); save the file as UTF-8")
+    return content if content.endswith((b"\n", b"\r")) else content + b"\n"
+
+
+def _text(content: bytes, skip: int = 0, newline: str | None = "") -> io.TextIOWrapper:
+    """The text below some lines; line ends are kept, for parsers tell those within quotes."""
+    text = io.TextIOWrapper(io.BytesIO(content), "utf-8-sig", newline=newline)
+    for _ in range(skip):
+        text.readline()
+    return text
+
+
+def _reader(content: bytes, skip: int, separator: str | None) -> Any:
+    """The records below some lines, blank ones as empty lists, and the mark of the end."""
+    lines: Iterator[str] = _text(content, skip)
     if separator is None:
         lines = (line.replace("\t", " ").rstrip(" \r\n") + "\n" for line in lines)
+    else:
+        blanks = " \t\r\n".replace(separator, "")
+        lines = (line if line.strip(blanks) else "\n" for line in lines)
+    lines = chain(lines, [_END])
     return csv.reader(lines, delimiter=separator or " ", skipinitialspace=True)
 
 
-def _batches(file: Path, layout: _Layout, lines: array[int]) -> Iterator[list[list[str]]]:
-    """The records, some thousand at a time; the line where each ends is added to ``lines``."""
-    width, ended = len(layout.names), []
-
-    def to_the_end(content: TextIO) -> Iterator[str]:
-        for _ in range(layout.skip):
-            content.readline()
-        yield from iter(content.readline, "")
-        ended.append(True)
-
-    try:
-        with _open(file) as content:
-            rows: list[list[str]] = []
-            reader = _reader(to_the_end(content), layout.separator)
-            for cells in reader:
-                line = layout.skip + reader.line_num
-                if ended:  # the reader wanted more of this record
-                    breaks = len(re.findall(r"\r\n?|\n", cells[-1]))
-                    raise _unclosed(file, line - breaks + cells[-1].endswith(("\n", "\r")))
-                if len(cells) < 2 and not "".join(cells).strip():
-                    continue
-                if len(cells) != width:
-                    raise FileError(
-                        f"{file}, line {line}, column {min(len(cells), width) + 1}: expected "
-                        f"{width} cells, as in the first line, got {len(cells)}"
-                    )
-                rows.append(cells)
-                lines.append(line)
-                if len(rows) == _BATCH:
-                    yield rows
-                    rows = []
-            if rows:
-                yield rows
-    except csv.Error as error:
-        raise FileError(f"{file}: not a table of text ({error})") from error
+def _check_closed(file: Path, last: list[str], line: int) -> None:
+    """Refuse a last record that is more than the mark of the end; ``line`` is that of the mark."""
+    if last != [_END]:
+        line -= len(re.findall(r"\r\n?|\n", last[-1]))
+        fault = "a quote opens here and does not close; close or remove it"
+        raise FileError(f"{file}, line {line}: {fault}")
 
 
-def _unclosed(file: Path, line: int) -> FileError:
-    fault = "a quote opens here and does not close; close or remove it"
-    return FileError(f"{file}, line {line}: {fault}")
+def _layout(
+    file: Path, content: bytes, wanted: Sequence[str], header: bool
+) -> tuple[int, tuple[str, ...], list[int], str | None]:
+    """Lines above the rows, names of all columns, places of the wanted ones, and the separator.
+
+    The names are numbers where there is no header.
+    """
+    top = takewhile(lambda line: not line.strip() or _COMMENT.match(line), _text(content))
+    skip = sum(1 for _ in top)
+    place = f"{file}, line {skip + 1}"
+    heads, ends = {}, {}
+    for one in _SEPARATORS:
+        reader = _reader(content, skip, one)
+        heads[one] = [cell.strip() for cell in next(reader)]
+        ends[one] = skip + reader.line_num
+    if heads[None] == [_END]:
+        raise FileError(f"{file}: the file is empty but for comments")
+    separator = _separator(heads, wanted, place) if header else _separator_of_data(heads, place)
+    cells = heads[separator]
+    if cells[-1].endswith(_END):
+        _check_closed(file, cells, ends[separator])
+    if header:
+        places = find_columns(cells, wanted, place, ", or --no-header where this line is an edge")
+        return ends[separator], tuple(cells), places, separator
+    if len(cells) < len(wanted):
+        raise FileError(
+            f"{place}: expected {len(wanted)} ids, got {len(cells)} cell(s); cells are separated "
+            "by commas, tabs, semicolons, bars or blanks"
+        )
+    names = tuple(f"{i + 1}" for i in range(len(cells)))
+    return skip, names, list(range(len(wanted))), separator
+
+
+_Heads = dict[Optional[str], list[str]]
+"""The cells of the first record by separator."""
+
+
+def _separator(heads: _Heads, wanted: Sequence[str], place: str) -> str | None:
+    """The separator of a header: one that shows the wanted names, else the one with most cells."""
+    small = {name.lower() for name in wanted}
+    fit = [one for one, cells in heads.items() if small <= {cell.lower() for cell in cells}]
+    return fit[0] if fit else max(heads, key=lambda one: (len(heads[one]), one or ""))
+
+
+def _separator_of_data(heads: _Heads, place: str) -> str | None:
+    """The separator of a first line that is an edge: one that its ids do not hold others of."""
+    found = [one for one, cells in heads.items() if one and len(cells) > 1]
+    clean = [
+        one for one in found if not any(o in cell for cell in heads[one][:2] for o in found if o)
+    ]
+    if len(clean) != 1 and found:
+        raise FileError(
+            f"{place}: cells could be separated by {' or '.join(map(repr, found))}; put a line "
+            "with names above it, such as src and dst, and leave --no-header out"
+        )
+    return clean[0] if found else None

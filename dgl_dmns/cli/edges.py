@@ -78,7 +78,7 @@ class NamedGraph:
         """
         return {
             "edges": _digest(self.data.src.numpy(), self.data.dst.numpy()),
-            "ids": _digest(self.ids),
+            "ids": _digest(*arrays_of(self.ids).values()),
             "features": _digest(self.data.features.numpy()),
         }
 
@@ -87,11 +87,7 @@ def _digest(*arrays: Array) -> str:
     total = hashlib.sha256()
     for array in arrays:
         total.update(f"{array.dtype.str} {array.shape}".encode())
-        if array.dtype.hasobject:
-            for item in array.flat:
-                total.update(f"{item!r}\n".encode())
-        else:
-            total.update(np.ascontiguousarray(array).tobytes())
+        total.update(np.ascontiguousarray(array).tobytes())
     return total.hexdigest()
 
 
@@ -125,12 +121,11 @@ def read_edges(
     """
     if features is not None and kind == "bipartite":
         raise FileError(f"{features}: features are for one kind of nodes, not for kind 'bipartite'")
-    table = _table(edges, (source, target), header=header)
+    ends, _ = _table(edges, (source, target), header=header)
     given = None if features is None else _features(features)
-    columns = table.ids if given is None else [*table.ids, given[0]]
-    ids, (first, second, *own) = number_nodes(columns)
+    ids, (first, second, *own) = number_nodes(ends if given is None else [*ends, given[0]])
     if not header:
-        _check_first_row(table, ids, first, second)
+        _check_first_row(ends[0], ids, first, second)
     side = None
     if kind == "bipartite":
         ids, first, second, side = _apart(ids, first, second)
@@ -168,14 +163,14 @@ def _table(file: Path, wanted: Sequence[str], header: bool = True, rest: bool = 
     return read_text(file, wanted, header, rest)
 
 
-def _check_first_row(table: Table, ids: Array, first: Array, second: Array) -> None:
+def _check_first_row(column: IdColumn, ids: Array, first: Array, second: Array) -> None:
     """Refuse a header that was said not to be there: words above nothing but integers."""
     if ids.dtype != object or len(first) < 2:
         return
     digits = np.array([text.removeprefix("-").isdigit() for text in ids.tolist()])
-    if not any(digits[column[0]] or not digits[column[1:]].all() for column in (first, second)):
+    if not any(digits[end[0]] or not digits[end[1:]].all() for end in (first, second)):
         raise FileError(
-            f"{table.where(0)}: words above integers, such as names of columns; leave --no-header "
+            f"{column.where(0)}: words above integers, such as names of columns; leave --no-header "
             "out, or remove the line"
         )
 
@@ -193,12 +188,12 @@ def _features(file: Path) -> tuple[IdColumn, torch.Tensor]:
         ids, x = _numpy(file)
         names = list(map(str, range(x.shape[1])))
     else:
-        table = _table(file, ("id",), rest=True)
-        ids, names = table.ids[0], [name for name, _ in table.rest]
+        (ids,), rest = _table(file, ("id",), rest=True)
+        names = [name for name, _ in rest]
         if not names:
             raise FileError(f"{file}: expected columns with numbers beside the ids, got none")
         with np.errstate(over="ignore"):  # to infinity, which is refused below
-            x = torch.from_numpy(np.stack([v.astype(np.float32) for _, v in table.rest], axis=1))
+            x = torch.from_numpy(np.stack([v.astype(np.float32) for _, v in rest], axis=1))
     finite = torch.isfinite(x)
     if not bool(finite.all()):
         row, place = (int(i) for i in (~finite).nonzero()[0])

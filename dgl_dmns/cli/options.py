@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from dgl_dmns._compat import require_dgl
 from dgl_dmns.samplers import NegativeSampler
 from dgl_dmns.samplers.registry import RULES, default_options, make_sampler
 
-__all__ = ["check_options", "error_of_option", "parse_options", "sampler_of_options"]
+__all__ = ["check_options", "naming_options", "parse_options", "sampler_of_options"]
 
 _ELSEWHERE = ("seed", "generator", "feat", "etypes")  # never by --set
 _LARGEST = 2**31 - 1
@@ -49,10 +50,6 @@ def parse_options(sampler: str, words: list[str]) -> dict[str, Any]:
 
     >>> parse_options("dmns", ["pool=64", "levels=(0.25, 0.5)", "space=raw"])
     {'pool': 64, 'levels': (0.25, 0.5), 'space': 'raw'}
-
-    Raises:
-        ValueError: for a word that is not of this form, a name that comes twice or that the sampler
-            does not take, or a value of another kind than it takes.
     """
     kinds = _kinds(sampler)
     options: dict[str, Any] = {}
@@ -106,18 +103,14 @@ def sampler_of_options(
     more = dict(options)
     if loss != "bce" and "uniform_share" in default_options(name):
         more.setdefault("uniform_share", 0.5)
-    try:
+    with naming_options(name, options):
         return make_sampler(name, g, encoder, k, seed=seed, **more)
-    except (ValueError, TypeError, RuntimeError, MemoryError, OverflowError) as error:
-        raise error_of_option(name, options, error) from error
 
 
 def check_options(name: str, k: int, options: Mapping[str, Any], loss: str) -> None:
     """Refuse what a sampler does not take, on a graph of three nodes: before data is read.
 
-    Raises:
-        ValueError: for a value out of range; the message names the option; or for a loss that needs
-            the distribution of the negatives, which the sampler does not have.
+    A loss may need the distribution of the negatives, which the sampler then has to have.
     """
     g = require_dgl().graph(([0, 1, 2], [1, 2, 0]))
     sampler = sampler_of_options(name, g, lambda: torch.eye(3), k, 0, options, loss)
@@ -142,12 +135,17 @@ def check_options(name: str, k: int, options: Mapping[str, Any], loss: str) -> N
         )
 
 
-def error_of_option(sampler: str, options: Mapping[str, Any], error: Exception) -> ValueError:
+@contextlib.contextmanager
+def naming_options(sampler: str, options: Mapping[str, Any]) -> Iterator[None]:
     """What a sampler says of an argument, with the option of the command line before it."""
-    text = str(error) or type(error).__name__
-    named = {part.strip() for part in text.partition(":")[0].split(",")}
-    mine = [f"--set {name}={value}" for name, value in options.items() if name in named]
-    settable = {name for name, kind in _kinds(sampler).items() if kind}
-    if not mine and not named & settable:  # any of them may be the cause
-        mine = [f"--set {name}={value}" for name, value in options.items()]
-    return ValueError(f"{' '.join(mine) or f'--sampler {sampler}'}: {text}")
+    try:
+        yield
+    except (ValueError, TypeError, RuntimeError, MemoryError, OverflowError) as error:
+        text = str(error) or type(error).__name__
+        named = {part.strip() for part in text.partition(":")[0].split(",")}
+        mine = [f"--set {name}={value}" for name, value in options.items() if name in named]
+        settable = {name for name, kind in _kinds(sampler).items() if kind}
+        if not mine and not named & settable:  # any of them may be the cause
+            mine = [f"--set {name}={value}" for name, value in options.items()]
+        start = " ".join(mine) or f"--sampler {sampler}"
+        raise ValueError(f"{start}: {text}") from error

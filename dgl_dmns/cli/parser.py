@@ -15,7 +15,7 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from dgl_dmns import __version__
 from dgl_dmns._compat import why_unusable
@@ -42,125 +42,83 @@ class _Parser(argparse.ArgumentParser):
 
 def make_parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
-    parser = _Parser(
-        prog="dgl-dmns",
-        description="Link prediction with negatives that teach: train, compare, report, check.",
-        allow_abbrev=False,
-    )
+    text = "Link prediction with negatives that teach: train, compare, report, check."
+    parser = _Parser(prog="dgl-dmns", description=text, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"dgl-dmns {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    train = commands.add_parser(
+    def command(name: str, does: str, example: str = "") -> argparse.ArgumentParser:
+        more: dict[str, Any] = {"epilog": f"Example: dgl-dmns {name} {example}"} if example else {}
+        text = f"{does[0].upper()}{does[1:]}."
+        return commands.add_parser(name, help=does, description=text, allow_abbrev=False, **more)
+
+    train = command(
         "train",
-        help="train on a data set or an edge list; write embeddings, metrics and a report",
-        description="Train GraphSAGE with an inner product on a data set or an edge list, until "
-        "the validation MRR rises no more; write embeddings, test metrics and an HTML report.",
-        epilog="Example: dgl-dmns train --edges friends.csv --out runs/friends",
-        allow_abbrev=False,
+        "train GraphSAGE on a data set or an edge list; write embeddings, metrics and a report",
+        "--edges friends.csv --out runs/friends",
     )
     _add_data(train)
     add = train.add_argument
     add("--sampler", choices=_SAMPLERS, default="dmns", help="default: %(default)s")
-    add(
-        "--set",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="NAME=VALUE",
-        help="arguments of the sampler, for example uniform_share=0.7 pool=64",
-    )
+    text = "arguments of the sampler, for example uniform_share=0.7 pool=64"
+    add("--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help=text)
     _add_training(train)
-    add(
-        "--no-baseline",
-        dest="baseline",
-        action="store_false",
-        help="leave out the second training, with uniform negatives, that shows what the sampler "
-        "is worth",
-    )
-    seeds = _whole(0, math.inf)
-    add("--seed", type=seeds, default=0, help="any whole number from 0 on; default: %(default)s")
+    text = "leave out the second training, with uniform negatives, to compare with"
+    add("--no-baseline", dest="baseline", action="store_false", help=text)
+    text = "any whole number from 0 on; default: %(default)s"
+    add("--seed", type=_whole(0, math.inf), default=0, help=text)
     add("--resume", action="store_true", help="go on with the run in --out, if there is one")
     add("--out", type=_path("folder"), required=True, metavar="DIR", help="folder of the run")
 
-    bench = commands.add_parser(
+    bench = command(
         "bench",
-        help="train with several samplers at equal negatives, seeds and patience",
-        description="Train with several samplers at equal negatives, seeds and patience, and write "
-        "a table of the test metrics and its page.",
-        epilog="Example: dgl-dmns bench --edges friends.csv --out runs/bench",
-        allow_abbrev=False,
+        "train with several samplers at equal negatives, seeds and patience; write a table",
+        "--edges friends.csv --out runs/bench",
     )
     _add_data(bench)
     add = bench.add_argument
-    add(
-        "--samplers",
-        nargs="+",
-        choices=_SAMPLERS,
-        default=["uniform", "self-adversarial", "dmns"],
-        help="default: uniform self-adversarial dmns",
-    )
+    some = ["uniform", "self-adversarial", "dmns"]
+    text = f"default: {' '.join(some)}"
+    add("--samplers", nargs="+", choices=_SAMPLERS, default=some, help=text)
     _add_training(bench)
     add("--seeds", type=_whole(1), default=3, help="seeds 0 .. SEEDS - 1; default: 3")
     add("--out", type=_path("folder"), required=True, metavar="DIR", help="folder of the table")
 
-    report = commands.add_parser(
-        "report", help="write the HTML page of a run or a bench", allow_abbrev=False
-    )
-    which = "folder that train, bench or save_run wrote"
-    report.add_argument("run", type=_path("folder"), metavar="RUN", help=which)
-    report.add_argument(
-        "--out", type=_path("file"), metavar="FILE", help="default: report.html in RUN"
-    )
-    commands.add_parser(
-        "doctor", help="versions, what works with what, and a short self-test", allow_abbrev=False
-    )
+    add = command("report", "write the HTML page of a run or a bench").add_argument
+    text = "folder that train, bench or save_run wrote"
+    add("run", type=_path("folder"), metavar="RUN", help=text)
+    add("--out", type=_path("file"), metavar="FILE", help="default: report.html in RUN")
+    command("doctor", "versions, what works with what, and a short self-test")
     return parser
 
 
 def _add_data(parser: argparse.ArgumentParser) -> None:
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument(
-        "--dataset", choices=_DATASETS, help="embedded and dense are generated; others are DGL's"
-    )
-    source.add_argument(
-        "--edges",
-        type=_path("file"),
-        metavar="FILE",
-        help="text (with commas, tabs, semicolons, bars or blanks; also .gz), Parquet, or a "
-        "folder of Parquet files, with the columns src and dst",
-    )
+    add = parser.add_mutually_exclusive_group(required=True).add_argument
+    text = "embedded and dense are generated; others are DGL's"
+    add("--dataset", choices=_DATASETS, help=text)
+    text = "text (also .gz), Parquet or a folder of it, with the columns src and dst"
+    add("--edges", type=_path("file"), metavar="FILE", help=text)
     add = parser.add_argument
     add("--source", metavar="NAME", help="column of one end; default: src")
     add("--target", metavar="NAME", help="column of the other end; default: dst")
-    first = "the first line is an edge of the first two columns"
-    add("--no-header", action="store_true", help=first)
-    add(
-        "--kind",
-        choices=("graph", "bipartite"),
-        help="whether ids of both columns name the same nodes (graph) or two kinds of nodes that "
-        "are kept apart (bipartite); needed only where the columns look like two kinds",
-    )
-    add(
-        "--features",
-        type=_path("file"),
-        metavar="FILE",
-        help="with --edges: such a file with a column id and numbers, or .npy of shape [N, F]; "
-        "without it each node has a learned vector",
-    )
+    text = "the first line is an edge of the first two columns"
+    add("--no-header", action="store_true", help=text)
+    text = "whether ids of both columns name the same nodes, or two kinds that are kept apart"
+    add("--kind", choices=("graph", "bipartite"), help=text)
+    text = "such a file with a column id and numbers, or .npy [N, F]; default: learned vectors"
+    add("--features", type=_path("file"), metavar="FILE", help=text)
     add("--data-dir", metavar="DIR", help="DGL's cache of data sets")
 
 
 def _add_training(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add(
-        "--loss",
-        choices=("shared", "softmax", "bce"),
-        default="shared",
-        help="shared: softmax cross-entropy against the negatives of the whole batch; softmax: "
-        "against an edge's own; bce: binary cross-entropy; default: %(default)s",
+    text = (
+        "softmax cross-entropy against the negatives of the whole batch (shared) or an edge's own "
+        "(softmax), or binary cross-entropy (bce); default: %(default)s"
     )
-    k = "negatives an edge; default: 1 with --loss shared, else 5"
-    add("--k", type=_whole(1), help=k)
+    add("--loss", choices=("shared", "softmax", "bce"), default="shared", help=text)
+    text = "negatives an edge; default: 1 with --loss shared, else 5"
+    add("--k", type=_whole(1), help=text)
     for name, default, least, most, text in (
         ("--epochs", 200, 1, _LARGEST, "at most this many"),
         ("--patience", 30, 1, _LARGEST, "epochs without a better validation MRR before it stops"),

@@ -12,10 +12,8 @@ part of it.
 
 from __future__ import annotations
 
-import bisect
 import contextlib
-import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,13 +72,8 @@ class IdColumn:
     where: Place
 
 
-@dataclass(frozen=True, eq=False)
-class Table:
-    """The columns of ids that were asked for, and the others as float64 with their names."""
-
-    ids: list[IdColumn]
-    rest: list[tuple[str, Array]]
-    where: Place
+Table = tuple[list[IdColumn], list[tuple[str, Array]]]
+"""The columns of ids that were asked for, and the others as float64 with their names."""
 
 
 def find_columns(names: Sequence[str], wanted: Sequence[str], place: str, more: str) -> list[int]:
@@ -119,15 +112,14 @@ def _advice_on_ends(names: Sequence[str]) -> str:
     return "name yours with --source NAME --target NAME"
 
 
-def numbers(name: str, values: Iterable[Any], where: Place, first: int = 0) -> Array:
-    """The cells of a column as float64; ``first`` is the row of the first, for errors."""
-    cells = list(values)
+def numbers(name: str, cells: Any, where: Place) -> Array:
+    """The cells of a column, a series of pandas, as float64."""
     try:
-        return np.array(list(map(float, cells)))
+        return np.asarray(cells.to_numpy(object), dtype=np.float64)
     except (TypeError, ValueError, OverflowError):
         row = next(row for row, cell in enumerate(cells) if not _is_number(cell))
     got = "an empty cell" if cells[row] == "" else one_line(repr(cells[row]))
-    raise FileError(f"{where(first + row)}, column {name}: expected a number, got {got}")
+    raise FileError(f"{where(row)}, column {name}: expected a number, got {got}")
 
 
 def _is_number(cell: Any) -> bool:
@@ -166,13 +158,15 @@ def read_columns(file: Path, wanted: Sequence[str], rest: bool = False) -> Table
         ) from error
     except Exception as error:  # pyarrow has errors of its own
         raise FileError(f"{file}: not a Parquet file ({one_line(error)})") from error
-    ends = list(itertools.accumulate(table.num_rows for table in tables))
+
+    rows = [table.num_rows for table in tables]
+    ends = np.cumsum(rows)
     if not ends[-1]:
         raise FileError(f"{file}: expected at least one row, got none")
 
     def where(row: int) -> str:
-        part = bisect.bisect_right(ends, row)
-        return f"{parts[part]}, row {row - (ends[part] - tables[part].num_rows) + 1}"
+        part = int(np.searchsorted(ends, row, side="right"))
+        return f"{parts[part]}, row {row - ends[part] + rows[part] + 1}"
 
     ids = []
     for place, name in enumerate(wanted):
@@ -184,7 +178,7 @@ def read_columns(file: Path, wanted: Sequence[str], rest: bool = False) -> Table
         if len({part.dtype for part in values}) > 1:  # text in one, integers in one
             values = [np.array(list(map(str, part.tolist())), dtype=object) for part in values]
         ids.append(IdColumn(name, np.concatenate(values), True, where))
-    return Table(ids, [(name, numbers(name, cells, where)) for name, cells in others], where)
+    return ids, [(name, numbers(name, cells, where)) for name, cells in others]
 
 
 def _parts(file: Path) -> list[Path]:
@@ -262,46 +256,28 @@ def number_nodes(columns: Sequence[IdColumn]) -> tuple[Array, list[Array]]:
     values = [column.values for column in columns]
     if any(part.dtype == object for part in values):
         values = [p if p.dtype == object else p.astype(str).astype(object) for p in values]
-    codes, different = pd.factorize(np.concatenate(values))
-    ids, places = _ranked(different, columns, codes)
-    return ids, np.split(places[codes], np.cumsum([len(part) for part in values])[:-1])
-
-
-def _ranked(different: Array, columns: Sequence[IdColumn], codes: Array) -> tuple[Array, Array]:
-    """The ids in ascending order, and the place there of each of the different values."""
-    found: Array | None = different
-    if different.dtype == object:
-        names = [name.strip() for name in different.tolist()]
-        if "" in names:
-            empty = [place for place, name in enumerate(names) if not name]
-            raise _missing(int(np.flatnonzero(np.isin(codes, empty))[0]), columns)
+    codes, found = pd.factorize(np.concatenate(values))
+    ends = np.cumsum([len(part) for part in values])[:-1]
+    if found.dtype == object:
+        found[:] = [name.strip() for name in found]
+        for column, gaps in zip(columns, np.split((found == "")[codes], ends)):
+            if gaps.any():
+                raise _no_id(column.where(int(gaps.argmax())), column.name)
         words = any(column.typed and column.values.dtype == object for column in columns)
-        found = None if words else _integers(names)
-    if found is not None:
-        ids, places = np.unique(found, return_inverse=True)
-        return ids, places
-    ordered = sorted(set(names))
-    rank = dict(zip(ordered, range(len(ordered))))
-    return np.array(ordered, dtype=object), np.array([rank[name] for name in names])
+        found = found if words else _integers(found)
+    ids, places = np.unique(found, return_inverse=True)
+    return ids, np.split(places[codes], ends)
 
 
-def _missing(row: int, columns: Sequence[IdColumn]) -> FileError:
-    """The error for an empty cell, whose row is counted through all columns."""
-    column, *others = columns
-    if row >= len(column.values):
-        return _missing(row - len(column.values), others)
-    return _no_id(column.where(row), column.name)
-
-
-def _integers(names: list[str]) -> Array | None:
-    """The ids as int64, if all of them are canonical integers."""
+def _integers(names: Array) -> Array:
+    """The ids as int64, if all of them are canonical integers; else as they are."""
     if max(map(len, names)) > _LONGEST_INTEGER:
-        return None
+        return names
     try:
         found = np.array(list(map(int, names)), dtype=np.int64)
     except (ValueError, OverflowError):
-        return None
-    return found if list(map(str, found.tolist())) == names else None
+        return names
+    return found if np.array_equal(found.astype(str), names) else names
 
 
 def arrays_of(ids: Array) -> dict[str, Array]:

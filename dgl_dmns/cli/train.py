@@ -38,9 +38,7 @@ _WRITTEN = (
 def run_train(arguments: argparse.Namespace, command: str) -> int:
     """Train once, and once more with uniform negatives for comparison; all goes to ``--out``.
 
-    Raises:
-        ValueError: for files, options or a checkpoint that do not fit; nothing is written then.
-        OSError: for a data set that cannot be had, or a folder that cannot be written.
+    Files, options or a checkpoint that do not fit are a ValueError, before anything is written.
     """
     out: Path = arguments.out
     _check_out(out, arguments.resume)
@@ -73,12 +71,7 @@ def run_train(arguments: argparse.Namespace, command: str) -> int:
 
 
 def run_bench(arguments: argparse.Namespace, command: str) -> int:
-    """Train with several samplers at equal negatives and seeds; a table goes to ``--out``.
-
-    Raises:
-        ValueError: for files or options that do not fit; nothing is written then.
-        OSError: for a data set that cannot be had, or a folder that cannot be written.
-    """
+    """Train with several samplers at equal negatives and seeds; a table goes to ``--out``."""
     out: Path = arguments.out
     _check_out(out, resume=False)
     samplers = list(dict.fromkeys(arguments.samplers))
@@ -106,11 +99,7 @@ def run_bench(arguments: argparse.Namespace, command: str) -> int:
 
 
 def _check_out(out: Path, resume: bool) -> None:
-    """Refuse a folder in which something would be overwritten, whatever wrote it.
-
-    Raises:
-        ValueError: for such a folder, or a file.
-    """
+    """Refuse a folder in which something would be overwritten, whatever wrote it."""
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out: {out} is a file; name a folder")
     there = [name for name in _WRITTEN if (out / name).exists()]

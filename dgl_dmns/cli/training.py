@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from dgl_dmns._compat import require_dgl
-from dgl_dmns.cli.options import error_of_option, sampler_of_options
+from dgl_dmns.cli.options import naming_options, sampler_of_options
 from dgl_dmns.core import fit_seed
 from dgl_dmns.data import GraphData, split_pairs
 from dgl_dmns.diagnostics import Monitor
@@ -69,11 +69,9 @@ class _SAGE(nn.Module):
         self.layers = nn.ModuleList([layer(a, b, "mean") for a, b in zip(widths, widths[1:])])
 
     def forward(self, graph: Any, x: Tensor) -> Tensor:
-        """Embeddings [N, hidden] of the output nodes.
+        """Embeddings [N, hidden] of the output nodes of blocks, or of all nodes of a graph.
 
-        Args:
-            graph: blocks of a minibatch, or the whole graph.
-            x: features of the input nodes, shape [M, F]; their ids, int64 [M], for learned vectors.
+        ``x`` [M, F] are features of the input nodes, or ids [M] of those with learned vectors.
         """
         blocks = graph if isinstance(graph, list) else [graph] * len(self.layers)
         if self.own is not None:
@@ -88,14 +86,9 @@ class _SAGE(nn.Module):
 class Run:
     """Model, optimizer, sampler and loader of a run; what a checkpoint holds, and what it came to.
 
-    Attributes:
-        h: embeddings of the best epoch, shape [N, D], once it has finished.
-        metrics: of the test edges, by name, once it has finished.
-        measured: how they were measured, in words.
-        sampler: the sampler after the last refresh.
-        monitor: its records; None for a sampler that follows no encoder.
-        epoch: number of epochs that were run.
-        history: loss, validation MRR and seconds of each of them.
+    ``h`` [N, D] are embeddings of the best epoch, ``metrics`` those of the test edges (``measured``
+    says how), once it has finished. ``monitor`` is None for a sampler that follows no encoder, and
+    ``history`` has loss, validation MRR and seconds of each epoch.
     """
 
     def __init__(self, data: GraphData, settings: Settings) -> None:
@@ -110,14 +103,10 @@ class Run:
         seed_all(settings.seed, 0)
         self.model = _SAGE(data.num_nodes, width, settings.hidden, settings.layers)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=settings.lr)
+        which, options, loss = settings.sampler, settings.options, settings.loss
+        seed = fit_seed(settings.seed)
         self.sampler: Any = sampler_of_options(
-            settings.sampler,
-            self.g,
-            self.model,
-            settings.k,
-            fit_seed(settings.seed),
-            settings.options,
-            settings.loss,
+            which, self.g, self.model, settings.k, seed, options, loss
         )
         self.monitor: Monitor | None = None
         if isinstance(self.sampler, RefreshingSampler):
@@ -135,13 +124,9 @@ class Run:
 
     def start(self) -> None:
         """The first table; a refresh after each epoch follows."""
-        if self.monitor is None or self.sampler.version > 0:
-            return
-        try:
-            self.sampler.refresh()
-        except (ValueError, TypeError, RuntimeError, MemoryError, OverflowError) as error:
-            settings = self.settings
-            raise error_of_option(settings.sampler, settings.options, error) from error
+        if self.monitor is not None and self.sampler.version == 0:
+            with naming_options(self.settings.sampler, self.settings.options):
+                self.sampler.refresh()
 
     def _loader(self) -> Any:
         """A loader for one epoch: DGL's shuffles its edges further from epoch to epoch."""
@@ -278,9 +263,6 @@ def train(
         identity: what the checkpoint belongs to beside the settings; see `NamedGraph.fingerprints`.
         state: where to go on, of `read_checkpoint`.
         quiet: no progress bar.
-
-    Raises:
-        ValueError: if the graph has too few edges, or an option does not fit.
     """
     run = Run(data, settings)
     if state is not None:
@@ -310,9 +292,8 @@ def read_checkpoint(
 ) -> dict[str, Any] | None:
     """The state in a checkpoint of this very run; None if there is no file.
 
-    Raises:
-        ValueError: for a file of another kind or version, of other edges, ids or features, or with
-            settings that differ, other than the number of epochs and the patience.
+    A ValueError for a file of another kind or version, of other data, or with settings that differ
+    (but epochs and patience).
     """
     if not file.is_file():
         return None

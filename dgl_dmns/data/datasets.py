@@ -35,10 +35,7 @@ SERVER_TIMEOUT_S = 10.0
 
 @dataclass(frozen=True)
 class _Source:
-    """Where DGL keeps a data set: its class, its name in the cache, its raw files.
-
-    ``processed`` names the files that DGL writes after the first load and reads from then on.
-    """
+    """DGL's class of a data set, its name in the cache, its raw files, and those that DGL makes."""
 
     cls: str
     raw: str
@@ -63,42 +60,23 @@ def _planetoid(cls: str, raw: str) -> _Source:
     return _Source(cls, raw, tuple(f"ind.{raw}.{p}" for p in parts), processed)
 
 
+_ACTOR = ("out1_node_feature_label.txt", "out1_graph_edges.txt")
+_ACTOR_SPLITS = [f"actor_split_0.6_0.2_{i}.npz" for i in range(10)]
 _SOURCES: dict[str, _Source] = {
     "cora": _planetoid("CoraGraphDataset", "cora_v2"),
     "citeseer": _planetoid("CiteseerGraphDataset", "citeseer"),
     "coauthor-cs": _Source(
         "CoauthorCSDataset", "coauthor_cs", ("coauthor_cs.npz",), ("dgl_graph_v1.bin",)
     ),
-    "actor": _Source(
-        "ActorDataset",
-        "actor",
-        (
-            "out1_node_feature_label.txt",
-            "out1_graph_edges.txt",
-            *(f"actor_split_0.6_0.2_{i}.npz" for i in range(10)),
-        ),
-    ),
+    "actor": _Source("ActorDataset", "actor", (*_ACTOR, *_ACTOR_SPLITS)),
 }
 
-_GENERATED: dict[str, Callable[[], GraphData]] = {
-    "embedded": embedded_graph,
-    "dense": dense_graph,
-}
+_GENERATED: dict[str, Callable[[], GraphData]] = {"embedded": embedded_graph, "dense": dense_graph}
 DATASET_NAMES: tuple[str, ...] = (*_GENERATED, *_SOURCES)
 
 
-def _cache_dir(data_dir: str | os.PathLike[str] | None) -> Path:
-    """The cache directory: the argument, else DGL's own rule (DGL_DOWNLOAD_DIR, else ~/.dgl)."""
-    if data_dir is not None:
-        return Path(data_dir).expanduser()
-    return Path(os.environ.get("DGL_DOWNLOAD_DIR") or Path.home() / ".dgl")
-
-
 def _why_unreachable(url: str) -> str | None:
-    """Why the server does not answer a request for the archive's header; None if it does.
-
-    Any status, and a certificate that Python does not know, are left to DGL's client.
-    """
+    """Why the server does not answer; None if it does, or if DGL's client may know better."""
     request = urllib.request.Request(url, method="HEAD")
     try:
         with urllib.request.urlopen(request, timeout=SERVER_TIMEOUT_S):
@@ -173,7 +151,8 @@ def load_dataset(name: str, data_dir: str | os.PathLike[str] | None = None) -> G
             "load another graph with DGL and build a GraphData from its edges"
         )
     dgl = require_dgl()
-    source, cache = _SOURCES[name], _cache_dir(data_dir)
+    source = _SOURCES[name]
+    cache = Path(data_dir or os.environ.get("DGL_DOWNLOAD_DIR") or "~/.dgl").expanduser()
     _check_files(name, source, cache)
     notices = io.StringIO()
     try:

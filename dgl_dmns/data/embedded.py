@@ -34,7 +34,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from dgl_dmns.checks import as_integer
+from dgl_dmns.checks import as_integer, check_ids
 from dgl_dmns.core import shielded
 
 __all__ = ["GraphData", "dense_graph", "embedded_graph", "simple_undirected"]
@@ -101,17 +101,13 @@ class GraphData:
                 )
         for first, second in (("src", "dst"), ("raw_src", "raw_dst")):
             a, b = getattr(self, first), getattr(self, second)
-            what = f"{first} and {second} of graph {self.name!r}: expected"
+            what = f"{first} and {second} of graph {self.name!r}"
             if len(a) != len(b):
                 raise ValueError(
-                    f"{what} equal lengths, got {len(a)} and {len(b)}; pass both ends of each edge"
+                    f"{what}: expected equal lengths, got {len(a)} and {len(b)}; pass both ends of "
+                    "each edge"
                 )
-            low, high = (int(x) for x in torch.cat([a, b]).aminmax()) if len(a) else (0, 0)
-            if len(a) and not 0 <= low <= high < self.num_nodes:
-                raise ValueError(
-                    f"{what} node ids in 0 .. {self.num_nodes - 1}, got {low} .. {high}; check "
-                    "num_nodes"
-                )
+            check_ids(what, torch.cat([a, b]), self.num_nodes, advice="check num_nodes")
 
     def __repr__(self) -> str:
         return (

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from dgl_dmns.checks import as_number, check_object
-from dgl_dmns.core import fit_seed, shielded
+from dgl_dmns.core import KnownEdges, fit_seed, shielded
 from dgl_dmns.data.embedded import GraphData, simple_undirected
 
 __all__ = ["EdgeSplit", "RankingSplit", "official_split", "split_directed", "split_pairs"]
@@ -37,7 +37,17 @@ OFFICIAL_COLUMNS = 12
 
 
 @dataclass(frozen=True, eq=False)
-class EdgeSplit:
+class _Split:
+    train: Tensor
+
+    @shielded
+    def message_edges(self) -> tuple[Tensor, Tensor]:
+        """The training graph made undirected: src and dst, int64 [E'], in (src, dst) order."""
+        return simple_undirected(self.train[0], self.train[1])
+
+
+@dataclass(frozen=True, eq=False)
+class EdgeSplit(_Split):
     """Pairs for training, validation and test over a full ranking (protocol B).
 
     Attributes:
@@ -46,18 +56,12 @@ class EdgeSplit:
         test: int64 [2, E_te], likewise.
     """
 
-    train: Tensor
     val: Tensor
     test: Tensor
 
-    @shielded
-    def message_edges(self) -> tuple[Tensor, Tensor]:
-        """The training graph in both directions: src, dst, int64 [2 E_tr], in (src, dst) order."""
-        return simple_undirected(self.train[0], self.train[1])
-
 
 @dataclass(frozen=True, eq=False)
-class RankingSplit:
+class RankingSplit(_Split):
     """Directed training edges, and held-out queries with fixed candidates (protocol A).
 
     Attributes:
@@ -68,16 +72,16 @@ class RankingSplit:
         test_candidates: int64 [T, 10], likewise.
     """
 
-    train: Tensor
     val_query: Tensor
     val_candidates: Tensor
     test_query: Tensor
     test_candidates: Tensor
 
-    @shielded
-    def message_edges(self) -> tuple[Tensor, Tensor]:
-        """The training graph made undirected: src and dst, int64 [E'], in (src, dst) order."""
-        return simple_undirected(self.train[0], self.train[1])
+    @staticmethod
+    def of(train: Tensor, val: Tensor, test: Tensor) -> RankingSplit:
+        """A split of rows of a query, its positive and its negatives, int64 [*, 11]."""
+        parts = [part.clone() for rows in (val, test) for part in (rows[:, 0], rows[:, 1:])]
+        return RankingSplit(train.contiguous(), *parts)
 
 
 def _check_arguments(data: GraphData, val: float, test: float) -> None:
@@ -143,34 +147,6 @@ def split_pairs(data: GraphData, val: float = 0.05, test: float = 0.1, seed: int
     )
 
 
-def _uniform_non_neighbours(
-    data: GraphData, query: Tensor, count: int, generator: torch.Generator
-) -> Tensor:
-    """Uniform draws [V, count], with replacement, of nodes that are no neighbour of the query.
-
-    Draws the r-th admissible node directly: if x_0 < x_1 < ... are the excluded nodes of a query
-    (itself and its neighbours), node r + #{k : x_k - k <= r} is the r-th of the others, from 0.
-    """
-    n = data.num_nodes
-    loop = torch.arange(n)
-    key = torch.cat([data.src * n + data.dst, loop * n + loop]).unique()
-    owner = torch.div(key, n, rounding_mode="floor")
-    degree = torch.bincount(owner, minlength=n)
-    start = torch.cumsum(degree, 0) - degree
-    shifted = owner * (n + 1) + (key % n - (torch.arange(len(key)) - start[owner]))
-    room = n - degree[query]
-    if bool((room <= 0).any()):
-        full = int(query[room <= 0][0])
-        raise ValueError(
-            f"data: node {full} of graph {data.name!r} is joined to every other node, so that it "
-            "has no negatives; remove its edges or pass a sparser graph"
-        )
-    rank = torch.rand(len(query), count, generator=generator, dtype=torch.float64)
-    rank = (rank * room[:, None]).long().clamp_(max=room[:, None] - 1)
-    below = torch.searchsorted(shifted, query[:, None] * (n + 1) + rank, right=True)
-    return rank + below - start[query][:, None]
-
-
 @shielded
 def split_directed(
     data: GraphData, val: float = 0.05, test: float = 0.05, seed: int = 0
@@ -204,22 +180,21 @@ def split_directed(
     num_val = _floor(val / (val + test), len(key) - num_train)
     num_test = len(key) - num_train - num_val
     _check_parts(data, {"val": num_val, "test": num_test, "train": num_train})
-    edges = torch.stack(
-        [torch.div(key, data.num_nodes, rounding_mode="floor"), key % data.num_nodes]
-    )
-    train, held = edges[:, :num_train], edges[:, num_train:]
-    reverse = held[1] * data.num_nodes + held[0]
-    train = train[:, ~torch.isin(key[:num_train], reverse)]
+    query, positive = torch.div(key, data.num_nodes, rounding_mode="floor"), key % data.num_nodes
+    reverse = (positive * data.num_nodes + query)[num_train:]
+    train = torch.stack([query, positive])[:, :num_train][:, ~torch.isin(key[:num_train], reverse)]
     _check_parts(data, {"train": train.shape[1]})
-    negatives = _uniform_non_neighbours(data, held[0], NEGATIVES, generator)
-    candidates = torch.cat([held[1][:, None], negatives], dim=1)
-    return RankingSplit(
-        train=train.contiguous(),
-        val_query=held[0, :num_val].clone(),
-        val_candidates=candidates[:num_val].clone(),
-        test_query=held[0, num_val:].clone(),
-        test_candidates=candidates[num_val:].clone(),
-    )
+    query, positive = query[num_train:, None], positive[num_train:, None]
+    known = KnownEdges(data.src, data.dst, data.num_nodes)
+    full = query[torch.isin(query, known.saturated())]
+    if len(full):
+        raise ValueError(
+            f"data: node {int(full[0])} of graph {data.name!r} is joined to every other node, so "
+            "that it has no negatives; remove its edges or pass a sparser graph"
+        )
+    negatives = known.uniform_by_rank(query.expand(-1, NEGATIVES), generator=generator)
+    held = torch.cat([query, positive, negatives], dim=1)
+    return RankingSplit.of(train, held[:num_val], held[num_val:])
 
 
 @shielded
@@ -270,12 +245,8 @@ def official_split(path: str | os.PathLike[str], name: str) -> RankingSplit:
                 )
             parts[part] = _official_part(archive[part], f"{file}, array {part}", name)
     last = 2 + NEGATIVES
-    return RankingSplit(
-        train=parts["train"][:, :2].t().contiguous(),
-        val_query=parts["val"][:, 0].clone(),
-        val_candidates=parts["val"][:, 1:last].clone(),
-        test_query=parts["test"][:, 0].clone(),
-        test_candidates=parts["test"][:, 1:last].clone(),
+    return RankingSplit.of(
+        parts["train"][:, :2].t(), parts["val"][:, :last], parts["test"][:, :last]
     )
 
 

@@ -12,7 +12,6 @@ import resource
 import sys
 import time
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import pandas as pd
@@ -114,7 +113,7 @@ class Monitor:
         self._watched: str | None = None
         self._started = time.perf_counter()
         self._last: dict[str, Tensor] | None = None
-        self._board = None if tensorboard is None else _TensorBoard(tensorboard)
+        self._board = None if tensorboard is None else _tensorboard(tensorboard)
         self._handle = sampler.on_refresh(self._record)
 
     # ---- recording --------------------------------------------------------------------------
@@ -130,7 +129,7 @@ class Monitor:
             self._records.append(frame)
             _LOG.info("%s", _line_of(frame))
             if self._board is not None:
-                self._board.add(frame)
+                self._to_board(report.version, _scalars(frame))
             self._judge()
         self.seconds += time.perf_counter() - started
 
@@ -156,7 +155,7 @@ class Monitor:
             **_last_table(look, report.version, seen),
             refresh_seconds=report.seconds,
             **{f"{part}_seconds": value for part, value in report.seconds_by_part.items()},
-            table_mib=_mebibytes(look),
+            table_mib=_table_mebibytes(look),
             process_mib=_process_mebibytes(),
         )
 
@@ -187,9 +186,14 @@ class Monitor:
         row = {"refresh": self.sampler.version, **metrics}
         self._metrics.append(row)
         _LOG.info("%s", "  ".join(f"{name} {value:.4g}" for name, value in row.items()))
+        values = {f"training/{name}": value for name, value in metrics.items()}
+        self._to_board(len(self._metrics), values)
+
+    def _to_board(self, step: int, values: dict[str, float]) -> None:
         if self._board is not None:
-            values = {f"training/{name}": value for name, value in metrics.items()}
-            self._board.add_values(len(self._metrics), values)
+            for name, value in values.items():
+                self._board.add_scalar(name, value, step)
+            self._board.flush()
 
     def _judge(self) -> None:
         name = self._watched
@@ -226,7 +230,18 @@ class Monitor:
             ValueError: for another ending.
             ImportError: if pyarrow is missing.
         """
-        _write_table(self.frame(), Path(path))
+        path = Path(path)
+        if path.suffix not in (".csv", ".parquet"):
+            raise ValueError(
+                f"path: expected a name that ends in .csv or .parquet, got {path.name!r}"
+            )
+        frame = self.frame()
+        try:
+            (frame.to_csv if path.suffix == ".csv" else frame.to_parquet)(path, index=False)
+        except ImportError as error:
+            raise ImportError(
+                f"{path}: writing Parquet needs pyarrow (pip install pyarrow); or write a .csv file"
+            ) from error
 
     # ---- ending and resuming ----------------------------------------------------------------
 
@@ -276,12 +291,7 @@ class Monitor:
     def __enter__(self) -> Monitor:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def __repr__(self) -> str:
@@ -303,9 +313,8 @@ def _last_table(look: Look, version: int, seen: Observation) -> dict[str, float]
     }
 
 
-def _mebibytes(look: Look) -> float:
-    table = () if look.rows is None else look.rows.table.buffers()
-    parts = [*table, *look.known.buffers()]
+def _table_mebibytes(look: Look) -> float:
+    parts = [*(() if look.rows is None else look.rows.table.buffers()), *look.known.buffers()]
     return float(sum(part.numel() * part.element_size() for part in parts)) / 2**20
 
 
@@ -317,32 +326,8 @@ def _process_mebibytes() -> float:
 # ---- where records go --------------------------------------------------------------------------
 
 
-def _write_table(frame: pd.DataFrame, path: Path) -> None:
-    """Write a table as CSV or Parquet, by the ending of the name.
-
-    Raises:
-        ValueError: for another ending.
-        ImportError: if Parquet is asked for and pyarrow is missing.
-    """
-    if path.suffix == ".csv":
-        frame.to_csv(path, index=False)
-    elif path.suffix == ".parquet":
-        try:
-            frame.to_parquet(path, index=False)
-        except ImportError as error:
-            raise ImportError(
-                f"{path}: writing Parquet needs pyarrow (pip install pyarrow); or write a .csv file"
-            ) from error
-    else:
-        raise ValueError(f"path: expected a name that ends in .csv or .parquet, got {path.name!r}")
-
-
 def _line_of(frame: pd.DataFrame) -> str:
-    """One record in words: score and percentile of each level, and what stands out.
-
-    Args:
-        frame: the rows of one refresh; several edge types follow each other.
-    """
+    """The rows of one refresh in words: score and percentile by level, and what stands out."""
     lines: list[str] = []
     by_type = frame.groupby("etype", sort=False)
     for etype, rows in by_type:
@@ -360,32 +345,22 @@ def _line_of(frame: pd.DataFrame) -> str:
     return " | ".join(lines)
 
 
-class _TensorBoard:
-    """Records as scalars ``negatives/COLUMN/LEVEL`` and ``training/NAME``, in a folder."""
+def _tensorboard(folder: str | Path) -> Any:
+    try:
+        from torch.utils.tensorboard.writer import SummaryWriter
+    except ImportError as error:
+        raise ImportError(
+            "tensorboard: it is not installed; python -m pip install tensorboard, or leave "
+            "tensorboard= out"
+        ) from error
+    return SummaryWriter(str(folder))
 
-    def __init__(self, folder: str | Path) -> None:
-        try:
-            from torch.utils.tensorboard.writer import SummaryWriter
-        except ImportError as error:
-            raise ImportError(
-                "tensorboard: it is not installed; python -m pip install tensorboard, or leave "
-                "tensorboard= out"
-            ) from error
-        self._writer: Any = SummaryWriter(str(folder))
 
-    def add(self, frame: pd.DataFrame) -> None:
-        several = frame["etype"].nunique() > 1
-        numbers = frame.select_dtypes("number").columns.difference(["refresh"])
-        for row in frame.to_dict("records"):
-            level = f"{row['etype']}/{row['level']}" if several else str(row["level"])
-            values = {c: row[c] for c in numbers if pd.notna(row[c])}
-            tags = {f"negatives/{c}/{level}".replace(" ", "_"): v for c, v in values.items()}
-            self.add_values(row["refresh"], tags)
-
-    def add_values(self, step: int, values: dict[str, float]) -> None:
-        for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
-        self._writer.flush()
-
-    def close(self) -> None:
-        self._writer.close()
+def _scalars(frame: pd.DataFrame) -> dict[str, float]:
+    """The rows of one refresh as values of ``negatives/COLUMN/LEVEL``."""
+    long = frame.drop(columns="refresh").melt(["etype", "level"]).dropna()
+    several = frame["etype"].nunique() > 1
+    return {
+        f"negatives/{column}/{f'{etype}/{level}' if several else level}".replace(" ", "_"): value
+        for etype, level, column, value in long.itertuples(index=False)
+    }

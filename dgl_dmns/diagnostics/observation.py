@@ -62,13 +62,9 @@ class _Archived:
 
     @classmethod
     def _value(cls, name: str, array: Array) -> Any:
-        if array.dtype.kind == "U" or name in ("levels", "etype"):
+        if name in ("levels", "etype"):
             return tuple(array.tolist())
-        return array.item() if array.ndim == 0 else cls._array(array)
-
-    @staticmethod
-    def _array(array: Array) -> Any:
-        return array
+        return array if array.ndim else array.item()
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,9 +116,10 @@ class Observation(_Archived):
         """
         return level_masks(self.levels, self.level, unclaimed=bool(self.levels))
 
-    @staticmethod
-    def _array(array: Array) -> Tensor:
-        return torch.from_numpy(array)
+    @classmethod
+    def _value(cls, name: str, array: Array) -> Any:
+        value = super()._value(name, array)
+        return torch.from_numpy(value) if isinstance(value, np.ndarray) else value
 
 
 def level_masks(levels: tuple[str, ...], level: Tensor, *, unclaimed: bool) -> dict[str, Tensor]:
@@ -168,11 +165,7 @@ def observe(
 @torch.no_grad()
 @shielded
 def observe_look(look: Look, queries: int, seed: int) -> Observation:
-    """`observe` for what a sampler holds.
-
-    Raises:
-        ValueError: if there are no embeddings.
-    """
+    """`observe` for what a sampler holds; ValueError without embeddings."""
     known, snapshot = look.known, look.snapshot
     if snapshot is None:
         raise ValueError(

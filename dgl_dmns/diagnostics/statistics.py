@@ -101,14 +101,7 @@ def negative_statistics(
 
 
 def summarise(look: Look, seen: Observation, pairs: Tensor | None, seed: int) -> pd.DataFrame:
-    """The rows of one edge type.
-
-    Args:
-        look: what the sampler holds.
-        seen: the observation of it.
-        pairs: held-out pairs, int64 [2, P], if there are any.
-        seed: of the draws.
-    """
+    """The rows of one edge type; ``pairs`` are held out, int64 [2, P]."""
     false = {} if pairs is None else _false_negatives(look, seen, pairs, seed)
     percentile = percentiles(seen.score, seen.random_score)
     above = percentiles(seen.score, seen.positive_score)
@@ -146,22 +139,9 @@ def summarise(look: Look, seen: Observation, pairs: Tensor | None, seed: int) ->
 
 _BEHIND = ("refreshes_behind", "steps_behind", "embedding_age")
 _COLUMNS = [
-    "level",
-    "share",
-    "expected_score",
-    "score",
-    "score_std",
-    "percentile",
-    "above_positive",
-    "false_negatives",
-    "false_negative_lift",
-    "distinct",
-    "entropy",
-    "gini",
-    "gini_uniform",
-    "top_1_percent",
-    "density_auc",
-    "psi_share",
+    *("level", "share", "expected_score", "score", "score_std", "percentile", "above_positive"),
+    *("false_negatives", "false_negative_lift", "distinct", "entropy", "gini", "gini_uniform"),
+    *("top_1_percent", "density_auc", "psi_share"),
 ]
 
 
@@ -212,12 +192,7 @@ def _false_negatives(
 
 
 def held_out_pairs(held_out: HeldOut | None, etype: EdgeType, sampler: Looked) -> Tensor | None:
-    """The held-out pairs of one edge type, if there are any.
-
-    Raises:
-        ValueError: if a dict names no edge type that the sampler holds, or one set of pairs is for
-            several.
-    """
+    """The held-out pairs of one edge type, if there are any; ValueError where it is not held."""
     if held_out is None:
         return None
     held = list(sampler.known_by_type)

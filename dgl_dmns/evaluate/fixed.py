@@ -89,6 +89,7 @@ class FixedNegatives:
         check_ids("positives", self.positives, self.num_nodes[1])
         check_ids("negatives", self.negatives, self.num_nodes[1])
 
+    @torch.no_grad()
     def evaluate(
         self,
         model: Model,
@@ -128,8 +129,13 @@ class FixedNegatives:
     def _ranking(self, model: Model, score: Score | None) -> Callable[[Tensor, Tensor], Tensor]:
         """A function from queries [b] and candidates [b, 1 + n] to the ranks of column 0."""
         if not isinstance(model, (Tensor, tuple)):
-            scorer = model
-            return lambda query, candidates: _rank_by(scorer, query, candidates)
+
+            def rank_by(query: Tensor, candidates: Tensor) -> Tensor:
+                values = model(query, candidates)
+                check_shape("model", values, candidates.shape)
+                return ranks(values[:, 0], values[:, 1:])
+
+            return rank_by
         ends = model if isinstance(model, tuple) else (model, model)
         for h, count, end in zip(ends, self.num_nodes, ("source", "destination")):
             if h.dim() != 2 or len(h) != count:
@@ -189,18 +195,6 @@ class FixedNegatives:
             f"{type(self).__name__}(pairs={pairs}, levels={levels}, n={n}, seed={self.seed}, "
             f"fingerprint={self.fingerprint!r})"
         )
-
-
-@torch.no_grad()
-def _rank_by(
-    scorer: Callable[[Tensor, Tensor], Tensor], query: Tensor, candidates: Tensor
-) -> Tensor:
-    values = scorer(query, candidates)
-    check_shape("model", values, candidates.shape)
-    return ranks(values[:, 0], values[:, 1:])
-
-
-# ---- drawing ------------------------------------------------------------------------------------
 
 
 @torch.no_grad()

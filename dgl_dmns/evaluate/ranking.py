@@ -285,12 +285,7 @@ def check_shape(
 ) -> None:
     """Refuse what is no tensor (TypeError), or has another shape (ValueError).
 
-    Args:
-        name: the argument that an error speaks of.
-        value: what was handed over.
-        shape: the size of each dimension, None for any of ``least`` or more.
-        words: what an error calls the shape; defaults to the sizes.
-        least: see ``shape``.
+    None stands for any size of ``least`` or more; ``words`` are what an error calls the shape.
     """
     checks.check_tensor(name, value, "ids or numbers")
     fits = len(shape) == value.dim() and all(
@@ -325,11 +320,9 @@ def checked_known(
     build: str,
     device: torch.device | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """CSR arrays of the known edges of queries, int64 [num_nodes + 1] and [E], on a device.
+    """The CSR arrays of the known edges of queries, int64 on a device, or an error.
 
-    Raises:
-        ValueError: if a shape or an id does not fit; it says what to ``build`` them from.
-        TypeError: if ids are not integers.
+    It says what to ``build`` them from.
     """
     indptr, indices = known
     fits = indptr.dim() == 1 and indices.dim() == 1 and len(indptr) == num_nodes + 1

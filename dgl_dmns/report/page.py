@@ -68,27 +68,16 @@ _COLUMNS = {
     "expected_score": ("expected", "mean score that the generator expects of the level"),
     "percentile": ("percentile", "share of random nodes of the same query that score lower"),
     "above_positive": ("above pos.", "share that scores above a positive of the query"),
-    "false_negatives": (
-        "false neg.",
-        "false negatives: share that is a held-out edge (of queries that have one)",
-    ),
+    "false_negatives": ("false neg.", "share that is a held-out edge, of queries that have one"),
     "false_negative_lift": ("lift", "false negatives, times those of uniform draws"),
     "distinct": ("distinct", "distinct nodes among the negatives looked at"),
-    "handed_out": (
-        "handed out",
-        "how many times each candidate of the table before was handed out, on average",
-    ),
+    "handed_out": ("handed out", "how often each candidate of the table before was, on average"),
     "gini": ("Gini", "unevenness of how often nodes are drawn, 0 to 1"),
     "gini_uniform": ("Gini, unif.", "the same of as many uniform draws"),
-    "density_auc": (
-        "density AUC",
-        "how well the level's density tells positives from random nodes",
-    ),
+    "density_auc": ("density AUC", "how well the level's density tells positives from random ones"),
 }
-_PSI_COLUMNS = {
-    "level": _COLUMNS["level"],
-    "psi_share": ("Psi ≥ 0", "share of latents where Psi is not negative"),
-}
+_PSI_SHARE = {"psi_share": ("Psi ≥ 0", "share of latents where Psi is not negative")}
+_PSI_COLUMNS = {"level": _COLUMNS["level"], **_PSI_SHARE}
 _ROWS = {
     "no level": "uniform negatives, and those that the score alone has chosen",
     "random nodes": "uniform draws without a known edge, to compare with",
@@ -170,7 +159,6 @@ def _page_of_bench(folder: Path) -> str:
     title = f"{runs['sampler'].nunique()} samplers at {runs['seed'].nunique()} seed(s)"
     numbers = [name for name in runs.columns if name not in _NOT_METRICS]
     every = runs.assign(**{name: runs[name].map(lambda v: f"{v:.3f}") for name in numbers})
-    compared = METRIC in runs.columns
     parts = [
         f"<h1>{escape(title)}</h1>",
         f'<p class="quiet">{escape(str(facts.get("data", "")))}</p>',
@@ -179,7 +167,7 @@ def _page_of_bench(folder: Path) -> str:
         "number of negatives, the same seeds and the same patience.</p>",
         _words(means(runs)),
         f'<p class="quiet">{escape(str(facts.get("measured", "")))}</p>',
-        f"<h2>Test {METRIC} of every run</h2>\n{bench_chart(runs)}" if compared else "",
+        *(_sections([bench_chart(runs)]) if METRIC in runs.columns else []),
         f"<details><summary>All runs</summary>\n{_words(every)}</details>",
         _facts("Versions", dict(facts.get("versions") or {})),
         _command(str(facts.get("command", ""))),
@@ -223,21 +211,17 @@ def _comparison(run: Run) -> str:
 
 
 def _signs(run: Run) -> str:
-    refreshes = 0 if run.negatives is None else int(run.negatives["refresh"].max())
-    early = Thresholds().warmup
-    style = "quiet"
-    if run.negatives is None:
-        text = (
-            "The negatives were not watched: there are no records of a monitor, as for a sampler "
-            "that follows no encoder."
-        )
-    elif run.signs:
+    if run.negatives is not None and run.signs:
         found = "\n".join(
             f'<p class="sign"><b>{escape(str(sign["name"]))}</b>, refresh '
             f"{escape(str(sign['refresh']))}: {escape(str(sign['message']))}</p>"
             for sign in run.signs
         )
         return f"<h2>Failure signs</h2>\n{found}"
+    refreshes = 0 if run.negatives is None else int(run.negatives["refresh"].max())
+    early, style = Thresholds().warmup, "quiet"
+    if run.negatives is None:
+        text = "The negatives were not watched: there are no records of a monitor."
     elif refreshes < early:
         text = (
             f"None seen, but it is early to tell (refresh {refreshes}): most signs "
@@ -271,15 +255,20 @@ def _picture(picture: Picture) -> str:
     return f"<section>\n<h3>{escape(picture.title)}</h3>\n{said}{shown}\n</section>\n"
 
 
+def _last(negatives: pd.DataFrame) -> pd.DataFrame:
+    last: pd.DataFrame = negatives[negatives["refresh"] == negatives["refresh"].max()]
+    return last
+
+
 def _last_record(negatives: pd.DataFrame) -> str:
-    last = negatives[negatives["refresh"] == negatives["refresh"].max()]
-    title = f"<h2>Negatives at refresh {int(last['refresh'].iloc[0])}</h2>"
-    columns = [said for column, said in _COLUMNS.items() if _has_value(last, column)]
+    last = _last(negatives)
+    said = dict(_COLUMNS[column] for column in _COLUMNS if _has_value(last, column))
     labels = {label_of(str(level)) for level in last["level"]}
-    rows = [(label, said) for label, said in _ROWS.items() if label in labels]
+    said |= {label: text for label, text in _ROWS.items() if label in labels}
     return (
-        f"{title}\n{_tables(last, _COLUMNS)}\n<details><summary>What the columns and rows say"
-        f"</summary>\n{_list({**dict(columns), **dict(rows)})}</details>"
+        f"<h2>Negatives at refresh {int(last['refresh'].iloc[0])}</h2>\n"
+        f"{_tables(last, _COLUMNS)}\n<details><summary>What the columns and rows say</summary>\n"
+        f"{_list(said)}</details>"
     )
 
 
@@ -325,9 +314,7 @@ def _conditions(negatives: pd.DataFrame | None, pictures: list[Picture]) -> str:
     """Psi and sub-linear positivity, folded away."""
     table = ""
     if negatives is not None and "psi_share" in negatives.columns:
-        last = negatives[negatives["refresh"] == negatives["refresh"].max()]
-        rows = last[last["psi_share"].notna()]
-        table = _tables(rows, _PSI_COLUMNS)
+        table = _tables(_last(negatives).dropna(subset=["psi_share"]), _PSI_COLUMNS)
     if not table and not pictures:
         return ""
     drawn = f'<div class="pictures">\n{"".join(map(_picture, pictures))}</div>' if pictures else ""

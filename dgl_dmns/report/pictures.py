@@ -1,4 +1,4 @@
-"""The pictures of a report, with what they show: PNG files in memory, and the SVG of a bench.
+"""The pictures of a report, with what they show: PNG files in memory.
 
 Each is drawn by itself: one that cannot be drawn is left out with the reason, and costs no other.
 """
@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from html import escape
 from typing import Any
 
 import numpy as np
@@ -36,7 +35,6 @@ _PARTS = 7  # rare events are averaged over this part of a run
 _NAMES = {"loss": ("Training loss", "training loss"), "mrr": ("Validation MRR", "validation MRR")}
 _MOST_SERIES = 12  # of a training that are drawn
 _SIZE, _LOW = (4.8, 4.1), (4.8, 2.9)  # inches
-_WIDTH, _LEFT, _ROW = 640, 150, 34  # of the chart of a bench, in pixels
 
 
 @dataclass(frozen=True)
@@ -47,8 +45,6 @@ class Picture:
         section: heading of the section that it stands in.
         title: its heading.
         text: how to read it; may be empty.
-        draw: draws it on the axes ``ax``.
-        size: width and height in inches.
         png: the file; empty where it could not be drawn.
         reason: why it could not be drawn, in one line.
     """
@@ -56,8 +52,6 @@ class Picture:
     section: str
     title: str
     text: str = ""
-    draw: Callable[..., Any] | None = None
-    size: tuple[float, float] = _SIZE
     png: bytes = b""
     reason: str = ""
 
@@ -68,8 +62,8 @@ def pictures_of(run: Run) -> list[Picture]:
     Raises:
         ImportError: if matplotlib is missing.
     """
-    plt = pyplot()
-    found = [_drawn(plt, one) for one in _drawings(run)]
+    pyplot()
+    found = [*_drawings(run)]
     missing = [
         Picture(_END, _LOOKS.get(file, file), reason=str(reason))
         for file, reason in run.left_out.items()
@@ -78,20 +72,27 @@ def pictures_of(run: Run) -> list[Picture]:
     return [*found[:place], *missing, *found[place:]]
 
 
-def _drawn(plt: Any, one: Picture) -> Picture:
+def _drawn(
+    section: str,
+    title: str,
+    text: str,
+    draw: Callable[..., Any],
+    size: tuple[float, float] = _SIZE,
+) -> Picture:
+    """A picture of what ``draw`` puts on the axes ``ax``; width and height are in inches."""
     try:
-        return replace(one, png=_png(plt, one))
+        return Picture(section, title, text, _png(draw, size))
     except Exception as error:  # whatever values of the run's files may lead to
-        return replace(one, reason=in_words(error))
+        return Picture(section, title, text, reason=in_words(error))
 
 
-def _png(plt: Any, one: Picture) -> bytes:
+def _png(draw: Callable[..., Any], size: tuple[float, float]) -> bytes:
+    plt = pyplot()
     # Names come from the run's files: they are words, not formulas.
     with plt.rc_context({"text.parse_math": False, "text.usetex": False}):
-        figure, ax = plt.subplots(figsize=one.size, layout="constrained")
+        figure, ax = plt.subplots(figsize=size, layout="constrained")
         try:
-            assert one.draw is not None
-            one.draw(ax=ax)
+            draw(ax=ax)
             ax.spines[["top", "right"]].set_visible(False)
             ax.grid(alpha=0.25)
             ax.set_axisbelow(True)
@@ -125,14 +126,14 @@ def _drawings(run: Run) -> Iterator[Picture]:
         for name in _series(run.metrics):
             title, words = _NAMES.get(name, (name, name))
             draw = partial(_plot_series, run.metrics, name, words)
-            yield Picture("Training", title, "", draw, _LOW)
+            yield _drawn("Training", title, "", draw, _LOW)
     if run.negatives is not None:
         etypes = run.negatives["etype"].unique().tolist()
         for etype in etypes:
             suffix = f", {etype}" if len(etypes) > 1 else ""
             yield from _records(run.negatives, etype, f"Negatives by refresh{suffix}")
     if run.seen is not None:
-        yield Picture(
+        yield _drawn(
             _END,
             "Scores",
             "Negatives teach where they overlap with the positives; those among the random nodes "
@@ -140,7 +141,7 @@ def _drawings(run: Run) -> Iterator[Picture]:
             partial(plot_scores, run.seen),
         )
     if run.query is not None:
-        yield Picture(
+        yield _drawn(
             _END,
             "One query",
             "A query node, its known neighbours (positives) and the candidates that it draws "
@@ -149,7 +150,7 @@ def _drawings(run: Run) -> Iterator[Picture]:
             partial(plot_query, run.query),
         )
     if run.seen is not None and run.seen.log_density.numel():
-        yield Picture(
+        yield _drawn(
             PAPER,
             "Sub-linear positivity",
             "The density of a level's negatives over that of the positives, both as logs: a slope "
@@ -181,12 +182,12 @@ _BY_REFRESH = {
 def _records(negatives: pd.DataFrame, etype: str, section: str) -> Iterator[Picture]:
     for value, (title, text) in _BY_REFRESH.items():
         draw = partial(plot_hardness, negatives, value, etype=etype)
-        yield Picture(section, title, text, draw)
+        yield _drawn(section, title, text, draw)
     lift = negatives.get("false_negative_lift")
     if lift is not None and lift.notna().any():
         smooth = max(1, negatives["refresh"].nunique() // _PARTS)
         mean = f" (the mean of {smooth} refreshes)" if smooth > 1 else ""
-        yield Picture(
+        yield _drawn(
             section,
             "False negatives",
             f"How many times as often as by uniform draws{mean} a held-out edge was drawn as a "
@@ -229,38 +230,17 @@ def _plot_series(metrics: pd.DataFrame, name: str, words: str, ax: Any) -> None:
     ax.set(xlabel=over, ylabel=words)
 
 
-def bench_chart(runs: pd.DataFrame) -> str:
+def bench_chart(runs: pd.DataFrame) -> Picture:
     """A dot for each run and a bar at the mean, a row for each sampler; the axis starts at 0."""
-    largest = max(float(runs[METRIC].max()), 1e-9)
-    scale = (_WIDTH - _LEFT - 40) / largest
-    lines = []
-    groups = list(runs.groupby("sampler", sort=False))
-    for place, (name, part) in enumerate(groups):
-        y = _ROW * place + _ROW / 2
-        values = [float(value) for value in part[METRIC]]
-        x = _LEFT + scale * sum(values) / len(values)
-        lines.append(f'<text x="0" y="{y + 5:.0f}" font-size="14">{escape(str(name))}</text>')
-        lines.append(
-            f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{y - 11:.0f}" y2="{y + 11:.0f}" stroke="#1d2129" '
-            'stroke-width="2"/>'
-        )
-        lines += [
-            f'<circle cx="{_LEFT + scale * value:.1f}" cy="{y:.0f}" r="5" fill="#00795a" '
-            'fill-opacity="0.5"/>'
-            for value in values
-        ]
-    bottom = _ROW * len(groups) + 4
-    lines.append(
-        f'<line x1="{_LEFT}" x2="{_WIDTH - 40}" y1="{bottom}" y2="{bottom}" stroke="#5b6470"/>'
-    )
-    lines += [
-        f'<text x="{_LEFT + scale * largest * part / 4:.1f}" y="{bottom + 18}" font-size="12" '
-        f'text-anchor="middle" fill="#5b6470">{largest * part / 4:.3f}</text>'
-        for part in range(5)
-    ]
-    return (
-        f'<svg viewBox="0 0 {_WIDTH} {bottom + 26}" width="100%" style="max-width: 46rem" '
-        f'role="img" aria-label="Test {METRIC} by sampler, a dot for each seed">\n'
-        + "\n".join(lines)
-        + '\n</svg>\n<p class="quiet">A dot for each seed; the bar is the sampler\'s mean.</p>'
-    )
+    text = "A dot for each seed; the bar is the sampler's mean."
+    return _drawn("Runs", f"Test {METRIC} of every run", text, partial(_plot_bench, runs), _LOW)
+
+
+def _plot_bench(runs: pd.DataFrame, ax: Any) -> None:
+    names = []
+    for row, (name, values) in enumerate(runs.groupby("sampler", sort=False)[METRIC]):
+        names.append(str(name))
+        ax.plot(values, [row] * len(values), "o", color="#00795a", alpha=0.5)
+        ax.plot(values.mean(), row, "|", color="#1d2129", markersize=20)
+    ax.set_yticks(range(len(names)), names)
+    ax.set(xlim=(0, None), ylim=(len(names) - 0.5, -0.5), xlabel=METRIC)

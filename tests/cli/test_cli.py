@@ -47,6 +47,18 @@ def run(edges):
 
 
 @pytest.fixture
+def train(edges, tmp_path):
+    """Trains on the ring; the folder with what it left."""
+
+    def trained(*words, out="r"):
+        words = ["train", "--edges", edges, "--out", tmp_path / out, *SMALL, *words]
+        assert main([*map(str, words)]) == 0
+        return tmp_path / out
+
+    return trained
+
+
+@pytest.fixture
 def error(capsys):
     """Runs a command that has to fail; its one line."""
 
@@ -69,19 +81,8 @@ def embeddings(folder):
 
 
 def test_what_a_run_leaves_behind(run):
-    found = {file.name for file in run.iterdir()}
-    assert found == {
-        "baseline.npz",
-        "checkpoint.npz",
-        "embeddings.npz",
-        "metrics.csv",
-        "metrics.json",
-        "negatives.csv",
-        "query.npz",
-        "report.html",
-        "run.json",
-        "scores.npz",
-    }
+    kinds = "baseline.npz checkpoint.npz embeddings.npz query.npz scores.npz metrics.json run.json"
+    assert set(contents(run)) == {*kinds.split(), "metrics.csv", "negatives.csv", "report.html"}
     archive = embeddings(run)
     assert archive["id"].tolist()[:2] == ["n00", "n01"]
     assert archive["embedding"].shape == (90, 16)
@@ -96,18 +97,16 @@ def test_what_a_run_leaves_behind(run):
     assert pd.read_csv(run / "negatives.csv")["refresh"].max() == 5
 
 
-def test_a_sampler_without_an_encoder_leaves_its_epochs_behind_too(edges, tmp_path):
-    words = ["train", "--edges", str(edges), "--sampler", "uniform", *SMALL]
-    words += ["--seed", str(2**64 + 20240131), "--out"]
-    assert main([*words, str(tmp_path / "whole"), "--epochs", "4"]) == 0
-    assert main([*words, str(tmp_path / "parts"), "--epochs", "2"]) == 0
-    assert main([*words, str(tmp_path / "parts"), "--epochs", "4", "--resume"]) == 0
-    whole, parts = (pd.read_csv(tmp_path / name / "metrics.csv") for name in ("whole", "parts"))
-    assert whole["epoch"].tolist() == [1, 2, 3, 4]
-    assert whole["loss"].tolist() == parts["loss"].tolist()
-    assert whole["mrr"].tolist() == parts["mrr"].tolist()
-    assert not (tmp_path / "whole" / "negatives.csv").exists()
-    assert "Training" in (tmp_path / "whole" / "report.html").read_text()
+def test_a_sampler_without_an_encoder_leaves_its_epochs_behind_too(train):
+    words = ["--sampler", "uniform", "--seed", 2**64 + 20240131]
+    train(*words, "--epochs", 2)
+    parts, whole = train(*words, "--epochs", 4, "--resume"), train(*words, "--epochs", 4, out="w")
+    columns = ["epoch", "loss", "mrr"]
+    whole_csv, parts_csv = (pd.read_csv(one / "metrics.csv")[columns] for one in (whole, parts))
+    assert whole_csv["epoch"].tolist() == [1, 2, 3, 4]
+    assert whole_csv.equals(parts_csv)
+    assert "negatives.csv" not in contents(whole)
+    assert "Training" in (whole / "report.html").read_text()
 
 
 def test_the_metrics_are_those_of_the_embeddings(run, edges):
@@ -116,7 +115,7 @@ def test_the_metrics_are_those_of_the_embeddings(run, edges):
     assert record(run, "metrics.json")["MRR"] == pytest.approx(found)
 
 
-def test_a_run_that_was_interrupted_goes_on_as_if_it_had_not_been(run, edges, error):
+def test_a_run_that_was_interrupted_goes_on_as_if_it_had_not_been(run, edges, error, tmp_path):
     out = edges.parent / "resumed"
     words = ["train", "--edges", str(edges), "--out", str(out), *OWN]
     assert main([*words, "--epochs", "2"]) == 0
@@ -130,8 +129,11 @@ def test_a_run_that_was_interrupted_goes_on_as_if_it_had_not_been(run, edges, er
     assert record(run, "metrics.json") == record(out, "metrics.json")
     scores = [pd.read_csv(folder / "negatives.csv")["score"].tolist() for folder in (run, out)]
     assert scores[0] == pytest.approx(scores[1], nan_ok=True, rel=1e-12)
-    (out / "checkpoint.npz").write_text("broken")
-    assert "is not a checkpoint of this version" in error(*words, "--resume")
+    write_state(tmp_path / "other.npz", {"settings": {}, "format": "something else"})
+    for content in (b"broken", (tmp_path / "other.npz").read_bytes()):
+        (out / "checkpoint.npz").write_bytes(content)
+        assert "is not a checkpoint of this version" in error(*words, "--resume")
+        assert contents(out)["checkpoint.npz"] == content
 
 
 def test_an_interrupt_says_how_to_go_on(edges, tmp_path, monkeypatch, capsys):
@@ -197,13 +199,6 @@ def test_the_same_edges_in_another_order_are_the_same(with_features):
     assert main([*words, "--epochs", "2"]) == 0
 
 
-def test_a_state_of_another_kind_is_no_checkpoint(with_features, tmp_path, error):
-    _, words = with_features
-    write_state(tmp_path / "checkpoint.npz", {"settings": {}, "format": "something else"})
-    assert "is not a checkpoint of this version" in error(*words, "--out", tmp_path)
-    assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.npz"]
-
-
 @pytest.mark.parametrize("command", ["train", "bench"])
 @pytest.mark.parametrize(
     "there", ["run.json", "metrics.csv", "report.html", "bench.csv", "baseline.npz"]
@@ -264,53 +259,50 @@ def test_width_1(with_features, tmp_path, width):
     assert {"embeddings.npz", "metrics.json", "run.json"} < set(contents(tmp_path))
 
 
-def test_training_learns_and_stops(edges, tmp_path):
-    words = ["train", "--edges", str(edges), "--out", str(tmp_path), "--lr", "0.03", *SMALL]
-    words += ["--sampler", "uniform", "--patience", "10", "--epochs", "80", "--seed", "4"]
-    assert main(words) == 0
-    metrics = pd.read_csv(tmp_path / "metrics.csv")
-    best = metrics["mrr"].idxmax() + 1
-    assert len(metrics) == best + 10
+LEARNING = ["--sampler", "uniform", "--lr", "0.03", "--seed", "4"]
+
+
+def test_training_learns_and_stops(train):
+    run = train(*LEARNING, "--patience", 10, "--epochs", 80)
+    metrics = pd.read_csv(run / "metrics.csv")
+    assert len(metrics) == metrics["mrr"].idxmax() + 11
     assert metrics["loss"].min() < 0.7 * metrics["loss"].iloc[0]
     assert metrics["mrr"].max() > 2 * metrics["mrr"].iloc[0]
-    said = record(tmp_path, "run.json")["measured"]
+    said = record(run, "run.json")["measured"]
     assert "the 27 test edges ranked among all 90 nodes" in said
     assert "a random order would have an MRR of 0.056" in said  # (1 + 1/2 + .. + 1/90) / 90
 
 
 @pytest.mark.parametrize("sampler", sorted(set(_SAMPLERS) - {"dmns"}))
-def test_every_sampler_trains(edges, tmp_path, sampler, error):
-    words = ["train", "--edges", str(edges), "--sampler", sampler, "--out", str(tmp_path / "r")]
-    words += ["--epochs", "1", "--k", "2", "--no-baseline", *SMALL]
+def test_every_sampler_trains(train, edges, sampler, error):
+    words = ["--sampler", sampler, "--epochs", "1", "--k", "2", "--no-baseline"]
     if sampler in ("dynamic", "mcns"):
         for loss in ("shared", "softmax"):
-            said = f"error: --loss {loss}: the negatives of {sampler} have no distribution"
-            assert error(*words, "--loss", loss).startswith(said)
+            said = error("train", "--edges", edges, "--out", "nowhere", *words, "--loss", loss)
+            start = f"error: --loss {loss}: the negatives of {sampler} have no distribution"
+            assert said.startswith(start)
         words += ["--loss", "bce"]
-    assert main(words) == 0
-    assert (tmp_path / "r" / "report.html").is_file()
+    assert (train(*words) / "report.html").is_file()
 
 
 @pytest.mark.parametrize(("loss", "k"), [("shared", 1), ("softmax", 5), ("bce", 5)])
-def test_losses_and_how_many_negatives_they_have(edges, tmp_path, loss, k, capsys):
-    words = ["train", "--edges", str(edges), "--loss", loss, "--sampler", "uniform", "--lr", "0.03"]
-    assert main([*words, *SMALL, "--epochs", "12", "--seed", "4", "--out", str(tmp_path)]) == 0
+def test_losses_and_how_many_negatives_they_have(train, loss, k, capsys):
+    run = train(*LEARNING, "--loss", loss, "--epochs", 12)
     assert f"{k} negatives an edge, uniform, {loss} loss" in capsys.readouterr().out
-    assert record(tmp_path, "run.json")["settings"]["k"] == k
-    metrics = pd.read_csv(tmp_path / "metrics.csv")
+    assert record(run, "run.json")["settings"]["k"] == k
+    metrics = pd.read_csv(run / "metrics.csv")
     assert metrics["loss"].iloc[-1] < 0.9 * metrics["loss"].iloc[0]
     assert metrics["mrr"].max() > 1.5 * metrics["mrr"].iloc[0]
 
 
-def test_options_of_the_sampler(edges, tmp_path):
-    words = ["train", "--edges", str(edges), "--epochs", "1", "--no-baseline", *SMALL, *QUICK]
-    words += ["--set", "uniform_share=0.5", "levels=[0.25,0.5]", "--set", "rule=gate"]
-    assert main([*words, "--out", str(tmp_path)]) == 0
-    run = record(tmp_path, "run.json")
+def test_options_of_the_sampler(train):
+    more = ["--set", "uniform_share=0.5", "levels=[0.25,0.5]", "--set", "rule=gate"]
+    folder = train("--epochs", 1, "--no-baseline", *QUICK, *more)
+    run = record(folder, "run.json")
     options = {"uniform_share": 0.5, "levels": [0.25, 0.5], "rule": "gate"}
     assert run["settings"]["options"] == {"warmup_steps": 10, "fit_steps": 3, **options}
     assert "rule=Gate()" in run["sampler"]
-    levels = pd.read_csv(tmp_path / "negatives.csv")["level"].unique()
+    levels = pd.read_csv(folder / "negatives.csv")["level"].unique()
     assert levels[:2].tolist() == ["0.25T", "0.5T"]
 
 

@@ -17,7 +17,6 @@ import pytest
 import torch
 
 from dgl_dmns.cli.edges import FileError, read_edges
-from dgl_dmns.cli.tables import arrays_of
 
 
 def write(folder, text, name="e.csv"):
@@ -127,6 +126,8 @@ def test_blanks_around_cells(tmp_path):
         " src , dst \n a , b \n b, c \n",
         'src , "dst"\n"a" , "b"\n"b" , c\n',
         "  src dst  \n  a b\nb   c  \n",
+        "src dst\ra b\r  \n b c\r",  # blank lines, and an empty cell behind one
+        '"w",src,dst\r\r,a,b\r3,b,c\r',
     ):
         assert pairs_of(read_edges(write(tmp_path, text))) == {("a", "b"), ("b", "c")}
 
@@ -198,13 +199,6 @@ def test_memory_follows_the_file_and_not_its_longest_id(tmp_path):
     assert ids == graph.ids.tolist()
 
 
-def test_ids_are_stored_without_pickles():
-    assert arrays_of(np.arange(3))["id"].dtype == np.int64
-    words = np.array(["ann", "bob", "\u00e9ve"], dtype=object)
-    assert arrays_of(words)["id"].tolist() == ["ann", "bob", "\u00e9ve"]
-    assert arrays_of(words)["id"].dtype.kind == "U"
-
-
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -220,27 +214,17 @@ def test_ids_are_stored_without_pickles():
         (b"src,dst\n1,2\na\x00b,3\n", "line 3: not UTF-8 text"),
         ("src,dst\n1,2\n".encode("utf-16"), "line 1: not UTF-8 text"),
         (b"PK\x03\x04 workbook", "a zip archive or a workbook"),
-        (
-            gzip.compress(gzip.compress(b"src,dst\n1,2\n", mtime=0), mtime=0),
-            "packed by gzip twice; unpack it",
-        ),
+        (gzip.compress(gzip.compress(b"a", mtime=0), mtime=0), "packed by gzip twice; unpack it"),
         (bz2.compress(b"src,dst\n1,2\n"), "packed by bzip2; unpack it"),
         (lzma.compress(b"src,dst\n1,2\n"), "packed by xz; unpack it"),
         (b"\x28\xb5\x2f\xfd\x00", "packed by zstd; unpack it"),
         (b"\x1f\x8b but no more of it", "not a complete gzip file"),
         ('src,dst\n"a\nb",2\n1,\n', "line 4, column dst: expected a node's id, got an empty"),
-        (
-            "src,dst\n1,2\n3,4,5\n",
-            "line 3, column 3: expected 2 cells, as in the first line, got 3",
-        ),
-        (
-            "src,dst,w\n1,2,1\n3\n",
-            "line 3, column 2: expected 3 cells, as in the first line, got 1",
-        ),
-        ("from,to\n1,2\n", r"line 1: expected the column\(s\) src, dst, got from, to"),
+        ("src,dst\n1,2\n3,4,5\n", "line 3, column 3: expected 2 cells, as in the first .*, got 3"),
+        ("src,dst,w\n1,2,1\n3\n", "line 3, column 2: expected 3 cells, as in the first .*, got 1"),
+        ('src,dst\n1,2\n \n""\n', "line 4, column 2: expected 2 cells, as in the first .*, got 1"),
         ("src,dst\n", "expected at least one row"),
         ("", "the file is empty"),
-        ("src,dst\n1,2,3\n", "line 2, column 3: expected 2 cells, as in the first line, got 3"),
         ("src,dst\n1,1\n2,2\n", "expected edges between two nodes, got 2 self loops"),
         (b"src,dst\n1,2\n\xff\xfe,3\n", "line 3: not UTF-8 text"),
         ('src,dst\na,b\n" ",b\n', "line 3, column src: expected a node's id, got an empty cell"),

@@ -8,9 +8,7 @@ import pytest
 import torch
 from graphs import communities
 
-from dgl_dmns import (
-    UniformSampler,
-)
+from dgl_dmns import UniformSampler
 from dgl_dmns.core import FiLMPredictor
 from dgl_dmns.diagnostics import Monitor, NegativesWarning, Thresholds, signs
 from dgl_dmns.losses import bce_loss

@@ -5,11 +5,7 @@ import pytest
 import torch
 from graphs import communities
 
-from dgl_dmns import (
-    InBatchSampler,
-    PopularitySampler,
-    UniformSampler,
-)
+from dgl_dmns import InBatchSampler, PopularitySampler, UniformSampler
 from dgl_dmns.core import MLPPredictor, Nearest
 from dgl_dmns.diagnostics import negative_statistics, observe
 from dgl_dmns.diagnostics.measures import gini
