@@ -100,9 +100,10 @@ class LevelGaussians:
         constant = -0.5 * (self.mean * weighted).sum(-1)
         constant -= lam * (self.std.log().sum(-1) + 0.5 * width * math.log(2 * math.pi))
         both = torch.cat([weighted, precision.mul_(-0.5)], -1)
-        shape = (levels, chunks, queries // chunks, -1)
+        shape = (levels, chunks, queries // max(1, chunks))
         return PoolDensities(
-            both.view(shape).transpose(0, 1).contiguous(), constant.view(shape).transpose(0, 1)
+            both.view(*shape, 2 * width).transpose(0, 1).contiguous(),
+            constant.view(*shape, 1).transpose(0, 1),
         )
 
 
@@ -126,7 +127,7 @@ class PoolDensities:
         """
         these = self.coefficients if chunks is None else self.coefficients[chunks]
         product = these.flatten(1, 2) @ torch.cat([pool, pool.square()], -1).transpose(1, 2)
-        return product.view(*these.shape[:3], -1)
+        return product.view(*these.shape[:3], pool.shape[1])
 
 
 def noise_to(schedule: NoiseSchedule, x0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
@@ -266,7 +267,7 @@ def level_gaussians(
                     variances[level, part] = variance.t()
             if t > last:
                 scale, shift = next(made)
-                a = scale.mul_(-c[t] / root[t]).add_(1 / root[t])
+                a = (scale * (-c[t] / root[t])).add_(1 / root[t])
                 mean.mul_(a).sub_(shift, alpha=c[t] / root[t])
                 variance.mul_(a.square_()).add_(noise[t])
     return LevelGaussians(mean=means, std=variances.sqrt_())

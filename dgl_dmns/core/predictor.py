@@ -53,10 +53,11 @@ class AffineNoisePredictor(NoisePredictor):
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """`coefficients` of one step after the other, transposed: two tensors [D, B] for each.
 
-        What is handed out may be overwritten, by its taker too, before the next step is asked for.
+        They are overwritten when the next step is asked for.
         """
         for t in steps:
-            scale, shift = self.coefficients(torch.tensor(t, device=h.device), h)
+            made = self.coefficients(torch.tensor(t, device=h.device), h)
+            scale, shift = (part.expand(h.shape) for part in made)
             yield scale.t(), shift.t()
 
     def forward(self, x: Tensor, t: Tensor, h: Tensor) -> Tensor:  # noqa: D102
