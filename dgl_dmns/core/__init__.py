@@ -12,7 +12,7 @@ from dgl_dmns.core.diffusion import (
     sample_chain,
 )
 from dgl_dmns.core.distribution import NodeDistribution
-from dgl_dmns.core.fill import CHUNK_BYTES, draw_by_level, fill_table
+from dgl_dmns.core.fill import CHUNK_BYTES, fill_table
 from dgl_dmns.core.generator import DiffusionGenerator, FitReport, sample_neighbours, sample_pairs
 from dgl_dmns.core.known import KnownEdges
 from dgl_dmns.core.look import (
@@ -34,6 +34,7 @@ from dgl_dmns.core.modes import (
     outside_inference_mode,
     shielded,
 )
+from dgl_dmns.core.nearest import draw_by_level
 from dgl_dmns.core.pools import PoolSettings
 from dgl_dmns.core.predictor import (
     AffineNoisePredictor,

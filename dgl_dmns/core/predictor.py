@@ -134,7 +134,7 @@ class FiLMPredictor(AffineNoisePredictor):
         times = self.time(torch.tensor(steps, device=h.device)).unsqueeze(2)
         query = h.t().contiguous() if self.conditional else h.new_zeros(h.shape[::-1])
         # The bias is one more input; the gains are gamma + 1.
-        one = torch.zeros(self.layers, 2, self.width, device=h.device)
+        one = self.film.bias.new_zeros(self.layers, 2, self.width)
         one[:, 0] = 1
         weight = torch.cat([self.film.weight, (self.film.bias + one.flatten()).unsqueeze(1)], 1)
         condition = query.new_ones(self.width + 1, query.shape[1])

@@ -8,6 +8,7 @@ many groups from different pools at once, every query of the graph is repeated: 
 from __future__ import annotations
 
 import math
+import sys
 from functools import partial
 from typing import Any
 
@@ -29,7 +30,7 @@ from listed import (
     of_rows,
 )
 from shared import assert_counts
-from small import alike, all_pairs, build, edges_of, normal, rng
+from small import alike, all_pairs, build, edges_of, normal, random_edges, rng
 
 from dgl_dmns.core import (
     NO_LEVEL,
@@ -314,6 +315,45 @@ def test_one_seed_one_table(model: DiffusionGenerator, rule: Rule) -> None:
     for a, b in zip(first, again):
         assert torch.equal(a, b)
     assert not torch.equal(first.ids, other.ids) or rule == Hardest()
+
+
+@pytest.mark.parametrize("scorer", [None, distance_score])
+def test_threads_change_nothing_and_end_with_an_error(monkeypatch: Any, scorer: Any) -> None:
+    nodes, sizes = 300, torch.arange(300) % 40 + 1
+    sizes[7] = 2000  # a hub, in parts of its own
+    h, known = normal(nodes, 8), random_edges(nodes, 1500)
+    model = DiffusionGenerator(8, compact_width=4)
+    model.space.update(h)
+    snapshot = Snapshot.take(h, h, known, scorer, model)
+    monkeypatch.setattr(sys.modules[fill_table.__module__], "_BLOCK", 64)
+    pools, before = PoolSettings(pool=16, draws_per_pool=12), torch.get_num_threads()
+
+    def fill_with(threads: int, **named: Any) -> Any:
+        torch.set_num_threads(threads)
+        try:
+            table = CandidateTable(sizes, 3)
+            done = fill_table(table, Blend(), pools, snapshot, generator=rng(1), **named)
+            return table.hidden(), *done
+        finally:
+            assert torch.get_num_threads() == threads
+            torch.set_num_threads(before)
+
+    rows: list[int] = []
+    tables, reports, norms = zip(*(fill_with(n, on_rows=rows.append) for n in (1, 3)))
+    assert sum(rows) == 2 * nodes
+    assert len(rows) > 8
+    for one, three in zip(*tables):
+        assert torch.equal(one, three)
+    assert reports[0] == reports[1]
+    assert torch.equal(*norms)
+    assert norms[0].isfinite().all()
+    assert len(tables[0].ids[int(sizes[:7].sum()) :][:2000].unique()) > 100  # from many pools
+
+    def stop(_: int) -> None:
+        raise RuntimeError("enough")
+
+    with pytest.raises(RuntimeError, match="enough"):
+        fill_with(3, on_rows=stop)
 
 
 # Errors.

@@ -166,8 +166,8 @@ def test_it_is_bounded(rule: Any, settings: PoolSettings, groups: int, chunk_byt
     assert chunk_bytes / 8 < most <= chunk_bytes + 8 * MANY
 
 
-def test_a_chunk_is_the_least_and_4096_queries_are_the_most() -> None:
+def test_a_chunk_is_the_least_and_2048_queries_are_the_most() -> None:
     known = KnownEdges(torch.tensor([0]), torch.tensor([1]), MANY)
     snapshot = Snapshot(torch.zeros(MANY, 2), torch.zeros(MANY, 2), known)
     assert queries_at_a_time(PoolSettings(), snapshot, 1, chunk_bytes=1) == 1
-    assert queries_at_a_time(PoolSettings(), snapshot, 1, chunk_bytes=1 << 40) == 4096
+    assert queries_at_a_time(PoolSettings(), snapshot, 1, chunk_bytes=1 << 40) == 2048

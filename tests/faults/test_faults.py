@@ -69,7 +69,7 @@ if place == "refresh":  # the third of five, when half of the table is written
     when(CandidateTable, "publish", 3, die)
 elif place == "fit":
     from dgl_dmns.core import generator
-    when(generator, "sample_pairs", 300, die)
+    when(generator, "diffusion_loss", 230, die)  # in a fit after the first
 elif place == "checkpoint":  # the second, before it is complete
     when(files.os, "fsync", 3, die)  # each takes two: of the file, of its folder
 else:  # the second, after it has taken its place
