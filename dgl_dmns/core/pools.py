@@ -11,10 +11,9 @@ and a rule's parts, with weights ``g_c`` and shares ``a_c``, are mixed as
 
     ``sum_c a_c g_c(u|v) / G_c(v)``, ``G_c(v)`` the mean of ``g_c`` over the pool.
 
-The k candidates of a group are drawn without replacement in proportion to that: by inverting the
-cumulative weights, a slot that repeats an earlier one being drawn again. The **norms**, logs of
-``D_l`` and ``G_c``, are kept for each query: with them, the log ratio of any pair follows in closed
-form, see `dgl_dmns.core.distribution`.
+The k candidates of a group are drawn without replacement in proportion to that. The **norms**, logs
+of ``D_l`` and ``G_c``, are kept for each query: with them, the log ratio of any pair follows in
+closed form, see `dgl_dmns.core.distribution`.
 
 How much a pool distorts. Within a pool the ratios sum to M, so a pool of few nodes lifts its best
 one to a share it would not have among all N: the smaller the pool, the harder the negatives. As M

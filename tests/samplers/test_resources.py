@@ -360,3 +360,47 @@ def test_a_long_refresh_shows_its_progress_on_a_terminal(monkeypatch: Any, patie
             patched.setattr(sys, "stderr", stream)
             made().refresh()
         assert ("refresh:" in stream.getvalue()) == (terminal and not patient)
+
+
+# ---- bytes ------------------------------------------------------------------------------------
+
+
+def kept_bytes(thing: Any, seen: dict[int, int], skipped: set[int]) -> dict[int, int]:
+    """Bytes of the tensors that an object holds, by where they lie; graphs are left out."""
+    if id(thing) in skipped or isinstance(thing, type) or type(thing).__module__.startswith("dgl."):
+        return seen
+    skipped.add(id(thing))
+    parts: Any = ()
+    if isinstance(thing, Tensor):
+        storage = thing.untyped_storage()
+        seen[storage.data_ptr()] = storage.nbytes()
+    elif isinstance(thing, dict):
+        parts = thing.values()
+    elif isinstance(thing, (list, tuple, set)):
+        parts = thing
+    elif not callable(thing) or isinstance(thing, torch.nn.Module):
+        parts = getattr(thing, "__dict__", {}).values()
+    for part in parts:
+        kept_bytes(part, seen, skipped)
+    return seen
+
+
+@pytest.mark.parametrize("k", [1, 5])
+def test_memory_is_as_the_page_about_scaling_counts_it(k: int) -> None:
+    nodes, width = 4000, 32
+    g = graph(nodes, 5 * nodes)
+    weight = normal(nodes, width)
+    sampler = make("dmns", g, lambda: weight, k)
+    sampler.refresh()
+    known, table = sampler.relation().known, sampler.table
+    edges = known.indices.numel() / nodes
+    hard = -(-k // 2)
+    assert table.k == hard
+    groups = table.groups / nodes
+    assert 1 <= groups <= 112 * k // (10 * hard)
+    each = 10 * hard * groups + 8 + 4 * (4 + 2)  # four levels and two parts of the rule
+    each += 8 + 4 * edges + 4 * width + 4 * 16
+    beside = 8 * known.indices.numel() + known.bitmap.taken.numel()  # search keys, bitmap
+    model = sum(kept_bytes(sampler.model, {}, set()).values())
+    kept = sum(kept_bytes(sampler, {}, set()).values())
+    assert kept - beside - model == pytest.approx(each * nodes, rel=0.02)
