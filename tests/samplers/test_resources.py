@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import os
 import sys
@@ -378,7 +379,7 @@ def kept_bytes(thing: Any, seen: dict[int, int], skipped: set[int]) -> dict[int,
         parts = thing.values()
     elif isinstance(thing, (list, tuple, set)):
         parts = thing
-    elif not callable(thing) or isinstance(thing, torch.nn.Module):
+    elif not inspect.isroutine(thing):
         parts = getattr(thing, "__dict__", {}).values()
     for part in parts:
         kept_bytes(part, seen, skipped)
