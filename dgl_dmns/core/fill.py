@@ -285,7 +285,7 @@ def _harmonic_means(inverse: list[tuple[Tensor, Tensor]], queries: int) -> Tenso
     most.scatter_reduce_(0, row.unsqueeze(1).expand_as(value), value, "amax")
     most.masked_fill_(most.isneginf(), 0.0)
     total = torch.zeros_like(most).index_add_(0, row, (value - most[row]).exp_())
-    norms: Tensor = times.unsqueeze(1).log() - most - total.log()
+    norms: Tensor = times.to(value).unsqueeze(1).log() - most - total.log()
     return norms
 
 
