@@ -43,6 +43,7 @@ CHUNK_BYTES = 1 << 28
 _WINDOW = 1 << 16  # rows that are taken apart at a time: a bounded working set
 _BLOCK = 2048  # queries at a time at most: more would cost memory and save no time
 _FEW = 512  # queries: to draw more for some of them costs less than another block
+_WORKERS = 16  # blocks at a time at most: more would wait for the interpreter
 _SCORED = 4096  # queries whose negatives are scored for the report, about
 
 
@@ -203,12 +204,13 @@ def _each(
     if threads == 1 or len(ahead) < 2:
         yield from map(fill, chain(ahead, blocks))
         return
-    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+    workers = min(threads, _WORKERS)
+    pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
     waiting: deque[Future[_Filled]] = deque()
     try:
         for block in chain(ahead, blocks):
             waiting.append(pool.submit(fill, block))
-            if len(waiting) > 2 * threads:
+            if len(waiting) > 2 * workers:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()

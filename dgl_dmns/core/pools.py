@@ -280,7 +280,7 @@ class PoolDraw:
         weights: list[Tensor] = []
         levelled: list[Tensor] = []
         for part in self.rule.parts(score, None if mixture is None else mixture.log()):
-            logits = part.logits.expand(shape).contiguous()
+            logits = part.logits.expand(shape).clone()  # which may be the rule's own
             weight, norm = _over_mean(logits, barred, count)
             if not bool((norm < math.inf).all()):  # nor NaN
                 raise ValueError(
