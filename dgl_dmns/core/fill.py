@@ -94,7 +94,7 @@ def fill_table(
         order = nodes[order]
     order = order[table.sizes(order).argsort(descending=True, stable=True)]
     step = max(1, settings.draws_per_pool // k)
-    if searched is not None:
+    if searched is not None and queries:
         step = int(table.sizes(order[:1]))  # the groups of a query are searched one by one
     scored = max(1, queries // _SCORED)
 
@@ -266,7 +266,7 @@ def _parts(
         part = torch.arange(len(row)) - (count.cumsum(0) - count)[row]
         part, place = part.sort(stable=True)
         row = row[place]
-        per_pool = min(shared, len(rows))
+        per_pool = max(1, min(shared, len(rows)))
         alike = torch.bincount(part)
         cut = int(alike[alike >= per_pool].sum())
         for some, together in ((slice(0, cut), per_pool), (slice(cut, None), 1)):
