@@ -114,7 +114,7 @@ class GraphBoltNegativeSampler(_Base):  # type: ignore[misc]
                 advice="make the sampler on the graph that the item set was made from",
             )
         ends = src.to("cpu", torch.int64), dst.to("cpu", torch.int64)
-        self.sampler.check_pairs(*ends, etype)
+        self.sampler.check_identity(self._graph, etype, ends)
         chosen = self.sampler.negatives_for_edges(self._graph, *ends, etype)
         return chosen.to(src.device, src.dtype)
 

@@ -21,7 +21,6 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -31,7 +30,6 @@ from torch.nn.functional import logsigmoid
 
 from dgl_dmns.checks import as_integer, as_number
 from dgl_dmns.core import (
-    CandidateTable,
     FitReport,
     KnownEdges,
     PoolSettings,
@@ -45,7 +43,7 @@ from dgl_dmns.core import (
 )
 from dgl_dmns.messages import warn
 from dgl_dmns.samplers.embedder import Encoder
-from dgl_dmns.samplers.method import Ends, TableMethod
+from dgl_dmns.samplers.method import Ends, OnRows, TableMethod
 from dgl_dmns.samplers.refreshing import RefreshingSampler
 
 __all__ = ["AdversarialSampler", "SoftmaxGenerator"]
@@ -104,7 +102,7 @@ class SoftmaxGenerator(nn.Module):
         batch: int = 512,
         generator: torch.Generator | None = None,
     ) -> FitReport:
-        """REINFORCE steps on sources of random known edges.
+        """REINFORCE steps on sources of random known edges; taken back if one meets NaN.
 
         Args:
             h: embeddings, shape [N, D], float32, without gradient.
@@ -114,8 +112,6 @@ class SoftmaxGenerator(nn.Module):
             candidates: uniform admissible candidates M per query.
             batch: queries B in a step.
             generator: source of queries, candidates and picks.
-
-        A fit that meets NaN or infinity is taken back, with a warning.
 
         Returns:
             The report of this call; its losses are minus the mean reward of each step.
@@ -181,14 +177,7 @@ class SoftmaxGenerator(nn.Module):
 
 
 class AdversarialMethod(TableMethod):
-    """A `SoftmaxGenerator` that is trained at each refresh, and rows drawn by its softmax.
-
-    Args:
-        settings: pools and mixture.
-        chunk_bytes: working set of filling a table.
-        seed: of the generator's weights.
-        sampler: has the arguments of the training.
-    """
+    """A `SoftmaxGenerator` that is trained at each refresh, and rows drawn by its softmax."""
 
     def __init__(
         self, settings: PoolSettings, chunk_bytes: int, seed: int, sampler: AdversarialSampler
@@ -237,16 +226,10 @@ class AdversarialMethod(TableMethod):
         return Snapshot.take(query, candidate, ends.known, None, None)
 
     @torch.no_grad()
-    def fill(
-        self,
-        ends: Ends,
-        table: CandidateTable,
-        nodes: Tensor | None,
-        on_rows: Callable[[int], object],
-    ) -> TableReport:
-        done = super().fill(ends, table, nodes, on_rows)
+    def fill(self, ends: Ends, nodes: Tensor | None, on_rows: OnRows) -> TableReport:
+        done = super().fill(ends, nodes, on_rows)
         # The encoder's mean score of the first group of negatives just written.
-        score, h = ends.scorer or dot_score, ends.h_query
+        score, h, table = ends.scorer or dot_score, ends.h_query, ends.table
         ids = table.hidden().ids[table.start[:-1]].long()
         parts = [
             checked_scores(score(h, h[slot]), slot.shape).double().mean() for slot in ids.unbind(1)

@@ -9,6 +9,7 @@ id type of the graph, on the device of the edge ids.
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -28,17 +29,17 @@ from dgl_dmns.core import (
     canonical_edge_type,
     shielded,
 )
-from dgl_dmns.samplers.batch_loss import batch_loss
-from dgl_dmns.samplers.etypes import check_k
-from dgl_dmns.samplers.graphs import GraphIdentity, KnownGraph, check_graph, ends_of
+from dgl_dmns.samplers.callables import Scorers, scorers_by_type
+from dgl_dmns.samplers.graphs import GraphIdentity, KnownGraph, Pair, check_graph, ends_of
+from dgl_dmns.samplers.minibatch import log_ratio_of, pair_batches
+from dgl_dmns.samplers.settings import check_k
 from dgl_dmns.samplers.streams import Stream
+from dgl_dmns.shared_softmax import Share, shared_softmax_loss
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from dgl_dmns.core import Embeddings
-    from dgl_dmns.samplers.callables import Scorers
-    from dgl_dmns.shared_softmax import Share
 
 _Base: Any = require_dgl().dataloading.negative_sampler._BaseNegativeSampler
 _EDGES_OR_NODES = "a negative sampler takes edge ids, use for_queries() for node ids"
@@ -94,19 +95,10 @@ class NegativeSampler(_Base):  # type: ignore[misc]
         raise NotImplementedError
 
     def negatives_for_edges(self, g: Any, src: Tensor, dst: Tensor, etype: EdgeType) -> Tensor:
-        """Negatives for edges; what a call of the sampler asks for.
+        """Negatives for edges with destinations ``dst`` [B]; what a call of the sampler asks for.
 
-        By default only the source counts. A sampler that needs the whole batch of positives
-        overrides this one too.
-
-        Args:
-            g: the graph.
-            src: source ids of the edges, shape [B], int64, on the CPU.
-            dst: destination ids of the edges, shape [B], int64, on the CPU.
-            etype: canonical edge type.
-
-        Returns:
-            Destination ids, shape [B, k], int64.
+        By default only the source counts, see `negatives`. A sampler that needs the whole batch of
+        positives overrides this one too.
         """
         return self.negatives(g, src, etype)
 
@@ -125,31 +117,29 @@ class NegativeSampler(_Base):  # type: ignore[misc]
         raise NotImplementedError
 
     def _draws(self, etype: EdgeType, dst: Tensor) -> FilteredDraws:
-        """What the queries of a batch draw from, by its edge type and its destinations [B].
-
-        Raises:
-            ValueError: for a sampler whose draws have no tractable distribution.
-        """
+        """What the queries of a batch draw from, by its edge type and its destinations [B]."""
         raise ValueError(
             f"loss: {type(self).__name__} has no distribution of its negatives that this loss can "
             "correct for; take UniformSampler, or DMNSSampler with Blend(), Gate() or Density(), "
             "or dgl_dmns.losses.softmax_loss(pos, neg) for each positive with its own"
         )
 
-    def mixture_log_ratio(
-        self, etype: EdgeType, src: Tensor, dst: Tensor, candidates: Tensor
+    def batch_log_ratio(
+        self, etype: EdgeType, src: Tensor, dst: Tensor, candidates: Tensor, share: Share = "batch"
     ) -> Tensor:
-        """Log ratio to uniform draws of what the queries of a batch draw together.
+        """Log ratio to uniform draws of what the queries of a batch draw, for `loss`.
 
-        It is ``log rbar(u) = log(1 / B sum_j N q(u|v_j))`` with the N of the known edges'
-        ``num_dst``, over the batch's own queries, each as often as it stands there, known edges at
-        0. An unbiased estimate of ``1 / rbar(u)`` will do, and should not exceed a bound.
+        It is that of all of them together, ``log rbar(u) = log(1 / B sum_j N q(u|v_j))`` with the N
+        of the known edges' ``num_dst``, over the batch's own queries, each as often as it stands
+        there, known edges at 0. An unbiased estimate of ``1 / rbar(u)`` will do, and should not
+        exceed a bound. With ``share="edge"`` it is ``log(N q(u|v))`` of a query's own candidates.
 
         Args:
             etype: canonical edge type.
             src: ids of the positives' sources, the queries, shape [B], int64, on the CPU.
             dst: ids of their destinations, shape [B], int64.
             candidates: ids of what each of them has drawn, shape [B, K], int64.
+            share: ``"batch"`` or ``"edge"``.
 
         Returns:
             Natural log ratios, shape [B, K], floating point; inf for a candidate that is to count
@@ -158,17 +148,11 @@ class NegativeSampler(_Base):  # type: ignore[misc]
         Raises:
             ValueError: for a sampler whose draws have no tractable distribution.
         """
+        draws = self._draws(etype, dst)
+        if share == "edge":
+            return draws.own_log_ratio(src, candidates)
         nodes, place = candidates.unique(return_inverse=True)
-        return self._draws(etype, dst).mixture_log_ratio(src, nodes)[place]
-
-    def own_log_ratio(
-        self, etype: EdgeType, src: Tensor, dst: Tensor, candidates: Tensor
-    ) -> Tensor:
-        """Log ratio ``log(N q(u|v))`` of each query's own candidates, for ``share="edge"``.
-
-        Arguments, result and errors as for `mixture_log_ratio`.
-        """
-        return self._draws(etype, dst).own_log_ratio(src, candidates)
+        return draws.mixture_log_ratio(src, nodes)[place]
 
     def scorer_of(self, etype: EdgeType) -> Scorer | None:
         """The scorer that the sampler was made with, if any."""
@@ -196,17 +180,15 @@ class NegativeSampler(_Base):  # type: ignore[misc]
         return super().__call__(g, eids)
 
     @shielded
-    def _generate(self, g: Any, eids: Tensor, canonical_etype: EdgeType) -> tuple[Tensor, Tensor]:
+    def _generate(self, g: Any, eids: Tensor, canonical_etype: EdgeType) -> Pair:
         _check_call_ids("eids", eids, g.num_edges(canonical_etype), "edge ids", g)
         ends = ends_of(g, eids, canonical_etype)
         src, dst = (end.to("cpu", torch.int64) for end in ends)
-        self._check_identity(g, canonical_etype, (src, dst))
+        self.check_identity(g, canonical_etype, (src, dst))
         src, dst = self._pairs_for_edges(g, src, dst, canonical_etype)
         return src.to(eids.device, eids.dtype), dst.to(eids.device, eids.dtype)
 
-    def _pairs_for_edges(
-        self, g: Any, src: Tensor, dst: Tensor, etype: EdgeType
-    ) -> tuple[Tensor, Tensor]:
+    def _pairs_for_edges(self, g: Any, src: Tensor, dst: Tensor, etype: EdgeType) -> Pair:
         """Negative pairs for B edges, k in a row for each: two tensors [B * k], int64."""
         chosen = self.negatives_for_edges(g, src, dst, etype)
         return src.repeat_interleave(chosen.shape[1]), chosen.flatten()
@@ -231,7 +213,7 @@ class NegativeSampler(_Base):  # type: ignore[misc]
         check_graph(g)
         canonical = canonical_edge_type(etype, g.canonical_etypes, "etype")
         _check_call_ids("nodes", nodes, g.num_nodes(canonical[0]), "node ids", g)
-        self._check_identity(g, canonical, None)
+        self.check_identity(g, canonical, None)
         chosen = self.negatives(g, nodes.to("cpu", torch.int64), canonical)
         return chosen.to(nodes.device, nodes.dtype)
 
@@ -289,9 +271,30 @@ class NegativeSampler(_Base):  # type: ignore[misc]
         """
         if reduce not in ("sum", "none"):
             raise ValueError(f"reduce: expected 'sum' or 'none', got {reduce!r}")
-        losses = batch_loss(
-            self, h, pos_graph, neg_graph, scorer, temperature, share, pool, self._call_generator()
-        )
+        generator, held = self._call_generator(), self.known_by_type
+        batches = pair_batches(h, pos_graph, neg_graph, list(held))
+        scorer_of: Callable[[EdgeType], Scorer | None] = self.scorer_of
+        if scorer is not None:
+            asked = [batch.etype for batch in batches.values()]
+            scorer_of = scorers_by_type(scorer, asked, list(held))
+        losses: dict[Any, Tensor] = {
+            key: shared_softmax_loss(
+                batch.h,
+                batch.src,
+                batch.dst,
+                batch.candidates,
+                num_nodes=held[batch.etype].num_dst,
+                known=held[batch.etype],
+                ids=batch.ids,
+                log_ratio=log_ratio_of(self, batch, share) if len(batch.src) else None,
+                scorer=scorer_of(batch.etype),
+                temperature=temperature,
+                share=share,
+                pool=pool,
+                generator=generator,
+            )
+            for key, batch in batches.items()
+        }
         if reduce == "none":
             return losses
         if not losses:
@@ -320,15 +323,11 @@ class NegativeSampler(_Base):  # type: ignore[misc]
 
         return negative_statistics(self, **arguments)
 
-    def check_pairs(self, src: Tensor, dst: Tensor, etype: EdgeType) -> None:
-        """Warn, once, where pairs of a pipeline without a graph are mostly no known edges.
-
-        Args:
-            src: source ids, shape [B], int64, on the CPU.
-            dst: destination ids, likewise.
-            etype: canonical edge type.
-        """
-        self._identity.check_pairs(self.known_by_type[etype], (src, dst), etype)
+    def check_identity(self, g: Any, etype: EdgeType, pairs: Pair | None) -> None:
+        """Refuse a graph that numbers its nodes otherwise, see `dgl_dmns.samplers.graphs`."""
+        known = self.known_by_type.get(etype)
+        if known is not None:
+            self._identity.check(known, g, etype, pairs)
 
     # ---- randomness and copies --------------------------------------------------------------
 
@@ -354,12 +353,6 @@ class NegativeSampler(_Base):  # type: ignore[misc]
             return copied.negatives_for_edges(graph, src, dst, etype)
 
         return draw
-
-    def _check_identity(self, g: Any, etype: EdgeType, pairs: tuple[Tensor, Tensor] | None) -> None:
-        """Refuse a graph that numbers its nodes otherwise, see `dgl_dmns.samplers.graphs`."""
-        known = self.known_by_type.get(etype)
-        if known is not None:
-            self._identity.check(known, g, etype, pairs)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(k={self.k})"

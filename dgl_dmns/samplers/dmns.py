@@ -32,27 +32,17 @@ from dgl_dmns.core import (
 )
 from dgl_dmns.samplers.callables import Scorers
 from dgl_dmns.samplers.embedder import Encoder
-from dgl_dmns.samplers.etypes import NegativesPerEdge
 from dgl_dmns.samplers.method import Ends, TableMethod
 from dgl_dmns.samplers.refreshing import RefreshingSampler
 from dgl_dmns.samplers.relation import Relation
-from dgl_dmns.samplers.settings import Diffusion, Pools, Resources
+from dgl_dmns.samplers.settings import Diffusion, NegativesPerEdge, Pools, Resources
 from dgl_dmns.samplers.tables import Source
 
 __all__ = ["DMNSSampler"]
 
 
 class DiffusionMethod(TableMethod):
-    """A diffusion model of the destination's embedding given the source's, and a rule on it.
-
-    Args:
-        rule: the selection rule.
-        settings: pools and mixture.
-        chunk_bytes: working set of filling a table.
-        seed: of the model's weights.
-        levels: hardness levels.
-        diffusion: how the model is made and fitted.
-    """
+    """A diffusion model of the destination's embedding given the source's, and a rule on it."""
 
     def __init__(
         self,
@@ -97,8 +87,7 @@ class DiffusionMethod(TableMethod):
         return {**super().state(version), "model": model, "width": width}
 
     def width_of(self, state: dict[str, Any]) -> int | None:
-        width: int | None = state["width"]
-        return width
+        return None if state["width"] is None else int(state["width"])
 
     def restored(self, state: dict[str, Any], version: int) -> DiffusionMethod:
         made = super().restored(state, version)

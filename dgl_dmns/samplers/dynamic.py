@@ -10,8 +10,8 @@ from typing import Any
 
 from dgl_dmns.core import Hardest, PoolSettings, SelfAdversarial
 from dgl_dmns.samplers.embedder import Encoder
-from dgl_dmns.samplers.etypes import NegativesPerEdge
 from dgl_dmns.samplers.refreshing import RefreshingSampler
+from dgl_dmns.samplers.settings import NegativesPerEdge
 
 __all__ = ["DynamicSampler", "SelfAdversarialSampler"]
 

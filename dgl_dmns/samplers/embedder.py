@@ -19,6 +19,10 @@ from dgl_dmns.samplers.observed import NodeIds, ObservedEmbeddings
 
 __all__ = ["Embedder", "Encoder", "check_embeddings"]
 
+_INSTEAD = (
+    "pass a callable that returns the embeddings of all nodes, for example lambda: "
+    "model.inference(g, x)"
+)
 _ROWS = 1 << 16  # embeddings that are checked at a time: a bounded working set
 
 Encoder = Union[nn.Module, Callable[..., Embeddings]]
@@ -70,9 +74,37 @@ class Embedder:
         if given is None and observed and self.observed is not None:
             return self.of_types(self.observed.h, copy=copy)
         if given is None:
-            output = _call(self.encoder, self.g, self.feat, first=not self._called)
-            self._called = True
+            output = self._call()
         return check_embeddings(output, self.counts, homogeneous=self.homogeneous, copy=copy)
+
+    @torch.no_grad()
+    def _call(self) -> Any:
+        """What the encoder returns, without gradient; modules are in eval mode meanwhile.
+
+        One inside ``DistributedDataParallel`` is called without it: that may wait for other ranks.
+        An error of the first call says how it was called; memory that runs out excepted.
+        """
+        encoder, g = unwrapped(self.encoder), self.g
+        count, code = _call_of(encoder, g, self.feat)
+        arguments: tuple[Any, ...] = (g,) if count else ()
+        if count == 2:
+            many = {} if self.homogeneous else {n: g.nodes[n].data[self.feat] for n in g.ntypes}
+            arguments = (g, many or g.ndata[self.feat])
+        with eval_mode(modules_behind(encoder)):
+            try:
+                with callers_device():
+                    output = encoder(*arguments)
+            except (MemoryError, torch.cuda.OutOfMemoryError):
+                raise
+            except Exception as error:
+                if self._called:
+                    raise
+                kinds = (kind for kind in (TypeError, ValueError) if isinstance(error, kind))
+                raise next(kinds, RuntimeError)(
+                    f"encoder: called as {code}, which failed: {first_line(error)}; {_INSTEAD}"
+                ) from error
+        self._called = True
+        return output
 
     def of_types(self, h: Mapping[str, Tensor], *, copy: bool = False) -> dict[str, Tensor]:
         """Checked embeddings that stand by node type already, on a homogeneous graph as well."""
@@ -88,7 +120,7 @@ class Embedder:
                     "embeddings of that refresh"
                 )
             self.observed = ObservedEmbeddings(self.last)
-        self.observed.observe(self.observed.checked_rows(node_ids, embeddings))
+        self.observed.observe(node_ids, embeddings)
 
     def age(self, ntype: str | None) -> Tensor:
         """Observations since each node was seen last, see `RefreshingSampler.embedding_age`."""
@@ -107,11 +139,7 @@ class Embedder:
         return Embedder(g, self.encoder, self.feat, counts)
 
     def check_width(self, width: int) -> None:
-        """Refuse a state that was made for embeddings of another width than the encoder's.
-
-        Raises:
-            ValueError: if it was.
-        """
+        """Refuse a state that was made for embeddings of another width than the encoder's."""
         h = self.last or self.embeddings(observed=False)
         own = next(iter(h.values())).shape[1]
         if own != width:
@@ -122,30 +150,20 @@ class Embedder:
 
 
 def _check_encoder(encoder: Any, g: Any, feat: str) -> None:
-    """Refuse an encoder that cannot be called on the graph.
-
-    Raises:
-        TypeError: if it cannot be called at all, is a class, or needs other arguments than those
-            that it is called with.
-        ValueError: if it is a module and a node type has no feature of the name ``feat``.
-    """
-    if isinstance(encoder, type):
-        raise TypeError(
-            f"encoder: expected an nn.Module or a callable that returns embeddings [N, D], got "
-            f"{type_name(encoder)}; pass an object of it, the model that is trained"
-        )
-    if isinstance(encoder, nn.Module) and is_distributed(g, "DistGraph"):
-        raise TypeError(
-            f"encoder: {type(encoder).__name__} cannot be called on a partitioned graph; pass a "
-            "callable that returns embeddings, a tensor or a DistTensor [N, D], for example by "
-            "inference layer by layer (examples/distributed.py does)"
-        )
-    if not callable(encoder):
+    """Refuse an encoder that cannot be called on the graph."""
+    if isinstance(encoder, type) or not callable(encoder):
+        advice = "; pass an object of it, the model that is trained"
         raise TypeError(
             "encoder: expected an nn.Module or a callable that returns embeddings [N, D], got "
-            f"{type(encoder).__name__}"
+            f"{type_name(encoder)}{advice if isinstance(encoder, type) else ''}"
         )
     if isinstance(encoder, nn.Module):
+        if is_distributed(g, "DistGraph"):
+            raise TypeError(
+                f"encoder: {type(encoder).__name__} cannot be called on a partitioned graph; pass "
+                "a callable that returns embeddings, a tensor or a DistTensor [N, D], for example "
+                "by inference layer by layer (examples/distributed.py does)"
+            )
         _check_features(g, feat)
     _check_signature(encoder, g, feat)
 
@@ -168,41 +186,10 @@ def _check_features(g: Any, feat: str) -> None:
         )
 
 
-@torch.no_grad()
-def _call(encoder: Encoder, g: Any, feat: str, *, first: bool) -> Any:
-    """What the encoder returns, without gradient; modules are in eval mode meanwhile.
-
-    A module inside ``DistributedDataParallel`` is called without it: that may wait for other ranks.
-    An error of the ``first`` call says how the encoder was called; memory that runs out excepted.
-    """
-    encoder = unwrapped(encoder)
-    arguments: tuple[Any, ...] = ()
-    if isinstance(encoder, nn.Module):
-        many = {} if is_homogeneous(g) else {n: g.nodes[n].data[feat] for n in g.ntypes}
-        arguments = (g, many or g.ndata[feat])
-    elif _takes_argument(encoder):
-        arguments = (g,)
-    with eval_mode(modules_behind(encoder)):
-        try:
-            with callers_device():
-                return encoder(*arguments)
-        except (MemoryError, torch.cuda.OutOfMemoryError):
-            raise
-        except Exception as error:
-            if not first:
-                raise
-            kind = next((k for k in (TypeError, ValueError) if isinstance(error, k)), RuntimeError)
-            raise kind(
-                f"encoder: called as {_call_of(encoder, feat, g)}, which failed: "
-                f"{first_line(error)}; pass a callable that returns the embeddings of "
-                "all nodes, for example lambda: model.inference(g, x)"
-            ) from error
-
-
 def check_embeddings(
     output: Any, counts: Mapping[str, int], *, homogeneous: bool, copy: bool = False
 ) -> dict[str, Tensor]:
-    """Embeddings as float32 on the CPU, if they are what a refresh needs.
+    """Embeddings by node type, float32 [N, D] on the CPU, without gradient, if they are fine.
 
     Args:
         output: what the encoder returned: a tensor [N, D], or on a heterogeneous graph a dict of
@@ -211,14 +198,6 @@ def check_embeddings(
         homogeneous: whether the graph is.
         copy: whether the embeddings are to be kept: an encoder may return its own weights, which
             the training writes on.
-
-    Returns:
-        Embeddings by node type, shape [N, D] with one D, float32, without gradient; in memory of
-        their own where ``copy``.
-
-    Raises:
-        ValueError: if a node type is missing, embeddings are not [N, D], floating point and finite,
-            or node types differ in D.
     """
     if homogeneous or (isinstance(output, Tensor) and len(counts) == 1):
         (ntype,) = counts
@@ -274,18 +253,18 @@ def _check_rows(name: str, h: Any, count: int, copy: bool) -> Tensor:
     return h
 
 
-def _call_of(encoder: Encoder, feat: str, g: Any) -> str:
-    """How an encoder is called, as code."""
+def _call_of(encoder: Encoder, g: Any, feat: str) -> tuple[int, str]:
+    """The number of arguments that an encoder is called with, and the call as code."""
     if isinstance(encoder, nn.Module):
-        return f"encoder(g, g.ndata[{feat!r}])" if is_homogeneous(g) else "encoder(g, features)"
-    return "encoder(g)" if _takes_argument(encoder) else "encoder()"
+        return 2, f"encoder(g, g.ndata[{feat!r}])" if is_homogeneous(g) else "encoder(g, features)"
+    return (1, "encoder(g)") if _takes_argument(encoder) else (0, "encoder()")
 
 
 def _check_signature(encoder: Encoder, g: Any, feat: str) -> None:
     """Refuse an encoder that is certain not to take the arguments that it is called with."""
     function: Any = unwrapped(encoder)
-    module = isinstance(function, nn.Module)
-    if module:
+    count, code = _call_of(function, g, feat)
+    if isinstance(function, nn.Module):
         if function._forward_pre_hooks or type(function).__call__ is not nn.Module.__call__:
             return  # other arguments than ours may reach forward
         function = function.forward
@@ -293,15 +272,12 @@ def _check_signature(encoder: Encoder, g: Any, feat: str) -> None:
         signature = inspect.signature(function)
     except (TypeError, ValueError):
         return
-    count = 2 if module else int(_takes_argument(function))
     try:
         signature.bind(*range(count))
     except TypeError as error:
         takes = ", ".join(signature.parameters)
         raise TypeError(
-            f"encoder: called as {_call_of(encoder, feat, g)}, but it takes ({takes}): {error}; "
-            "pass a callable that returns the embeddings of all nodes, for example lambda: "
-            "model.inference(g, x)"
+            f"encoder: called as {code}, but it takes ({takes}): {error}; {_INSTEAD}"
         ) from None
 
 

@@ -24,7 +24,6 @@ nodes. The distance to ``pi_v`` (total variation) is thus at most ``(1 - a / 4)^
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -36,7 +35,6 @@ from dgl_dmns.checks import as_integer, as_number
 from dgl_dmns.core import (
     NO_LEVEL,
     Candidates,
-    CandidateTable,
     DepthFirstProposal,
     EdgeName,
     KnownEdges,
@@ -48,11 +46,10 @@ from dgl_dmns.core import (
 )
 from dgl_dmns.messages import warn
 from dgl_dmns.samplers.embedder import Encoder
-from dgl_dmns.samplers.etypes import check_k
-from dgl_dmns.samplers.method import Ends, Method
+from dgl_dmns.samplers.method import Ends, Method, OnRows
 from dgl_dmns.samplers.refreshing import RefreshingSampler
 from dgl_dmns.samplers.relation import Relation
-from dgl_dmns.samplers.settings import Pools
+from dgl_dmns.samplers.settings import Pools, check_k
 
 __all__ = ["MCNSSampler", "SelfContrast"]
 
@@ -86,18 +83,7 @@ class SelfContrast(Rule):
 
 
 class ChainMethod(Method):
-    """Chains of every query, and the embeddings that they walk by.
-
-    Args:
-        known: the known edges.
-        target: what chains converge to.
-        steps: of a chain per draw.
-        lists: arguments of the `DepthFirstProposal`.
-
-    Attributes:
-        walked: embeddings [2, N, D] in shared memory: those of the live version, and the others;
-            None before the first refresh.
-    """
+    """Chains of every query, and the embeddings that they walk by."""
 
     rebuilds_rows: ClassVar[bool] = False  # chains go on by themselves
 
@@ -109,7 +95,7 @@ class ChainMethod(Method):
         self.steps = steps
         self.proposal = DepthFirstProposal(known, **lists)
         self._lists = lists
-        self.walked: Tensor | None = None
+        self.walked: Tensor | None = None  # [2, N, D], shared: of the live version, and the other
 
     def walk(self, src: Tensor, x: Tensor, h: Tensor, generator: torch.Generator | None) -> Tensor:
         """States after ``steps`` steps from states ``x`` [B, k], for queries [B]; int64."""
@@ -148,14 +134,8 @@ class ChainMethod(Method):
         score = (h.index_select(0, query) * h.index_select(0, x)).sum(-1)
         return self.target.logits(score).exp_()
 
-    def fill(
-        self,
-        ends: Ends,
-        table: CandidateTable,
-        nodes: Tensor | None,
-        on_rows: Callable[[int], object],
-    ) -> TableReport:
-        h = ends.h_query  # both ends have one type
+    def fill(self, ends: Ends, nodes: Tensor | None, on_rows: OnRows) -> TableReport:
+        table, h = ends.table, ends.h_query  # both ends have one type
         count, width = h.shape
         longest = float(h.double().norm(dim=1).max())
         if longest**2 > torch.finfo(torch.float32).max:

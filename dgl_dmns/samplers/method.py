@@ -1,15 +1,14 @@
 """What a refresh does for one edge type, as one object: fit, fill, copy and state.
 
-A method is handed what it needs (known edges, embeddings, a table, randomness), so that it knows
-neither the relation that holds it nor the sampler. A refresh works on a copy of it, which takes its
-place when all edge types are done.
+A method is handed what it needs, so that it knows neither the relation that holds it nor the
+sampler. A refresh works on a copy of it, which takes its place when all edge types are done.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -28,18 +27,21 @@ from dgl_dmns.core import (
     fill_table,
 )
 
-__all__ = ["Ends", "Method", "TableMethod"]
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
-Own = TypeVar("Own", bound="Method")
-"""The class of the method itself, so that what it makes is of a subclass where it is."""
-OwnTable = TypeVar("OwnTable", bound="TableMethod")
+__all__ = ["Ends", "Method", "OnRows", "TableMethod"]
+
+OnRows = Callable[[int], object]
+"""Is told how many rows of a table have been filled, now and then."""
 
 
 class Ends(NamedTuple):
-    """What a refresh starts from, for one edge type.
+    """What a refresh has to do with, for one edge type.
 
     Attributes:
         known: the known edges.
+        table: whose hidden buffer is to be filled.
         h_query: source embeddings, shape [Nq, D], float32.
         h_candidate: destination embeddings, shape [Nc, D]; the same tensor where both ends have one
             node type.
@@ -48,6 +50,7 @@ class Ends(NamedTuple):
     """
 
     known: KnownEdges
+    table: CandidateTable
     h_query: Tensor
     h_candidate: Tensor
     scorer: Scorer | None
@@ -67,7 +70,7 @@ class Method:
     model: DiffusionGenerator | None = None
     distribution: NodeDistribution | None = None
 
-    def copy(self: Own) -> Own:
+    def copy(self) -> Self:
         """The same with what a refresh changes in place as copies."""
         return copy.copy(self)
 
@@ -75,19 +78,13 @@ class Method:
         """Fit what is learned, if anything."""
         return None
 
-    def fill(
-        self,
-        ends: Ends,
-        table: CandidateTable,
-        nodes: Tensor | None,
-        on_rows: Callable[[int], object],
-    ) -> TableReport:
+    def fill(self, ends: Ends, nodes: Tensor | None, on_rows: OnRows) -> TableReport:
         """Fill the hidden buffer of the table, all rows or those of some nodes [B]."""
         raise NotImplementedError
 
-    def on(self: Own, known: KnownEdges) -> Own:
+    def on(self, known: KnownEdges) -> Self:
         """The same for a graph that has changed."""
-        return self.copy()
+        return copy.copy(self)
 
     def state(self, version: int) -> dict[str, Any]:
         """What has to be kept besides the table of a version, by reference."""
@@ -97,7 +94,7 @@ class Method:
         """Width of the embeddings that a state was made for; None where it has none."""
         return None
 
-    def restored(self: Own, state: dict[str, Any], version: int) -> Own:
+    def restored(self, state: dict[str, Any], version: int) -> Self:
         """A method with what `state` gave; this one stays as it is.
 
         Args:
@@ -143,16 +140,14 @@ class TableMethod(Method):
         return Snapshot.take(ends.h_query, ends.h_candidate, ends.known, ends.scorer, model)
 
     def fill(  # noqa: D102
-        self,
-        ends: Ends,
-        table: CandidateTable,
-        nodes: Tensor | None,
-        on_rows: Callable[[int], object],
+        self, ends: Ends, nodes: Tensor | None, on_rows: OnRows
     ) -> TableReport:
         snapshot = self.snapshot(ends)
-        self.drawn_by = self.rule.measured(snapshot, refreshes=table.version, generator=ends.random)
+        self.drawn_by = self.rule.measured(
+            snapshot, refreshes=ends.table.version, generator=ends.random
+        )
         report, self.norms = fill_table(
-            table,
+            ends.table,
             self.drawn_by,
             self.settings,
             snapshot,
@@ -182,8 +177,8 @@ class TableMethod(Method):
             ends.scorer.load_state_dict(self._weights)
         self.distribution = self._drawn_from(self.snapshot(ends))
 
-    def on(self: OwnTable, known: KnownEdges) -> OwnTable:  # noqa: D102
-        made = copy.copy(self)
+    def on(self, known: KnownEdges) -> Self:  # noqa: D102
+        made = super().on(known)
         made.norms = made.distribution = None
         return made
 
@@ -194,9 +189,7 @@ class TableMethod(Method):
             weights = dict(scorer.state_dict()) if isinstance(scorer, nn.Module) else None
         return {"norms": self.norms, "rule": self.drawn_by.measures(), "scorer": weights}
 
-    def restored(  # noqa: D102
-        self: OwnTable, state: dict[str, Any], version: int
-    ) -> OwnTable:
+    def restored(self, state: dict[str, Any], version: int) -> Self:  # noqa: D102
         made = copy.copy(self)
         made.norms = None if state["norms"] is None else state["norms"].clone()
         made.drawn_by = self.rule.with_measures(state["rule"])

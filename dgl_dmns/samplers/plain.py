@@ -34,7 +34,14 @@ from dgl_dmns.core import (
 )
 from dgl_dmns.samplers.base import NegativeSampler
 from dgl_dmns.samplers.embedder import check_embeddings
-from dgl_dmns.samplers.graphs import check_has_edges, edges_of, known_edges, shared_memory_for
+from dgl_dmns.samplers.graphs import (
+    GraphIdentity,
+    check_has_edges,
+    edges_of,
+    known_edges,
+    shared_memory_for,
+)
+from dgl_dmns.shared_softmax import Share
 
 __all__ = ["FilteredSampler", "InBatchSampler", "PopularitySampler", "UniformSampler"]
 
@@ -64,7 +71,7 @@ class FilteredSampler(NegativeSampler):
         check_has_edges(g)
         with shared_memory_for(g.canonical_etypes):
             self._known = {etype: known_edges(g, etype) for etype in g.canonical_etypes}
-        self._identity.made_for(g, g.canonical_etypes)
+        self._identity = GraphIdentity(type(self).__name__, g, g.canonical_etypes)
 
     @shielded
     def look(  # noqa: D102
@@ -92,11 +99,7 @@ class FilteredSampler(NegativeSampler):
         )
 
     def known_of(self, g: Any, etype: EdgeType) -> KnownEdges:
-        """The known edges of a type, if the graph is still the one the sampler was made for.
-
-        Raises:
-            ValueError: for an edge type or a node count the sampler was not made for.
-        """
+        """The known edges of a type, if the graph has the types and nodes that it was made with."""
         known = self._known.get(etype)
         if known is None:
             raise ValueError(
@@ -294,47 +297,25 @@ class InBatchSampler(FilteredSampler):
 
         return FilteredDraws(known, weight, float(dst.numel()), offered.numel())
 
-    def mixture_log_ratio(  # noqa: D102
-        self, etype: EdgeType, src: Tensor, dst: Tensor, nodes: Tensor
+    def batch_log_ratio(  # noqa: D102
+        self, etype: EdgeType, src: Tensor, dst: Tensor, candidates: Tensor, share: Share = "batch"
     ) -> Tensor:
-        ratio = super().mixture_log_ratio(etype, src, dst, nodes)
-        return ratio + self._log_rarity(etype, dst, nodes)
-
-    def own_log_ratio(  # noqa: D102
-        self, etype: EdgeType, src: Tensor, dst: Tensor, candidates: Tensor
-    ) -> Tensor:
-        ratio = super().own_log_ratio(etype, src, dst, candidates)
-        return ratio + self._log_rarity(etype, dst, candidates)
-
-    def _log_rarity(self, etype: EdgeType, dst: Tensor, nodes: Tensor) -> Tensor:
-        """What makes a sum over the batch's destinations one over all nodes with incoming edges.
-
-        The log of how often a node is expected among the other edges' destinations, over how often
-        it stands in the batch; inf for nodes that are no destination of the batch.
-        """
+        ratio = super().batch_log_ratio(etype, src, dst, candidates, share)
         if dst.numel() == 1:
-            return torch.zeros(nodes.shape, dtype=torch.float64)
-        offered, count = dst.unique(return_counts=True)
+            return ratio
+        # How often a node is expected among the other edges' destinations, and how often it stands
+        # in the batch: a sum over these becomes one over all nodes with incoming edges.
         degree = self._in_degree[etype]
-        expected = (dst.numel() - 1) * degree[nodes].clamp(min=1).double() / degree.sum()
-        log: Tensor = (expected / _times(offered, count, nodes)).log()
-        return log
+        expected = (dst.numel() - 1) * degree[candidates].clamp(min=1).double() / degree.sum()
+        offered, count = dst.unique(return_counts=True)
+        times = _times(offered, count, candidates)
+        return ratio + (expected / times).log()
 
 
 def _draw_offered(
     known: KnownEdges, src: Tensor, offered: Tensor, generator: torch.Generator | None
 ) -> Tensor:
-    """One of the admissible destinations on offer for each source; else a uniform one.
-
-    Args:
-        known: the known edges.
-        src: source ids, shape [P], int64, which repeat.
-        offered: destination ids, shape [B], int64; one that stands there twice counts twice.
-        generator: source of randomness.
-
-    Returns:
-        Destination ids, shape [P], int64.
-    """
+    """One of the admissible destinations [B] on offer for each source [P]; else a uniform one."""
     times = torch.bincount(offered, minlength=known.num_dst)
     pool = times.nonzero().squeeze(1)
     drawn = torch.zeros_like(src)

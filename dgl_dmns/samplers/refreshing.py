@@ -1,7 +1,6 @@
 """Samplers that follow the encoder: what they hold, and what a pipeline asks of them.
 
-A refresh runs in the main process, outside the loader: called from the training loop or from an
-optimizer post-step hook (`RefreshingSampler.attach`). What loaders, their workers and prefetch
+A refresh runs in the main process, outside the loader. What loaders, their workers and prefetch
 threads read is the candidate table alone, in shared memory.
 
 A sampler *has* an embedder (`dgl_dmns.samplers.embedder`), a relation for each edge type
@@ -34,14 +33,25 @@ from dgl_dmns.core import (
 from dgl_dmns.samplers.base import NegativeSampler
 from dgl_dmns.samplers.callables import Scorers, scorers_by_type
 from dgl_dmns.samplers.embedder import Embedder, Encoder
-from dgl_dmns.samplers.etypes import NegativesPerEdge, held_edge_types
-from dgl_dmns.samplers.graphs import GraphIdentity, is_homogeneous, shared_memory_for
+from dgl_dmns.samplers.graphs import (
+    GraphIdentity,
+    check_graph,
+    is_homogeneous,
+    shared_memory_for,
+)
 from dgl_dmns.samplers.method import Method, TableMethod
 from dgl_dmns.samplers.misuse import Asked, ScoringCheck
 from dgl_dmns.samplers.observed import NodeIds
 from dgl_dmns.samplers.refresher import RefreshCallback, Refresher, Staleness
 from dgl_dmns.samplers.relation import Relation
-from dgl_dmns.samplers.settings import Pools, Resources, Rows, groups_with_room
+from dgl_dmns.samplers.settings import (
+    NegativesPerEdge,
+    Pools,
+    Resources,
+    Rows,
+    groups_with_room,
+    held_edge_types,
+)
 from dgl_dmns.samplers.states import Saved
 from dgl_dmns.samplers.tables import Source, Tables
 
@@ -167,21 +177,16 @@ class RefreshingSampler(Tables, Saved, NegativeSampler):
                 )
                 for etype, number in held.items()
             }
-        self._known = {etype: relation.known for etype, relation in self.relations.items()}
-        self._identity.made_for(g, held)
         name = type(self).__name__
-        self.asked = Asked()
+        self._identity = GraphIdentity(name, g, held)
+        self.asked = Asked(name)
         scoring = ScoringCheck("scorer" in self.takes, rule.uses_scores, scorer is not None)
-        self.refresher: Refresher | None = Refresher(
+        self.refresher = Refresher(
             name, embedder, self.relations, bool(resources.background), scoring
         )
 
     def _check_taken(self, options: Mapping[str, Any]) -> None:
-        """Refuse arguments of this base that a subclass does without.
-
-        Raises:
-            TypeError: for such an argument.
-        """
+        """Refuse arguments of this base that a subclass does without."""
         for name in options.keys() - set(self.takes):
             raise TypeError(f"{name}: {type(self).__name__} takes no such argument; leave it out")
 
@@ -245,8 +250,7 @@ class RefreshingSampler(Tables, Saved, NegativeSampler):
                 refresh; or if the last refresh has failed in the background, whose error is the
                 cause. The last good tables stay in use, and the next call begins anew.
         """
-        refresher = self._original("refresh")
-        return refresher.refresh(embeddings, refresher.rows(nodes), observed)
+        return self._original("refresh").refresh(embeddings, nodes, observed)
 
     def wait(self) -> RefreshReport | None:
         """Wait for a refresh in the background, if one is under way.
@@ -268,7 +272,10 @@ class RefreshingSampler(Tables, Saved, NegativeSampler):
         Returns:
             A handle; its ``remove()`` ends the calls.
         """
-        return self._original("on_refresh").on_refresh(callback)
+        callbacks = self._original("on_refresh").callbacks
+        handle = RemovableHandle(callbacks)
+        callbacks[handle.id] = callback
+        return handle
 
     def attach(
         self,
@@ -364,26 +371,27 @@ class RefreshingSampler(Tables, Saved, NegativeSampler):
             RuntimeError: if this is a copy, which has no encoder.
             TypeError: for what is no graph.
         """
-        self.relations = self._original("update_graph").grow(
-            g, lambda numbers: groups_with_room(self.resources, self._rows(g, numbers))
-        )
-        self._known = {etype: relation.known for etype, relation in self.relations.items()}
-        self._identity = GraphIdentity(type(self).__name__)
-        self._identity.made_for(g, self.relations)
+        refresher, held = self._original("update_graph"), self.relations
+        check_graph(g)
+        refresher.settle()
+        if is_homogeneous(g) != self.homogeneous:
+            raise ValueError(
+                f"g: expected node and edge types as before, {list(held)}, got "
+                f"{g.canonical_etypes}; make a new sampler for another kind of graph"
+            )
+        for relation in held.values():
+            relation.check_growth(g)
+        embedder = refresher.embedder.on(g)
+        rows = self._rows(g, {etype: relation.k for etype, relation in held.items()})
+        groups = groups_with_room(self.resources, rows)
+        with shared_memory_for(list(held)):
+            relations = {etype: relation.on(g, groups[etype]) for etype, relation in held.items()}
+        refresher.embedder, refresher.relations = embedder, relations
+        self.relations, self._identity = relations, GraphIdentity(type(self).__name__, g, relations)
 
     def stats(self, **arguments: Any) -> pd.DataFrame:  # noqa: D102
         self._original("stats")
         return super().stats(**arguments)
-
-    def _original(self, call: str) -> Refresher:
-        """The refresher, which copies have none of."""
-        if self.refresher is None:
-            raise RuntimeError(
-                f"{call}: this is a copy of a sampler (pickled, or from copy.copy or deepcopy); a "
-                "copy looks up negatives, and has no encoder, graph or generator; use the sampler "
-                "it was made from, or make a new one"
-            )
-        return self.refresher
 
     def __getstate__(self) -> dict[str, Any]:
         """What workers and spawned processes get: all but what a refresh alone needs."""

@@ -1,13 +1,13 @@
-"""Families of settings as frozen values, and the rows of a table that the machine has room for."""
+"""Families of settings as frozen values, which edge types to hold, and what there is room for."""
 
 from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, Union
 
 import numpy as np
 from torch import nn
@@ -18,18 +18,34 @@ from dgl_dmns.core import (
     CHUNK_BYTES,
     SHARED,
     DiffusionGenerator,
+    EdgeName,
+    EdgeType,
     Levels,
     NoisePredictor,
     NoiseSchedule,
     PoolSettings,
     SpaceKind,
     amount,
+    canonical_edge_type,
     free_in,
     free_memory,
     shielded,
 )
+from dgl_dmns.samplers.graphs import check_has_edges
 
-__all__ = ["Diffusion", "Pools", "Resources", "Rows", "groups_with_room"]
+__all__ = [
+    "Diffusion",
+    "NegativesPerEdge",
+    "Pools",
+    "Resources",
+    "Rows",
+    "check_k",
+    "groups_with_room",
+    "held_edge_types",
+]
+
+NegativesPerEdge = Union[int, Mapping[Any, int]]
+"""Negatives per edge: one number, or one for each edge type (canonical, or the relation alone)."""
 
 
 @dataclass(frozen=True)
@@ -184,28 +200,61 @@ class Resources:
             raise ValueError(f"table_folder: there is no folder {self.table_folder}; make it first")
 
 
-class Rows(NamedTuple):
-    """What the table of an edge type asks for.
+def check_k(k: int) -> int:
+    """Return ``k``, of NumPy or torch as well, as an integer of at least 1."""
+    k = as_integer("k", k, what="negatives per edge")
+    if k < 1:
+        raise ValueError(f"k: expected at least 1 negative per edge, got {k}")
+    return k
 
-    Attributes:
-        queries: number of source nodes.
-        hard: candidates in a group.
-        groups: groups that rows have on average, at most.
+
+def held_edge_types(
+    g: Any, k: NegativesPerEdge, etypes: Sequence[EdgeName] | None
+) -> dict[EdgeType, int]:
+    """The edge types to hold tables for, in the order of the graph, and the k of each.
+
+    They are those of ``etypes``, or of ``k`` if it is a dict, or all that have edges.
     """
+    check_has_edges(g)
+    every = g.canonical_etypes
+    named = isinstance(k, Mapping)
+    if isinstance(k, Mapping):
+        numbers = {canonical_edge_type(e, every, "k"): check_k(one) for e, one in k.items()}
+    else:
+        numbers = dict.fromkeys(every, check_k(k))
+    wanted = {e for e in numbers if named or g.num_edges(e)}
+    if isinstance(etypes, str):
+        raise TypeError(f"etypes: expected a list of edge types, got {etypes!r}; put it in a list")
+    if etypes is not None:
+        wanted = {canonical_edge_type(e, every, "etypes") for e in etypes}
+        if named and wanted != set(numbers):
+            raise ValueError(
+                f"etypes: {sorted(wanted)} are not the edge types of k, {sorted(numbers)}; give "
+                "one of the two (a dict k holds tables for the edge types that it names)"
+            )
+    if not wanted:
+        raise ValueError(
+            "etypes, k: expected at least one edge type, got none; leave etypes out for all"
+        )
+    without = sorted(e for e in wanted if not g.num_edges(e))
+    if without:
+        raise ValueError(
+            f"etypes, k: expected edge types with edges, the known positives, got {without} "
+            "without any; leave them out"
+        )
+    return {e: numbers[e] for e in every if e in wanted}
 
-    queries: int
-    hard: int
-    groups: int
+
+class Rows(NamedTuple):
+    """What the table of an edge type asks for."""
+
+    queries: int  # source nodes
+    hard: int  # candidates in a group
+    groups: int  # on average, at most
 
 
-def groups_with_room(
-    resources: Resources, rows: Mapping[tuple[str, str, str], Rows]
-) -> dict[tuple[str, str, str], int]:
-    """The groups that rows can have, at most as many as each table asks for.
-
-    Args:
-        resources: with the budget, and where the tables go.
-        rows: what the table of each edge type asks for.
+def groups_with_room(resources: Resources, rows: Mapping[EdgeType, Rows]) -> dict[EdgeType, int]:
+    """The groups that rows can have in the budget, at most as many as each table asks for.
 
     Raises:
         ValueError: if not even one group of each row fits the budget.

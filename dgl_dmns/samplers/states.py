@@ -161,13 +161,7 @@ def _state_of(relation: Relation) -> dict[str, Any]:
 
 
 def _load(relation: Relation, state: dict[str, Any], method: Method) -> None:
-    """Restore what `_state_of` gave, in place: workers see it.
-
-    Args:
-        relation: whose state it is, by `_check_state`.
-        state: the state.
-        method: what the relation's method has made of it.
-    """
+    """Restore what `_state_of` gave and `_check_state` let pass, in place: workers see it."""
     relation.make_last(state["passes"])
     if relation.rows.turns is not None:
         relation.rows.turns.asked.copy_(state["asked"])
@@ -179,12 +173,7 @@ def _load(relation: Relation, state: dict[str, Any], method: Method) -> None:
 
 
 def _check_state(relation: Relation, state: dict[str, Any]) -> None:
-    """Refuse a state that does not fit.
-
-    Raises:
-        ValueError: if it is of another node count, table shape or set of edges, or its table holds
-            what may not be a negative here.
-    """
+    """Refuse a state of other nodes, edges or shapes, or of negatives that are none here."""
     known, kind = relation.known, f"edge type {relation.etype[1]!r}"
     if state["nodes"] != relation.nodes:
         raise ValueError(

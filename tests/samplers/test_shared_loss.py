@@ -14,8 +14,7 @@ from torch import Tensor
 import dgl_dmns
 from dgl_dmns.core import Blend, Density, Gate, KnownEdges, Nearest
 from dgl_dmns.losses import shared_softmax_loss
-from dgl_dmns.samplers.batch_loss import log_ratio_of
-from dgl_dmns.samplers.minibatch import pair_batches
+from dgl_dmns.samplers.minibatch import log_ratio_of, pair_batches
 
 N, D, K = 24, 3, 4
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -120,7 +119,7 @@ def test_the_ratio_of_filtered_uniform_draws_is_below_one_where_many_know_a_node
     sampler = make("uniform", g, k=K)
     etype = g.canonical_etypes[0]
     src, dst = g.edges()
-    ratio = sampler.mixture_log_ratio(etype, src, dst, torch.arange(N)).exp()
+    ratio = sampler.batch_log_ratio(etype, src, dst, torch.arange(N)).exp()
     drawn = torch.bincount(sampler(g, torch.arange(len(src)).repeat(100))[1], minlength=N)
     torch.testing.assert_close(ratio, N * drawn.double() / drawn.sum(), rtol=0.1, atol=0.01)
     assert float(ratio.max() / ratio.min()) > 1.3
@@ -277,7 +276,7 @@ def over_all_nodes(sampler: Any, g: Any, e: Any, minibatch: Any, kind: str, key:
         (src, dst), drawn = read("node_pairs"), read("negative_dsts")
     drawn = drawn.view(len(src), -1)
     nodes, place = drawn.unique(return_inverse=True)
-    ratio = sampler.mixture_log_ratio(e, src, dst, nodes)[place]
+    ratio = sampler.batch_log_ratio(e, src, dst, nodes)[place]
     known = sampler.known_by_type[e]
     return lambda tables: shared_softmax_loss(
         (tables[e[0]], tables[e[2]]),
@@ -394,14 +393,14 @@ def test_the_ratio_of_a_table_s_draws_is_that_of_the_whole_batch_on_average(
     etype = g.canonical_etypes[0]
     src, dst = g.find_edges(torch.randperm(90)[:30])
     candidates = sampler.negatives_for_edges(g, src, dst, etype)
-    exact = sampler.mixture_log_ratio(etype, src, dst, candidates).exp()
+    exact = sampler.batch_log_ratio(etype, src, dst, candidates).exp()
     every = torch.arange(N).expand(30, N)
-    whole = sampler.own_log_ratio(etype, src, dst, every).exp()
+    whole = sampler.batch_log_ratio(etype, src, dst, every, "edge").exp()
     whole[sampler.known.contains(src.unsqueeze(1), every)] = 0.0
     torch.testing.assert_close(exact, whole.mean(0)[candidates], rtol=1e-3, atol=1e-3)
     monkeypatch.setattr(lookup, "_QUERIES", 8)
     some = torch.stack(
-        [sampler.mixture_log_ratio(etype, src, dst, candidates).exp() for _ in range(150)]
+        [sampler.batch_log_ratio(etype, src, dst, candidates).exp() for _ in range(150)]
     )
     error = some.std(0) / math.sqrt(150)
     assert ((some.mean(0) - exact).abs() <= 4.5 * error + 1e-6).all()
