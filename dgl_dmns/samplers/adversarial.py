@@ -21,8 +21,8 @@ from __future__ import annotations
 import copy
 import math
 import time
-from dataclasses import replace
-from typing import Any, ClassVar
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +32,6 @@ from dgl_dmns.checks import as_integer, as_number
 from dgl_dmns.core import (
     FitReport,
     KnownEdges,
-    PoolSettings,
     Scorer,
     SelfAdversarial,
     Snapshot,
@@ -43,7 +42,7 @@ from dgl_dmns.core import (
 )
 from dgl_dmns.messages import warn
 from dgl_dmns.samplers.embedder import Encoder
-from dgl_dmns.samplers.method import Ends, OnRows, TableMethod
+from dgl_dmns.samplers.method import Ends, OnRows, TableMethod, check_width
 from dgl_dmns.samplers.refreshing import RefreshingSampler
 
 __all__ = ["AdversarialSampler", "SoftmaxGenerator"]
@@ -61,10 +60,7 @@ class SoftmaxGenerator(nn.Module):
         width: embedding width D.
         hidden: width W of the two maps.
         learning_rate: of Adam.
-        seed: seed of the initial weights.
-
-    Raises:
-        ValueError: if a width is below 1.
+        seed: of the initial weights.
     """
 
     baseline: Tensor
@@ -104,6 +100,8 @@ class SoftmaxGenerator(nn.Module):
     ) -> FitReport:
         """REINFORCE steps on sources of random known edges; taken back if one meets NaN.
 
+        The losses of the report are minus the mean reward of each step.
+
         Args:
             h: embeddings, shape [N, D], float32, without gradient.
             edges: the known edges, kept out of the candidates.
@@ -112,9 +110,6 @@ class SoftmaxGenerator(nn.Module):
             candidates: uniform admissible candidates M per query.
             batch: queries B in a step.
             generator: source of queries, candidates and picks.
-
-        Returns:
-            The report of this call; its losses are minus the mean reward of each step.
         """
         started = time.perf_counter()
         z = _standardise(h)
@@ -176,17 +171,15 @@ class SoftmaxGenerator(nn.Module):
         self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
 
 
+@dataclass(eq=False, repr=False)
 class AdversarialMethod(TableMethod):
     """A `SoftmaxGenerator` that is trained at each refresh, and rows drawn by its softmax."""
 
-    def __init__(
-        self, settings: PoolSettings, chunk_bytes: int, seed: int, sampler: AdversarialSampler
-    ) -> None:
-        super().__init__(SelfAdversarial(), settings, chunk_bytes, seed)
-        self.adversary: SoftmaxGenerator | None = None
-        self._steps = sampler.warmup_steps, sampler.fit_steps
-        self._batch = sampler.batch_queries
-        self._hidden, self._rate = sampler.hidden, sampler.learning_rate
+    steps: tuple[int, int]  # in the first refresh, and in others
+    batch: int
+    hidden: int
+    learning_rate: float
+    adversary: SoftmaxGenerator | None = None
 
     def copy(self) -> AdversarialMethod:
         made = super().copy()
@@ -195,14 +188,14 @@ class AdversarialMethod(TableMethod):
 
     def fit(self, ends: Ends) -> FitReport:
         width = ends.h_query.shape[1]  # both ends have one type
-        steps = self._steps[self.adversary is not None]
+        steps = self.steps[self.adversary is not None]
         return self._of(width).fit(
             ends.h_query,
             ends.known,
             ends.scorer or dot_score,
             steps,
             candidates=self.settings.pool,
-            batch=self._batch,
+            batch=self.batch,
             generator=ends.random,
         )
 
@@ -210,13 +203,9 @@ class AdversarialMethod(TableMethod):
         """The generator for embeddings of a width, made at the first refresh."""
         if self.adversary is None:
             self.adversary = SoftmaxGenerator(
-                width, hidden=self._hidden, learning_rate=self._rate, seed=self.seed
+                width, hidden=self.hidden, learning_rate=self.learning_rate, seed=self.seed
             )
-        elif self.adversary.width != width:
-            raise ValueError(
-                f"encoder: expected embeddings of width {self.adversary.width}, as at the first "
-                f"refresh, got {width}; make a new sampler for another encoder"
-            )
+        check_width(self.adversary.width, width)
         return self.adversary
 
     @torch.no_grad()
@@ -280,13 +269,11 @@ class AdversarialSampler(RefreshingSampler):
             `RefreshingSampler`; pools are of 32 by default.
 
     Raises:
-        ValueError: for a value out of range; and as `RefreshingSampler` says.
-        TypeError, MemoryError: as `RefreshingSampler` says.
+        ValueError, TypeError, MemoryError: as `RefreshingSampler` says.
     """
 
-    takes_several_types: ClassVar[bool] = False  # one generator, whose two maps read one node type
+    # One generator, whose two maps read one node type: no edge types to choose from.
     takes = ("pools", "scorer", "feat", "seed", "generator", "resources")
-    defaults = PoolSettings(pool=32)
 
     def __init__(
         self,
@@ -316,7 +303,10 @@ class AdversarialSampler(RefreshingSampler):
         return method.adversary if isinstance(method, AdversarialMethod) else None
 
     def _method(self, known: KnownEdges, seed: int) -> AdversarialMethod:
-        return AdversarialMethod(self.settings, self.resources.chunk_bytes, self.seed, self)
+        steps = self.warmup_steps, self.fit_steps
+        how = steps, self.batch_queries, self.hidden, self.learning_rate
+        chunk = self.resources.chunk_bytes
+        return AdversarialMethod(self.rule, self.settings, chunk, self.seed, *how)
 
 
 def _standardise(h: Tensor) -> Tensor:

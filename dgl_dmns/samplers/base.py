@@ -1,9 +1,8 @@
 """The contract of a DGL negative sampler, once, for all samplers of this package.
 
-DGL calls ``sampler(g, eids)`` with edge ids (a tensor, or a dict by edge type) and expects
-``(src, dst)`` or a dict of those by canonical edge type. Ours return exactly ``k`` negatives per
-edge, grouped as ``src.repeat_interleave(k)`` (negative ``i`` belongs to edge ``i // k``), with the
-id type of the graph, on the device of the edge ids.
+DGL calls ``sampler(g, eids)`` with edge ids and expects sources and destinations. Ours return
+exactly ``k`` negatives per edge, grouped as ``src.repeat_interleave(k)`` (negative ``i`` belongs to
+edge ``i // k``), with the id type of the graph, on the device of the edge ids.
 """
 
 from __future__ import annotations
@@ -50,9 +49,8 @@ __all__ = ["NegativeSampler"]
 class NegativeSampler(_Base):  # type: ignore[misc]
     """Base of all samplers here: k negatives for the source of every edge.
 
-    A subclass implements `negatives` and, for a loader that trains on `loss`, `_draws`. Call
-    `for_queries` to get negatives for query nodes instead of edges: ids handed to the sampler
-    itself are always taken as edge ids.
+    A subclass implements `negatives` and, for a loader that trains on `loss`, `_draws`. Ids handed
+    to the sampler itself are always taken as edge ids; `for_queries` takes query nodes.
 
     Args:
         k: negatives per edge.
@@ -168,8 +166,8 @@ class NegativeSampler(_Base):  # type: ignore[misc]
             eids: edge ids, shape [B], of the graph's id type, or a dict of those by edge type.
 
         Returns:
-            Source and destination ids, shape [B * k] each, k in a row for each edge; for a dict, a
-            dict of those by canonical edge type.
+            Source and destination ids, shape [B * k] each; for a dict, a dict of those by canonical
+            edge type.
 
         Raises:
             TypeError: for what is no graph, or ids that are no integers of the graph's id type.
@@ -259,8 +257,7 @@ class NegativeSampler(_Base):  # type: ignore[misc]
                 them by canonical edge type (by the keys of a minibatch).
 
         Returns:
-            The mean loss over the positives, a scalar, float32; with several edge types see
-            ``reduce``. 0 for an empty batch.
+            The mean loss over the positives, a scalar, float32; 0 for an empty batch.
 
         Raises:
             ValueError: if the sampler's negatives have no tractable distribution, if embeddings,
@@ -306,18 +303,8 @@ class NegativeSampler(_Base):  # type: ignore[misc]
     def stats(self, **arguments: Any) -> pd.DataFrame:
         """How hard, how varied and how false the negatives are that the sampler holds now.
 
-        Args:
-            **arguments: of `dgl_dmns.diagnostics.negative_statistics`: ``embeddings`` (which a
-                sampler without an encoder needs), ``held_out`` pairs, ``etype``, ``queries``,
-                ``seed``.
-
-        Returns:
-            A row for each hardness level, for all negatives, and, to compare with, for random nodes
-            and for positives; the columns are explained there.
-
-        Raises:
-            RuntimeError: before the first refresh.
-            ValueError: for an argument that does not fit.
+        Arguments, table and errors are those of `dgl_dmns.diagnostics.negative_statistics`; a
+        sampler without an encoder needs ``embeddings``.
         """
         from dgl_dmns.diagnostics import negative_statistics
 

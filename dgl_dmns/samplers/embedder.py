@@ -38,18 +38,8 @@ arguments (or with the graph); the modules that it refers to or calls are found 
 class Embedder:
     """The encoder of a sampler, its graph, and the embeddings that were seen last.
 
-    Args:
-        g: the training graph.
-        encoder: a module or a callable, see `Encoder`.
-        feat: name of the node features, for a module.
-        counts: number of nodes of the node types that are needed.
-
-    Attributes:
-        last: embeddings of the last refresh, float32 [N, D] by node type; None before.
-        observed: those that minibatches have computed; None where nothing was observed.
-
-    Raises:
-        TypeError, ValueError: for an encoder that cannot be called on the graph.
+    They are needed of so many nodes of each type as ``counts`` says; ``feat`` names the features
+    for a module.
     """
 
     def __init__(self, g: Any, encoder: Encoder, feat: str, counts: Mapping[str, int]) -> None:
@@ -59,8 +49,8 @@ class Embedder:
         self.feat = feat
         self.counts = counts
         self.homogeneous = is_homogeneous(g)
-        self.last: dict[str, Tensor] | None = None
-        self.observed: ObservedEmbeddings | None = None
+        self.last: dict[str, Tensor] | None = None  # of the last refresh, float32 [N, D] by type
+        self.observed: ObservedEmbeddings | None = None  # what minibatches have computed
         self._called = False
 
     def embeddings(
@@ -72,10 +62,10 @@ class Embedder:
         """
         output: Any = given
         if given is None and observed and self.observed is not None:
-            return self.of_types(self.observed.h, copy=copy)
-        if given is None:
+            output = self.observed.h
+        if output is None:
             output = self._call()
-        return check_embeddings(output, self.counts, homogeneous=self.homogeneous, copy=copy)
+        return check_embeddings(output, self.counts, copy=copy)
 
     @torch.no_grad()
     def _call(self) -> Any:
@@ -105,11 +95,6 @@ class Embedder:
                 ) from error
         self._called = True
         return output
-
-    def of_types(self, h: Mapping[str, Tensor], *, copy: bool = False) -> dict[str, Tensor]:
-        """Checked embeddings that stand by node type already, on a homogeneous graph as well."""
-        output: Any = next(iter(h.values())) if self.homogeneous else h
-        return check_embeddings(output, self.counts, homogeneous=self.homogeneous, copy=copy)
 
     def observe(self, node_ids: NodeIds, embeddings: Embeddings) -> None:
         """Keep embeddings of a minibatch, see `RefreshingSampler.observe`."""
@@ -170,39 +155,34 @@ def _check_encoder(encoder: Any, g: Any, feat: str) -> None:
 
 def _check_features(g: Any, feat: str) -> None:
     """Refuse a graph with a node type that has no feature of that name."""
-    if is_homogeneous(g):
-        if feat not in g.ndata:
-            raise ValueError(
-                f"feat: the graph has no node feature {feat!r}, only {sorted(g.ndata)}; set "
-                f"g.ndata[{feat!r}], name another one with feat=..., or pass a callable encoder"
-            )
-        return
     missing = [ntype for ntype in g.ntypes if feat not in g.nodes[ntype].data]
-    if missing:
-        raise ValueError(
-            f"feat: nodes of type {', '.join(missing)} have no feature {feat!r}; set "
-            f"g.nodes[{missing[0]!r}].data[{feat!r}], name another one with feat=..., or pass a "
-            "callable encoder"
-        )
+    if not missing:
+        return
+    found = f"nodes of type {', '.join(missing)} have no feature {feat!r}"
+    place = f"g.nodes[{missing[0]!r}].data[{feat!r}]"
+    if is_homogeneous(g):
+        found = f"the graph has no node feature {feat!r}, only {sorted(g.ndata)}"
+        place = f"g.ndata[{feat!r}]"
+    raise ValueError(
+        f"feat: {found}; set {place}, name another one with feat=..., or pass a callable encoder"
+    )
 
 
 def check_embeddings(
-    output: Any, counts: Mapping[str, int], *, homogeneous: bool, copy: bool = False
+    output: Any, counts: Mapping[str, int], *, copy: bool = False
 ) -> dict[str, Tensor]:
     """Embeddings by node type, float32 [N, D] on the CPU, without gradient, if they are fine.
 
     Args:
-        output: what the encoder returned: a tensor [N, D], or on a heterogeneous graph a dict of
-            such tensors by node type. There, a tensor will do if one node type is needed.
+        output: what the encoder returned: a tensor [N, D] if one node type is needed, or a dict of
+            such tensors by node type.
         counts: number of nodes of the node types that are needed.
-        homogeneous: whether the graph is.
         copy: whether the embeddings are to be kept: an encoder may return its own weights, which
             the training writes on.
     """
-    if homogeneous or (isinstance(output, Tensor) and len(counts) == 1):
-        (ntype,) = counts
-        return {ntype: _check_rows("encoder", output, counts[ntype], copy)}
     if not isinstance(output, Mapping):
+        if len(counts) == 1:
+            return {n: _check_rows("encoder", output, count, copy) for n, count in counts.items()}
         raise ValueError(
             f"encoder: expected a dict of tensors [N, D] by node type, for {sorted(counts)}, got "
             f"{type(output).__name__}; return one entry for each node type"
@@ -211,8 +191,8 @@ def check_embeddings(
     if missing:
         raise ValueError(
             f"encoder: expected embeddings of node types {sorted(counts)}, got none of {missing}; "
-            "return one entry for each (HeteroGraphConv leaves out node types that no edge leads "
-            "to: add reverse edges), or leave their edge types out with etypes=..."
+            "return a dict with one entry for each (HeteroGraphConv leaves out node types that no "
+            "edge leads to: add reverse edges), or leave their edge types out with etypes=..."
         )
     h = {
         ntype: _check_rows(f"encoder: {ntype}", output[ntype], count, copy)

@@ -46,11 +46,7 @@ _FORMATS = ["coo", "csr", "csc"]
 
 
 class KnownGraph:
-    """Stands in for the graph where a pipeline has none: what samplers ask of it besides edge ids.
-
-    Args:
-        known_by_type: known edges by canonical edge type, as samplers hold them.
-    """
+    """Stands in for a graph where a pipeline has none: what samplers ask besides edge ids."""
 
     def __init__(self, known_by_type: dict[EdgeType, KnownEdges]) -> None:
         self.canonical_etypes = list(known_by_type)
@@ -191,10 +187,7 @@ _LIKELY = 0.5  # share of edges in common above which ids are probably the same
 class GraphIdentity:
     """What a sampler has found out about the graphs it is called with; a copy starts anew.
 
-    Args:
-        name: of the sampler, for its messages.
-        g: the graph that its known edges come from, if there is one.
-        etypes: their edge types.
+    ``g`` is the graph that its known edges of some types come from, if there is one.
     """
 
     def __init__(self, name: str, g: Any = None, etypes: Iterable[EdgeType] = ()) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
@@ -30,30 +31,20 @@ from dgl_dmns.core import (
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["Ends", "Method", "OnRows", "TableMethod"]
+__all__ = ["Ends", "Method", "OnRows", "TableMethod", "check_width"]
 
 OnRows = Callable[[int], object]
 """Is told how many rows of a table have been filled, now and then."""
 
 
 class Ends(NamedTuple):
-    """What a refresh has to do with, for one edge type.
-
-    Attributes:
-        known: the known edges.
-        table: whose hidden buffer is to be filled.
-        h_query: source embeddings, shape [Nq, D], float32.
-        h_candidate: destination embeddings, shape [Nc, D]; the same tensor where both ends have one
-            node type.
-        scorer: scores of broadcastable embeddings, the inner product where None.
-        random: source of randomness.
-    """
+    """What a refresh has to do with, for one edge type."""
 
     known: KnownEdges
-    table: CandidateTable
-    h_query: Tensor
-    h_candidate: Tensor
-    scorer: Scorer | None
+    table: CandidateTable  # whose hidden buffer is to be filled
+    h_query: Tensor  # embeddings of sources, float32 [Nq, D]
+    h_candidate: Tensor  # of destinations [Nc, D]; the same tensor where the ends have one type
+    scorer: Scorer | None  # of broadcastable embeddings; None is the inner product
     random: torch.Generator
 
 
@@ -95,15 +86,7 @@ class Method:
         return None
 
     def restored(self, state: dict[str, Any], version: int) -> Self:
-        """A method with what `state` gave; this one stays as it is.
-
-        Args:
-            state: of a method made with the same arguments.
-            version: refreshes that its table has seen.
-
-        Raises:
-            ValueError: if it is of another kind.
-        """
+        """A method with what `state` of one like this gave; this one stays as it is."""
         return self.copy()
 
     def sent(self) -> Method | None:
@@ -111,6 +94,7 @@ class Method:
         return None
 
 
+@dataclass(eq=False, repr=False)
 class TableMethod(Method):
     """Rows drawn by a rule out of pools, and the distribution that they are drawn from.
 
@@ -125,13 +109,14 @@ class TableMethod(Method):
         drawn_by: the rule with what it measured at the last refresh.
     """
 
-    def __init__(self, rule: Rule, settings: PoolSettings, chunk_bytes: int, seed: int) -> None:
-        self.rule = rule
-        self.settings = settings
-        self.chunk_bytes = chunk_bytes
-        self.seed = seed
+    rule: Rule
+    settings: PoolSettings
+    chunk_bytes: int
+    seed: int
+
+    def __post_init__(self) -> None:
         self.norms: Tensor | None = None
-        self.drawn_by = rule
+        self.drawn_by = self.rule
         self._weights: dict[str, Tensor] | None = None  # of a module as scorer, from a state
 
     def snapshot(self, ends: Ends) -> Snapshot:
@@ -166,11 +151,7 @@ class TableMethod(Method):
         return NodeDistribution(self.drawn_by, self.settings, snapshot, self.norms, seed=self.seed)
 
     def know_again(self, ends: Ends) -> None:
-        """Make the distribution of a state that was loaded, from the embeddings in it.
-
-        Raises:
-            RuntimeError: if a module as scorer has other weights than the state's.
-        """
+        """Make the distribution of a state that was loaded, from the embeddings in it."""
         if self.norms is None:
             return
         if self._weights is not None and isinstance(ends.scorer, nn.Module):
@@ -196,3 +177,12 @@ class TableMethod(Method):
         made.distribution = None  # it is of the table before
         made._weights = copy.deepcopy(state["scorer"])
         return made
+
+
+def check_width(first: int, width: int) -> None:
+    """Refuse embeddings of another width than those of the first refresh."""
+    if width != first:
+        raise ValueError(
+            f"encoder: expected embeddings of width {first}, as at the first refresh, got {width}; "
+            "make a new sampler for another encoder"
+        )

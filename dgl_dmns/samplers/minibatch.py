@@ -46,8 +46,7 @@ def negative_pairs(
     """The negative edges in a loader's output, or the edges in another graph.
 
     Args:
-        negatives: a negative graph of ``dgl.dataloading``; a GraphBolt minibatch; a pair of node id
-            tensors of the whole graph, shape [P]; or a dict of such pairs by edge type.
+        negatives: see `Tables.log_ratio`.
         held: the edge types that are looked for. Those of a graph that are not held and have no
             edges are left out.
 
@@ -55,10 +54,6 @@ def negative_pairs(
         The pair of the only edge type, or the edge types and pairs by key: the canonical edge type,
         for a minibatch the key that it uses. They are in the order of the edges, and of a minibatch
         on the device of its compacted ids, where it has any.
-
-    Raises:
-        ValueError: for an edge type that is not held, or a minibatch without negatives.
-        TypeError: if ``negatives`` is none of these.
     """
     if isinstance(negatives, tuple):
         return negatives
@@ -154,23 +149,14 @@ def checked_pairs(name: str, pairs: Pair, known: KnownEdges, etype: EdgeType) ->
 
 @dataclass(frozen=True, eq=False)
 class PairBatch:
-    """B positives of one edge type with K candidates each.
-
-    Attributes:
-        etype: canonical edge type.
-        h: embeddings of the sources' type and of the destinations', shapes [n, D].
-        ids: node ids of those rows, shapes [n], int64, on the CPU.
-        src: rows of the positives' sources, shape [B], int64.
-        dst: rows of their destinations, shape [B], int64.
-        candidates: rows of the negatives, shape [B, K], int64.
-    """
+    """B positives of one edge type with K candidates each."""
 
     etype: EdgeType
-    h: Pair
-    ids: Pair
-    src: Tensor
-    dst: Tensor
-    candidates: Tensor
+    h: Pair  # embeddings of the sources' type and of the destinations', [n, D]
+    ids: Pair  # node ids of those rows, int64 [n], on the CPU
+    src: Tensor  # rows of the positives' sources, int64 [B]
+    dst: Tensor  # rows of their destinations, int64 [B]
+    candidates: Tensor  # rows of the negatives, int64 [B, K]
 
 
 def pair_batches(
@@ -184,10 +170,6 @@ def pair_batches(
         negatives: the negative graph; None beside a minibatch, which has both.
         held: the edge types that the sampler holds. Those without positives are left out, unless
             there is one type only.
-
-    Raises:
-        ValueError: for graphs, embeddings or edge types that do not fit one another.
-        TypeError: if ``positives`` or ``negatives`` is something else.
     """
     if hasattr(positives, "canonical_etypes"):
         if not hasattr(negatives, "canonical_etypes"):
@@ -290,12 +272,7 @@ def _made(
 
 
 def log_ratio_of(sampler: NegativeSampler, batch: PairBatch, share: Share) -> Tensor:
-    """Log ratios of the candidates [B, K], float64, on the CPU.
-
-    Raises:
-        ValueError: if the sampler has not drawn some, or most are known edges of their queries, as
-            positives in the place of negatives are.
-    """
+    """Log ratios of the candidates [B, K], float64, on the CPU, if all can be the sampler's."""
     src, dst = batch.ids[0][batch.src.cpu()], batch.ids[1][batch.dst.cpu()]
     candidates = batch.ids[1][batch.candidates.cpu()]
     known = sampler.known_by_type[batch.etype]

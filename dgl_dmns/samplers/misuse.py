@@ -44,18 +44,11 @@ _EXAMPLE = (
 
 
 class Asked:
-    """Counts what is asked of a sampler, and warns once of each misuse.
-
-    Args:
-        name: of the sampler.
-
-    Attributes:
-        calls: int64 [2] in shared memory: calls before the first refresh, and whether a warning
-            was given.
-    """
+    """Counts what is asked of a sampler, by its name, and warns once of each misuse."""
 
     def __init__(self, name: str) -> None:
         self._name = name
+        # Calls before the first refresh, and whether a warning was given; int64 [2], shared.
         self.calls = share(torch.zeros(2, dtype=torch.int64), "the count of calls takes")
         self._unfound = 0
         self._warned: set[str] = set()
@@ -126,18 +119,12 @@ class Asked:
 
 
 class ScoringCheck:
-    """Looks at each refresh of a sampler, and warns once of either sign.
-
-    Args:
-        takes_scorer: whether the sampler takes one.
-        judged: whether negatives are chosen by scores at all.
-        given: whether the user has given a scorer.
-    """
+    """Looks at each refresh of a sampler, and warns once of either sign."""
 
     def __init__(self, takes_scorer: bool, judged: bool, given: bool) -> None:
-        self._layers_open = judged and not given
+        self._layers_open = judged and not given  # by scores at all, and by the user's
         self._scores_open = judged
-        self.given = given
+        self._given = given
         self._advice = (
             f"pass {_EXAMPLE}" if takes_scorer else f"use a sampler that takes {_EXAMPLE}"
         )
@@ -194,7 +181,7 @@ class ScoringCheck:
             self._low[etype] = self._low.get(etype, 0) + 1 if auc < _AUC else 0
             if self._low[etype] == _IN_A_ROW:
                 self._scores_open = False
-                what = "scorer=" if self.given else "the inner product"
+                what = "scorer=" if self._given else "the inner product"
                 warn(
                     f"by {what}, known edges of {etype[1]!r} score no higher than "
                     f"random nodes after {version} refreshes (AUC {auc:.2f}), so that negatives "
@@ -206,12 +193,7 @@ class ScoringCheck:
 
 @torch.no_grad()
 def edge_auc(snapshot: Snapshot, *, seed: int) -> float:
-    """Probability that a known edge scores above a random node of the same query.
-
-    Args:
-        snapshot: embeddings, scorer and known edges.
-        seed: of the edges and nodes that are looked at, a source of its own.
-    """
+    """Probability that a known edge scores above a random node of the same query."""
     known = snapshot.known
     generator = torch.Generator().manual_seed(seed)
     edge = torch.randint(known.indices.numel(), (_EDGES,), generator=generator)

@@ -23,21 +23,12 @@ _WHOLE = "pass those of the whole graph (dgl.NID), not of the block"
 
 
 class ObservedEmbeddings:
-    """The last embedding that was seen of every node.
-
-    Args:
-        h: embeddings of all nodes to start from, float32 [N, D] by node type; they are copied.
-
-    Attributes:
-        h: float32 [N, D] by node type.
-        seen: int32 [N] by node type, the clock's reading when the row was written.
-        clock: how often `observe` was called.
-    """
+    """The last embedding that was seen of every node, float32 [N, D] by node type, from some on."""
 
     def __init__(self, h: Mapping[str, Tensor]) -> None:
         self.h = {ntype: part.clone() for ntype, part in h.items()}
         self.seen = {n: torch.zeros(len(part), dtype=torch.int32) for n, part in h.items()}
-        self.clock = 0
+        self.clock = 0  # how often `observe` was called, as `seen` reads it
 
     def observe(self, ids: Any, h: Any) -> None:
         """Write the rows of one observation, see `RefreshingSampler.observe`."""

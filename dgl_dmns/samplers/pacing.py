@@ -27,10 +27,8 @@ _BATCH = 1024  # positives that a step is taken to have, where nothing is said
 class Cadence:
     """Counts optimizer steps, and says after which of them a refresh is due.
 
-    Args:
-        every: steps between refreshes.
-        share: share of the time that refreshes may take, in (0, 1), instead.
-        otherwise: steps between refreshes where neither is given.
+    After every ``every`` of them, or, where neither is given, ``otherwise``; or so that refreshes
+    take no more than a ``share`` of the time.
     """
 
     def __init__(self, every: int | None, share: float | None, otherwise: int) -> None:
@@ -114,36 +112,28 @@ class Stopped(Exception):  # noqa: N818 - no error: the process is about to end
 class Task(Generic[Result]):
     """A function that runs in a thread of its own from now on.
 
-    Args:
-        work: takes a function, to be called now and then, that raises `Stopped` at the end of the
-            process; its argument has no meaning.
-
-    Attributes:
-        ended: what it returns or raises.
+    It is handed another one, to be called now and then, that raises `Stopped` at the end of the
+    process; its argument has no meaning.
     """
 
     def __init__(self, work: Callable[[Callable[[int], None]], Result]) -> None:
-        self.ended: Future[Result] = Future()
-        stop = threading.Event()
-        thread = threading.Thread(
-            target=_run, args=(work, self.ended, stop), name="dgl-dmns-refresh", daemon=True
-        )
+        ended: Future[Result] = Future()  # with what it returns or raises
+        self.ended, stop = ended, threading.Event()
+
+        def check(_: int) -> None:
+            if stop.is_set():
+                raise Stopped
+
+        def run() -> None:  # without the task itself, whose end it would put off
+            try:
+                ended.set_result(work(check))
+            except BaseException as error:
+                ended.set_exception(error)
+
+        thread = threading.Thread(target=run, name="dgl-dmns-refresh", daemon=True)
         # Called at the latest when the interpreter ends, before its threads are.
         weakref.finalize(self, _end, stop, thread)
         thread.start()
-
-
-def _run(
-    work: Callable[[Callable[[int], None]], Result], future: Future[Result], stop: threading.Event
-) -> None:
-    def check(_: int) -> None:
-        if stop.is_set():
-            raise Stopped
-
-    try:
-        future.set_result(work(check))
-    except BaseException as error:
-        future.set_exception(error)
 
 
 def _end(stop: threading.Event, thread: threading.Thread) -> None:

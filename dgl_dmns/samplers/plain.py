@@ -11,7 +11,7 @@ their in-degree, and the batch computes their embeddings anyway.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -80,9 +80,7 @@ class FilteredSampler(NegativeSampler):
         held = canonical_edge_type(etype, list(self._known), "etype")
         known, snapshot = self._known[held], None
         if embeddings is not None:
-            counts = {held[0]: known.num_src, held[2]: known.num_dst}
-            plain = len(counts) == 1 and not isinstance(embeddings, Mapping)
-            h = check_embeddings(embeddings, counts, homogeneous=plain)
+            h = check_embeddings(embeddings, {held[0]: known.num_src, held[2]: known.num_dst})
             snapshot = Snapshot.take(h[held[0]], h[held[2]], known, None, None)
         return Look(
             name=type(self).__name__,
@@ -157,8 +155,7 @@ class PopularitySampler(FilteredSampler):
         exponent: finite and at least 0; 0 is uniform over the nodes that have incoming edges.
 
     Raises:
-        ValueError: if ``exponent`` is out of range; and as for `FilteredSampler`.
-        TypeError: if ``exponent`` is no number; likewise.
+        ValueError, TypeError: for such an ``exponent``; and as for `FilteredSampler`.
     """
 
     @shielded
@@ -175,8 +172,7 @@ class PopularitySampler(FilteredSampler):
         self._fallback: dict[EdgeType, WeightedFallback] = {}  # made where one is needed
         self._positive: dict[EdgeType, int] = {}
         for etype in g.canonical_etypes:
-            destinations = edges_of(g, etype)[1]
-            degree = torch.bincount(destinations, minlength=int(g.num_nodes(etype[2]))).double()
+            degree = _in_degree(g, etype).double()
             # Degrees relative to the largest: no power of them overflows.
             largest = float(degree.max()) if degree.numel() else 1.0
             weight = (degree / max(1.0, largest)).pow(self.exponent)
@@ -194,15 +190,12 @@ class PopularitySampler(FilteredSampler):
         if not float(cumulative[-1:].sum()):  # a type without edges, asked for query nodes
             return known.uniform(src, self.k, generator=generator)
 
-        def propose(count: int) -> Tensor:
-            return _draw(cumulative, count, generator)
-
         def exact(left: Tensor) -> Tensor:
             if etype not in self._fallback:
                 self._fallback[etype] = WeightedFallback(known, cumulative)
             return self._fallback[etype].draw(left, generator=generator)
 
-        return known.draw(src, self.k, propose, exact)
+        return known.draw(src, self.k, lambda count: _draw(cumulative, count, generator), exact)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_fallback": {}}
@@ -218,6 +211,10 @@ class PopularitySampler(FilteredSampler):
 
     def __repr__(self) -> str:
         return f"PopularitySampler(k={self.k}, exponent={self.exponent})"
+
+
+def _in_degree(g: Any, etype: EdgeType) -> Tensor:
+    return torch.bincount(edges_of(g, etype)[1], minlength=int(g.num_nodes(etype[2])))
 
 
 def _draw(cumulative: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
@@ -251,10 +248,7 @@ class InBatchSampler(FilteredSampler):
     def __init__(self, g: Any, k: int = 1) -> None:
         super().__init__(g, k)
         self._in_degree = {
-            etype: share(
-                torch.bincount(edges_of(g, etype)[1], minlength=int(g.num_nodes(etype[2]))),
-                "in-degrees of nodes take",
-            )
+            etype: share(_in_degree(g, etype), "in-degrees of nodes take")
             for etype in g.canonical_etypes
         }
 
@@ -291,11 +285,8 @@ class InBatchSampler(FilteredSampler):
         if dst.numel() == 1:
             return FilteredDraws(known)
         offered, count = dst.unique(return_counts=True)
-
-        def weight(nodes: Tensor) -> Tensor:
-            return _times(offered, count, nodes)
-
-        return FilteredDraws(known, weight, float(dst.numel()), offered.numel())
+        times = partial(_times, offered, count)
+        return FilteredDraws(known, times, float(dst.numel()), offered.numel())
 
     def batch_log_ratio(  # noqa: D102
         self, etype: EdgeType, src: Tensor, dst: Tensor, candidates: Tensor, share: Share = "batch"

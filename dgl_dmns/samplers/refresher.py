@@ -1,8 +1,8 @@
 """Refreshes: now, after optimizer steps, or in a thread; each changes everything, or nothing.
 
-A refresh works on copies of the methods (`Relation.apart`) and in the hidden buffers of the tables;
-a swap makes all of it live at its end. The little that changes before, random states, is put back
-where it fails. What the user's own functions have changed is beyond that: it stays changed.
+A refresh works on copies of the methods and in the hidden buffers of the tables; a swap makes all
+of it live at its end. The little that changes before, random states, is put back where it fails.
+What the user's own functions have changed is beyond that: it stays changed.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Optional
 from weakref import WeakKeyDictionary
 
@@ -31,7 +31,7 @@ from dgl_dmns.core import (
 )
 from dgl_dmns.messages import about
 from dgl_dmns.samplers.embedder import Embedder
-from dgl_dmns.samplers.method import Ends, OnRows
+from dgl_dmns.samplers.method import Ends, Method, OnRows
 from dgl_dmns.samplers.misuse import ScoringCheck
 from dgl_dmns.samplers.observed import NodeIds, ObservedEmbeddings, ids_by_type
 from dgl_dmns.samplers.pacing import Cadence, Task, check_optimizer, passes_of, steps_of_a_pass
@@ -65,62 +65,37 @@ class Staleness:
 
 
 class _Part(NamedTuple):
-    """What a refresh does for one edge type: all rows, or some [B], of a relation apart."""
+    """What a refresh does for one edge type: all rows, or some [B], by a copy of the method."""
 
     held: Relation
-    apart: Relation
+    method: Method
     ends: Ends
     rows: Tensor | None
 
 
 class _Work(NamedTuple):
-    """A refresh that was begun.
+    """A refresh that was begun."""
 
-    Attributes:
-        parts: by edge type.
-        h: embeddings by node type.
-        step: optimizer steps before it.
-        watch: its seconds.
-        clock: reading of the observed embeddings that start anew from ``h``; None where they go on.
-    """
-
-    parts: list[_Part]
-    h: dict[str, Tensor]
-    step: int
+    parts: list[_Part]  # of the edge types
+    h: dict[str, Tensor]  # by node type
+    step: int  # optimizer steps before it
     watch: Stopwatch
-    clock: int | None
+    clock: int | None  # of the observed embeddings that start anew from h; None where they go on
 
 
+@dataclass(eq=False, repr=False)
 class Refresher:
-    """Makes the tables of a sampler anew from its encoder.
+    """Makes the tables of a sampler anew from its encoder."""
 
-    Args:
-        subject: name of the sampler, for warnings.
-        embedder: gives the embeddings.
-        relations: what is refreshed, by edge type.
-        background: whether refreshes after the first run in a thread.
-        scoring: looks whether scores tell edges.
+    subject: str  # name of the sampler, for warnings
+    embedder: Embedder
+    relations: dict[EdgeType, Relation]
+    background: bool  # whether refreshes after the first run in a thread
+    scoring: ScoringCheck
+    report: RefreshReport | None = None  # of the refresh that is in use
+    callbacks: OrderedDict[int, RefreshCallback] = field(default_factory=OrderedDict)
 
-    Attributes:
-        report: of the refresh that is in use; None before the first.
-        callbacks: functions of `RefreshingSampler.on_refresh`.
-    """
-
-    def __init__(
-        self,
-        subject: str,
-        embedder: Embedder,
-        relations: dict[EdgeType, Relation],
-        background: bool,
-        scoring: ScoringCheck,
-    ) -> None:
-        self.subject = subject
-        self.embedder = embedder
-        self.relations = relations
-        self.background = background
-        self.scoring = scoring
-        self.report: RefreshReport | None = None
-        self.callbacks: OrderedDict[int, RefreshCallback] = OrderedDict()
+    def __post_init__(self) -> None:
         self._task: Task[tuple[RefreshReport, _Work]] | None = None
         self._random: dict[EdgeType, Tensor] = {}  # states before it
         self._failed: BaseException | None = None  # what a task has raised, until it is told
@@ -193,13 +168,12 @@ class Refresher:
         return self._tell(report, work)
 
     def _begin(self, h: dict[str, Tensor], rows: _Rows, watch: Stopwatch, *, anew: bool) -> _Work:
-        """What a refresh works on: relations apart, and scorers as they are now."""
-        # A refresh beside the training has random numbers of its own, and one in its place too.
-        reseeded = self.background and self.version > 0
-        parts = []
-        for etype, held in self.relations.items():
-            apart = held.apart(reseeded=reseeded)
-            parts.append(_Part(held, apart, apart.ends(h, modes=not reseeded), rows[etype]))
+        """What a refresh works on: copies of the methods, and scorers as they are now."""
+        beside = self.background and self.version > 0  # and one in the place of such a refresh
+        parts = [
+            _Part(held, held.method.copy(), held.ends(h, beside=beside), rows[etype])
+            for etype, held in self.relations.items()
+        ]
         seen = self.embedder.observed
         return _Work(parts, h, self._steps or 0, watch, seen.clock if seen and anew else None)
 
@@ -209,11 +183,11 @@ class Refresher:
     def _build(self, work: _Work, on_rows: OnRows) -> RefreshReport:
         """Fit and fill, and swap in what that came to."""
         fits = [
-            None if some is not None and not some.numel() else apart.method.fit(ends)
-            for _, apart, ends, some in work.parts
+            None if some is not None and not some.numel() else method.fit(ends)
+            for _, method, ends, some in work.parts
         ]
         work.watch.mark("fit")
-        tables = [apart.method.fill(ends, some, on_rows) for _, apart, ends, some in work.parts]
+        tables = [method.fill(ends, some, on_rows) for _, method, ends, some in work.parts]
         work.watch.mark("table")
         report = RefreshReport(
             version=self.version + 1,
@@ -229,9 +203,9 @@ class Refresher:
         own = self.report, self.embedder.last, self._behind, self._in_use
         before = [(held, held.method, held.table.version) for held, *_ in work.parts]
         try:
-            for held, apart, *_ in work.parts:
+            for held, fitted, *_ in work.parts:
                 held.table.publish()
-                held.method = apart.method
+                held.method = fitted
             self.report, self.embedder.last = report, work.h
             self._behind, self._in_use = 0, work.step
         except BaseException:

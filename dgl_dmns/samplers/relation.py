@@ -38,19 +38,6 @@ class Relation:
     A row of the table has a group for each edge of its query in the passes between two refreshes,
     evenly fewer where that is more than it may take; the uniform share of the negatives is drawn in
     the call, and never twice.
-
-    Args:
-        g: the training graph.
-        etype: canonical edge type, with at least one edge.
-        k: negatives per edge.
-        settings: with the share of uniform negatives.
-        groups: groups that rows have on average, at most.
-        seed: of fitting and table building.
-        scorer: scores of broadcastable embeddings, the inner product where None.
-        method: makes the method, from the known edges and the seed.
-        alike: whether all rows have ``groups`` groups, for queries that are drawn alike.
-        folder: of files for the table, and for known edges that shared memory has no room for;
-            None: shared memory.
     """
 
     def __init__(
@@ -59,24 +46,24 @@ class Relation:
         etype: EdgeType,
         k: int,
         settings: PoolSettings,
-        groups: int,
+        groups: int,  # that rows have on average, at most
         seed: int,
         scorer: Scorer | None,
-        method: Callable[[KnownEdges, int], Method],
+        method: Callable[[KnownEdges, int], Method],  # made for known edges and a seed
         *,
-        alike: bool = False,
-        folder: Folder | None = None,
+        alike: bool = False,  # whether all rows have so many, for queries that are drawn alike
+        folder: Folder | None = None,  # for files; None is shared memory
     ) -> None:
         self.etype = etype
         self.folder = folder
         self.groups = groups
-        self.alike = alike
         known = known_edges(g, etype, folder)
+        self.method = method(known, seed)
+        self.alike = alike or not self.method.rebuilds_rows  # chains are carried on alike
         table = CandidateTable(self.sizes(known, 1), settings.hard(k), folder=folder)
         self.rows = RowDraws(known, table, self._turns(known, 1), k, settings.uniform_share)
         self.scorer = scorer
         self.random = torch.Generator().manual_seed(seed)
-        self.method = method(known, seed)
 
     @property
     def known(self) -> KnownEdges:
@@ -134,30 +121,20 @@ class Relation:
         self.rows = replace(self.rows, table=table, turns=self._turns(self.known, passes))
         before.retire()
 
-    def ends(self, h: dict[str, Tensor], *, modes: bool = True) -> Ends:
+    def ends(self, h: dict[str, Tensor], *, beside: bool = False) -> Ends:
         """What a refresh from embeddings by node type has, with the scorer as it is now.
 
-        Modules that a function as scorer calls are in eval mode meanwhile, if ``modes`` says so:
-        not in a thread, since the training uses them.
+        In a refresh ``beside`` the training the modules that a function as scorer calls keep their
+        modes, and random numbers come from a source of its own, seeded by one draw from that held.
         """
         source, _, destination = self.etype
-        scorer = frozen(self.scorer)
-        scorer = in_eval_mode(scorer) if modes else scorer
-        return Ends(self.known, self.table, h[source], h[destination], scorer, self.random)
-
-    # ---- copies -----------------------------------------------------------------------------
-
-    def apart(self, *, reseeded: bool) -> Relation:
-        """The same with what a refresh changes as copies; known edges and table are shared.
-
-        Random numbers come from the source held; ``reseeded``, for a refresh in the background,
-        from one of its own that is seeded by one draw from it.
-        """
-        random = self.random
-        if reseeded:
+        scorer, random = frozen(self.scorer), self.random
+        if beside:
             seed = int(torch.randint(1 << 62, (), generator=random))
             random = torch.Generator().manual_seed(seed)
-        return self._with(method=self.method.copy(), random=random)
+        else:
+            scorer = in_eval_mode(scorer)
+        return Ends(self.known, self.table, h[source], h[destination], scorer, random)
 
     def on(self, g: Any, groups: int) -> Relation:
         """The same for a graph that has changed; this one stays as it is, for who reads it.
@@ -166,17 +143,12 @@ class Relation:
         an edge replaced, in ``groups`` groups a row on average, at most.
         """
         known = known_edges(g, self.etype, self.folder)
-        made = self._with(groups=groups, method=self.method.on(known))
+        made = Relation.__new__(Relation)
+        vars(made).update(vars(self), groups=groups, method=self.method.on(known))
         table = carry_over(self.table, known, made.sizes(known, self.passes), self.random)
         turns = self._turns(known, self.passes)
         made.rows = replace(self.rows, known=known, table=table, turns=turns)
         return made
-
-    def _with(self, **changes: Any) -> Relation:
-        """The same with other parts in place of some."""
-        new = Relation.__new__(Relation)
-        vars(new).update(vars(self), **changes)
-        return new
 
     def __getstate__(self) -> dict[str, Any]:
         """What workers and spawned processes get: what a look-up needs."""
@@ -184,8 +156,6 @@ class Relation:
         method = None if method is None else method.sent()
         held = {name: vars(self)[name] for name in _SENT}
         return {**held, "method": method, "scorer": None, "random": None}
-
-    # ---- checks -----------------------------------------------------------------------------
 
     def check_call(self, g: Any, src: Tensor) -> None:
         """Refuse sources [B] that the sampler does not know, and a graph that lacks candidates."""

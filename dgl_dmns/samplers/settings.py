@@ -71,12 +71,7 @@ class Pools:
     lam: float | None = None
 
     def over(self, defaults: PoolSettings) -> PoolSettings:
-        """A sampler's defaults with what is set here.
-
-        Raises:
-            ValueError: for a value out of range.
-            TypeError: for what is no number.
-        """
+        """A sampler's defaults with what is set here."""
         given = {name: value for name, value in asdict(self).items() if value is not None}
         return replace(defaults, **given)
 
@@ -113,10 +108,9 @@ class Diffusion:
 
     @shielded
     def __post_init__(self) -> None:
-        for name, least in (("fit_steps", 0), ("warmup_steps", 0), ("batch_pairs", 1)):
-            object.__setattr__(self, name, as_integer(name, getattr(self, name), least))
-        width = as_integer("compact_width", self.compact_width, 1)
-        object.__setattr__(self, "compact_width", width)
+        least = {"fit_steps": 0, "warmup_steps": 0, "batch_pairs": 1, "compact_width": 1}
+        for name, smallest in least.items():
+            object.__setattr__(self, name, as_integer(name, getattr(self, name), smallest))
         rate = as_number("learning_rate", self.learning_rate)
         if not rate > 0:
             raise ValueError(
@@ -131,11 +125,7 @@ class Diffusion:
         object.__setattr__(self, "schedule", schedule)
 
     def make(self, width: int, levels: Levels, seed: int) -> DiffusionGenerator:
-        """A model for embeddings of a width, not fitted yet.
-
-        Raises:
-            ValueError: for a predictor or space that does not fit the width.
-        """
+        """A model for embeddings of a width, not fitted yet."""
         return DiffusionGenerator(
             width,
             levels=levels,
@@ -155,8 +145,7 @@ class Resources:
 
     Args:
         chunk_bytes: working set of filling a table, in bytes; it sets how many queries are handled
-            at a time, 4096 at most, and one chunk of 64 at least. What a refresh needs beside it is
-            linear in the number of nodes, see the page on scaling.
+            at a time, 64 to 4096. What a refresh needs beside it is linear in the number of nodes.
         table_bytes: budget of the tables of all edge types together, in bytes: groups of rows are
             lowered until they fit. Fewer groups mean that the same negatives come back sooner.
             Defaults to no budget.
@@ -165,14 +154,12 @@ class Resources:
             its process ends; a process that is killed leaves them (``dgl-dmns-*``). Known edges and
             lists for which shared memory has no room lie there, too.
         background: refreshes after the first are done in a thread beside the training, from the
-            embeddings at the time of the call; the new table is used as soon as it is whole. At
-            most one is under way: the next refresh waits for it, so that negatives are at most one
-            refresh behind (see `RefreshingSampler.staleness`). When the table changes then depends
-            on time, and so do draws; each table by itself does not.
+            embeddings at the time of the call; the new table is used as soon as it is whole. The
+            next refresh waits for it, so that negatives are at most one refresh behind. When the
+            table changes then depends on time, and so do draws; each table by itself does not.
 
     Raises:
-        TypeError: for a number of bytes that is no integer, a ``background`` that is neither True
-            nor False, or a folder that is no path.
+        TypeError: for a value of a wrong type.
         ValueError: if a number of bytes is below 1, or the folder does not exist.
     """
 

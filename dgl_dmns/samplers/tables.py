@@ -6,7 +6,7 @@ Negatives are looked up in loader workers, too; distributions are known where re
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -59,7 +59,6 @@ class Tables(_Sampler):
     relations: dict[EdgeType, Relation]
     rule: Rule
     settings: PoolSettings
-    homogeneous: bool
     source: Source
     asked: Asked
     refresher: Refresher | None
@@ -121,8 +120,6 @@ class Tables(_Sampler):
                 "sampler: it has not been refreshed, so that its negatives are uniform; call "
                 "refresh() or attach() first"
             )
-        if isinstance(embeddings, Mapping) and self.homogeneous:
-            (embeddings,) = embeddings.values()
         ends = relation.ends(refresher.embedder.embeddings(embeddings))
         behind = refresher.staleness
         return Look(
@@ -147,29 +144,22 @@ class Tables(_Sampler):
     def draw(
         self, src: Tensor, etype: EdgeName | None = None, *, dst: Tensor | None = None
     ) -> Candidates:
-        """Negatives with their levels for source nodes (after a refresh).
+        """Negatives with their levels for source nodes (after a refresh): [B, k].
 
         Args:
             src: source ids, shape [B], int64, on the CPU.
             etype: edge type; may be left out where one is held.
             dst: destinations of the positive edges, shape [B], int64, for the groups whose turn it
                 is; defaults to random groups of the rows.
-
-        Returns:
-            Candidates of shape [B, k].
         """
         return self.relation(etype).rows.draw(src, dst, generator=self._call_generator())
 
     def negatives(self, g: Any, src: Tensor, etype: EdgeType) -> Tensor:  # noqa: D102
-        return self._drawn(g, src, None, etype)
+        return self.negatives_for_edges(g, src, None, etype)
 
     def negatives_for_edges(  # noqa: D102
-        self, g: Any, src: Tensor, dst: Tensor, etype: EdgeType
+        self, g: Any, src: Tensor, dst: Tensor | None, etype: EdgeType
     ) -> Tensor:
-        return self._drawn(g, src, dst, etype)
-
-    def _drawn(self, g: Any, src: Tensor, dst: Tensor | None, etype: EdgeType) -> Tensor:
-        """Negatives [B, k]; each known edge gets the group of its source whose turn it is."""
         relation = self.relations.get(etype)
         if relation is None:
             if not src.numel():
@@ -209,7 +199,8 @@ class Tables(_Sampler):
         """Log ratio ``log q(u|v) - log uniform(u)`` of each negative edge, in closed form.
 
         ``q`` is the mixture of the uniform share and of what the rule draws, by the embeddings of
-        the last refresh, so that it is known in the process that refreshes (not in loader workers).
+        the last refresh: it is known in the process that refreshes (not in loader workers). A
+        warning says, once, where pairs are another sampler's negatives or the positive graph's.
 
         Args:
             negatives: the negative graph a loader returned; or a GraphBolt minibatch; or a pair
@@ -217,11 +208,9 @@ class Tables(_Sampler):
                 pairs by edge type.
 
         Returns:
-            Log ratios, shape [P], float32, in the order of the edges; for a heterogeneous graph or
-            a dict, a dict of those by canonical edge type (by the keys of a minibatch), with every
-            edge type that is held and in ``negatives``. 0 before the first refresh, whose negatives
-            are uniform. A warning says, once, where the pairs are another sampler's negatives or
-            the positive graph's.
+            Log ratios, shape [P], float32, in the order of the edges; 0 before the first refresh.
+            For a heterogeneous graph or a dict, a dict of those by canonical edge type (by the keys
+            of a minibatch), with every edge type that is held and in ``negatives``.
 
         Raises:
             RuntimeError: as for `distribution`, after the first refresh.
@@ -240,17 +229,14 @@ class Tables(_Sampler):
         are mostly no known edges, such as those of the negative graph, give a warning.
 
         Args:
-            positives: the positive graph a loader returned; or a pair ``(src, dst)`` of node id
-                tensors of the whole graph, shape [P]; or a dict of such pairs by edge type.
+            positives: the positive graph a loader returned; or pairs as for `log_ratio`.
 
         Returns:
             Log ratios in the form of `log_ratio`, shape [P], float32.
 
         Raises:
             RuntimeError: as for `distribution`.
-            ValueError: if the rule's distribution is not tractable, no table is held for an edge
-                type that has edges, or ids are out of range.
-            TypeError: if ``positives`` is none of these, or ids are no integers.
+            ValueError, TypeError: as for `log_ratio`; also for a minibatch.
         """
         if is_minibatch(positives):
             raise TypeError(
@@ -269,7 +255,7 @@ class Tables(_Sampler):
             if relation.table.version == 0 and name == "negatives":  # those are uniform
                 ratio = torch.zeros(pair[0].shape, dtype=torch.float32)
             else:
-                ratio = self._distribution(relation).log_ratio(*pairs)
+                ratio = self.distribution(relation.etype).log_ratio(*pairs)
             return ratio.to(pair[0].device)
 
         pairs = negative_pairs(given, list(self.relations))
@@ -289,12 +275,10 @@ class Tables(_Sampler):
             ValueError: if the rule's distribution is not tractable, or the edge type has to be
                 named.
         """
-        return self._distribution(self.relation(etype))
-
-    def _distribution(self, relation: Relation) -> NodeDistribution:
-        embedder = self._original("distribution").embedder
+        h = self._original("distribution").embedder.last
         check_tractable(self.rule)
-        method, h = relation.method, embedder.last
+        relation = self.relation(etype)
+        method = relation.method
         if method.distribution is None and h is not None and isinstance(method, TableMethod):
             method.know_again(relation.ends(h))  # of a state that was loaded
         if method.distribution is None:
@@ -343,7 +327,9 @@ class Tables(_Sampler):
             )
         # Of N q(u|v) of what the rule draws; a query without an admissible node has none.
         query = src.repeat_interleave(candidates.shape[1])
-        hard = self._distribution(relation).hard_log_ratio(query, candidates.flatten()).double()
+        hard = (
+            self.distribution(relation.etype).hard_log_ratio(query, candidates.flatten()).double()
+        )
         hard = (hard + _admissible_share(known, query)).exp()
         hard = hard.masked_fill(known.admissible_count(query) <= 0, 0.0).view_as(candidates)
         if share == "edge":
@@ -363,7 +349,7 @@ class Tables(_Sampler):
         if count > _QUERIES:
             some = torch.randperm(count, generator=self._call_generator())[:_QUERIES]
         nodes, place = candidates.unique(return_inverse=True)
-        hard = self._distribution(relation).hard_log_ratios(src[some], nodes).double()
+        hard = self.distribution(relation.etype).hard_log_ratios(src[some], nodes).double()
         hard = (hard + _admissible_share(relation.known, src[some]).unsqueeze(1)).exp_()
         total = hard.sum(0)[place]
         others = torch.full((count, 1), float(len(some)), dtype=torch.float64)
