@@ -158,9 +158,8 @@ class SoftmaxGenerator(nn.Module):
                 "the fit of the adversarial generator diverged and was taken back; lower the "
                 "sampler's learning_rate, or look at the embeddings for rows of extreme size"
             )
-        return FitReport(
-            tuple(losses), len(losses) * batch, time.perf_counter() - started, diverged
-        )
+        seconds = time.perf_counter() - started
+        return FitReport(tuple(losses), len(losses) * batch, seconds, diverged)
 
     def get_extra_state(self) -> dict[str, Any]:
         """The optimizer's state, so that fitting resumes exactly."""
@@ -303,10 +302,16 @@ class AdversarialSampler(RefreshingSampler):
         return method.adversary if isinstance(method, AdversarialMethod) else None
 
     def _method(self, known: KnownEdges, seed: int) -> AdversarialMethod:
-        steps = self.warmup_steps, self.fit_steps
-        how = steps, self.batch_queries, self.hidden, self.learning_rate
-        chunk = self.resources.chunk_bytes
-        return AdversarialMethod(self.rule, self.settings, chunk, self.seed, *how)
+        return AdversarialMethod(
+            self.rule,
+            self.settings,
+            self.resources.chunk_bytes,
+            self.seed,
+            steps=(self.warmup_steps, self.fit_steps),
+            batch=self.batch_queries,
+            hidden=self.hidden,
+            learning_rate=self.learning_rate,
+        )
 
 
 def _standardise(h: Tensor) -> Tensor:

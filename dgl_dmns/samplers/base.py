@@ -59,8 +59,7 @@ class NegativeSampler(_Base):  # type: ignore[misc]
             Loader workers always have a seeded one each.
 
     Raises:
-        TypeError: if ``k`` is not an integer.
-        ValueError: if ``k`` is below 1.
+        TypeError, ValueError: if ``k`` is no integer of at least 1.
     """
 
     def __init__(self, k: int, generator: torch.Generator | None = None) -> None:
@@ -331,8 +330,7 @@ class NegativeSampler(_Base):  # type: ignore[misc]
 
     def _drawing(self, etype: EdgeType) -> Draw:
         """A function that draws as a call does; a copy draws, so that no trace is left."""
-        copied = copy.deepcopy(self)
-        graph = KnownGraph(self.known_by_type)
+        copied, graph = copy.deepcopy(self), KnownGraph(self.known_by_type)
 
         def draw(src: Tensor, dst: Tensor | None) -> Tensor:
             if dst is None:

@@ -112,8 +112,7 @@ class Embedder:
         if self.observed is None:
             raise RuntimeError("embedding_age: nothing was observed; call observe() in the loop")
         held = sorted(self.observed.h)
-        if ntype is None and len(held) == 1:
-            ntype = held[0]
+        ntype = held[0] if ntype is None and len(held) == 1 else ntype
         if ntype not in held:
             raise ValueError(f"ntype: expected one of {held}, got {ntype!r}")
         return self.observed.age(ntype)

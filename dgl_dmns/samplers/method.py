@@ -98,12 +98,6 @@ class Method:
 class TableMethod(Method):
     """Rows drawn by a rule out of pools, and the distribution that they are drawn from.
 
-    Args:
-        rule: the selection rule.
-        settings: pools and mixture.
-        chunk_bytes: working set of filling a table.
-        seed: of what is drawn to measure the distribution.
-
     Attributes:
         norms: of the distribution, float32 [N, L + P]; None before a refresh.
         drawn_by: the rule with what it measured at the last refresh.
@@ -111,8 +105,8 @@ class TableMethod(Method):
 
     rule: Rule
     settings: PoolSettings
-    chunk_bytes: int
-    seed: int
+    chunk_bytes: int  # working set of filling a table
+    seed: int  # of what is drawn to measure the distribution
 
     def __post_init__(self) -> None:
         self.norms: Tensor | None = None

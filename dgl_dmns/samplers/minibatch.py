@@ -195,10 +195,6 @@ def _of_graphs(h: Any, pos: Any, neg: Any, held: Sequence[EdgeType]) -> dict[Any
         etype = held[0] if single and len(held) == 1 else given
         if etype not in held:
             canonical_edge_type(etype, held, "pos_graph")
-        if given not in neg.canonical_etypes:
-            raise ValueError(
-                f"neg_graph: expected edges of type {given}, as in pos_graph, got none"
-            )
         ids = []
         for ntype in given[::2]:
             count = int(pos.num_nodes(ntype))

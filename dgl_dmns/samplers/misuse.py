@@ -82,12 +82,11 @@ class Asked:
                 "positive_log_ratio()",
             )
             return
-        hard = 1 - relation.rows.uniform_share
         if not relation.table.version or "ratios" in self._warned:
             return
         some = torch.arange(0, total, -(-total // _LOOKED_AT))
         held = int(relation.table.holds(src[some], dst[some]).sum())
-        if held >= _OWN * hard * len(some) - 1:
+        if held >= _OWN * (1 - relation.rows.uniform_share) * len(some) - 1:
             return
         self._unfound += 1  # each batch drawn before the first refresh may be asked for twice
         if self._unfound > 2 * int(self.calls[0]):

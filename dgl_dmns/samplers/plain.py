@@ -59,8 +59,7 @@ class FilteredSampler(NegativeSampler):
         k: negatives per edge.
 
     Raises:
-        ValueError: if the graph has no edge, or ``k`` is below 1.
-        TypeError: if ``g`` is no graph, or ``k`` is not an integer.
+        ValueError, TypeError: for a graph without edges, or no graph; and as `NegativeSampler`.
     """
 
     uniform: ClassVar[bool] = False  # whether all negatives are

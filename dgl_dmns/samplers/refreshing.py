@@ -200,8 +200,6 @@ class RefreshingSampler(Tables, Saved, NegativeSampler):
         """How far the negatives that are drawn now lie behind the training."""
         return self._original("staleness").staleness
 
-    # ---- refreshes --------------------------------------------------------------------------
-
     def refresh(
         self,
         embeddings: Embeddings | None = None,
@@ -320,8 +318,6 @@ class RefreshingSampler(Tables, Saved, NegativeSampler):
             ValueError: if the node type has to be named.
         """
         return self._original("embedding_age").embedder.age(ntype)
-
-    # ---- growth, state and copies -----------------------------------------------------------
 
     @shielded
     def update_graph(self, g: Any) -> None:

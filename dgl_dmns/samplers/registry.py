@@ -109,8 +109,8 @@ def make_sampler(
     rule = options.get("rule")
     if isinstance(rule, str) and rule in RULES:
         options["rule"] = RULES[rule]()
-    if not follows_encoder(name):
-        plain: NegativeSampler = SAMPLERS[name](g, k, **options)
-        return plain
-    made: NegativeSampler = SAMPLERS[name](g, encoder, k, **in_families(SAMPLERS[name], options))
+    kind, given = SAMPLERS[name], [g, k]
+    if follows_encoder(name):
+        given, options = [g, encoder, k], in_families(kind, options)
+    made: NegativeSampler = kind(*given, **options)
     return made

@@ -93,8 +93,7 @@ class Diffusion:
             of it, in float32.
 
     Raises:
-        ValueError: for a value out of range.
-        TypeError: for a value of a wrong type, or a class in place of an object.
+        ValueError, TypeError: for a value out of range, or of a wrong type.
     """
 
     fit_steps: int = 40
@@ -159,8 +158,7 @@ class Resources:
             table changes then depends on time, and so do draws; each table by itself does not.
 
     Raises:
-        TypeError: for a value of a wrong type.
-        ValueError: if a number of bytes is below 1, or the folder does not exist.
+        ValueError, TypeError: for a value out of range, of a wrong type, or no such folder.
     """
 
     chunk_bytes: int = CHUNK_BYTES

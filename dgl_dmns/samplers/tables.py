@@ -138,8 +138,6 @@ class Tables(_Sampler):
             draw=lambda: self._drawing(relation.etype),
         )
 
-    # ---- negatives: all that workers do -----------------------------------------------------
-
     @shielded
     def draw(
         self, src: Tensor, etype: EdgeName | None = None, *, dst: Tensor | None = None
@@ -191,8 +189,6 @@ class Tables(_Sampler):
             return drawn, self.negatives(g, drawn, etype)[:, 0]
         relation.check_call(g, drawn)
         return drawn, relation.rows.draw_one(drawn, generator=self._call_generator())
-
-    # ---- log ratios -------------------------------------------------------------------------
 
     @shielded
     def log_ratio(self, negatives: Any) -> Any:
