@@ -8,10 +8,9 @@ from typing import Any
 import dgl
 import pytest
 import torch
-from shared import loader, make, normal, refreshed, rng
+from shared import library, loader, make, normal, refreshed, rng
 from torch import Tensor
 
-import dgl_dmns
 from dgl_dmns.core import Blend, Density, Gate, KnownEdges, Nearest
 from dgl_dmns.losses import shared_softmax_loss
 from dgl_dmns.samplers.minibatch import log_ratio_of, pair_batches
@@ -182,13 +181,6 @@ def test_an_empty_batch(name: str) -> None:
         assert not torch.autograd.grad(loss, h)[0].any()
 
 
-def library() -> Any:
-    generator = torch.Generator().manual_seed(1)
-    cites, wrote = torch.randint(30, (2, 80), generator=generator), torch.randint(20, (2, 50))
-    edges = {("paper", "cites", "paper"): tuple(cites), ("author", "wrote", "paper"): tuple(wrote)}
-    return dgl.heterograph(edges, num_nodes_dict={"paper": 30, "author": 20})
-
-
 @pytest.mark.parametrize("name", OPTIONS)
 def test_several_types(name: str) -> None:
     g = library()
@@ -306,11 +298,6 @@ def test_samplers_without_a_distribution_say_what_to_take(
     said = f"loss: {type(sampler).__name__} has no .* take UniformSampler"
     with pytest.raises(ValueError, match=said):
         sampler.loss(embeddings(), pos, neg, share=share)
-
-
-def test_every_sampler_has_the_loss() -> None:
-    named = {getattr(dgl_dmns, name) for name in dgl_dmns.__all__ if name.endswith("Sampler")}
-    assert all(hasattr(sampler, "loss") for sampler in named)
 
 
 def test_dgl_s_own_negatives_go_through_the_plain_function() -> None:
