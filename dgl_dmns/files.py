@@ -158,10 +158,8 @@ def read_arrays(path: Path, *, compressed: bool = True) -> Arrays:
 def write_state(path: str | os.PathLike[str], state: Mapping[Any, Any]) -> None:
     """Write a state to a file, or leave what was there; see `whole_file`.
 
-    Args:
-        path: the file; its folder has to exist.
-        state: nested dicts, lists and tuples of tensors, numbers, words, booleans and None; keys
-            are words, numbers or tuples of those.
+    It holds nested dicts, lists and tuples of tensors, numbers, words, booleans and None; keys are
+    words, numbers or tuples of those.
 
     Raises:
         TypeError: for anything else in the state, named by its place.

@@ -96,25 +96,18 @@ class GraphBoltNegativeSampler(_Base):  # type: ignore[misc]
     def _negatives(self, src: Tensor, dst: Tensor, key: str | None) -> Tensor:
         """Negatives [B, K] of positive edges, of the dtype and on the device of ``src``."""
         held = self._graph.canonical_etypes
-        if key is not None:
-            etype = edge_type_of_key(key, held, "seeds")
-        elif len(held) == 1:
-            etype = held[0]
-        else:
+        if key is None and len(held) > 1:
             raise ValueError(
                 f"seeds: the sampler holds edge types {held}, got pairs without one; use an "
                 'item set by edge type, with keys such as "source:relation:destination"'
             )
+        etype = held[0] if key is None else edge_type_of_key(key, held, "seeds")
+        advice = "make the sampler on the graph that the item set was made from"
         for ids, ntype in ((src, etype[0]), (dst, etype[2])):
-            check_ids(
-                "seeds",
-                ids,
-                self._graph.num_nodes(ntype),
-                f"ids of nodes of type {ntype!r}",
-                advice="make the sampler on the graph that the item set was made from",
-            )
+            count, what = self._graph.num_nodes(ntype), f"ids of nodes of type {ntype!r}"
+            check_ids("seeds", ids, count, what, advice=advice)
         ends = src.to("cpu", torch.int64), dst.to("cpu", torch.int64)
-        self.sampler.check_pairs(*ends, etype)
+        self.sampler.check_identity(self._graph, etype, ends)
         chosen = self.sampler.negatives_for_edges(self._graph, *ends, etype)
         return chosen.to(src.device, src.dtype)
 

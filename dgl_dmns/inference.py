@@ -10,6 +10,7 @@ Symbols: N nodes, B nodes in a batch, D width of a layer's output.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Union
 
 import torch
@@ -95,26 +96,22 @@ def layerwise_inference(
         if model is not None:
             settle(model)
         for layer in layers:
-            h = _one_layer(g, h, layer, fanout, batch_size, single)
+            rows_of = partial(_rows, g, h, layer, fanout, single)
+            h = _one_layer(g, rows_of, batch_size)
     return next(iter(h.values())) if single else h
 
 
 def _one_layer(
-    g: Any,
-    h: Mapping[str, Tensor],
-    layer: Layer,
-    fanout: int | None,
-    batch_size: int,
-    single: bool,
+    g: Any, rows_of: Callable[[str, Tensor], Tensor | None], batch_size: int
 ) -> dict[str, Tensor]:
-    """The output of a layer for all nodes, by node type."""
+    """The output of a layer for all nodes, by node type, given that for a batch of one type."""
     out: dict[str, Tensor] = {}
     for ntype in g.ntypes:
         made: Tensor | None = None
         without: list[Tensor] = []
         everyone = torch.arange(g.num_nodes(ntype), dtype=g.idtype)
         for seeds in everyone.split(batch_size):
-            rows = _rows(g, h, layer, ntype, seeds, fanout, single)
+            rows = rows_of(ntype, seeds)
             if rows is None:
                 without.append(seeds)
                 continue
@@ -128,7 +125,7 @@ def _one_layer(
             other = torch.as_tensor(degree).argmax().view(1).to(seeds)
             rows = None
             if not bool((seeds == other).any()):
-                rows = _rows(g, h, layer, ntype, torch.cat([seeds, other]), fanout, single)
+                rows = rows_of(ntype, torch.cat([seeds, other]))
             if rows is None:
                 ids = seeds[:5].tolist()
                 raise ValueError(
@@ -147,13 +144,18 @@ def _rows(
     g: Any,
     h: Mapping[str, Tensor],
     layer: Layer,
-    ntype: str,
-    seeds: Tensor,
     fanout: int | None,
     single: bool,
+    ntype: str,
+    seeds: Tensor,
 ) -> Tensor | None:
     """The output [B, D] of a layer for a batch of nodes; None where it returns none of the type."""
-    block = _block(g, {ntype: seeds}, fanout)
+    # All neighbours without DGL's sampler: in DGL 1.1 it mixes up the ids of int32 graphs then.
+    of_type = {ntype: seeds}
+    if fanout is None:
+        block = _dgl.to_block(_dgl.in_subgraph(g, of_type), of_type)
+    else:
+        block = _dgl.dataloading.NeighborSampler([fanout]).sample(g, of_type)[2][0]
     ids = {n: block.srcnodes[n].data[_dgl.NID].long() for n in h}
     given = {n: part.index_select(0, ids[n]) for n, part in h.items()}
     with callers_device():
@@ -179,11 +181,3 @@ def _write(made: Tensor, ntype: str, seeds: Tensor, rows: Tensor) -> None:
             "for another; return the same kind of rows for each"
         )
     made[seeds.long()] = rows
-
-
-def _block(g: Any, seeds: dict[str, Tensor], fanout: int | None) -> Any:
-    """The block of some nodes."""
-    # All neighbours without DGL's sampler: in DGL 1.1 it mixes up the ids of int32 graphs then.
-    if fanout is None:
-        return _dgl.to_block(_dgl.in_subgraph(g, seeds), seeds)
-    return _dgl.dataloading.NeighborSampler([fanout]).sample(g, seeds)[2][0]

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import io
 import pickle
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import dgl
@@ -119,6 +122,24 @@ def shop() -> Any:
     for ntype in g.ntypes:
         g.nodes[ntype].data["feat"] = normal(g.num_nodes(ntype), 5, seed=3)
     return g
+
+
+def library() -> Any:
+    """Papers that cite papers, and their authors."""
+    edges = {
+        ("paper", "cites", "paper"): pairs(30, 30, 80),
+        ("author", "wrote", "paper"): pairs(20, 20, 50),
+    }
+    return dgl.heterograph(edges, num_nodes_dict={"paper": 30, "author": 20})
+
+
+def fresh(code: str) -> str:
+    """What a fresh interpreter prints."""
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    root = Path(__file__).parents[1]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
 
 
 def barred(g: Any, etype: Any = None) -> Tensor:

@@ -21,9 +21,8 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable
-from dataclasses import replace
-from typing import Any, ClassVar
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,10 +30,8 @@ from torch.nn.functional import logsigmoid
 
 from dgl_dmns.checks import as_integer, as_number
 from dgl_dmns.core import (
-    CandidateTable,
     FitReport,
     KnownEdges,
-    PoolSettings,
     Scorer,
     SelfAdversarial,
     Snapshot,
@@ -45,7 +42,7 @@ from dgl_dmns.core import (
 )
 from dgl_dmns.messages import warn
 from dgl_dmns.samplers.embedder import Encoder
-from dgl_dmns.samplers.method import Ends, TableMethod
+from dgl_dmns.samplers.method import Ends, OnRows, TableMethod, check_width
 from dgl_dmns.samplers.refreshing import RefreshingSampler
 
 __all__ = ["AdversarialSampler", "SoftmaxGenerator"]
@@ -63,10 +60,7 @@ class SoftmaxGenerator(nn.Module):
         width: embedding width D.
         hidden: width W of the two maps.
         learning_rate: of Adam.
-        seed: seed of the initial weights.
-
-    Raises:
-        ValueError: if a width is below 1.
+        seed: of the initial weights.
     """
 
     baseline: Tensor
@@ -104,7 +98,9 @@ class SoftmaxGenerator(nn.Module):
         batch: int = 512,
         generator: torch.Generator | None = None,
     ) -> FitReport:
-        """REINFORCE steps on sources of random known edges.
+        """REINFORCE steps on sources of random known edges; taken back if one meets NaN.
+
+        The losses of the report are minus the mean reward of each step.
 
         Args:
             h: embeddings, shape [N, D], float32, without gradient.
@@ -114,11 +110,6 @@ class SoftmaxGenerator(nn.Module):
             candidates: uniform admissible candidates M per query.
             batch: queries B in a step.
             generator: source of queries, candidates and picks.
-
-        A fit that meets NaN or infinity is taken back, with a warning.
-
-        Returns:
-            The report of this call; its losses are minus the mean reward of each step.
         """
         started = time.perf_counter()
         z = _standardise(h)
@@ -167,9 +158,8 @@ class SoftmaxGenerator(nn.Module):
                 "the fit of the adversarial generator diverged and was taken back; lower the "
                 "sampler's learning_rate, or look at the embeddings for rows of extreme size"
             )
-        return FitReport(
-            tuple(losses), len(losses) * batch, time.perf_counter() - started, diverged
-        )
+        seconds = time.perf_counter() - started
+        return FitReport(tuple(losses), len(losses) * batch, seconds, diverged)
 
     def get_extra_state(self) -> dict[str, Any]:
         """The optimizer's state, so that fitting resumes exactly."""
@@ -180,24 +170,15 @@ class SoftmaxGenerator(nn.Module):
         self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
 
 
+@dataclass(eq=False, repr=False)
 class AdversarialMethod(TableMethod):
-    """A `SoftmaxGenerator` that is trained at each refresh, and rows drawn by its softmax.
+    """A `SoftmaxGenerator` that is trained at each refresh, and rows drawn by its softmax."""
 
-    Args:
-        settings: pools and mixture.
-        chunk_bytes: working set of filling a table.
-        seed: of the generator's weights.
-        sampler: has the arguments of the training.
-    """
-
-    def __init__(
-        self, settings: PoolSettings, chunk_bytes: int, seed: int, sampler: AdversarialSampler
-    ) -> None:
-        super().__init__(SelfAdversarial(), settings, chunk_bytes, seed)
-        self.adversary: SoftmaxGenerator | None = None
-        self._steps = sampler.warmup_steps, sampler.fit_steps
-        self._batch = sampler.batch_queries
-        self._hidden, self._rate = sampler.hidden, sampler.learning_rate
+    steps: tuple[int, int]  # in the first refresh, and in others
+    batch: int
+    hidden: int
+    learning_rate: float
+    adversary: SoftmaxGenerator | None = None
 
     def copy(self) -> AdversarialMethod:
         made = super().copy()
@@ -206,14 +187,14 @@ class AdversarialMethod(TableMethod):
 
     def fit(self, ends: Ends) -> FitReport:
         width = ends.h_query.shape[1]  # both ends have one type
-        steps = self._steps[self.adversary is not None]
+        steps = self.steps[self.adversary is not None]
         return self._of(width).fit(
             ends.h_query,
             ends.known,
             ends.scorer or dot_score,
             steps,
             candidates=self.settings.pool,
-            batch=self._batch,
+            batch=self.batch,
             generator=ends.random,
         )
 
@@ -221,13 +202,9 @@ class AdversarialMethod(TableMethod):
         """The generator for embeddings of a width, made at the first refresh."""
         if self.adversary is None:
             self.adversary = SoftmaxGenerator(
-                width, hidden=self._hidden, learning_rate=self._rate, seed=self.seed
+                width, hidden=self.hidden, learning_rate=self.learning_rate, seed=self.seed
             )
-        elif self.adversary.width != width:
-            raise ValueError(
-                f"encoder: expected embeddings of width {self.adversary.width}, as at the first "
-                f"refresh, got {width}; make a new sampler for another encoder"
-            )
+        check_width(self.adversary.width, width)
         return self.adversary
 
     @torch.no_grad()
@@ -237,16 +214,10 @@ class AdversarialMethod(TableMethod):
         return Snapshot.take(query, candidate, ends.known, None, None)
 
     @torch.no_grad()
-    def fill(
-        self,
-        ends: Ends,
-        table: CandidateTable,
-        nodes: Tensor | None,
-        on_rows: Callable[[int], object],
-    ) -> TableReport:
-        done = super().fill(ends, table, nodes, on_rows)
+    def fill(self, ends: Ends, nodes: Tensor | None, on_rows: OnRows) -> TableReport:
+        done = super().fill(ends, nodes, on_rows)
         # The encoder's mean score of the first group of negatives just written.
-        score, h = ends.scorer or dot_score, ends.h_query
+        score, h, table = ends.scorer or dot_score, ends.h_query, ends.table
         ids = table.hidden().ids[table.start[:-1]].long()
         parts = [
             checked_scores(score(h, h[slot]), slot.shape).double().mean() for slot in ids.unbind(1)
@@ -297,13 +268,11 @@ class AdversarialSampler(RefreshingSampler):
             `RefreshingSampler`; pools are of 32 by default.
 
     Raises:
-        ValueError: for a value out of range; and as `RefreshingSampler` says.
-        TypeError, MemoryError: as `RefreshingSampler` says.
+        ValueError, TypeError, MemoryError: as `RefreshingSampler` says.
     """
 
-    takes_several_types: ClassVar[bool] = False  # one generator, whose two maps read one node type
+    # One generator, whose two maps read one node type: no edge types to choose from.
     takes = ("pools", "scorer", "feat", "seed", "generator", "resources")
-    defaults = PoolSettings(pool=32)
 
     def __init__(
         self,
@@ -333,7 +302,16 @@ class AdversarialSampler(RefreshingSampler):
         return method.adversary if isinstance(method, AdversarialMethod) else None
 
     def _method(self, known: KnownEdges, seed: int) -> AdversarialMethod:
-        return AdversarialMethod(self.settings, self.resources.chunk_bytes, self.seed, self)
+        return AdversarialMethod(
+            self.rule,
+            self.settings,
+            self.resources.chunk_bytes,
+            self.seed,
+            steps=(self.warmup_steps, self.fit_steps),
+            batch=self.batch_queries,
+            hidden=self.hidden,
+            learning_rate=self.learning_rate,
+        )
 
 
 def _standardise(h: Tensor) -> Tensor:

@@ -1,14 +1,14 @@
 """The contract of a DGL negative sampler, once, for all samplers of this package.
 
-DGL calls ``sampler(g, eids)`` with edge ids (a tensor, or a dict by edge type) and expects
-``(src, dst)`` or a dict of those by canonical edge type. Ours return exactly ``k`` negatives per
-edge, grouped as ``src.repeat_interleave(k)`` (negative ``i`` belongs to edge ``i // k``), with the
-id type of the graph, on the device of the edge ids.
+DGL calls ``sampler(g, eids)`` with edge ids and expects sources and destinations. Ours return
+exactly ``k`` negatives per edge, grouped as ``src.repeat_interleave(k)`` (negative ``i`` belongs to
+edge ``i // k``), with the id type of the graph, on the device of the edge ids.
 """
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -28,17 +28,17 @@ from dgl_dmns.core import (
     canonical_edge_type,
     shielded,
 )
-from dgl_dmns.samplers.batch_loss import batch_loss
-from dgl_dmns.samplers.etypes import check_k
-from dgl_dmns.samplers.graphs import GraphIdentity, KnownGraph, check_graph, ends_of
+from dgl_dmns.samplers.callables import Scorers, scorers_by_type
+from dgl_dmns.samplers.graphs import GraphIdentity, KnownGraph, Pair, check_graph, ends_of
+from dgl_dmns.samplers.minibatch import log_ratio_of, pair_batches
+from dgl_dmns.samplers.settings import check_k
 from dgl_dmns.samplers.streams import Stream
+from dgl_dmns.shared_softmax import Share, shared_softmax_loss
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from dgl_dmns.core import Embeddings
-    from dgl_dmns.samplers.callables import Scorers
-    from dgl_dmns.shared_softmax import Share
 
 _Base: Any = require_dgl().dataloading.negative_sampler._BaseNegativeSampler
 _EDGES_OR_NODES = "a negative sampler takes edge ids, use for_queries() for node ids"
@@ -49,9 +49,8 @@ __all__ = ["NegativeSampler"]
 class NegativeSampler(_Base):  # type: ignore[misc]
     """Base of all samplers here: k negatives for the source of every edge.
 
-    A subclass implements `negatives` and, for a loader that trains on `loss`, `_draws`. Call
-    `for_queries` to get negatives for query nodes instead of edges: ids handed to the sampler
-    itself are always taken as edge ids.
+    A subclass implements `negatives` and, for a loader that trains on `loss`, `_draws`. Ids handed
+    to the sampler itself are always taken as edge ids; `for_queries` takes query nodes.
 
     Args:
         k: negatives per edge.
@@ -60,8 +59,7 @@ class NegativeSampler(_Base):  # type: ignore[misc]
             Loader workers always have a seeded one each.
 
     Raises:
-        TypeError: if ``k`` is not an integer.
-        ValueError: if ``k`` is below 1.
+        TypeError, ValueError: if ``k`` is no integer of at least 1.
     """
 
     def __init__(self, k: int, generator: torch.Generator | None = None) -> None:
@@ -94,19 +92,10 @@ class NegativeSampler(_Base):  # type: ignore[misc]
         raise NotImplementedError
 
     def negatives_for_edges(self, g: Any, src: Tensor, dst: Tensor, etype: EdgeType) -> Tensor:
-        """Negatives for edges; what a call of the sampler asks for.
+        """Negatives for edges with destinations ``dst`` [B]; what a call of the sampler asks for.
 
-        By default only the source counts. A sampler that needs the whole batch of positives
-        overrides this one too.
-
-        Args:
-            g: the graph.
-            src: source ids of the edges, shape [B], int64, on the CPU.
-            dst: destination ids of the edges, shape [B], int64, on the CPU.
-            etype: canonical edge type.
-
-        Returns:
-            Destination ids, shape [B, k], int64.
+        By default only the source counts, see `negatives`. A sampler that needs the whole batch of
+        positives overrides this one too.
         """
         return self.negatives(g, src, etype)
 
@@ -125,31 +114,29 @@ class NegativeSampler(_Base):  # type: ignore[misc]
         raise NotImplementedError
 
     def _draws(self, etype: EdgeType, dst: Tensor) -> FilteredDraws:
-        """What the queries of a batch draw from, by its edge type and its destinations [B].
-
-        Raises:
-            ValueError: for a sampler whose draws have no tractable distribution.
-        """
+        """What the queries of a batch draw from, by its edge type and its destinations [B]."""
         raise ValueError(
             f"loss: {type(self).__name__} has no distribution of its negatives that this loss can "
             "correct for; take UniformSampler, or DMNSSampler with Blend(), Gate() or Density(), "
             "or dgl_dmns.losses.softmax_loss(pos, neg) for each positive with its own"
         )
 
-    def mixture_log_ratio(
-        self, etype: EdgeType, src: Tensor, dst: Tensor, candidates: Tensor
+    def batch_log_ratio(
+        self, etype: EdgeType, src: Tensor, dst: Tensor, candidates: Tensor, share: Share = "batch"
     ) -> Tensor:
-        """Log ratio to uniform draws of what the queries of a batch draw together.
+        """Log ratio to uniform draws of what the queries of a batch draw, for `loss`.
 
-        It is ``log rbar(u) = log(1 / B sum_j N q(u|v_j))`` with the N of the known edges'
-        ``num_dst``, over the batch's own queries, each as often as it stands there, known edges at
-        0. An unbiased estimate of ``1 / rbar(u)`` will do, and should not exceed a bound.
+        It is that of all of them together, ``log rbar(u) = log(1 / B sum_j N q(u|v_j))`` with the N
+        of the known edges' ``num_dst``, over the batch's own queries, each as often as it stands
+        there, known edges at 0. An unbiased estimate of ``1 / rbar(u)`` will do, and should not
+        exceed a bound. With ``share="edge"`` it is ``log(N q(u|v))`` of a query's own candidates.
 
         Args:
             etype: canonical edge type.
             src: ids of the positives' sources, the queries, shape [B], int64, on the CPU.
             dst: ids of their destinations, shape [B], int64.
             candidates: ids of what each of them has drawn, shape [B, K], int64.
+            share: ``"batch"`` or ``"edge"``.
 
         Returns:
             Natural log ratios, shape [B, K], floating point; inf for a candidate that is to count
@@ -158,17 +145,11 @@ class NegativeSampler(_Base):  # type: ignore[misc]
         Raises:
             ValueError: for a sampler whose draws have no tractable distribution.
         """
+        draws = self._draws(etype, dst)
+        if share == "edge":
+            return draws.own_log_ratio(src, candidates)
         nodes, place = candidates.unique(return_inverse=True)
-        return self._draws(etype, dst).mixture_log_ratio(src, nodes)[place]
-
-    def own_log_ratio(
-        self, etype: EdgeType, src: Tensor, dst: Tensor, candidates: Tensor
-    ) -> Tensor:
-        """Log ratio ``log(N q(u|v))`` of each query's own candidates, for ``share="edge"``.
-
-        Arguments, result and errors as for `mixture_log_ratio`.
-        """
-        return self._draws(etype, dst).own_log_ratio(src, candidates)
+        return draws.mixture_log_ratio(src, nodes)[place]
 
     def scorer_of(self, etype: EdgeType) -> Scorer | None:
         """The scorer that the sampler was made with, if any."""
@@ -184,8 +165,8 @@ class NegativeSampler(_Base):  # type: ignore[misc]
             eids: edge ids, shape [B], of the graph's id type, or a dict of those by edge type.
 
         Returns:
-            Source and destination ids, shape [B * k] each, k in a row for each edge; for a dict, a
-            dict of those by canonical edge type.
+            Source and destination ids, shape [B * k] each; for a dict, a dict of those by canonical
+            edge type.
 
         Raises:
             TypeError: for what is no graph, or ids that are no integers of the graph's id type.
@@ -196,17 +177,15 @@ class NegativeSampler(_Base):  # type: ignore[misc]
         return super().__call__(g, eids)
 
     @shielded
-    def _generate(self, g: Any, eids: Tensor, canonical_etype: EdgeType) -> tuple[Tensor, Tensor]:
+    def _generate(self, g: Any, eids: Tensor, canonical_etype: EdgeType) -> Pair:
         _check_call_ids("eids", eids, g.num_edges(canonical_etype), "edge ids", g)
         ends = ends_of(g, eids, canonical_etype)
         src, dst = (end.to("cpu", torch.int64) for end in ends)
-        self._check_identity(g, canonical_etype, (src, dst))
+        self.check_identity(g, canonical_etype, (src, dst))
         src, dst = self._pairs_for_edges(g, src, dst, canonical_etype)
         return src.to(eids.device, eids.dtype), dst.to(eids.device, eids.dtype)
 
-    def _pairs_for_edges(
-        self, g: Any, src: Tensor, dst: Tensor, etype: EdgeType
-    ) -> tuple[Tensor, Tensor]:
+    def _pairs_for_edges(self, g: Any, src: Tensor, dst: Tensor, etype: EdgeType) -> Pair:
         """Negative pairs for B edges, k in a row for each: two tensors [B * k], int64."""
         chosen = self.negatives_for_edges(g, src, dst, etype)
         return src.repeat_interleave(chosen.shape[1]), chosen.flatten()
@@ -231,7 +210,7 @@ class NegativeSampler(_Base):  # type: ignore[misc]
         check_graph(g)
         canonical = canonical_edge_type(etype, g.canonical_etypes, "etype")
         _check_call_ids("nodes", nodes, g.num_nodes(canonical[0]), "node ids", g)
-        self._check_identity(g, canonical, None)
+        self.check_identity(g, canonical, None)
         chosen = self.negatives(g, nodes.to("cpu", torch.int64), canonical)
         return chosen.to(nodes.device, nodes.dtype)
 
@@ -277,8 +256,7 @@ class NegativeSampler(_Base):  # type: ignore[misc]
                 them by canonical edge type (by the keys of a minibatch).
 
         Returns:
-            The mean loss over the positives, a scalar, float32; with several edge types see
-            ``reduce``. 0 for an empty batch.
+            The mean loss over the positives, a scalar, float32; 0 for an empty batch.
 
         Raises:
             ValueError: if the sampler's negatives have no tractable distribution, if embeddings,
@@ -289,9 +267,30 @@ class NegativeSampler(_Base):  # type: ignore[misc]
         """
         if reduce not in ("sum", "none"):
             raise ValueError(f"reduce: expected 'sum' or 'none', got {reduce!r}")
-        losses = batch_loss(
-            self, h, pos_graph, neg_graph, scorer, temperature, share, pool, self._call_generator()
-        )
+        generator, held = self._call_generator(), self.known_by_type
+        batches = pair_batches(h, pos_graph, neg_graph, list(held))
+        scorer_of: Callable[[EdgeType], Scorer | None] = self.scorer_of
+        if scorer is not None:
+            asked = [batch.etype for batch in batches.values()]
+            scorer_of = scorers_by_type(scorer, asked, list(held))
+        losses: dict[Any, Tensor] = {
+            key: shared_softmax_loss(
+                batch.h,
+                batch.src,
+                batch.dst,
+                batch.candidates,
+                num_nodes=held[batch.etype].num_dst,
+                known=held[batch.etype],
+                ids=batch.ids,
+                log_ratio=log_ratio_of(self, batch, share) if len(batch.src) else None,
+                scorer=scorer_of(batch.etype),
+                temperature=temperature,
+                share=share,
+                pool=pool,
+                generator=generator,
+            )
+            for key, batch in batches.items()
+        }
         if reduce == "none":
             return losses
         if not losses:
@@ -303,32 +302,18 @@ class NegativeSampler(_Base):  # type: ignore[misc]
     def stats(self, **arguments: Any) -> pd.DataFrame:
         """How hard, how varied and how false the negatives are that the sampler holds now.
 
-        Args:
-            **arguments: of `dgl_dmns.diagnostics.negative_statistics`: ``embeddings`` (which a
-                sampler without an encoder needs), ``held_out`` pairs, ``etype``, ``queries``,
-                ``seed``.
-
-        Returns:
-            A row for each hardness level, for all negatives, and, to compare with, for random nodes
-            and for positives; the columns are explained there.
-
-        Raises:
-            RuntimeError: before the first refresh.
-            ValueError: for an argument that does not fit.
+        Arguments, table and errors are those of `dgl_dmns.diagnostics.negative_statistics`; a
+        sampler without an encoder needs ``embeddings``.
         """
         from dgl_dmns.diagnostics import negative_statistics
 
         return negative_statistics(self, **arguments)
 
-    def check_pairs(self, src: Tensor, dst: Tensor, etype: EdgeType) -> None:
-        """Warn, once, where pairs of a pipeline without a graph are mostly no known edges.
-
-        Args:
-            src: source ids, shape [B], int64, on the CPU.
-            dst: destination ids, likewise.
-            etype: canonical edge type.
-        """
-        self._identity.check_pairs(self.known_by_type[etype], (src, dst), etype)
+    def check_identity(self, g: Any, etype: EdgeType, pairs: Pair | None) -> None:
+        """Refuse a graph that numbers its nodes otherwise, see `dgl_dmns.samplers.graphs`."""
+        known = self.known_by_type.get(etype)
+        if known is not None:
+            self._identity.check(known, g, etype, pairs)
 
     # ---- randomness and copies --------------------------------------------------------------
 
@@ -345,8 +330,7 @@ class NegativeSampler(_Base):  # type: ignore[misc]
 
     def _drawing(self, etype: EdgeType) -> Draw:
         """A function that draws as a call does; a copy draws, so that no trace is left."""
-        copied = copy.deepcopy(self)
-        graph = KnownGraph(self.known_by_type)
+        copied, graph = copy.deepcopy(self), KnownGraph(self.known_by_type)
 
         def draw(src: Tensor, dst: Tensor | None) -> Tensor:
             if dst is None:
@@ -354,12 +338,6 @@ class NegativeSampler(_Base):  # type: ignore[misc]
             return copied.negatives_for_edges(graph, src, dst, etype)
 
         return draw
-
-    def _check_identity(self, g: Any, etype: EdgeType, pairs: tuple[Tensor, Tensor] | None) -> None:
-        """Refuse a graph that numbers its nodes otherwise, see `dgl_dmns.samplers.graphs`."""
-        known = self.known_by_type.get(etype)
-        if known is not None:
-            self._identity.check(known, g, etype, pairs)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(k={self.k})"

@@ -55,10 +55,7 @@ def modules_behind(function: Any) -> list[nn.Module]:
 
 @contextmanager
 def eval_mode(modules: list[nn.Module]) -> Iterator[None]:
-    """Put modules into eval mode, and others that this thread calls within.
-
-    Each part has its own mode back afterwards.
-    """
+    """Put modules, and others that this thread calls within, into eval mode for a while."""
     here = threading.get_ident()
     with modes_kept() as settle:
 
@@ -94,24 +91,25 @@ def _parts(value: Any) -> list[Any]:
         return [value.__self__, value.__func__]
     if isinstance(value, FunctionType):
         return _parts_of_function(value)
-    if isinstance(value, (list, tuple, dict)):
-        if len(value) > _ENTRIES:
-            return []
-        entries = value.values() if isinstance(value, dict) else value
-        return [one for one in entries if _may_hold(one)]
-    own = getattr(value, "__dict__", {})
-    called = type(value).__dict__.get("__call__")
-    return [one for one in (*own.values(), called) if _may_hold(one)]
+    entries = _entries(value)
+    if not isinstance(value, (list, tuple, dict)):
+        called = type(value).__dict__.get("__call__")
+        entries = [*getattr(value, "__dict__", {}).values(), called]
+    return [one for one in entries if _may_hold(one)]
+
+
+def _entries(value: Any) -> list[Any]:
+    """The entries of a small container."""
+    if not isinstance(value, (list, tuple, dict)) or len(value) > _ENTRIES:
+        return []
+    return list(value.values() if isinstance(value, dict) else value)
 
 
 def _may_hold(value: Any) -> bool:
     """Whether an entry is followed: modules, functions and small containers of modules."""
     if isinstance(value, (nn.Module, functools.partial, MethodType, FunctionType)):
         return True
-    if not isinstance(value, (list, tuple, dict)) or len(value) > _ENTRIES:
-        return False
-    entries = value.values() if isinstance(value, dict) else value
-    return any(isinstance(one, nn.Module) for one in entries)
+    return any(isinstance(one, nn.Module) for one in _entries(value))
 
 
 def _parts_of_function(function: FunctionType) -> list[Any]:
@@ -144,17 +142,7 @@ Scorers = Union[Scorer, Mapping[Any, Scorer], nn.ModuleDict]
 def scorers_by_type(
     scorer: Scorers | None, held: Sequence[EdgeType], etypes: Sequence[EdgeType]
 ) -> Callable[[EdgeType], Scorer | None]:
-    """The scorer of each held edge type.
-
-    Args:
-        scorer: one for all, a dict that has one for each of ``held``, or None.
-        held: edge types that need one.
-        etypes: all edge types of the graph, which a dict may name.
-
-    Raises:
-        TypeError: if a scorer cannot be called.
-        ValueError: if a dict names unknown edge types or lacks one.
-    """
+    """The scorer of each held edge type; a dict has one for each, and may name all ``etypes``."""
     if isinstance(scorer, nn.ModuleDict):
         scorer = dict(scorer.items())
     if not isinstance(scorer, Mapping):
@@ -183,11 +171,7 @@ def _check_scorer(scorer: Any, name: str) -> None:
 
 
 def frozen(scorer: Scorer | None) -> Scorer | None:
-    """A module as a copy on the CPU, in eval mode and without gradient; a function as it is.
-
-    Dropout or running statistics have no part in a refresh, and the weights stay those of the
-    refresh while the training goes on.
-    """
+    """A module as a copy on the CPU, in eval mode and without gradient; a function as it is."""
     scorer = unwrapped(scorer)
     if not isinstance(scorer, nn.Module):
         return scorer

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -32,40 +33,21 @@ from dgl_dmns.core import (
 )
 from dgl_dmns.samplers.callables import Scorers
 from dgl_dmns.samplers.embedder import Encoder
-from dgl_dmns.samplers.etypes import NegativesPerEdge
-from dgl_dmns.samplers.method import Ends, TableMethod
+from dgl_dmns.samplers.method import Ends, TableMethod, check_width
 from dgl_dmns.samplers.refreshing import RefreshingSampler
 from dgl_dmns.samplers.relation import Relation
-from dgl_dmns.samplers.settings import Diffusion, Pools, Resources
+from dgl_dmns.samplers.settings import Diffusion, NegativesPerEdge, Pools, Resources
 from dgl_dmns.samplers.tables import Source
 
 __all__ = ["DMNSSampler"]
 
 
+@dataclass(eq=False, repr=False)
 class DiffusionMethod(TableMethod):
-    """A diffusion model of the destination's embedding given the source's, and a rule on it.
+    """A diffusion model of the destination's embedding given the source's, and a rule on it."""
 
-    Args:
-        rule: the selection rule.
-        settings: pools and mixture.
-        chunk_bytes: working set of filling a table.
-        seed: of the model's weights.
-        levels: hardness levels.
-        diffusion: how the model is made and fitted.
-    """
-
-    def __init__(
-        self,
-        rule: Rule,
-        settings: PoolSettings,
-        chunk_bytes: int,
-        seed: int,
-        levels: Levels,
-        diffusion: Diffusion,
-    ) -> None:
-        super().__init__(rule, settings, chunk_bytes, seed)
-        self.levels = levels
-        self.diffusion = diffusion
+    levels: Levels
+    diffusion: Diffusion
 
     def copy(self) -> DiffusionMethod:
         made = super().copy()
@@ -78,11 +60,7 @@ class DiffusionMethod(TableMethod):
         steps = diffusion.warmup_steps if first else diffusion.fit_steps
         if self.model is None:
             self.model = diffusion.make(width, self.levels, self.seed)
-        elif self.model.space.embedding_width != width:
-            raise ValueError(
-                f"encoder: expected embeddings of width {self.model.space.embedding_width}, as at "
-                f"the first refresh, got {width}; make a new sampler for another encoder"
-            )
+        check_width(self.model.space.embedding_width, width)
         space, one_type = self.model.space, ends.h_candidate is ends.h_query
         space.update(ends.h_query if one_type else torch.cat([ends.h_query, ends.h_candidate]))
         z_query = space.encode(ends.h_query)
@@ -97,8 +75,7 @@ class DiffusionMethod(TableMethod):
         return {**super().state(version), "model": model, "width": width}
 
     def width_of(self, state: dict[str, Any]) -> int | None:
-        width: int | None = state["width"]
-        return width
+        return None if state["width"] is None else int(state["width"])
 
     def restored(self, state: dict[str, Any], version: int) -> DiffusionMethod:
         made = super().restored(state, version)
@@ -127,15 +104,12 @@ class DMNSSampler(RefreshingSampler):
 
     On a graph with several edge types each has a diffusion model of its own (weights and space),
     fitted on its own edges: that of the destination's embedding, given the source's. Where the ends
-    are of two node types, the space is fitted on the embeddings of both together. Time and memory
-    are those of one model and one table for each edge type; ``etypes`` bounds them.
+    are of two node types, the space is fitted on the embeddings of both together.
 
     Args:
-        g: the training graph; its edges are the known positives. Several node and edge types:
-            see `RefreshingSampler`.
-        encoder: an ``nn.Module`` called as ``encoder(g, g.ndata[feat])`` (heterogeneous graph: with
-            a dict of features by node type), or a callable that returns embeddings [N, D]
-            (heterogeneous graph: a dict of those).
+        g: the training graph; its edges are the known positives.
+        encoder: an ``nn.Module`` called as ``encoder(g, g.ndata[feat])``, or a callable that
+            returns embeddings [N, D]; a dict by node type where there are several.
         k: negatives per edge; a dict by edge type where they differ.
         rule: `Blend` (default, for an unchanged loss: a fifth of the draws through the gate, the
             others by the scorer's softmax), `Gate` (hard for the scorer and likely for the
@@ -147,8 +121,7 @@ class DMNSSampler(RefreshingSampler):
         scorer: see `RefreshingSampler`, like those that come after it.
 
     Raises:
-        ValueError: for a value out of range, an unsuitable graph, or a missing feature.
-        TypeError: for an argument of a wrong type, a class or a name in place of an object, or a
+        ValueError, TypeError, MemoryError: as for `RefreshingSampler`; also TypeError for a
             predictor without a closed form where the rule needs densities.
 
     Example:
@@ -229,22 +202,20 @@ class DMNSSampler(RefreshingSampler):
         Args:
             h_query: query embeddings, shape [B, D], of the encoder that was refreshed from.
             etype: edge type; may be left out where one is held.
-            generator: source of the noise; the sampler's own where not given.
+            generator: source of the noise; defaults to the sampler's own.
 
         Returns:
             Latent negatives, shape [L, B, D], hardest level first, without gradient, in the space
             and on the device of ``h_query``.
 
         Raises:
-            RuntimeError: before the first refresh, or if this is a copy, which has no generator.
-            ValueError: if ``h_query`` has another width than the embeddings refreshed from, or the
-                edge type has to be named.
+            RuntimeError: before the first refresh, or if this is a copy.
+            ValueError: if ``h_query`` does not fit, or the edge type has to be named.
         """
         relation, _, model = self._fitted("generate", etype)
         _check_queries(h_query, model)
-        latents = model.generate(
-            h_query.detach().cpu().float(), generator=generator or relation.random
-        )
+        h = h_query.detach().cpu().float()
+        latents = model.generate(h, generator=generator or relation.random)
         return latents.to(h_query.device, h_query.dtype)
 
     @in_float32
@@ -268,16 +239,16 @@ class DMNSSampler(RefreshingSampler):
             nodes: query ids, shape [B], int64.
             n: nodes per query and level.
             etype: edge type; may be left out where one is held.
-            known: edges that are not drawn; those of the training graph where not given.
+            known: edges that are not drawn; defaults to those of the training graph.
             embeddings: as in `refresh`.
-            generator: source of the draws; the sampler's own where not given.
+            generator: source of the draws; defaults to the sampler's own.
 
         Returns:
             Destination ids, shape [B, L, n], int64, hardest level first, distinct within a level as
             far as a query has n admissible nodes.
 
         Raises:
-            RuntimeError: before the first refresh, or if this is a copy, which has no encoder.
+            RuntimeError: before the first refresh, or if this is a copy.
             ValueError: if the edge type has to be named, embeddings do not fit, ``n`` is below 1,
                 or a node is out of range.
             TypeError: if the predictor has no closed form, or ids are no integers.
@@ -316,18 +287,16 @@ class DMNSSampler(RefreshingSampler):
         Args:
             h_query: query embeddings, shape [B, D], floating point.
             etype: edge type; may be left out where one is held.
-            known: edges that are not drawn, with the rows of ``h_query`` as sources; none where not
-                given.
+            known: edges that are not drawn, with the rows of ``h_query`` as sources, if any.
             embeddings: of the graph's nodes, as in `refresh`.
-            generator: source of the draws; the sampler's own where not given.
+            generator: source of the draws; defaults to the sampler's own.
 
         Returns:
             Destination ids, shape [B, k], int64, on the device of ``h_query``.
 
         Raises:
-            RuntimeError: before the first refresh, or if this is a copy, which has no encoder.
-            ValueError: if the edge type has to be named, or ``h_query``, ``known`` or
-                ``embeddings`` do not fit.
+            RuntimeError: before the first refresh, or if this is a copy.
+            ValueError: if the edge type has to be named, or an argument does not fit.
         """
         relation, method, model = self._fitted("for_embeddings", etype)
         _check_queries(h_query, model)
@@ -373,11 +342,7 @@ class DMNSSampler(RefreshingSampler):
 
 
 def _check_queries(h_query: Tensor, model: DiffusionGenerator) -> None:
-    """Refuse query embeddings [B, D] that a model cannot be asked about.
-
-    Raises:
-        ValueError: for another width than the model's, integers, NaN or infinity.
-    """
+    """Refuse query embeddings of another shape than [B, D], integers, NaN and infinity."""
     width = model.space.embedding_width
     if h_query.dim() != 2 or h_query.shape[1] != width:
         raise ValueError(f"h_query: expected shape [B, {width}], got {tuple(h_query.shape)}")

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from dgl_dmns.core import Hardest, PoolSettings, SelfAdversarial
+from dgl_dmns.core import Hardest, SelfAdversarial
 from dgl_dmns.samplers.embedder import Encoder
-from dgl_dmns.samplers.etypes import NegativesPerEdge
 from dgl_dmns.samplers.refreshing import RefreshingSampler
+from dgl_dmns.samplers.settings import NegativesPerEdge
 
 __all__ = ["DynamicSampler", "SelfAdversarialSampler"]
 
@@ -33,8 +33,6 @@ class DynamicSampler(RefreshingSampler):
     Raises:
         ValueError, TypeError, MemoryError: as `RefreshingSampler` says.
     """
-
-    defaults = PoolSettings(pool=32)
 
     def __init__(self, g: Any, encoder: Encoder, k: NegativesPerEdge = 1, **options: Any) -> None:
         self._check_taken(options)
@@ -60,11 +58,8 @@ class SelfAdversarialSampler(RefreshingSampler):
             that the batch shares needs ``pools=Pools(uniform_share=0.5)``.
 
     Raises:
-        ValueError: for a value out of range; and as `RefreshingSampler` says.
-        TypeError, MemoryError: as `RefreshingSampler` says.
+        ValueError, TypeError, MemoryError: as `RefreshingSampler` says.
     """
-
-    defaults = PoolSettings(pool=32)
 
     def __init__(
         self,

@@ -19,6 +19,10 @@ from dgl_dmns.samplers.observed import NodeIds, ObservedEmbeddings
 
 __all__ = ["Embedder", "Encoder", "check_embeddings"]
 
+_INSTEAD = (
+    "pass a callable that returns the embeddings of all nodes, for example lambda: "
+    "model.inference(g, x)"
+)
 _ROWS = 1 << 16  # embeddings that are checked at a time: a bounded working set
 
 Encoder = Union[nn.Module, Callable[..., Embeddings]]
@@ -34,18 +38,8 @@ arguments (or with the graph); the modules that it refers to or calls are found 
 class Embedder:
     """The encoder of a sampler, its graph, and the embeddings that were seen last.
 
-    Args:
-        g: the training graph.
-        encoder: a module or a callable, see `Encoder`.
-        feat: name of the node features, for a module.
-        counts: number of nodes of the node types that are needed.
-
-    Attributes:
-        last: embeddings of the last refresh, float32 [N, D] by node type; None before.
-        observed: those that minibatches have computed; None where nothing was observed.
-
-    Raises:
-        TypeError, ValueError: for an encoder that cannot be called on the graph.
+    They are needed of so many nodes of each type as ``counts`` says; ``feat`` names the features
+    for a module.
     """
 
     def __init__(self, g: Any, encoder: Encoder, feat: str, counts: Mapping[str, int]) -> None:
@@ -55,8 +49,8 @@ class Embedder:
         self.feat = feat
         self.counts = counts
         self.homogeneous = is_homogeneous(g)
-        self.last: dict[str, Tensor] | None = None
-        self.observed: ObservedEmbeddings | None = None
+        self.last: dict[str, Tensor] | None = None  # of the last refresh, float32 [N, D] by type
+        self.observed: ObservedEmbeddings | None = None  # what minibatches have computed
         self._called = False
 
     def embeddings(
@@ -68,16 +62,39 @@ class Embedder:
         """
         output: Any = given
         if given is None and observed and self.observed is not None:
-            return self.of_types(self.observed.h, copy=copy)
-        if given is None:
-            output = _call(self.encoder, self.g, self.feat, first=not self._called)
-            self._called = True
-        return check_embeddings(output, self.counts, homogeneous=self.homogeneous, copy=copy)
+            output = self.observed.h
+        if output is None:
+            output = self._call()
+        return check_embeddings(output, self.counts, copy=copy)
 
-    def of_types(self, h: Mapping[str, Tensor], *, copy: bool = False) -> dict[str, Tensor]:
-        """Checked embeddings that stand by node type already, on a homogeneous graph as well."""
-        output: Any = next(iter(h.values())) if self.homogeneous else h
-        return check_embeddings(output, self.counts, homogeneous=self.homogeneous, copy=copy)
+    @torch.no_grad()
+    def _call(self) -> Any:
+        """What the encoder returns, without gradient; modules are in eval mode meanwhile.
+
+        One inside ``DistributedDataParallel`` is called without it: that may wait for other ranks.
+        An error of the first call says how it was called; memory that runs out excepted.
+        """
+        encoder, g = unwrapped(self.encoder), self.g
+        count, code = _call_of(encoder, g, self.feat)
+        arguments: tuple[Any, ...] = (g,) if count else ()
+        if count == 2:
+            many = {} if self.homogeneous else {n: g.nodes[n].data[self.feat] for n in g.ntypes}
+            arguments = (g, many or g.ndata[self.feat])
+        with eval_mode(modules_behind(encoder)):
+            try:
+                with callers_device():
+                    output = encoder(*arguments)
+            except (MemoryError, torch.cuda.OutOfMemoryError):
+                raise
+            except Exception as error:
+                if self._called:
+                    raise
+                kinds = (kind for kind in (TypeError, ValueError) if isinstance(error, kind))
+                raise next(kinds, RuntimeError)(
+                    f"encoder: called as {code}, which failed: {first_line(error)}; {_INSTEAD}"
+                ) from error
+        self._called = True
+        return output
 
     def observe(self, node_ids: NodeIds, embeddings: Embeddings) -> None:
         """Keep embeddings of a minibatch, see `RefreshingSampler.observe`."""
@@ -88,15 +105,14 @@ class Embedder:
                     "embeddings of that refresh"
                 )
             self.observed = ObservedEmbeddings(self.last)
-        self.observed.observe(self.observed.checked_rows(node_ids, embeddings))
+        self.observed.observe(node_ids, embeddings)
 
     def age(self, ntype: str | None) -> Tensor:
         """Observations since each node was seen last, see `RefreshingSampler.embedding_age`."""
         if self.observed is None:
             raise RuntimeError("embedding_age: nothing was observed; call observe() in the loop")
         held = sorted(self.observed.h)
-        if ntype is None and len(held) == 1:
-            ntype = held[0]
+        ntype = held[0] if ntype is None and len(held) == 1 else ntype
         if ntype not in held:
             raise ValueError(f"ntype: expected one of {held}, got {ntype!r}")
         return self.observed.age(ntype)
@@ -107,11 +123,7 @@ class Embedder:
         return Embedder(g, self.encoder, self.feat, counts)
 
     def check_width(self, width: int) -> None:
-        """Refuse a state that was made for embeddings of another width than the encoder's.
-
-        Raises:
-            ValueError: if it was.
-        """
+        """Refuse a state that was made for embeddings of another width than the encoder's."""
         h = self.last or self.embeddings(observed=False)
         own = next(iter(h.values())).shape[1]
         if own != width:
@@ -122,108 +134,54 @@ class Embedder:
 
 
 def _check_encoder(encoder: Any, g: Any, feat: str) -> None:
-    """Refuse an encoder that cannot be called on the graph.
-
-    Raises:
-        TypeError: if it cannot be called at all, is a class, or needs other arguments than those
-            that it is called with.
-        ValueError: if it is a module and a node type has no feature of the name ``feat``.
-    """
-    if isinstance(encoder, type):
-        raise TypeError(
-            f"encoder: expected an nn.Module or a callable that returns embeddings [N, D], got "
-            f"{type_name(encoder)}; pass an object of it, the model that is trained"
-        )
-    if isinstance(encoder, nn.Module) and is_distributed(g, "DistGraph"):
-        raise TypeError(
-            f"encoder: {type(encoder).__name__} cannot be called on a partitioned graph; pass a "
-            "callable that returns embeddings, a tensor or a DistTensor [N, D], for example by "
-            "inference layer by layer (examples/distributed.py does)"
-        )
-    if not callable(encoder):
+    """Refuse an encoder that cannot be called on the graph."""
+    if isinstance(encoder, type) or not callable(encoder):
+        advice = "; pass an object of it, the model that is trained"
         raise TypeError(
             "encoder: expected an nn.Module or a callable that returns embeddings [N, D], got "
-            f"{type(encoder).__name__}"
+            f"{type_name(encoder)}{advice if isinstance(encoder, type) else ''}"
         )
     if isinstance(encoder, nn.Module):
+        if is_distributed(g, "DistGraph"):
+            raise TypeError(
+                f"encoder: {type(encoder).__name__} cannot be called on a partitioned graph; pass "
+                "a callable that returns embeddings, a tensor or a DistTensor [N, D], for example "
+                "by inference layer by layer (examples/distributed.py does)"
+            )
         _check_features(g, feat)
     _check_signature(encoder, g, feat)
 
 
 def _check_features(g: Any, feat: str) -> None:
     """Refuse a graph with a node type that has no feature of that name."""
-    if is_homogeneous(g):
-        if feat not in g.ndata:
-            raise ValueError(
-                f"feat: the graph has no node feature {feat!r}, only {sorted(g.ndata)}; set "
-                f"g.ndata[{feat!r}], name another one with feat=..., or pass a callable encoder"
-            )
-        return
     missing = [ntype for ntype in g.ntypes if feat not in g.nodes[ntype].data]
-    if missing:
-        raise ValueError(
-            f"feat: nodes of type {', '.join(missing)} have no feature {feat!r}; set "
-            f"g.nodes[{missing[0]!r}].data[{feat!r}], name another one with feat=..., or pass a "
-            "callable encoder"
-        )
-
-
-@torch.no_grad()
-def _call(encoder: Encoder, g: Any, feat: str, *, first: bool) -> Any:
-    """What the encoder returns, without gradient; modules are in eval mode meanwhile.
-
-    A module inside ``DistributedDataParallel`` is called without it: that may wait for other ranks.
-    An error of the ``first`` call says how the encoder was called; memory that runs out excepted.
-    """
-    encoder = unwrapped(encoder)
-    arguments: tuple[Any, ...] = ()
-    if isinstance(encoder, nn.Module):
-        many = {} if is_homogeneous(g) else {n: g.nodes[n].data[feat] for n in g.ntypes}
-        arguments = (g, many or g.ndata[feat])
-    elif _takes_argument(encoder):
-        arguments = (g,)
-    with eval_mode(modules_behind(encoder)):
-        try:
-            with callers_device():
-                return encoder(*arguments)
-        except (MemoryError, torch.cuda.OutOfMemoryError):
-            raise
-        except Exception as error:
-            if not first:
-                raise
-            kind = next((k for k in (TypeError, ValueError) if isinstance(error, k)), RuntimeError)
-            raise kind(
-                f"encoder: called as {_call_of(encoder, feat, g)}, which failed: "
-                f"{first_line(error)}; pass a callable that returns the embeddings of "
-                "all nodes, for example lambda: model.inference(g, x)"
-            ) from error
+    if not missing:
+        return
+    found = f"nodes of type {', '.join(missing)} have no feature {feat!r}"
+    place = f"g.nodes[{missing[0]!r}].data[{feat!r}]"
+    if is_homogeneous(g):
+        found = f"the graph has no node feature {feat!r}, only {sorted(g.ndata)}"
+        place = f"g.ndata[{feat!r}]"
+    raise ValueError(
+        f"feat: {found}; set {place}, name another one with feat=..., or pass a callable encoder"
+    )
 
 
 def check_embeddings(
-    output: Any, counts: Mapping[str, int], *, homogeneous: bool, copy: bool = False
+    output: Any, counts: Mapping[str, int], *, copy: bool = False
 ) -> dict[str, Tensor]:
-    """Embeddings as float32 on the CPU, if they are what a refresh needs.
+    """Embeddings by node type, float32 [N, D] on the CPU, without gradient, if they are fine.
 
     Args:
-        output: what the encoder returned: a tensor [N, D], or on a heterogeneous graph a dict of
-            such tensors by node type. There, a tensor will do if one node type is needed.
+        output: what the encoder returned: a tensor [N, D] if one node type is needed, or a dict of
+            such tensors by node type.
         counts: number of nodes of the node types that are needed.
-        homogeneous: whether the graph is.
         copy: whether the embeddings are to be kept: an encoder may return its own weights, which
             the training writes on.
-
-    Returns:
-        Embeddings by node type, shape [N, D] with one D, float32, without gradient; in memory of
-        their own where ``copy``.
-
-    Raises:
-        ValueError: if a node type is missing, embeddings are not [N, D], floating point and finite,
-            or node types differ in D.
     """
-    if homogeneous or (isinstance(output, Tensor) and len(counts) == 1):
-        (ntype,) = counts
-        return {ntype: _check_rows("encoder", output, counts[ntype], copy)}
     if not isinstance(output, Mapping):
+        if len(counts) == 1:
+            return {n: _check_rows("encoder", output, count, copy) for n, count in counts.items()}
         raise ValueError(
             f"encoder: expected a dict of tensors [N, D] by node type, for {sorted(counts)}, got "
             f"{type(output).__name__}; return one entry for each node type"
@@ -232,8 +190,8 @@ def check_embeddings(
     if missing:
         raise ValueError(
             f"encoder: expected embeddings of node types {sorted(counts)}, got none of {missing}; "
-            "return one entry for each (HeteroGraphConv leaves out node types that no edge leads "
-            "to: add reverse edges), or leave their edge types out with etypes=..."
+            "return a dict with one entry for each (HeteroGraphConv leaves out node types that no "
+            "edge leads to: add reverse edges), or leave their edge types out with etypes=..."
         )
     h = {
         ntype: _check_rows(f"encoder: {ntype}", output[ntype], count, copy)
@@ -274,18 +232,18 @@ def _check_rows(name: str, h: Any, count: int, copy: bool) -> Tensor:
     return h
 
 
-def _call_of(encoder: Encoder, feat: str, g: Any) -> str:
-    """How an encoder is called, as code."""
+def _call_of(encoder: Encoder, g: Any, feat: str) -> tuple[int, str]:
+    """The number of arguments that an encoder is called with, and the call as code."""
     if isinstance(encoder, nn.Module):
-        return f"encoder(g, g.ndata[{feat!r}])" if is_homogeneous(g) else "encoder(g, features)"
-    return "encoder(g)" if _takes_argument(encoder) else "encoder()"
+        return 2, f"encoder(g, g.ndata[{feat!r}])" if is_homogeneous(g) else "encoder(g, features)"
+    return (1, "encoder(g)") if _takes_argument(encoder) else (0, "encoder()")
 
 
 def _check_signature(encoder: Encoder, g: Any, feat: str) -> None:
     """Refuse an encoder that is certain not to take the arguments that it is called with."""
     function: Any = unwrapped(encoder)
-    module = isinstance(function, nn.Module)
-    if module:
+    count, code = _call_of(function, g, feat)
+    if isinstance(function, nn.Module):
         if function._forward_pre_hooks or type(function).__call__ is not nn.Module.__call__:
             return  # other arguments than ours may reach forward
         function = function.forward
@@ -293,15 +251,12 @@ def _check_signature(encoder: Encoder, g: Any, feat: str) -> None:
         signature = inspect.signature(function)
     except (TypeError, ValueError):
         return
-    count = 2 if module else int(_takes_argument(function))
     try:
         signature.bind(*range(count))
     except TypeError as error:
         takes = ", ".join(signature.parameters)
         raise TypeError(
-            f"encoder: called as {_call_of(encoder, feat, g)}, but it takes ({takes}): {error}; "
-            "pass a callable that returns the embeddings of all nodes, for example lambda: "
-            "model.inference(g, x)"
+            f"encoder: called as {code}, but it takes ({takes}): {error}; {_INSTEAD}"
         ) from None
 
 

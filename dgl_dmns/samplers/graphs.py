@@ -27,6 +27,7 @@ from dgl_dmns.messages import warn
 __all__ = [
     "GraphIdentity",
     "KnownGraph",
+    "Pair",
     "check_graph",
     "check_has_edges",
     "edges_of",
@@ -36,19 +37,18 @@ __all__ = [
     "shared_memory_for",
 ]
 
+Pair = tuple[Tensor, Tensor]
+"""Source and destination ids, each of shape [P]."""
+
 _EDGES_A_TIME = 1 << 20  # asked of a graph's servers in one message
 _ASKED = ("canonical_etypes", "ntypes", "num_nodes", "num_edges", "find_edges")
 _FORMATS = ["coo", "csr", "csc"]
 
 
 class KnownGraph:
-    """Stands in for the graph where a pipeline has none: what samplers ask of it besides edge ids.
+    """Stands in for a graph where a pipeline has none: what samplers ask besides edge ids."""
 
-    Args:
-        known_by_type: known edges by canonical edge type, as samplers hold them.
-    """
-
-    def __init__(self, known_by_type: dict[tuple[str, str, str], KnownEdges]) -> None:
+    def __init__(self, known_by_type: dict[EdgeType, KnownEdges]) -> None:
         self.canonical_etypes = list(known_by_type)
         self._counts: dict[str, int] = {}
         for (source, _, destination), known in known_by_type.items():
@@ -66,23 +66,13 @@ def is_homogeneous(g: Any) -> bool:
 
 
 def check_graph(g: Any) -> None:
-    """Refuse what is no graph of DGL.
-
-    Raises:
-        TypeError: for a data set, a tensor of edges, a graph of another library; it says what to
-            write.
-    """
+    """Refuse what is no graph of DGL: a data set, a tensor of edges, another library's graph."""
     if isinstance(g, type) or not all(hasattr(g, name) for name in _ASKED):
         raise TypeError(f"g: expected a DGL graph, got {type_name(g)}; {_instead(g)}")
 
 
 def check_has_edges(g: Any) -> None:
-    """Refuse what is no training graph: no graph at all, a block, a graph without any edge.
-
-    Raises:
-        ValueError: if there is no edge.
-        TypeError: for what is no graph, or a block.
-    """
+    """Refuse what is no training graph: no graph at all, a block, a graph without any edge."""
     check_graph(g)
     if getattr(g, "is_block", False):
         raise TypeError(
@@ -114,15 +104,11 @@ def _instead(g: Any) -> str:
     return "pass the training graph, a dgl.DGLGraph or a DistGraph"
 
 
-def edges_of(g: Any, etype: tuple[str, str, str]) -> tuple[Tensor, Tensor]:
-    """All edges of a type, on the CPU; those of a `dgl.distributed.DistGraph` from its servers.
+def edges_of(g: Any, etype: EdgeType) -> Pair:
+    """Source and destination ids [E] of all edges of a type, on the CPU, of the graph's id type.
 
-    Args:
-        g: the graph; one that is restricted to some formats is read through a clone that is not.
-        etype: canonical edge type.
-
-    Returns:
-        Source and destination ids, each of shape [E], of the graph's id type.
+    Those of a `dgl.distributed.DistGraph` come from its servers; a graph that is restricted to some
+    formats is read through a clone that is not.
     """
     if not is_distributed(g, "DistGraph"):
         if not _allows(g, "coo"):
@@ -134,24 +120,17 @@ def edges_of(g: Any, etype: tuple[str, str, str]) -> tuple[Tensor, Tensor]:
     return src, dst
 
 
-def ends_of(g: Any, eids: Tensor, etype: tuple[str, str, str]) -> tuple[Tensor, Tensor]:
-    """The ends of edges that are given by their ids, each of shape [B].
-
-    Raises:
-        ValueError: for a graph that is restricted to formats without an order of edge ids.
-    """
-    if eids.numel() and not is_distributed(g, "DistGraph"):
-        try:
-            src, dst = g.find_edges(eids, etype=etype)
-        except Exception as error:
-            if _allows(g, "coo"):
-                raise
-            raise ValueError(
-                "g: this graph is restricted to formats without coo (csc or csr), in which DGL "
-                f"cannot look up edges by their ids; pass g.formats({_FORMATS})"
-            ) from error
-        return src, dst
-    src, dst = g.find_edges(eids, etype=etype)
+def ends_of(g: Any, eids: Tensor, etype: EdgeType) -> Pair:
+    """The ends of edges that are given by their ids, each of shape [B]."""
+    try:
+        src, dst = g.find_edges(eids, etype=etype)
+    except Exception as error:
+        if is_distributed(g, "DistGraph") or _allows(g, "coo"):
+            raise
+        raise ValueError(
+            "g: this graph is restricted to formats without coo (csc or csr), in which DGL "
+            f"cannot look up edges by their ids; pass g.formats({_FORMATS})"
+        ) from error
     return src, dst
 
 
@@ -164,12 +143,8 @@ def _allows(g: Any, wanted: str) -> bool:
 
 
 @contextmanager
-def shared_memory_for(etypes: Sequence[tuple[str, str, str]]) -> Iterator[None]:
-    """Say what to do where many edge types need more shared tensors than files may be open.
-
-    Raises:
-        RuntimeError: in place of torch's own error.
-    """
+def shared_memory_for(etypes: Sequence[EdgeType]) -> Iterator[None]:
+    """Say what to do where many edge types need more shared tensors than files may be open."""
     try:
         yield
     except (OSError, RuntimeError) as error:
@@ -183,39 +158,26 @@ def shared_memory_for(etypes: Sequence[tuple[str, str, str]]) -> Iterator[None]:
         ) from error
 
 
-def known_edges(g: Any, etype: tuple[str, str, str], folder: Folder | None = None) -> KnownEdges:
-    """The known edges of an edge type, on the CPU in shared memory, with a warning where needed.
+def known_edges(g: Any, etype: EdgeType, folder: Folder | None = None) -> KnownEdges:
+    """The known edges of an edge type, on the CPU; self pairs are barred where ends have one type.
 
-    Self pairs are barred where both ends have one type. Where shared memory has no room they lie in
-    files of the folder, if one is given.
-
-    Raises:
-        MemoryError: if shared memory has no room, and there is no folder.
+    They lie in shared memory, or where that has no room in files of the folder. A warning names
+    sources that are linked to every destination.
     """
     src, dst = edges_of(g, etype)
-    source, _, destination = etype
-    known = KnownEdges(
-        src,
-        dst,
-        int(g.num_nodes(source)),
-        int(g.num_nodes(destination)),
-        exclude_self=source == destination,
-    )
+    one_type = etype[0] == etype[2]
+    counts = (int(g.num_nodes(ntype)) for ntype in etype[::2])
+    known = KnownEdges(src, dst, *counts, exclude_self=one_type)
     known.share(folder=folder)
-    _warn_saturated(known)
-    return known
-
-
-def _warn_saturated(known: KnownEdges) -> None:
-    """Warn of sources that are linked to every destination, so that no true negative exists."""
     saturated = known.saturated()
     if saturated.numel():
-        instead = "the query itself (v, v)" if known.exclude_self else "any node"
-        other = "every other node" if known.exclude_self else "every destination"
+        instead = "the query itself (v, v)" if one_type else "any node"
+        other = "every other node" if one_type else "every destination"
         warn(
             f"{saturated.numel()} node(s), for example {int(saturated[0])}, are linked to {other}: "
             f"no true negative exists for them, so they get {instead}"
         )
+    return known
 
 
 _SAMPLE = 1000  # edges of either side that are looked up in the other
@@ -225,48 +187,31 @@ _LIKELY = 0.5  # share of edges in common above which ids are probably the same
 class GraphIdentity:
     """What a sampler has found out about the graphs it is called with; a copy starts anew.
 
-    Args:
-        name: of the sampler, for its messages.
+    ``g`` is the graph that its known edges of some types come from, if there is one.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, g: Any = None, etypes: Iterable[EdgeType] = ()) -> None:
         self._name = name
-        self._seen: dict[EdgeType, tuple[Any, int, float | None]] = {}
+        self._seen: dict[EdgeType, tuple[Any, int, float | None]] = {
+            etype: (weakref.ref(g), int(g.num_edges(etype)), 1.0) for etype in etypes
+        }
         self._trusted: set[EdgeType] = set()  # by pairs alone
         self._warned = False
 
-    def made_for(self, g: Any, etypes: Iterable[EdgeType]) -> None:
-        """Note the graph that the known edges come from."""
-        self._seen = {etype: (weakref.ref(g), int(g.num_edges(etype)), 1.0) for etype in etypes}
-
-    def check(
-        self,
-        known: KnownEdges,
-        g: Any,
-        etype: EdgeType,
-        pairs: tuple[Tensor, Tensor] | None,
-    ) -> None:
+    def check(self, known: KnownEdges, g: Any, etype: EdgeType, pairs: Pair | None) -> None:
         """Warn, once, where edges that are asked for are not among the known ones, and why.
 
         The first call with a graph looks at a sample of edges; later ones cost nothing where ids
-        are the same, and a look-up of the pairs where that is open.
-
-        Args:
-            known: the sampler's known edges.
-            g: the graph of the call.
-            etype: canonical edge type.
-            pairs: ends of the edges that are asked for, int64 [B] each, on the CPU; None for
-                queries.
-
-        Raises:
-            ValueError: if the graph also has other node counts, so that there is no doubt.
+        are the same, and a look-up of the pairs [B] where that is open; None for queries. If the
+        graph also has other node counts there is no doubt, and it is refused. Where there is no
+        graph the first pairs decide.
         """
         if self._warned or (pairs is not None and not pairs[0].numel()):
             return
-        shared = self._shared(known, g, etype)
+        shared = None if isinstance(g, KnownGraph) else self._shared(known, g, etype)
         if shared is None:  # the pairs are all that there is to look at
             if pairs is not None:
-                self.check_pairs(known, pairs, etype)
+                self._check_pairs(known, pairs, etype)
             return
         if shared == 1.0 or (pairs is None and shared > _LIKELY):
             return
@@ -292,39 +237,34 @@ class GraphIdentity:
                 f"and {own[1]}): this graph seems to number its nodes otherwise, so that known "
                 f"edges would come as negatives; {advice}"
             )
-        self._warned = True
-        worker = get_worker_info()
-        if worker is None or worker.id == 0:  # one word is enough
-            warn(
-                f"{self._name}: {found}): this graph seems to number its nodes otherwise than the "
-                "one that the sampler was made for, or to have other edges, and known edges may "
-                f"come as negatives; {advice}; nothing is wrong with held-out edges under the same "
-                "ids"
-            )
+        self._warn(
+            f"{found}): this graph seems to number its nodes otherwise than the one that the "
+            "sampler was made for, or to have other edges, and known edges may come as negatives; "
+            f"{advice}; nothing is wrong with held-out edges under the same ids"
+        )
 
-    def check_pairs(self, known: KnownEdges, pairs: tuple[Tensor, Tensor], etype: EdgeType) -> None:
-        """The same where there is no graph: warn, once, if the first pairs are mostly unknown."""
-        if etype in self._trusted or self._warned or not pairs[0].numel():
+    def _check_pairs(self, known: KnownEdges, pairs: Pair, etype: EdgeType) -> None:
+        if etype in self._trusted:
             return
         strange = _unknown(known, pairs)
         if 2 * strange <= pairs[0].numel():
             self._trusted.add(etype)
             return
+        self._warn(
+            f"{strange} of the {pairs[0].numel()} pairs asked for are unknown to it (edge type "
+            f"{etype[1]!r}): if these are no held-out pairs, the item set has other node numbers "
+            "than the graph that the sampler was made on, and known edges may come as negatives; "
+            "make both from one graph"
+        )
+
+    def _warn(self, message: str) -> None:
         self._warned = True
         worker = get_worker_info()
-        if worker is None or worker.id == 0:
-            warn(
-                f"{self._name}: {strange} of the {pairs[0].numel()} pairs asked for are unknown to "
-                f"it (edge type {etype[1]!r}): if these are no held-out pairs, the item set has "
-                "other node numbers than the graph that the sampler was made on, and known edges "
-                "may come as negatives; make both from one graph"
-            )
+        if worker is None or worker.id == 0:  # one word is enough
+            warn(f"{self._name}: {message}")
 
     def _shared(self, known: KnownEdges, g: Any, etype: EdgeType) -> float | None:
-        """The share of edges in common, 1 where one side holds the other; kept for each graph.
-
-        None for a graph that is pinned for a GPU, which answers no questions here.
-        """
+        """The share of edges in common, kept for each graph; None for one that is pinned."""
         edges = int(g.num_edges(etype))
         seen = self._seen.get(etype)
         if seen is None or seen[0]() is not g or seen[1] != edges:
@@ -338,16 +278,16 @@ class GraphIdentity:
 
 
 def _common(known: KnownEdges, g: Any, etype: EdgeType, edges: int) -> float:
-    """The larger of two shares: of the graph's edges that are known, of known ones in the graph."""
+    """The larger share: of the graph's edges that are known, or of the known ones in the graph."""
     source = torch.Generator().manual_seed(0)  # the draws of the training stay what they are
     shares = [0.0]
     if edges:
-        eids = torch.arange(edges) if edges <= _SAMPLE else _some(edges, source)
+        eids = _some(edges, source)
         src, dst = (ends.cpu().long() for ends in ends_of(g, eids.to(g.device, g.idtype), etype))
         shares.append(1 - _unknown(known, (src, dst)) / len(eids))
     total = known.indices.numel()
     if shares[-1] < 1.0 and total and callable(getattr(g, "has_edges_between", None)):
-        pick = torch.arange(total) if total <= _SAMPLE else _some(total, source)
+        pick = _some(total, source)
         src = torch.searchsorted(known.indptr, pick, right=True) - 1
         dst = known.indices[pick].long()
         inside = (src < g.num_nodes(etype[0])) & (dst < g.num_nodes(etype[2]))
@@ -356,7 +296,7 @@ def _common(known: KnownEdges, g: Any, etype: EdgeType, edges: int) -> float:
     return max(shares)
 
 
-def _unknown(known: KnownEdges, pairs: tuple[Tensor, Tensor]) -> int:
+def _unknown(known: KnownEdges, pairs: Pair) -> int:
     """How many pairs are no known edges, nodes that are unknown included."""
     src, dst = pairs
     inside = (src < known.num_src) & (dst < known.num_dst)
@@ -364,4 +304,6 @@ def _unknown(known: KnownEdges, pairs: tuple[Tensor, Tensor]) -> int:
 
 
 def _some(count: int, source: torch.Generator) -> Tensor:
+    if count <= _SAMPLE:
+        return torch.arange(count)
     return torch.randint(0, count, (_SAMPLE,), generator=source)

@@ -24,7 +24,6 @@ nodes. The distance to ``pi_v`` (total variation) is thus at most ``(1 - a / 4)^
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -36,7 +35,6 @@ from dgl_dmns.checks import as_integer, as_number
 from dgl_dmns.core import (
     NO_LEVEL,
     Candidates,
-    CandidateTable,
     DepthFirstProposal,
     EdgeName,
     KnownEdges,
@@ -48,11 +46,10 @@ from dgl_dmns.core import (
 )
 from dgl_dmns.messages import warn
 from dgl_dmns.samplers.embedder import Encoder
-from dgl_dmns.samplers.etypes import check_k
-from dgl_dmns.samplers.method import Ends, Method
+from dgl_dmns.samplers.method import Ends, Method, OnRows, check_width
 from dgl_dmns.samplers.refreshing import RefreshingSampler
 from dgl_dmns.samplers.relation import Relation
-from dgl_dmns.samplers.settings import Pools
+from dgl_dmns.samplers.settings import Pools, check_k
 
 __all__ = ["MCNSSampler", "SelfContrast"]
 
@@ -66,9 +63,6 @@ class SelfContrast(Rule):
 
     Args:
         alpha: exponent in (0, 1].
-
-    Raises:
-        ValueError: if ``alpha`` lies outside.
     """
 
     alpha: float = 0.25
@@ -86,18 +80,7 @@ class SelfContrast(Rule):
 
 
 class ChainMethod(Method):
-    """Chains of every query, and the embeddings that they walk by.
-
-    Args:
-        known: the known edges.
-        target: what chains converge to.
-        steps: of a chain per draw.
-        lists: arguments of the `DepthFirstProposal`.
-
-    Attributes:
-        walked: embeddings [2, N, D] in shared memory: those of the live version, and the others;
-            None before the first refresh.
-    """
+    """Chains of every query, and the embeddings that they walk by."""
 
     rebuilds_rows: ClassVar[bool] = False  # chains go on by themselves
 
@@ -109,7 +92,7 @@ class ChainMethod(Method):
         self.steps = steps
         self.proposal = DepthFirstProposal(known, **lists)
         self._lists = lists
-        self.walked: Tensor | None = None
+        self.walked: Tensor | None = None  # [2, N, D], shared: of the live version, and the other
 
     def walk(self, src: Tensor, x: Tensor, h: Tensor, generator: torch.Generator | None) -> Tensor:
         """States after ``steps`` steps from states ``x`` [B, k], for queries [B]; int64."""
@@ -148,14 +131,8 @@ class ChainMethod(Method):
         score = (h.index_select(0, query) * h.index_select(0, x)).sum(-1)
         return self.target.logits(score).exp_()
 
-    def fill(
-        self,
-        ends: Ends,
-        table: CandidateTable,
-        nodes: Tensor | None,
-        on_rows: Callable[[int], object],
-    ) -> TableReport:
-        h = ends.h_query  # both ends have one type
+    def fill(self, ends: Ends, nodes: Tensor | None, on_rows: OnRows) -> TableReport:
+        table, h = ends.table, ends.h_query  # both ends have one type
         count, width = h.shape
         longest = float(h.double().norm(dim=1).max())
         if longest**2 > torch.finfo(torch.float32).max:
@@ -165,11 +142,7 @@ class ChainMethod(Method):
             )
         if self.walked is None:
             self.walked = share(torch.zeros(2, count, width, dtype=torch.float32), _HELD)
-        elif self.walked.shape[2] != width:
-            raise ValueError(
-                f"encoder: expected embeddings of width {self.walked.shape[2]}, as at the first "
-                f"refresh, got {width}; make a new sampler for another encoder"
-            )
+        check_width(self.walked.shape[2], width)
         everyone, groups, k = torch.arange(count), table.groups // count, table.k
         if table.version == 0:
             states = self.known.uniform(everyone, groups * k, generator=ends.random)
@@ -222,16 +195,14 @@ class MCNSSampler(RefreshingSampler):
     """MCNS: Metropolis-Hastings chains for each query, carried on from draw to draw.
 
     A query has ``groups`` groups of k chains. A draw picks a group for each of its B edges,
-    advances the chains of all picked groups by ``steps`` steps together and returns their states
-    (about 0.03 s on one core for B = 1024, k = 5, 10 steps, N = 20,000, D = 64). Edges of one query
-    that pick the same group get the same negatives. States live in shared memory (the candidate
-    table), beside a snapshot of the embeddings that a refresh replaces. Where loader workers meet
-    the same group at once, both start from one state, and the state that is written last is kept.
+    advances the chains of all picked groups by ``steps`` steps together and returns their states.
+    Edges of one query that pick the same group get the same negatives. States live in shared memory
+    (the candidate table), beside a snapshot of the embeddings that a refresh replaces. Where loader
+    workers meet the same group at once, the state that is written last is kept.
 
     Embeddings are read at draw time. A loader's workers see them only if the first refresh comes
     before the loader is started (`attach` sees to it); a worker that was started earlier warns and
-    draws filtered uniform negatives. A node linked to all others returns itself, see the warning
-    at construction.
+    draws filtered uniform negatives.
 
     Args:
         g: the training graph (one node type, one edge type); its edges are the known positives.
@@ -245,12 +216,10 @@ class MCNSSampler(RefreshingSampler):
             ``resources`` of `RefreshingSampler`.
 
     Raises:
-        ValueError: for a value out of range; and as `RefreshingSampler` says.
-        TypeError, MemoryError: as `RefreshingSampler` says.
+        ValueError, TypeError, MemoryError: as `RefreshingSampler` says.
     """
 
-    takes_several_types: ClassVar[bool] = False  # a walk has to stay among candidates
-    takes = ("feat", "seed", "generator", "resources")
+    takes = ("feat", "seed", "generator", "resources")  # a walk has to stay among candidates
 
     @shielded
     def __init__(
@@ -268,37 +237,24 @@ class MCNSSampler(RefreshingSampler):
     ) -> None:
         self._check_taken(options)
         self.steps = as_integer("steps", steps)
-        self._width, self._weights = as_integer("width", width), weights
         if self.steps < 1:
             raise ValueError(f"steps: expected at least 1 step per draw, got {steps}")
-        self.target = SelfContrast(alpha)
+        self._width, self._weights = as_integer("width", width), weights
         # A rule of its own: it scores chain states, and no pool is ever built.
-        rule, pools = self.target, Pools(pool=check_k(k), groups=groups)
+        rule, pools = SelfContrast(alpha), Pools(pool=check_k(k), groups=groups)
         super().__init__(g, encoder, k, rule=rule, pools=pools, **options)
 
     def _method(self, known: KnownEdges, seed: int) -> ChainMethod:
         folder = self.resources.table_folder
         lists = {"width": self._width, "weights": self._weights, "seed": seed, "folder": folder}
-        return ChainMethod(known, self.target, self.steps, lists)
-
-    @property
-    def _rows_alike(self) -> bool:
-        return True
+        assert isinstance(self.rule, SelfContrast)
+        return ChainMethod(known, self.rule, self.steps, lists)
 
     @shielded
     def draw(
         self, src: Tensor, etype: EdgeName | None = None, *, dst: Tensor | None = None
     ) -> Candidates:
-        """Advance the chains of source nodes and return their states (after a refresh).
-
-        Args:
-            src: source ids, shape [B], int64, on the CPU.
-            etype: the only edge type, which need not be named.
-            dst: without meaning here.
-
-        Returns:
-            Candidates of shape [B, k], of no level.
-        """
+        """Advance the chains of source nodes and return their states, of no level; see `Tables`."""
         generator, method = self._call_generator(), self.relation().method
         assert isinstance(method, ChainMethod)
         if method.walked is None:
@@ -321,9 +277,3 @@ class MCNSSampler(RefreshingSampler):
 
     def _draw_ids(self, relation: Relation, src: Tensor, dst: Tensor | None) -> Tensor:
         return self.draw(src).ids
-
-    def __repr__(self) -> str:
-        return (
-            f"MCNSSampler(k={self.k}, target={self.target}, steps={self.steps}, "
-            f"version={self.version})"
-        )

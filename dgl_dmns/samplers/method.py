@@ -1,15 +1,15 @@
 """What a refresh does for one edge type, as one object: fit, fill, copy and state.
 
-A method is handed what it needs (known edges, embeddings, a table, randomness), so that it knows
-neither the relation that holds it nor the sampler. A refresh works on a copy of it, which takes its
-place when all edge types are done.
+A method is handed what it needs, so that it knows neither the relation that holds it nor the
+sampler. A refresh works on a copy of it, which takes its place when all edge types are done.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -28,29 +28,23 @@ from dgl_dmns.core import (
     fill_table,
 )
 
-__all__ = ["Ends", "Method", "TableMethod"]
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
-Own = TypeVar("Own", bound="Method")
-"""The class of the method itself, so that what it makes is of a subclass where it is."""
-OwnTable = TypeVar("OwnTable", bound="TableMethod")
+__all__ = ["Ends", "Method", "OnRows", "TableMethod", "check_width"]
+
+OnRows = Callable[[int], object]
+"""Is told how many rows of a table have been filled, now and then."""
 
 
 class Ends(NamedTuple):
-    """What a refresh starts from, for one edge type.
-
-    Attributes:
-        known: the known edges.
-        h_query: source embeddings, shape [Nq, D], float32.
-        h_candidate: destination embeddings, shape [Nc, D]; the same tensor where both ends have one
-            node type.
-        scorer: scores of broadcastable embeddings, the inner product where None.
-        random: source of randomness.
-    """
+    """What a refresh has to do with, for one edge type."""
 
     known: KnownEdges
-    h_query: Tensor
-    h_candidate: Tensor
-    scorer: Scorer | None
+    table: CandidateTable  # whose hidden buffer is to be filled
+    h_query: Tensor  # embeddings of sources, float32 [Nq, D]
+    h_candidate: Tensor  # of destinations [Nc, D]; the same tensor where the ends have one type
+    scorer: Scorer | None  # of broadcastable embeddings; None is the inner product
     random: torch.Generator
 
 
@@ -67,7 +61,7 @@ class Method:
     model: DiffusionGenerator | None = None
     distribution: NodeDistribution | None = None
 
-    def copy(self: Own) -> Own:
+    def copy(self) -> Self:
         """The same with what a refresh changes in place as copies."""
         return copy.copy(self)
 
@@ -75,19 +69,13 @@ class Method:
         """Fit what is learned, if anything."""
         return None
 
-    def fill(
-        self,
-        ends: Ends,
-        table: CandidateTable,
-        nodes: Tensor | None,
-        on_rows: Callable[[int], object],
-    ) -> TableReport:
+    def fill(self, ends: Ends, nodes: Tensor | None, on_rows: OnRows) -> TableReport:
         """Fill the hidden buffer of the table, all rows or those of some nodes [B]."""
         raise NotImplementedError
 
-    def on(self: Own, known: KnownEdges) -> Own:
+    def on(self, known: KnownEdges) -> Self:
         """The same for a graph that has changed."""
-        return self.copy()
+        return copy.copy(self)
 
     def state(self, version: int) -> dict[str, Any]:
         """What has to be kept besides the table of a version, by reference."""
@@ -97,16 +85,8 @@ class Method:
         """Width of the embeddings that a state was made for; None where it has none."""
         return None
 
-    def restored(self: Own, state: dict[str, Any], version: int) -> Own:
-        """A method with what `state` gave; this one stays as it is.
-
-        Args:
-            state: of a method made with the same arguments.
-            version: refreshes that its table has seen.
-
-        Raises:
-            ValueError: if it is of another kind.
-        """
+    def restored(self, state: dict[str, Any], version: int) -> Self:
+        """A method with what `state` of one like this gave; this one stays as it is."""
         return self.copy()
 
     def sent(self) -> Method | None:
@@ -114,27 +94,23 @@ class Method:
         return None
 
 
+@dataclass(eq=False, repr=False)
 class TableMethod(Method):
     """Rows drawn by a rule out of pools, and the distribution that they are drawn from.
-
-    Args:
-        rule: the selection rule.
-        settings: pools and mixture.
-        chunk_bytes: working set of filling a table.
-        seed: of what is drawn to measure the distribution.
 
     Attributes:
         norms: of the distribution, float32 [N, L + P]; None before a refresh.
         drawn_by: the rule with what it measured at the last refresh.
     """
 
-    def __init__(self, rule: Rule, settings: PoolSettings, chunk_bytes: int, seed: int) -> None:
-        self.rule = rule
-        self.settings = settings
-        self.chunk_bytes = chunk_bytes
-        self.seed = seed
+    rule: Rule
+    settings: PoolSettings
+    chunk_bytes: int  # working set of filling a table
+    seed: int  # of what is drawn to measure the distribution
+
+    def __post_init__(self) -> None:
         self.norms: Tensor | None = None
-        self.drawn_by = rule
+        self.drawn_by = self.rule
         self._weights: dict[str, Tensor] | None = None  # of a module as scorer, from a state
 
     def snapshot(self, ends: Ends) -> Snapshot:
@@ -143,16 +119,14 @@ class TableMethod(Method):
         return Snapshot.take(ends.h_query, ends.h_candidate, ends.known, ends.scorer, model)
 
     def fill(  # noqa: D102
-        self,
-        ends: Ends,
-        table: CandidateTable,
-        nodes: Tensor | None,
-        on_rows: Callable[[int], object],
+        self, ends: Ends, nodes: Tensor | None, on_rows: OnRows
     ) -> TableReport:
         snapshot = self.snapshot(ends)
-        self.drawn_by = self.rule.measured(snapshot, refreshes=table.version, generator=ends.random)
+        self.drawn_by = self.rule.measured(
+            snapshot, refreshes=ends.table.version, generator=ends.random
+        )
         report, self.norms = fill_table(
-            table,
+            ends.table,
             self.drawn_by,
             self.settings,
             snapshot,
@@ -171,19 +145,15 @@ class TableMethod(Method):
         return NodeDistribution(self.drawn_by, self.settings, snapshot, self.norms, seed=self.seed)
 
     def know_again(self, ends: Ends) -> None:
-        """Make the distribution of a state that was loaded, from the embeddings in it.
-
-        Raises:
-            RuntimeError: if a module as scorer has other weights than the state's.
-        """
+        """Make the distribution of a state that was loaded, from the embeddings in it."""
         if self.norms is None:
             return
         if self._weights is not None and isinstance(ends.scorer, nn.Module):
             ends.scorer.load_state_dict(self._weights)
         self.distribution = self._drawn_from(self.snapshot(ends))
 
-    def on(self: OwnTable, known: KnownEdges) -> OwnTable:  # noqa: D102
-        made = copy.copy(self)
+    def on(self, known: KnownEdges) -> Self:  # noqa: D102
+        made = super().on(known)
         made.norms = made.distribution = None
         return made
 
@@ -194,12 +164,19 @@ class TableMethod(Method):
             weights = dict(scorer.state_dict()) if isinstance(scorer, nn.Module) else None
         return {"norms": self.norms, "rule": self.drawn_by.measures(), "scorer": weights}
 
-    def restored(  # noqa: D102
-        self: OwnTable, state: dict[str, Any], version: int
-    ) -> OwnTable:
+    def restored(self, state: dict[str, Any], version: int) -> Self:  # noqa: D102
         made = copy.copy(self)
         made.norms = None if state["norms"] is None else state["norms"].clone()
         made.drawn_by = self.rule.with_measures(state["rule"])
         made.distribution = None  # it is of the table before
         made._weights = copy.deepcopy(state["scorer"])
         return made
+
+
+def check_width(first: int, width: int) -> None:
+    """Refuse embeddings of another width than those of the first refresh."""
+    if width != first:
+        raise ValueError(
+            f"encoder: expected embeddings of width {first}, as at the first refresh, got {width}; "
+            "make a new sampler for another encoder"
+        )

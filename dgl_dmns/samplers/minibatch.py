@@ -8,36 +8,45 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Union
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from dgl_dmns.checks import check_ids
 from dgl_dmns.core import EdgeType, KnownEdges, canonical_edge_type
-from dgl_dmns.samplers.graphs import is_homogeneous
+from dgl_dmns.samplers.graphs import Pair, is_homogeneous
+
+if TYPE_CHECKING:
+    from dgl_dmns.samplers.base import NegativeSampler
+    from dgl_dmns.shared_softmax import Share
 
 __all__ = [
-    "NegativePairs",
     "PairBatch",
     "checked_pairs",
     "edge_type_of_key",
+    "is_minibatch",
+    "log_ratio_of",
     "negative_pairs",
     "pair_batches",
-    "pairs_of",
 ]
 
-Pair = tuple[Tensor, Tensor]
-NegativePairs = Union[Pair, dict[Any, tuple[EdgeType, Pair]]]
-"""Source and destination ids, each of shape [P]; or edge types and such pairs by a key."""
+_COMPACTED = ("compacted_negative_dsts", "compacted_negative_srcs", "compacted_seeds")
+_FEW = 16  # negatives that say nothing
 
 
-def negative_pairs(negatives: Any, held: Sequence[EdgeType]) -> NegativePairs:
-    """The negative edges in a loader's output.
+def is_minibatch(value: Any) -> bool:
+    """Whether something is a minibatch of GraphBolt, in either protocol."""
+    return hasattr(value, "seeds") or hasattr(value, "node_pairs")
+
+
+def negative_pairs(
+    negatives: Any, held: Sequence[EdgeType]
+) -> Pair | dict[Any, tuple[EdgeType, Pair]]:
+    """The negative edges in a loader's output, or the edges in another graph.
 
     Args:
-        negatives: a negative graph of ``dgl.dataloading``; a GraphBolt minibatch; a pair of node id
-            tensors of the whole graph, shape [P]; or a dict of such pairs by edge type.
+        negatives: see `Tables.log_ratio`.
         held: the edge types that are looked for. Those of a graph that are not held and have no
             edges are left out.
 
@@ -45,10 +54,6 @@ def negative_pairs(negatives: Any, held: Sequence[EdgeType]) -> NegativePairs:
         The pair of the only edge type, or the edge types and pairs by key: the canonical edge type,
         for a minibatch the key that it uses. They are in the order of the edges, and of a minibatch
         on the device of its compacted ids, where it has any.
-
-    Raises:
-        ValueError: for an edge type that is not held, or a minibatch without negatives.
-        TypeError: if ``negatives`` is none of these.
     """
     if isinstance(negatives, tuple):
         return negatives
@@ -58,84 +63,79 @@ def negative_pairs(negatives: Any, held: Sequence[EdgeType]) -> NegativePairs:
     if hasattr(negatives, "canonical_etypes"):
         etypes = negatives.canonical_etypes
         if is_homogeneous(negatives):
-            return pairs_of(negatives, etypes[0])
+            return _pair_of(negatives, etypes[0])
         wanted = [e for e in etypes if e in held or negatives.num_edges(e)]
-        return {etype: (etype, pairs_of(negatives, etype)) for etype in wanted}
-    if hasattr(negatives, "seeds") or hasattr(negatives, "node_pairs"):
-        return _pairs_of_minibatch(negatives, held)
+        return {etype: (etype, _pair_of(negatives, etype)) for etype in wanted}
+    if is_minibatch(negatives):
+        keys = _keys(negatives)
+        pairs = {key: _where_compacted(negatives, key) for key in keys}
+        if None in pairs:
+            return pairs[None]
+        return {key: (edge_type_of_key(key, held, "negatives"), pairs[key]) for key in keys}
     raise TypeError(
         "negatives: expected a negative graph, a GraphBolt minibatch, a pair (src, dst) or a dict "
         f"of pairs, got {type(negatives).__name__}; pass what the loader returned"
     )
 
 
-def pairs_of(graph: Any, etype: EdgeType) -> Pair:
-    """Ids in the whole graph of the ends of a loader's negative edges, each of shape [P]."""
-    ends = []
-    for ids, ntype in zip(graph.edges(etype=etype), (etype[0], etype[2])):
-        nodes = graph.nodes[ntype].data.get("_ID")
-        ends.append(ids if nodes is None else nodes[ids.long()])
-    return ends[0], ends[1]
+def _pair_of(graph: Any, etype: EdgeType) -> Pair:
+    """Ids in the whole graph of the ends of a loader's edges."""
+    src, dst = graph.edges(etype=etype)
+    of_src, of_dst = (graph.nodes[ntype].data.get("_ID") for ntype in etype[::2])
+    src = src if of_src is None else of_src[src.long()]
+    return src, dst if of_dst is None else of_dst[dst.long()]
 
 
 def edge_type_of_key(key: Any, held: Sequence[EdgeType], argument: str) -> EdgeType:
-    """The edge type of GraphBolt's key for it, ``"source:relation:destination"``.
-
-    Raises:
-        ValueError: if it is not held.
-    """
+    """The held edge type of GraphBolt's key for it, ``"source:relation:destination"``."""
     name: Any = tuple(key.split(":")) if isinstance(key, str) and key.count(":") == 2 else key
     return canonical_edge_type(name, held, argument)
 
 
-def _pairs_of_minibatch(minibatch: Any, held: Sequence[EdgeType]) -> NegativePairs:
-    pairs = getattr(minibatch, "node_pairs", None)
-    whole = getattr(minibatch, "seeds", None) if pairs is None else pairs
-    if isinstance(whole, Mapping):
-        return {
-            key: (edge_type_of_key(key, held, "negatives"), _pair_of_minibatch(minibatch, key))
-            for key in whole
-        }
-    return _pair_of_minibatch(minibatch, None)
+def _keys(minibatch: Any) -> list[Any]:
+    """The edge types of a minibatch, as it names them; None for the only one."""
+    whole = getattr(minibatch, "node_pairs", None)
+    whole = getattr(minibatch, "seeds", None) if whole is None else whole
+    return list(whole) if isinstance(whole, Mapping) else [None]
 
 
-def _pair_of_minibatch(minibatch: Any, key: Any) -> Pair:
-    """The negative edges of one edge type, in either protocol of GraphBolt."""
+def _field(minibatch: Any, name: str, key: Any) -> Any:
+    value = getattr(minibatch, name, None)
+    return value.get(key) if isinstance(value, Mapping) else value
 
-    def read(name: str) -> Any:
-        value = getattr(minibatch, name, None)
-        return value.get(key) if isinstance(value, Mapping) else value
 
-    positive, seeds, labels = read("node_pairs"), read("seeds"), read("labels")
-    src, dst = read("negative_srcs"), read("negative_dsts")
-    compacted = next((read(n) for n in _COMPACTED if read(n) is not None), None)
-    if positive is not None and (src is not None or dst is not None):
+def _ends(minibatch: Any, key: Any, argument: str, prefix: str = "") -> tuple[Pair, Pair]:
+    """Positive and negative edges of one edge type, from the fields of a prefix."""
+    pairs, seeds, src, dst = (
+        _field(minibatch, f"{prefix}{name}", key)
+        for name in ("node_pairs", "seeds", "negative_srcs", "negative_dsts")
+    )
+    labels = _field(minibatch, "labels", key)
+    if pairs is not None and (src is not None or dst is not None):
         count = (dst if src is None else src).shape[1]
-        src = positive[0].repeat_interleave(count) if src is None else src.flatten()
-        dst = positive[1].repeat_interleave(count) if dst is None else dst.flatten()
-    elif seeds is not None and labels is not None:
-        src, dst = seeds[(labels == 0).to(seeds.device)].unbind(1)
-    else:
-        raise ValueError(
-            "negatives: the minibatch has no negatives; put the stage that samples them into the "
-            "pipeline, before the stage that samples the subgraph"
-        )
-    return (src, dst) if compacted is None else (src.to(compacted.device), dst.to(compacted.device))
+        src = pairs[0].repeat_interleave(count) if src is None else src.flatten()
+        dst = pairs[1].repeat_interleave(count) if dst is None else dst.flatten()
+        return (pairs[0], pairs[1]), (src, dst)
+    if seeds is not None and labels is not None:
+        positive = (labels != 0).to(seeds.device)
+        return seeds[positive].unbind(1), seeds[~positive].unbind(1)
+    raise ValueError(
+        f"{argument}: the minibatch has no {'compacted ' if prefix else ''}negatives; put the "
+        "stage that samples them into the pipeline, and after it the one that samples the subgraph"
+    )
 
 
-_COMPACTED = ("compacted_negative_dsts", "compacted_negative_srcs", "compacted_seeds")
+def _where_compacted(minibatch: Any, key: Any) -> Pair:
+    """The negative edges of one edge type, on the device of their compacted ids."""
+    _, (src, dst) = _ends(minibatch, key, "negatives")
+    found = (_field(minibatch, name, key) for name in _COMPACTED)
+    compacted = next((one for one in found if one is not None), src)
+    return src.to(compacted.device), dst.to(compacted.device)
 
 
-def checked_pairs(
-    name: str, pairs: tuple[Tensor, Tensor], known: KnownEdges, etype: tuple[str, str, str]
-) -> tuple[Tensor, Tensor]:
-    """Pairs of node ids of the whole graph, int64 on the CPU, each of shape [P].
-
-    Raises:
-        TypeError: if ids are no integers.
-        ValueError: if one is out of range, or the ends differ in number.
-    """
-    for ids, count, ntype in zip(pairs, (known.num_src, known.num_dst), (etype[0], etype[2])):
+def checked_pairs(name: str, pairs: Pair, known: KnownEdges, etype: EdgeType) -> Pair:
+    """Pairs of node ids of the whole graph, int64 on the CPU, if they are."""
+    for ids, count, ntype in zip(pairs, (known.num_src, known.num_dst), etype[::2]):
         what = f"ids of nodes of type {ntype!r}"
         check_ids(name, ids, count, what, advice="pass ids of the whole graph (dgl.NID)")
     src, dst = pairs
@@ -149,43 +149,27 @@ def checked_pairs(
 
 @dataclass(frozen=True, eq=False)
 class PairBatch:
-    """B positives of one edge type with K candidates each.
-
-    Attributes:
-        etype: canonical edge type.
-        h: embeddings of the sources' type and of the destinations', shapes [n, D].
-        ids: node ids of those rows, shapes [n], int64, on the CPU.
-        src: rows of the positives' sources, shape [B], int64.
-        dst: rows of their destinations, shape [B], int64.
-        candidates: rows of the negatives, shape [B, K], int64.
-    """
+    """B positives of one edge type with K candidates each."""
 
     etype: EdgeType
-    h: tuple[Tensor, Tensor]
-    ids: tuple[Tensor, Tensor]
-    src: Tensor
-    dst: Tensor
-    candidates: Tensor
+    h: Pair  # embeddings of the sources' type and of the destinations', [n, D]
+    ids: Pair  # node ids of those rows, int64 [n], on the CPU
+    src: Tensor  # rows of the positives' sources, int64 [B]
+    dst: Tensor  # rows of their destinations, int64 [B]
+    candidates: Tensor  # rows of the negatives, int64 [B, K]
 
 
 def pair_batches(
     h: Any, positives: Any, negatives: Any, held: Sequence[EdgeType]
 ) -> dict[Any, PairBatch]:
-    """What a loader returned, by edge type.
+    """What a loader returned, by canonical edge type; for a minibatch, by the keys that it uses.
 
     Args:
         h: embeddings of the batch's nodes, shape [n, D]; a dict by node type for several.
         positives: a positive graph of ``dgl.dataloading``; or a GraphBolt minibatch.
         negatives: the negative graph; None beside a minibatch, which has both.
-        held: the edge types that the sampler holds.
-
-    Returns:
-        Batches by canonical edge type, for a minibatch by the keys that it uses; edge types without
-        positives are left out, unless there is one type only.
-
-    Raises:
-        ValueError: for graphs, embeddings or edge types that do not fit one another.
-        TypeError: if ``positives`` or ``negatives`` is something else.
+        held: the edge types that the sampler holds. Those without positives are left out, unless
+            there is one type only.
     """
     if hasattr(positives, "canonical_etypes"):
         if not hasattr(negatives, "canonical_etypes"):
@@ -194,7 +178,7 @@ def pair_batches(
                 f"got {type(negatives).__name__}"
             )
         return _of_graphs(h, positives, negatives, held)
-    if hasattr(positives, "seeds") or hasattr(positives, "node_pairs"):
+    if is_minibatch(positives):
         return _of_minibatch(h, positives, held)
     raise TypeError(
         f"pos_graph: expected a positive graph or a GraphBolt minibatch, got "
@@ -211,12 +195,8 @@ def _of_graphs(h: Any, pos: Any, neg: Any, held: Sequence[EdgeType]) -> dict[Any
         etype = held[0] if single and len(held) == 1 else given
         if etype not in held:
             canonical_edge_type(etype, held, "pos_graph")
-        if given not in neg.canonical_etypes:
-            raise ValueError(
-                f"neg_graph: expected edges of type {given}, as in pos_graph, got none"
-            )
-        ids, rows = [], []
-        for ntype in (given[0], given[2]):
+        ids = []
+        for ntype in given[::2]:
             count = int(pos.num_nodes(ntype))
             if int(neg.num_nodes(ntype)) != count:
                 raise ValueError(
@@ -225,66 +205,33 @@ def _of_graphs(h: Any, pos: Any, neg: Any, held: Sequence[EdgeType]) -> dict[Any
                 )
             of_type = pos.nodes[ntype].data.get("_ID")
             ids.append(torch.arange(count) if of_type is None else of_type.cpu().long())
-            rows.append(_rows_of(h, ntype, count))
-        found[etype] = _made(
-            etype,
-            (rows[0], rows[1]),
-            (ids[0], ids[1]),
-            pos.edges(etype=given),
-            neg.edges(etype=given),
-        )
+        edges = pos.edges(etype=given), neg.edges(etype=given)
+        found[etype] = _made(etype, h, given, (ids[0], ids[1]), *edges)
     return found
 
 
 def _of_minibatch(h: Any, minibatch: Any, held: Sequence[EdgeType]) -> dict[Any, PairBatch]:
-    whole = getattr(minibatch, "node_pairs", None)
-    whole = getattr(minibatch, "seeds", None) if whole is None else whole
-    keys = list(whole) if isinstance(whole, Mapping) else [None]
-    ends = {key: (_ends(minibatch, key, ""), _ends(minibatch, key, "compacted_")) for key in keys}
-    etypes = {
-        key: held[0] if key is None else edge_type_of_key(key, held, "pos_graph") for key in keys
-    }
-    ids: dict[str, Tensor] = {}
-    for key, (raw, compacted) in ends.items():  # the ids of all rows of a node type
-        for at, ntype in enumerate((etypes[key][0], etypes[key][2])):
-            rows = torch.cat([pair[at].cpu().long() for pair in compacted])
-            nodes = torch.cat([pair[at].cpu().long() for pair in raw])
-            old = ids.get(ntype, rows[:0])
-            count = max(len(old), int(rows.max()) + 1 if rows.numel() else 0)
-            table = torch.zeros(count, dtype=torch.int64)
-            table[: len(old)] = old
-            table[rows] = nodes
-            ids[ntype] = table
+    ends, etypes = {}, {}
+    rows: dict[str, list[Pair]] = {}  # and node ids of these, by node type
+    for key in _keys(minibatch):
+        etypes[key] = held[0] if key is None else edge_type_of_key(key, held, "pos_graph")
+        whole = _ends(minibatch, key, "pos_graph")
+        ends[key] = _ends(minibatch, key, "pos_graph", "compacted_")
+        for at, ntype in enumerate(etypes[key][::2]):
+            rows.setdefault(ntype, []).extend((c[at], w[at]) for c, w in zip(ends[key], whole))
+    ids = {}
+    for ntype, parts in rows.items():
+        row, node = (torch.cat([one.cpu().long() for one in part]) for part in zip(*parts))
+        ids[ntype] = torch.zeros(int(row.max()) + 1 if row.numel() else 0, dtype=torch.int64)
+        ids[ntype][row] = node
     found = {}
-    for key, (_, (positive, negative)) in ends.items():
+    for key, (positive, negative) in ends.items():
         etype = etypes[key]
-        if key is not None and not len(positive[0]):
-            continue
-        of = (ids[etype[0]], ids[etype[2]])
-        both = (_rows_of(h, etype[0], len(of[0])), _rows_of(h, etype[2], len(of[1])))
-        found[key if key is not None else etype] = _made(etype, both, of, positive, negative)
+        if key is None or len(positive[0]):
+            of = (ids[etype[0]], ids[etype[2]])
+            made = _made(etype, h, etype, of, positive, negative)
+            found[etype if key is None else key] = made
     return found
-
-
-def _ends(minibatch: Any, key: Any, prefix: str) -> tuple[Any, Any]:
-    """Ends of positives and of negatives, two pairs of tensors, from fields of a prefix."""
-
-    def read(name: str) -> Any:
-        value = getattr(minibatch, name, None)
-        return value.get(key) if isinstance(value, Mapping) else value
-
-    pairs, seeds, labels = read(f"{prefix}node_pairs"), read(f"{prefix}seeds"), read("labels")
-    drawn = read(f"{prefix}negative_dsts")
-    if pairs is not None and drawn is not None:
-        src = pairs[0].repeat_interleave(drawn.shape[1])
-        return (pairs[0], pairs[1]), (src, drawn.flatten())
-    if seeds is not None and labels is not None:
-        positive = (labels != 0).to(seeds.device)
-        return seeds[positive].unbind(1), seeds[~positive].unbind(1)
-    raise ValueError(
-        "pos_graph: the minibatch has no negatives, or no compacted ids; put the stage that draws "
-        "negatives, and after it the one that samples the subgraph, into the pipeline"
-    )
 
 
 def _rows_of(h: Any, ntype: str, count: int) -> Tensor:
@@ -303,8 +250,10 @@ def _rows_of(h: Any, ntype: str, count: int) -> Tensor:
     return part
 
 
-def _made(etype: EdgeType, h: Any, ids: Any, positive: Any, negative: Any) -> PairBatch:
-    """A batch, if each positive's negatives stand K in a row."""
+def _made(
+    etype: EdgeType, h: Any, given: EdgeType, ids: Pair, positive: Pair, negative: Pair
+) -> PairBatch:
+    """A batch, if each positive's negatives stand K in a row; ``h`` may name types as ``given``."""
     (src, dst), (neg_src, drawn) = ([end.long() for end in ends] for ends in (positive, negative))
     count = len(src)
     k = len(neg_src) // count if count else 1
@@ -314,4 +263,28 @@ def _made(etype: EdgeType, h: Any, ids: Any, positive: Any, negative: Any) -> Pa
             f"and with their sources, got {len(neg_src)}; pass the two graphs of one batch, and "
             "make the sampler with source='edge'"
         )
-    return PairBatch(etype, h, ids, src, dst, drawn.view(count, k))
+    both = _rows_of(h, given[0], len(ids[0])), _rows_of(h, given[2], len(ids[1]))
+    return PairBatch(etype, both, ids, src, dst, drawn.view(count, k))
+
+
+def log_ratio_of(sampler: NegativeSampler, batch: PairBatch, share: Share) -> Tensor:
+    """Log ratios of the candidates [B, K], float64, on the CPU, if all can be the sampler's."""
+    src, dst = batch.ids[0][batch.src.cpu()], batch.ids[1][batch.dst.cpu()]
+    candidates = batch.ids[1][batch.candidates.cpu()]
+    known = sampler.known_by_type[batch.etype]
+    free = known.admissible_count(src) > 0
+    own = known.contains(src[free].unsqueeze(1), candidates[free])
+    if own.numel() >= _FEW and 2 * int(own.sum()) > own.numel():
+        raise ValueError(
+            f"neg_graph: {int(own.sum())} of {own.numel()} negatives are known edges of their "
+            "sources; pass the positive graph first, and the negative graph that this sampler "
+            "drew for it"
+        )
+    ratio = sampler.batch_log_ratio(batch.etype, src, dst, candidates, share)
+    impossible = int((ratio == -torch.inf).sum())
+    if impossible:
+        raise ValueError(
+            f"neg_graph: {impossible} negatives are none that {type(sampler).__name__} draws for "
+            "these positives; pass a batch whose negatives this sampler drew"
+        )
+    return ratio

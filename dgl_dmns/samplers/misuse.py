@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from dgl_dmns.core import EdgeType, Snapshot, share
 from dgl_dmns.messages import warn
 from dgl_dmns.samplers.callables import modules_behind
+from dgl_dmns.samplers.graphs import Pair
 from dgl_dmns.samplers.relation import Relation
 
 __all__ = ["Asked", "ScoringCheck", "edge_auc"]
@@ -43,19 +44,16 @@ _EXAMPLE = (
 
 
 class Asked:
-    """Counts what is asked, and warns once of each misuse.
+    """Counts what is asked of a sampler, by its name, and warns once of each misuse."""
 
-    Attributes:
-        calls: int64 [2] in shared memory: calls before the first refresh, and whether a warning
-            was given.
-    """
-
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
+        self._name = name
+        # Calls before the first refresh, and whether a warning was given; int64 [2], shared.
         self.calls = share(torch.zeros(2, dtype=torch.int64), "the count of calls takes")
         self._unfound = 0
         self._warned: set[str] = set()
 
-    def before_a_refresh(self, sampler: str, edges: int) -> None:
+    def before_a_refresh(self, edges: int) -> None:
         """Count a call that is answered by uniform negatives."""
         if not edges:
             return
@@ -63,12 +61,12 @@ class Asked:
         if int(self.calls[0]) >= _CALLS and not int(self.calls[1]):
             self.calls[1] = 1
             warn(
-                f"{sampler}: {_CALLS} calls without a refresh: negatives are uniform until the "
+                f"{self._name}: {_CALLS} calls without a refresh: negatives are uniform until the "
                 "first one; call sampler.attach(optimizer) before the training, or "
                 "sampler.refresh() in its loop"
             )
 
-    def for_ratios(self, sampler: str, relation: Relation, pairs: tuple[Tensor, Tensor]) -> None:
+    def for_ratios(self, relation: Relation, pairs: Pair) -> None:
         """Judge pairs whose log ratio is asked for: edges, or negatives of another sampler."""
         src, dst = pairs
         known, total = relation.known, src.numel()
@@ -79,29 +77,28 @@ class Asked:
         if 2 * edges > total:
             self._say(
                 "edges",
-                f"{sampler}: {edges} of {total} pairs handed to log_ratio are known edges (edge "
-                f"type {relation.etype[1]!r}); pass the negative graph, and the positive one to "
+                f"{edges} of {total} pairs handed to log_ratio are known edges (edge type "
+                f"{relation.etype[1]!r}); pass the negative graph, and the positive one to "
                 "positive_log_ratio()",
             )
             return
-        hard = 1 - relation.rows.uniform_share
         if not relation.table.version or "ratios" in self._warned:
             return
         some = torch.arange(0, total, -(-total // _LOOKED_AT))
         held = int(relation.table.holds(src[some], dst[some]).sum())
-        if held >= _OWN * hard * len(some) - 1:
+        if held >= _OWN * (1 - relation.rows.uniform_share) * len(some) - 1:
             return
         self._unfound += 1  # each batch drawn before the first refresh may be asked for twice
         if self._unfound > 2 * int(self.calls[0]):
             self._say(
                 "ratios",
-                f"{sampler}: {held} of {len(some)} pairs that were looked at stand in a table of "
-                "this sampler: the others were drawn by another sampler, or more than one refresh "
-                "ago; pass the negatives that this sampler drew for the batch, and prefetch less "
-                "than a refresh takes",
+                f"{held} of {len(some)} pairs that were looked at stand in a table of this "
+                "sampler: the others were drawn by another sampler, or more than one refresh ago; "
+                "pass the negatives that this sampler drew for the batch, and prefetch less than "
+                "a refresh takes",
             )
 
-    def for_positives(self, sampler: str, relation: Relation, pairs: tuple[Tensor, Tensor]) -> None:
+    def for_positives(self, relation: Relation, pairs: Pair) -> None:
         """Judge pairs that were handed over as positives."""
         if "positives" in self._warned or not pairs[0].numel():
             return
@@ -109,30 +106,24 @@ class Asked:
         if 2 * strange > pairs[0].numel():
             self._say(
                 "positives",
-                f"{sampler}: {strange} of {pairs[0].numel()} pairs handed to positive_log_ratio "
-                f"are no known edges (edge type {relation.etype[1]!r}): pass the positive graph, "
-                "and the negative one to log_ratio(); nothing is wrong with held-out edges",
+                f"{strange} of {pairs[0].numel()} pairs handed to positive_log_ratio are no known "
+                f"edges (edge type {relation.etype[1]!r}): pass the positive graph, and the "
+                "negative one to log_ratio(); nothing is wrong with held-out edges",
             )
 
     def _say(self, which: str, message: str) -> None:
         if which not in self._warned:
             self._warned.add(which)
-            warn(message)
+            warn(f"{self._name}: {message}")
 
 
 class ScoringCheck:
-    """Looks at each refresh of a sampler, and warns once of either sign.
-
-    Args:
-        takes_scorer: whether the sampler takes one.
-        judged: whether negatives are chosen by scores at all.
-        given: whether the user has given a scorer.
-    """
+    """Looks at each refresh of a sampler, and warns once of either sign."""
 
     def __init__(self, takes_scorer: bool, judged: bool, given: bool) -> None:
-        self._layers_open = judged and not given
+        self._layers_open = judged and not given  # by scores at all, and by the user's
         self._scores_open = judged
-        self.given = given
+        self._given = given
         self._advice = (
             f"pass {_EXAMPLE}" if takes_scorer else f"use a sampler that takes {_EXAMPLE}"
         )
@@ -189,7 +180,7 @@ class ScoringCheck:
             self._low[etype] = self._low.get(etype, 0) + 1 if auc < _AUC else 0
             if self._low[etype] == _IN_A_ROW:
                 self._scores_open = False
-                what = "scorer=" if self.given else "the inner product"
+                what = "scorer=" if self._given else "the inner product"
                 warn(
                     f"by {what}, known edges of {etype[1]!r} score no higher than "
                     f"random nodes after {version} refreshes (AUC {auc:.2f}), so that negatives "
@@ -201,12 +192,7 @@ class ScoringCheck:
 
 @torch.no_grad()
 def edge_auc(snapshot: Snapshot, *, seed: int) -> float:
-    """Probability that a known edge scores above a random node of the same query.
-
-    Args:
-        snapshot: embeddings, scorer and known edges.
-        seed: of the edges and nodes that are looked at, a source of its own.
-    """
+    """Probability that a known edge scores above a random node of the same query."""
     known = snapshot.known
     generator = torch.Generator().manual_seed(seed)
     edge = torch.randint(known.indices.numel(), (_EDGES,), generator=generator)

@@ -23,67 +23,36 @@ _WHOLE = "pass those of the whole graph (dgl.NID), not of the block"
 
 
 class ObservedEmbeddings:
-    """The last embedding that was seen of every node.
-
-    Args:
-        h: embeddings of all nodes to start from, float32 [N, D] by node type; they are copied.
-
-    Attributes:
-        h: float32 [N, D] by node type.
-        seen: int32 [N] by node type, the clock's reading when the row was written.
-        clock: how often `observe` was called.
-    """
+    """The last embedding that was seen of every node, float32 [N, D] by node type, from some on."""
 
     def __init__(self, h: Mapping[str, Tensor]) -> None:
         self.h = {ntype: part.clone() for ntype, part in h.items()}
         self.seen = {n: torch.zeros(len(part), dtype=torch.int32) for n, part in h.items()}
-        self.clock = 0
+        self.clock = 0  # how often `observe` was called, as `seen` reads it
 
-    def observe(self, rows: Mapping[str, tuple[Tensor, Tensor]]) -> None:
-        """Write rows that `checked_rows` let pass, and count one observation."""
+    def observe(self, ids: Any, h: Any) -> None:
+        """Write the rows of one observation, see `RefreshingSampler.observe`."""
+        if not isinstance(ids, Mapping) and not isinstance(h, Mapping) and len(self.h) == 1:
+            ids, h = dict.fromkeys(self.h, ids), dict.fromkeys(self.h, h)
+        if not (isinstance(ids, Mapping) and isinstance(h, Mapping) and ids.keys() == h.keys()):
+            raise ValueError(
+                f"node_ids, embeddings: expected two dicts with the same node types among "
+                f"{sorted(self.h)}, got {_kind(ids)} and {_kind(h)}"
+            )
+        rows = {n: self._checked(n, ids[n], h[n]) for n in ids if n in self.h}
         self.clock += 1
-        for ntype, (ids, h) in rows.items():
-            self.h[ntype][ids] = h
-            self.seen[ntype][ids] = self.clock
+        for ntype, (at, part) in rows.items():
+            self.h[ntype][at] = part
+            self.seen[ntype][at] = self.clock
 
     def since(self, other: ObservedEmbeddings, clock: int) -> ObservedEmbeddings:
-        """These, with what another one of the same nodes has observed after a reading of its clock.
-
-        Args:
-            other: the other one.
-            clock: the reading.
-        """
+        """These, with what another one of the same nodes has observed after a clock's reading."""
         for ntype, seen in other.seen.items():
             rows = seen > clock
             self.h[ntype][rows] = other.h[ntype][rows]
             self.seen[ntype][rows] = seen[rows] - clock
         self.clock = other.clock - clock
         return self
-
-    def checked_rows(self, ids: Any, h: Any) -> dict[str, tuple[Tensor, Tensor]]:
-        """Node ids and embeddings of one observation by node type.
-
-        Args:
-            ids: shape [B], integer, or a dict of those by node type.
-            h: shape [B, D], floating point, or a dict of those with the same keys.
-
-        Returns:
-            Ids, int64, and embeddings, float32, on the CPU without gradient. Node types that no
-            table needs are left out.
-
-        Raises:
-            ValueError: if they do not fit one another or the nodes.
-            TypeError: for ids that are no integers, such as a mask.
-        """
-        if not isinstance(ids, Mapping) and not isinstance(h, Mapping) and len(self.h) == 1:
-            (ntype,) = self.h
-            ids, h = {ntype: ids}, {ntype: h}
-        if not (isinstance(ids, Mapping) and isinstance(h, Mapping) and ids.keys() == h.keys()):
-            raise ValueError(
-                f"node_ids, embeddings: expected two dicts with the same node types among "
-                f"{sorted(self.h)}, got {_kind(ids)} and {_kind(h)}"
-            )
-        return {n: self._checked(n, ids[n], h[n]) for n in ids if n in self.h}
 
     def _checked(self, ntype: str, ids: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
         count, width = self.h[ntype].shape
@@ -95,8 +64,7 @@ class ObservedEmbeddings:
                 f"{ntype!r}, floating point, got {tuple(ids.shape)}, and {tuple(h.shape)} of "
                 f"{h.dtype}; pass a row for each id"
             )
-        ids = ids.cpu().long()
-        return ids, h.detach().cpu().float()
+        return ids.cpu().long(), h.detach().cpu().float()
 
     def age(self, ntype: str) -> Tensor:
         """Observations since each node was seen last, int64 [N]."""
@@ -114,15 +82,7 @@ class ObservedEmbeddings:
 
     @classmethod
     def restored(cls, state: Mapping[str, Any], counts: Mapping[str, int]) -> ObservedEmbeddings:
-        """What `state_dict` gave, as a copy.
-
-        Args:
-            state: the state.
-            counts: number of nodes by node type.
-
-        Raises:
-            ValueError: if it is of other nodes.
-        """
+        """What `state_dict` gave, as a copy, if it is of as many nodes of each type."""
         found = {ntype: len(part) for ntype, part in state["h"].items()}
         if found != dict(counts):
             raise ValueError(
@@ -142,21 +102,13 @@ def _kind(value: Any) -> str:
 
 
 def ids_by_type(nodes: NodeIds, counts: Mapping[str, int]) -> dict[str, Tensor]:
-    """Sorted and distinct ids of source nodes, int64, by node type.
-
-    Args:
-        nodes: integer ids, shape [B], or a dict of those by node type where there are several.
-        counts: number of nodes of each type.
-
-    Raises:
-        ValueError: if they are no ids of these nodes.
-    """
+    """Sorted and distinct ids of so many nodes, int64, by node type, if they are."""
     if not isinstance(nodes, Mapping) and len(counts) == 1:
         nodes = dict.fromkeys(counts, nodes)
     if not isinstance(nodes, Mapping) or not nodes.keys() <= counts.keys():
         raise ValueError(
             f"nodes: expected a dict of ids by source node type, of {sorted(counts)}, got "
-            f"{list(nodes) if isinstance(nodes, Mapping) else type(nodes).__name__}"
+            f"{_kind(nodes)}"
         )
     try:
         for ntype, ids in nodes.items():

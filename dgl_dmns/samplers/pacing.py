@@ -27,14 +27,8 @@ _BATCH = 1024  # positives that a step is taken to have, where nothing is said
 class Cadence:
     """Counts optimizer steps, and says after which of them a refresh is due.
 
-    Args:
-        every: steps between refreshes.
-        share: share of the time that refreshes may take, in (0, 1), instead.
-        otherwise: steps between refreshes where neither is given.
-
-    Raises:
-        ValueError: for a value out of range, or both.
-        TypeError: for what is no number.
+    After every ``every`` of them, or, where neither is given, ``otherwise``; or so that refreshes
+    take no more than a ``share`` of the time.
     """
 
     def __init__(self, every: int | None, share: float | None, otherwise: int) -> None:
@@ -70,13 +64,10 @@ class Cadence:
 
 
 def steps_of_a_pass(edges: int) -> int:
-    """Optimizer steps that one pass over the positives takes in batches of 1024.
+    """Optimizer steps that one pass over the positives takes in batches of 1024 on each rank.
 
     What refreshes go by where nothing is said: the share of the time that they take falls with the
     size of the graph, and a table is not drawn from much more often than it has rows.
-
-    Args:
-        edges: number of positives; on several ranks they share them.
     """
     several = torch.distributed.is_available() and torch.distributed.is_initialized()
     ranks = torch.distributed.get_world_size() if several else 1
@@ -92,11 +83,7 @@ def passes_of(steps: int, edges: int) -> int:
 
 
 def check_optimizer(optimizer: Any) -> None:
-    """Refuse what does not call a hook after each of its steps.
-
-    Raises:
-        TypeError: for a class, a list, an optimizer of DGL, a wrapper, a schedule of rates.
-    """
+    """Refuse what does not call a hook after each of its steps: a wrapper, an optimizer of DGL."""
     hooks = callable(getattr(optimizer, "register_step_post_hook", None))
     if isinstance(optimizer, torch.optim.Optimizer):  # a wrapper may have no hooks of its own
         hooks = hooks and hasattr(optimizer, "_optimizer_step_post_hooks")
@@ -125,48 +112,28 @@ class Stopped(Exception):  # noqa: N818 - no error: the process is about to end
 class Task(Generic[Result]):
     """A function that runs in a thread of its own from now on.
 
-    Args:
-        work: takes a function, to be called now and then, that raises `Stopped` at the end of the
-            process; its argument has no meaning.
+    It is handed another one, to be called now and then, that raises `Stopped` at the end of the
+    process; its argument has no meaning.
     """
 
     def __init__(self, work: Callable[[Callable[[int], None]], Result]) -> None:
-        self._future: Future[Result] = Future()
-        stop = threading.Event()
-        self._thread = threading.Thread(
-            target=_run, args=(work, self._future, stop), name="dgl-dmns-refresh", daemon=True
-        )
+        ended: Future[Result] = Future()  # with what it returns or raises
+        self.ended, stop = ended, threading.Event()
+
+        def check(_: int) -> None:
+            if stop.is_set():
+                raise Stopped
+
+        def run() -> None:  # without the task itself, whose end it would put off
+            try:
+                ended.set_result(work(check))
+            except BaseException as error:
+                ended.set_exception(error)
+
+        thread = threading.Thread(target=run, name="dgl-dmns-refresh", daemon=True)
         # Called at the latest when the interpreter ends, before its threads are.
-        weakref.finalize(self, _end, stop, self._thread)
-        self._thread.start()
-
-    @property
-    def done(self) -> bool:
-        """Whether it has ended, one way or the other."""
-        return self._future.done()
-
-    @property
-    def error(self) -> BaseException | None:
-        """What it raised; waits for its end."""
-        return self._future.exception()
-
-    @property
-    def result(self) -> Result:
-        """What it returned; waits for its end, and raises what it raised."""
-        return self._future.result()
-
-
-def _run(
-    work: Callable[[Callable[[int], None]], Result], future: Future[Result], stop: threading.Event
-) -> None:
-    def check(_: int) -> None:
-        if stop.is_set():
-            raise Stopped
-
-    try:
-        future.set_result(work(check))
-    except BaseException as error:
-        future.set_exception(error)
+        weakref.finalize(self, _end, stop, thread)
+        thread.start()
 
 
 def _end(stop: threading.Event, thread: threading.Thread) -> None:

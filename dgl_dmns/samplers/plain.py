@@ -11,7 +11,7 @@ their in-degree, and the batch computes their embeddings anyway.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -34,7 +34,14 @@ from dgl_dmns.core import (
 )
 from dgl_dmns.samplers.base import NegativeSampler
 from dgl_dmns.samplers.embedder import check_embeddings
-from dgl_dmns.samplers.graphs import check_has_edges, edges_of, known_edges, shared_memory_for
+from dgl_dmns.samplers.graphs import (
+    GraphIdentity,
+    check_has_edges,
+    edges_of,
+    known_edges,
+    shared_memory_for,
+)
+from dgl_dmns.shared_softmax import Share
 
 __all__ = ["FilteredSampler", "InBatchSampler", "PopularitySampler", "UniformSampler"]
 
@@ -52,8 +59,7 @@ class FilteredSampler(NegativeSampler):
         k: negatives per edge.
 
     Raises:
-        ValueError: if the graph has no edge, or ``k`` is below 1.
-        TypeError: if ``g`` is no graph, or ``k`` is not an integer.
+        ValueError, TypeError: for a graph without edges, or no graph; and as `NegativeSampler`.
     """
 
     uniform: ClassVar[bool] = False  # whether all negatives are
@@ -64,7 +70,7 @@ class FilteredSampler(NegativeSampler):
         check_has_edges(g)
         with shared_memory_for(g.canonical_etypes):
             self._known = {etype: known_edges(g, etype) for etype in g.canonical_etypes}
-        self._identity.made_for(g, g.canonical_etypes)
+        self._identity = GraphIdentity(type(self).__name__, g, g.canonical_etypes)
 
     @shielded
     def look(  # noqa: D102
@@ -73,9 +79,7 @@ class FilteredSampler(NegativeSampler):
         held = canonical_edge_type(etype, list(self._known), "etype")
         known, snapshot = self._known[held], None
         if embeddings is not None:
-            counts = {held[0]: known.num_src, held[2]: known.num_dst}
-            plain = len(counts) == 1 and not isinstance(embeddings, Mapping)
-            h = check_embeddings(embeddings, counts, homogeneous=plain)
+            h = check_embeddings(embeddings, {held[0]: known.num_src, held[2]: known.num_dst})
             snapshot = Snapshot.take(h[held[0]], h[held[2]], known, None, None)
         return Look(
             name=type(self).__name__,
@@ -92,11 +96,7 @@ class FilteredSampler(NegativeSampler):
         )
 
     def known_of(self, g: Any, etype: EdgeType) -> KnownEdges:
-        """The known edges of a type, if the graph is still the one the sampler was made for.
-
-        Raises:
-            ValueError: for an edge type or a node count the sampler was not made for.
-        """
+        """The known edges of a type, if the graph has the types and nodes that it was made with."""
         known = self._known.get(etype)
         if known is None:
             raise ValueError(
@@ -154,8 +154,7 @@ class PopularitySampler(FilteredSampler):
         exponent: finite and at least 0; 0 is uniform over the nodes that have incoming edges.
 
     Raises:
-        ValueError: if ``exponent`` is out of range; and as for `FilteredSampler`.
-        TypeError: if ``exponent`` is no number; likewise.
+        ValueError, TypeError: for such an ``exponent``; and as for `FilteredSampler`.
     """
 
     @shielded
@@ -172,8 +171,7 @@ class PopularitySampler(FilteredSampler):
         self._fallback: dict[EdgeType, WeightedFallback] = {}  # made where one is needed
         self._positive: dict[EdgeType, int] = {}
         for etype in g.canonical_etypes:
-            destinations = edges_of(g, etype)[1]
-            degree = torch.bincount(destinations, minlength=int(g.num_nodes(etype[2]))).double()
+            degree = _in_degree(g, etype).double()
             # Degrees relative to the largest: no power of them overflows.
             largest = float(degree.max()) if degree.numel() else 1.0
             weight = (degree / max(1.0, largest)).pow(self.exponent)
@@ -191,15 +189,12 @@ class PopularitySampler(FilteredSampler):
         if not float(cumulative[-1:].sum()):  # a type without edges, asked for query nodes
             return known.uniform(src, self.k, generator=generator)
 
-        def propose(count: int) -> Tensor:
-            return _draw(cumulative, count, generator)
-
         def exact(left: Tensor) -> Tensor:
             if etype not in self._fallback:
                 self._fallback[etype] = WeightedFallback(known, cumulative)
             return self._fallback[etype].draw(left, generator=generator)
 
-        return known.draw(src, self.k, propose, exact)
+        return known.draw(src, self.k, lambda count: _draw(cumulative, count, generator), exact)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_fallback": {}}
@@ -215,6 +210,10 @@ class PopularitySampler(FilteredSampler):
 
     def __repr__(self) -> str:
         return f"PopularitySampler(k={self.k}, exponent={self.exponent})"
+
+
+def _in_degree(g: Any, etype: EdgeType) -> Tensor:
+    return torch.bincount(edges_of(g, etype)[1], minlength=int(g.num_nodes(etype[2])))
 
 
 def _draw(cumulative: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
@@ -248,10 +247,7 @@ class InBatchSampler(FilteredSampler):
     def __init__(self, g: Any, k: int = 1) -> None:
         super().__init__(g, k)
         self._in_degree = {
-            etype: share(
-                torch.bincount(edges_of(g, etype)[1], minlength=int(g.num_nodes(etype[2]))),
-                "in-degrees of nodes take",
-            )
+            etype: share(_in_degree(g, etype), "in-degrees of nodes take")
             for etype in g.canonical_etypes
         }
 
@@ -288,53 +284,28 @@ class InBatchSampler(FilteredSampler):
         if dst.numel() == 1:
             return FilteredDraws(known)
         offered, count = dst.unique(return_counts=True)
+        times = partial(_times, offered, count)
+        return FilteredDraws(known, times, float(dst.numel()), offered.numel())
 
-        def weight(nodes: Tensor) -> Tensor:
-            return _times(offered, count, nodes)
-
-        return FilteredDraws(known, weight, float(dst.numel()), offered.numel())
-
-    def mixture_log_ratio(  # noqa: D102
-        self, etype: EdgeType, src: Tensor, dst: Tensor, nodes: Tensor
+    def batch_log_ratio(  # noqa: D102
+        self, etype: EdgeType, src: Tensor, dst: Tensor, candidates: Tensor, share: Share = "batch"
     ) -> Tensor:
-        ratio = super().mixture_log_ratio(etype, src, dst, nodes)
-        return ratio + self._log_rarity(etype, dst, nodes)
-
-    def own_log_ratio(  # noqa: D102
-        self, etype: EdgeType, src: Tensor, dst: Tensor, candidates: Tensor
-    ) -> Tensor:
-        ratio = super().own_log_ratio(etype, src, dst, candidates)
-        return ratio + self._log_rarity(etype, dst, candidates)
-
-    def _log_rarity(self, etype: EdgeType, dst: Tensor, nodes: Tensor) -> Tensor:
-        """What makes a sum over the batch's destinations one over all nodes with incoming edges.
-
-        The log of how often a node is expected among the other edges' destinations, over how often
-        it stands in the batch; inf for nodes that are no destination of the batch.
-        """
+        ratio = super().batch_log_ratio(etype, src, dst, candidates, share)
         if dst.numel() == 1:
-            return torch.zeros(nodes.shape, dtype=torch.float64)
-        offered, count = dst.unique(return_counts=True)
+            return ratio
+        # How often a node is expected among the other edges' destinations, and how often it stands
+        # in the batch: a sum over these becomes one over all nodes with incoming edges.
         degree = self._in_degree[etype]
-        expected = (dst.numel() - 1) * degree[nodes].clamp(min=1).double() / degree.sum()
-        log: Tensor = (expected / _times(offered, count, nodes)).log()
-        return log
+        expected = (dst.numel() - 1) * degree[candidates].clamp(min=1).double() / degree.sum()
+        offered, count = dst.unique(return_counts=True)
+        times = _times(offered, count, candidates)
+        return ratio + (expected / times).log()
 
 
 def _draw_offered(
     known: KnownEdges, src: Tensor, offered: Tensor, generator: torch.Generator | None
 ) -> Tensor:
-    """One of the admissible destinations on offer for each source; else a uniform one.
-
-    Args:
-        known: the known edges.
-        src: source ids, shape [P], int64, which repeat.
-        offered: destination ids, shape [B], int64; one that stands there twice counts twice.
-        generator: source of randomness.
-
-    Returns:
-        Destination ids, shape [P], int64.
-    """
+    """One of the admissible destinations [B] on offer for each source [P]; else a uniform one."""
     times = torch.bincount(offered, minlength=known.num_dst)
     pool = times.nonzero().squeeze(1)
     drawn = torch.zeros_like(src)

@@ -1,8 +1,8 @@
 """Refreshes: now, after optimizer steps, or in a thread; each changes everything, or nothing.
 
-A refresh works on copies of the methods (`Relation.apart`) and in the hidden buffers of the tables;
-a swap makes all of it live at its end. The little that changes before, random states, is put back
-where it fails. What the user's own functions have changed is beyond that: it stays changed.
+A refresh works on copies of the methods and in the hidden buffers of the tables; a swap makes all
+of it live at its end. The little that changes before, random states, is put back where it fails.
+What the user's own functions have changed is beyond that: it stays changed.
 """
 
 from __future__ import annotations
@@ -10,13 +10,12 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Optional
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
-from torch.utils.hooks import RemovableHandle
 from tqdm import tqdm
 
 from dgl_dmns.core import (
@@ -32,8 +31,7 @@ from dgl_dmns.core import (
 )
 from dgl_dmns.messages import about
 from dgl_dmns.samplers.embedder import Embedder
-from dgl_dmns.samplers.graphs import check_graph, is_homogeneous, shared_memory_for
-from dgl_dmns.samplers.method import Ends
+from dgl_dmns.samplers.method import Ends, Method, OnRows
 from dgl_dmns.samplers.misuse import ScoringCheck
 from dgl_dmns.samplers.observed import NodeIds, ObservedEmbeddings, ids_by_type
 from dgl_dmns.samplers.pacing import Cadence, Task, check_optimizer, passes_of, steps_of_a_pass
@@ -44,6 +42,7 @@ __all__ = ["RefreshCallback", "Refresher", "Staleness"]
 RefreshCallback = Callable[[RefreshReport, dict[str, Tensor]], Any]
 """Takes the report of a refresh and the embeddings, float32 [N, D] by node type."""
 
+_Rows = dict[EdgeType, Optional[Tensor]]
 _PATIENCE = 10.0  # seconds after which a refresh shows its progress, on a terminal
 
 
@@ -51,7 +50,7 @@ _PATIENCE = 10.0  # seconds after which a refresh shows its progress, on a termi
 class Staleness:
     """How far the negatives that are drawn now lie behind the training.
 
-    Args:
+    Attributes:
         refreshes: refreshes that were begun since the one whose table is in use: 1 while one is
             under way in the background, and after one that has failed; otherwise 0.
         steps: optimizer steps since the embeddings behind the table were taken; None without
@@ -66,61 +65,37 @@ class Staleness:
 
 
 class _Part(NamedTuple):
-    """What a refresh does for one edge type: all rows, or some [B], of a relation apart."""
+    """What a refresh does for one edge type: all rows, or some [B], by a copy of the method."""
 
     held: Relation
-    apart: Relation
+    method: Method
     ends: Ends
     rows: Tensor | None
 
 
 class _Work(NamedTuple):
-    """A refresh that was begun.
+    """A refresh that was begun."""
 
-    Attributes:
-        parts: by edge type.
-        h: embeddings by node type.
-        step: optimizer steps before it.
-        watch: its seconds.
-        clock: reading of the observed embeddings that start anew from ``h``; None where they go on.
-    """
-
-    parts: list[_Part]
-    h: dict[str, Tensor]
-    step: int
+    parts: list[_Part]  # of the edge types
+    h: dict[str, Tensor]  # by node type
+    step: int  # optimizer steps before it
     watch: Stopwatch
-    clock: int | None
+    clock: int | None  # of the observed embeddings that start anew from h; None where they go on
 
 
+@dataclass(eq=False, repr=False)
 class Refresher:
-    """Makes the tables of a sampler anew from its encoder.
+    """Makes the tables of a sampler anew from its encoder."""
 
-    Args:
-        subject: name of the sampler, for warnings.
-        embedder: gives the embeddings.
-        relations: what is refreshed, by edge type.
-        background: whether refreshes after the first run in a thread.
-        scoring: looks whether scores tell edges.
+    subject: str  # name of the sampler, for warnings
+    embedder: Embedder
+    relations: dict[EdgeType, Relation]
+    background: bool  # whether refreshes after the first run in a thread
+    scoring: ScoringCheck
+    report: RefreshReport | None = None  # of the refresh that is in use
+    callbacks: OrderedDict[int, RefreshCallback] = field(default_factory=OrderedDict)
 
-    Attributes:
-        report: of the refresh that is in use; None before the first.
-    """
-
-    def __init__(
-        self,
-        subject: str,
-        embedder: Embedder,
-        relations: dict[EdgeType, Relation],
-        background: bool,
-        scoring: ScoringCheck,
-    ) -> None:
-        self.subject = subject
-        self.embedder = embedder
-        self.relations = relations
-        self.background = background
-        self.scoring = scoring
-        self.report: RefreshReport | None = None
-        self._callbacks: OrderedDict[int, RefreshCallback] = OrderedDict()
+    def __post_init__(self) -> None:
         self._task: Task[tuple[RefreshReport, _Work]] | None = None
         self._random: dict[EdgeType, Tensor] = {}  # states before it
         self._failed: BaseException | None = None  # what a task has raised, until it is told
@@ -131,12 +106,12 @@ class Refresher:
 
     @property
     def version(self) -> int:
-        """How many refreshes the negatives that are drawn now have seen."""
+        """See `Tables.version`."""
         return version_of(self.relations)
 
     @property
     def staleness(self) -> Staleness:
-        """How far the negatives that are drawn now lie behind the training."""
+        """See `RefreshingSampler.staleness`."""
         seen = self.embedder.observed
         return Staleness(
             refreshes=self._behind,
@@ -144,13 +119,8 @@ class Refresher:
             age=None if seen is None else seen.mean_age(),
         )
 
-    def rows(self, nodes: NodeIds | None) -> dict[EdgeType, Tensor | None]:
-        """The rows of each edge type that ids of source nodes stand for; None for all.
-
-        Raises:
-            ValueError: if they are no source nodes, or no rows are drawn.
-            RuntimeError: before the first refresh.
-        """
+    def _rows(self, nodes: NodeIds | None) -> _Rows:
+        """The rows of each edge type that ids of source nodes stand for; None for all."""
         if nodes is None:
             return dict.fromkeys(self.relations)
         if not all(relation.method.rebuilds_rows for relation in self.relations.values()):
@@ -164,42 +134,14 @@ class Refresher:
         found, none = ids_by_type(nodes, sources), torch.empty(0, dtype=torch.int64)
         return {etype: found.get(etype[0], none) for etype in self.relations}
 
-    def grow(
-        self, g: Any, room: Callable[[dict[EdgeType, int]], dict[EdgeType, int]]
-    ) -> dict[EdgeType, Relation]:
-        """Go on with a graph that has changed, see `RefreshingSampler.update_graph`.
-
-        Args:
-            g: the new graph.
-            room: from negatives per edge to the groups that rows can have, by edge type.
-
-        Returns:
-            The relations, made anew.
-        """
-        check_graph(g)
-        self.settle()
-        if is_homogeneous(g) != self.embedder.homogeneous:
-            raise ValueError(
-                f"g: expected node and edge types as before, {list(self.relations)}, got "
-                f"{g.canonical_etypes}; make a new sampler for another kind of graph"
-            )
-        for relation in self.relations.values():
-            relation.check_growth(g)
-        embedder = self.embedder.on(g)
-        groups = room({etype: relation.k for etype, relation in self.relations.items()})
-        with shared_memory_for(list(self.relations)):
-            relations = {etype: one.on(g, groups[etype]) for etype, one in self.relations.items()}
-        self.embedder, self.relations = embedder, relations
-        return relations
-
     @about
     @outside_inference_mode
     @shielded
     def refresh(
-        self, embeddings: Embeddings | None, rows: dict[EdgeType, Tensor | None], observed: bool
+        self, embeddings: Embeddings | None, nodes: NodeIds | None, observed: bool
     ) -> RefreshReport:
-        """Refresh all rows, or some [B] of each edge type; see `RefreshingSampler.refresh`."""
-        watch = Stopwatch()
+        """See `RefreshingSampler.refresh`."""
+        watch, rows = Stopwatch(), self._rows(nodes)
         background = self.background and self.report is not None
         if background:
             self.wait()
@@ -210,13 +152,14 @@ class Refresher:
         self._random = {e: one.random.get_state() for e, one in self.relations.items()}
         version = self.version
         try:
-            work = self._begin(h, rows, watch, embeddings is not None or not observed)
+            work = self._begin(h, rows, watch, anew=embeddings is not None or not observed)
             if background:
                 self._behind = 1
                 self._task = Task(lambda check: (self._build(work, check), work))
                 assert self.report is not None
                 return self.report
-            report = self._build_with_progress(work)
+            with _progress(work) as bar:
+                report = self._build(work, bar.update)
         except BaseException:
             if self.version == version and self._task is None:
                 self._put_back()
@@ -224,47 +167,27 @@ class Refresher:
             raise
         return self._tell(report, work)
 
-    def _begin(
-        self,
-        h: dict[str, Tensor],
-        rows: dict[EdgeType, Tensor | None],
-        watch: Stopwatch,
-        anew: bool,
-    ) -> _Work:
-        """What a refresh works on: relations apart, and scorers as they are now."""
-        # A refresh beside the training has random numbers of its own, and one in its place too.
-        reseeded = self.background and self.version > 0
-        parts = []
-        for etype, held in self.relations.items():
-            apart = held.apart(reseeded=reseeded)
-            parts.append(_Part(held, apart, apart.ends(h, modes=not reseeded), rows[etype]))
+    def _begin(self, h: dict[str, Tensor], rows: _Rows, watch: Stopwatch, *, anew: bool) -> _Work:
+        """What a refresh works on: copies of the methods, and scorers as they are now."""
+        beside = self.background and self.version > 0  # and one in the place of such a refresh
+        parts = [
+            _Part(held, held.method.copy(), held.ends(h, beside=beside), rows[etype])
+            for etype, held in self.relations.items()
+        ]
         seen = self.embedder.observed
         return _Work(parts, h, self._steps or 0, watch, seen.clock if seen and anew else None)
-
-    def _build_with_progress(self, work: _Work) -> RefreshReport:
-        total = sum(
-            part.held.known.num_src if part.rows is None else part.rows.numel()
-            for part in work.parts
-        )
-        with tqdm(
-            total=total, desc="refresh", unit="row", delay=_PATIENCE, disable=None, leave=False
-        ) as bar:
-            return self._build(work, bar.update)
 
     @about
     @in_float32
     @shielded
-    def _build(self, work: _Work, on_rows: Callable[[int], object]) -> RefreshReport:
+    def _build(self, work: _Work, on_rows: OnRows) -> RefreshReport:
         """Fit and fill, and swap in what that came to."""
         fits = [
-            None if some is not None and not some.numel() else apart.method.fit(ends)
-            for _, apart, ends, some in work.parts
+            None if some is not None and not some.numel() else method.fit(ends)
+            for _, method, ends, some in work.parts
         ]
         work.watch.mark("fit")
-        tables = [
-            apart.method.fill(ends, apart.table, some, on_rows)
-            for _, apart, ends, some in work.parts
-        ]
+        tables = [method.fill(ends, some, on_rows) for _, method, ends, some in work.parts]
         work.watch.mark("table")
         report = RefreshReport(
             version=self.version + 1,
@@ -280,9 +203,9 @@ class Refresher:
         own = self.report, self.embedder.last, self._behind, self._in_use
         before = [(held, held.method, held.table.version) for held, *_ in work.parts]
         try:
-            for held, apart, *_ in work.parts:
+            for held, fitted, *_ in work.parts:
                 held.table.publish()
-                held.method = apart.method
+                held.method = fitted
             self.report, self.embedder.last = report, work.h
             self._behind, self._in_use = 0, work.step
         except BaseException:
@@ -298,26 +221,19 @@ class Refresher:
             self.relations[etype].random.set_state(state)
 
     def _tell(self, report: RefreshReport, work: _Work) -> RefreshReport:
-        """Make a refresh that has ended known, in the thread of the training.
-
-        All functions of `on_refresh` are called, also after one that has raised.
-        """
+        """Make a refresh that has ended known to all functions, in the thread of the training."""
         if work.clock is not None and self.embedder.observed is not None:
             self.embedder.observed = ObservedEmbeddings(work.h).since(
                 self.embedder.observed, work.clock
             )
         self.scoring.look(report.version, self.relations.values(), work.h)
         with callers_device(), ExitStack() as calls:
-            for callback in reversed(self._callbacks.values()):
+            for callback in reversed(self.callbacks.values()):
                 calls.callback(callback, report, work.h)
         return report
 
     def wait(self) -> RefreshReport | None:
-        """Wait for a refresh in the background, if one is under way.
-
-        Raises:
-            RuntimeError: if it has failed.
-        """
+        """See `RefreshingSampler.wait`."""
         self.settle()
         if self._failed is not None:
             error, self._failed, self._behind = self._failed, None, 0
@@ -332,24 +248,18 @@ class Refresher:
         """Wait for the background; keep its error, if any, for the next refresh."""
         if self._task is None:
             return
-        task, error = self._task, self._task.error
+        ended = self._task.ended
+        self._failed = ended.exception()
         self._task = None
-        if error is not None:
+        if self._failed is None:
+            self._tell(*ended.result())
+        else:
             self._put_back()
-            self._failed = error
-            return
-        self._tell(*task.result)
 
     def restarted(self) -> None:
         """Forget what has failed before, since a state was loaded."""
         self._failed, self._behind = None, 0
         self._in_use = self._steps or 0
-
-    def on_refresh(self, callback: RefreshCallback) -> RemovableHandle:
-        """Call a function after every refresh, see `RefreshingSampler.on_refresh`."""
-        handle = RemovableHandle(self._callbacks)
-        self._callbacks[handle.id] = callback
-        return handle
 
     def attach(
         self,
@@ -358,7 +268,7 @@ class Refresher:
         every: int | None,
         share: float | None,
     ) -> Any:
-        """Refresh now and after steps of an optimizer, see `RefreshingSampler.attach`."""
+        """See `RefreshingSampler.attach`."""
         check_optimizer(optimizer)
         edges = sum(relation.known.indices.numel() for relation in self.relations.values())
         cadence = Cadence(every, share, steps_of_a_pass(edges))
@@ -382,9 +292,16 @@ class Refresher:
                     if self.report is not None and self.version != version:  # a callback's error
                         cadence.done(self.report.seconds)
                     raise
-            elif self._task is not None and self._task.done:
+            elif self._task is not None and self._task.ended.done():
                 self.settle()
 
-        handle = optimizer.register_step_post_hook(hook)
-        self._attached[optimizer] = handle
+        self._attached[optimizer] = handle = optimizer.register_step_post_hook(hook)
         return handle
+
+
+def _progress(work: _Work) -> Any:
+    """A bar of the rows that a refresh fills, which shows itself where that takes long."""
+    rows = (held.known.num_src if some is None else some.numel() for held, *_, some in work.parts)
+    return tqdm(
+        total=sum(rows), desc="refresh", unit="row", delay=_PATIENCE, disable=None, leave=False
+    )

@@ -1,7 +1,6 @@
 """Samplers that follow the encoder: what they hold, and what a pipeline asks of them.
 
-A refresh runs in the main process, outside the loader: called from the training loop or from an
-optimizer post-step hook (`RefreshingSampler.attach`). What loaders, their workers and prefetch
+A refresh runs in the main process, outside the loader. What loaders, their workers and prefetch
 threads read is the candidate table alone, in shared memory.
 
 A sampler *has* an embedder (`dgl_dmns.samplers.embedder`), a relation for each edge type
@@ -34,14 +33,20 @@ from dgl_dmns.core import (
 from dgl_dmns.samplers.base import NegativeSampler
 from dgl_dmns.samplers.callables import Scorers, scorers_by_type
 from dgl_dmns.samplers.embedder import Embedder, Encoder
-from dgl_dmns.samplers.etypes import NegativesPerEdge, held_edge_types
-from dgl_dmns.samplers.graphs import GraphIdentity, is_homogeneous, shared_memory_for
+from dgl_dmns.samplers.graphs import GraphIdentity, check_graph, is_homogeneous, shared_memory_for
 from dgl_dmns.samplers.method import Method, TableMethod
 from dgl_dmns.samplers.misuse import Asked, ScoringCheck
 from dgl_dmns.samplers.observed import NodeIds
 from dgl_dmns.samplers.refresher import RefreshCallback, Refresher, Staleness
 from dgl_dmns.samplers.relation import Relation
-from dgl_dmns.samplers.settings import Pools, Resources, Rows, groups_with_room
+from dgl_dmns.samplers.settings import (
+    NegativesPerEdge,
+    Pools,
+    Resources,
+    Rows,
+    groups_with_room,
+    held_edge_types,
+)
 from dgl_dmns.samplers.states import Saved
 from dgl_dmns.samplers.tables import Source, Tables
 
@@ -56,15 +61,13 @@ _KEPT_BACK = ("refresher", "resources", "diffusion")  # from workers: what a ref
 class RefreshingSampler(Tables, Saved, NegativeSampler):
     """Base of the samplers whose negatives depend on the encoder, and follow it by refreshes.
 
-    Before the first refresh every negative is filtered uniform.
+    Before the first refresh every negative is filtered uniform. Each edge type that is held (see
+    ``k`` and ``etypes``) has known edges, a table, a method and a random state of its own,
+    `relation`. Edge types without edges are not held; a request for none of their edges is answered
+    with no negatives.
 
-    On a graph with several node or edge types, each edge type that is held (see ``k`` and
-    ``etypes``) has known edges, a table, a method and a random state of its own, `relation`. Its
-    negatives are nodes of its destination type. Edge types without edges are not held; a request
-    for none of their edges is answered with no negatives.
-
-    A `dgl.distributed.DistGraph` will do as well: every trainer reads its edges from the servers,
-    once, and shares its table with its sampler processes. The encoder then is a callable.
+    Of a `dgl.distributed.DistGraph` every trainer reads the edges from the servers, once, and
+    shares its table with its sampler processes. The encoder then is a callable.
 
     Args:
         g: the training graph; its edges are the known positives.
@@ -90,14 +93,12 @@ class RefreshingSampler(Tables, Saved, NegativeSampler):
         resources: limits of memory, and refreshes in the background; see `Resources`.
 
     Raises:
-        ValueError: for a graph without edges, an unknown edge type, a missing feature, or a pool
-            smaller than k; for a graph with several types if the class takes none.
-        TypeError: for what is no graph, an encoder or scorer that cannot be called, or a class in
-            place of an object.
+        ValueError: for a value out of range, a graph without edges, an unknown edge type, a missing
+            feature; for a graph with several types if the class takes none.
+        TypeError: for an argument of a wrong type, or a class in place of an object.
         MemoryError: if there is no room for the tables; nothing is allocated then.
     """
 
-    takes_several_types: ClassVar[bool] = True
     takes: ClassVar[tuple[str, ...]] = (  # of these arguments, by name
         *("pools", "scorer", "source", "etypes", "feat", "seed", "generator", "resources"),
     )
@@ -124,7 +125,7 @@ class RefreshingSampler(Tables, Saved, NegativeSampler):
         held = held_edge_types(g, k, etypes)
         super().__init__(max(held.values()), generator)
         self.homogeneous = is_homogeneous(g)
-        if not (self.homogeneous or self.takes_several_types):
+        if not (self.homogeneous or "etypes" in self.takes):
             raise ValueError(
                 f"g: expected one node type and one edge type, got edge types {g.canonical_etypes};"
                 f" {type(self).__name__} takes homogeneous graphs only: pass one relation (see "
@@ -162,26 +163,21 @@ class RefreshingSampler(Tables, Saved, NegativeSampler):
                     fit_seed(seed + places[etype]),
                     scorer_of(etype),
                     self._method,
-                    alike=self._rows_alike,
+                    alike=source == "uniform",
                     folder=resources.table_folder,
                 )
                 for etype, number in held.items()
             }
-        self._known = {etype: relation.known for etype, relation in self.relations.items()}
-        self._identity.made_for(g, held)
         name = type(self).__name__
-        self.asked = Asked()
+        self._identity = GraphIdentity(name, g, held)
+        self.asked = Asked(name)
         scoring = ScoringCheck("scorer" in self.takes, rule.uses_scores, scorer is not None)
-        self.refresher: Refresher | None = Refresher(
+        self.refresher = Refresher(
             name, embedder, self.relations, bool(resources.background), scoring
         )
 
     def _check_taken(self, options: Mapping[str, Any]) -> None:
-        """Refuse arguments of this base that a subclass does without.
-
-        Raises:
-            TypeError: for such an argument.
-        """
+        """Refuse arguments of this base that a subclass does without."""
         for name in options.keys() - set(self.takes):
             raise TypeError(f"{name}: {type(self).__name__} takes no such argument; leave it out")
 
@@ -189,17 +185,10 @@ class RefreshingSampler(Tables, Saved, NegativeSampler):
         """The method of an edge type; subclasses have their own."""
         return TableMethod(self.rule, self.settings, self.resources.chunk_bytes, seed)
 
-    @property
-    def _rows_alike(self) -> bool:
-        """Whether queries are drawn alike, in place of as often as they have edges."""
-        return self.source == "uniform"
-
     def _rows(self, g: Any, numbers: Mapping[EdgeType, int]) -> dict[EdgeType, Rows]:
         """What the table of each edge type asks for, by its number of negatives."""
         hard, groups = self.settings.hard, self.settings.groups_for
         return {e: Rows(int(g.num_nodes(e[0])), hard(k), groups(k)) for e, k in numbers.items()}
-
-    # ---- what is held -----------------------------------------------------------------------
 
     @property
     def report(self) -> RefreshReport | None:
@@ -211,8 +200,6 @@ class RefreshingSampler(Tables, Saved, NegativeSampler):
         """How far the negatives that are drawn now lie behind the training."""
         return self._original("staleness").staleness
 
-    # ---- refreshes --------------------------------------------------------------------------
-
     def refresh(
         self,
         embeddings: Embeddings | None = None,
@@ -223,10 +210,8 @@ class RefreshingSampler(Tables, Saved, NegativeSampler):
         """Recompute embeddings, fit the models a little further, and rebuild the tables.
 
         It changes everything or nothing: after one that fails or is interrupted, the next gives
-        what it would have given alone. Functions of `on_refresh` come after that. With
-        ``Resources(background=True)`` a refresh after the first takes the embeddings, and leaves
-        the rest to a thread; the one before is waited for. A long one shows its progress on a
-        terminal.
+        what it would have given alone. With ``Resources(background=True)`` a refresh after the
+        first takes the embeddings, and leaves the rest to a thread; the one before is waited for.
 
         Args:
             embeddings: shape [N, D], floating point, to use instead of calling the encoder; a dict
@@ -241,18 +226,14 @@ class RefreshingSampler(Tables, Saved, NegativeSampler):
 
         Raises:
             ValueError: if embeddings or ``nodes`` do not fit, or the sampler draws no rows.
-            RuntimeError: if this is a copy, which has no encoder; for ``nodes`` before the first
-                refresh; or if the last refresh has failed in the background, whose error is the
-                cause. The last good tables stay in use, and the next call begins anew.
+            RuntimeError: if this is a copy; for ``nodes`` before the first refresh; or if the last
+                refresh has failed in the background, whose error is the cause. The last good tables
+                stay in use, and the next call begins anew.
         """
-        refresher = self._original("refresh")
-        return refresher.refresh(embeddings, refresher.rows(nodes), observed)
+        return self._original("refresh").refresh(embeddings, nodes, observed)
 
     def wait(self) -> RefreshReport | None:
-        """Wait for a refresh in the background, if one is under way.
-
-        Returns:
-            The report of the refresh that is in use; None before the first.
+        """Wait for a refresh in the background, if any, and return the `report`.
 
         Raises:
             RuntimeError: if it has failed, or if this is a copy.
@@ -262,13 +243,13 @@ class RefreshingSampler(Tables, Saved, NegativeSampler):
     def on_refresh(self, callback: RefreshCallback) -> RemovableHandle:
         """Call a function after every refresh, with its report and the embeddings by node type.
 
-        It runs in the process of the refresh; copies of the sampler do not have it. Where it
-        raises, the refresh stands, the other functions are called, and an error comes after them.
-
-        Returns:
-            A handle; its ``remove()`` ends the calls.
+        It runs in the process of the refresh. Where it raises, the refresh stands, the other
+        functions are called, and an error comes after them. ``remove()`` of the handle ends it.
         """
-        return self._original("on_refresh").on_refresh(callback)
+        callbacks = self._original("on_refresh").callbacks
+        handle = RemovableHandle(callbacks)
+        callbacks[handle.id] = callback
+        return handle
 
     def attach(
         self,
@@ -286,9 +267,9 @@ class RefreshingSampler(Tables, Saved, NegativeSampler):
 
         Args:
             optimizer: the encoder's optimizer.
-            every: optimizer steps between refreshes; the batches of an epoch are a good choice. A
-                first call makes tables that last for so many steps in batches of 1024. Defaults,
-                without ``share``, to a pass over the known edges in batches of 1024 on each rank.
+            every: optimizer steps between refreshes; a first call makes tables that last for so
+                many steps in batches of 1024. Defaults, without ``share``, to a pass over the known
+                edges in batches of 1024 on each rank.
             share: share of the time that refreshes may take, between 0 and 1, in place of
                 ``every``. Runs then depend on the clock, and ranks refresh after different steps.
 
@@ -321,28 +302,22 @@ class RefreshingSampler(Tables, Saved, NegativeSampler):
         Raises:
             RuntimeError: before the first refresh, or if this is a copy.
             TypeError: for ids that are no integers, such as a mask.
-            ValueError: if they do not fit one another or the nodes. Rows that are not finite are
-                refused by the next refresh.
+            ValueError: if they do not fit; rows that are not finite are refused by a refresh.
         """
         self._original("observe").embedder.observe(node_ids, embeddings)
 
     @shielded
     def embedding_age(self, ntype: str | None = None) -> Tensor:
-        """How many observations ago each node was seen last, for negatives from `observe`.
+        """How many observations ago each node was seen last, int64 [N], for `observe`.
 
-        Args:
-            ntype: node type; may be left out where the sampler needs one.
-
-        Returns:
-            Shape [N], int64; nodes not seen yet count from the refresh that they started from.
+        Nodes not seen yet count from the refresh that they started from. The node type may be left
+        out where the sampler needs one.
 
         Raises:
             RuntimeError: if nothing was observed.
             ValueError: if the node type has to be named.
         """
         return self._original("embedding_age").embedder.age(ntype)
-
-    # ---- growth, state and copies -----------------------------------------------------------
 
     @shielded
     def update_graph(self, g: Any) -> None:
@@ -361,29 +336,30 @@ class RefreshingSampler(Tables, Saved, NegativeSampler):
                 than before, the encoder's feature is missing, or the tables do not fit
                 ``Resources(table_bytes=...)``; this sampler then stays as it was.
             MemoryError: if the machine has no room for the tables; likewise.
-            RuntimeError: if this is a copy, which has no encoder.
+            RuntimeError: if this is a copy.
             TypeError: for what is no graph.
         """
-        self.relations = self._original("update_graph").grow(
-            g, lambda numbers: groups_with_room(self.resources, self._rows(g, numbers))
-        )
-        self._known = {etype: relation.known for etype, relation in self.relations.items()}
-        self._identity = GraphIdentity(type(self).__name__)
-        self._identity.made_for(g, self.relations)
+        refresher, held = self._original("update_graph"), self.relations
+        check_graph(g)
+        refresher.settle()
+        if is_homogeneous(g) != self.homogeneous:
+            raise ValueError(
+                f"g: expected node and edge types as before, {list(held)}, got "
+                f"{g.canonical_etypes}; make a new sampler for another kind of graph"
+            )
+        for relation in held.values():
+            relation.check_growth(g)
+        embedder = refresher.embedder.on(g)
+        rows = self._rows(g, {etype: relation.k for etype, relation in held.items()})
+        groups = groups_with_room(self.resources, rows)
+        with shared_memory_for(list(held)):
+            relations = {etype: relation.on(g, groups[etype]) for etype, relation in held.items()}
+        refresher.embedder, refresher.relations = embedder, relations
+        self.relations, self._identity = relations, GraphIdentity(type(self).__name__, g, relations)
 
     def stats(self, **arguments: Any) -> pd.DataFrame:  # noqa: D102
         self._original("stats")
         return super().stats(**arguments)
-
-    def _original(self, call: str) -> Refresher:
-        """The refresher, which copies have none of."""
-        if self.refresher is None:
-            raise RuntimeError(
-                f"{call}: this is a copy of a sampler (pickled, or from copy.copy or deepcopy); a "
-                "copy looks up negatives, and has no encoder, graph or generator; use the sampler "
-                "it was made from, or make a new one"
-            )
-        return self.refresher
 
     def __getstate__(self) -> dict[str, Any]:
         """What workers and spawned processes get: all but what a refresh alone needs."""

@@ -22,14 +22,7 @@ from dgl_dmns.samplers.plain import InBatchSampler, PopularitySampler, UniformSa
 from dgl_dmns.samplers.refreshing import RefreshingSampler
 from dgl_dmns.samplers.settings import Diffusion, Pools, Resources
 
-__all__ = [
-    "RULES",
-    "SAMPLERS",
-    "default_options",
-    "follows_encoder",
-    "in_families",
-    "make_sampler",
-]
+__all__ = ["RULES", "SAMPLERS", "default_options", "follows_encoder", "in_families", "make_sampler"]
 
 SAMPLERS: dict[str, Any] = {  # classes that derive from NegativeSampler
     "dmns": DMNSSampler,
@@ -85,13 +78,7 @@ def follows_encoder(name: str) -> bool:
 def in_families(kind: type, options: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of a sampler's class from flat options: ``pool=64`` is in ``pools=Pools(pool=64)``.
 
-    Args:
-        kind: the class, whose own arguments stay as they are.
-        options: by name; what is of no family stays as it is.
-
-    Raises:
-        TypeError: for a value of another type.
-        ValueError: for a value out of range.
+    Arguments of the class itself and what is of no family stay as they are.
     """
     made, own = dict(options), _keywords(kind).keys()
     for family, settings in _FAMILIES.items():
@@ -115,16 +102,15 @@ def make_sampler(
         **options: see `default_options`; ``rule`` may be a word of `RULES`.
 
     Raises:
-        TypeError: for an option that the sampler does not take, or of another type.
-        ValueError: for a value out of range.
+        TypeError, ValueError: for an option that the sampler does not take, or out of range.
     """
     if "seed" in default_options(name):
         options["seed"] = seed
     rule = options.get("rule")
     if isinstance(rule, str) and rule in RULES:
         options["rule"] = RULES[rule]()
-    if not follows_encoder(name):
-        plain: NegativeSampler = SAMPLERS[name](g, k, **options)
-        return plain
-    made: NegativeSampler = SAMPLERS[name](g, encoder, k, **in_families(SAMPLERS[name], options))
+    kind, given = SAMPLERS[name], [g, k]
+    if follows_encoder(name):
+        given, options = [g, encoder, k], in_families(kind, options)
+    made: NegativeSampler = kind(*given, **options)
     return made

@@ -29,7 +29,7 @@ from dgl_dmns.samplers.method import Ends, Method
 
 __all__ = ["Relation", "version_of"]
 
-_SENT = ("etype", "folder", "groups", "alike", "rows", "seed")  # to workers, beside the method's
+_SENT = ("etype", "folder", "groups", "alike", "rows")  # to workers, beside the method's
 
 
 class Relation:
@@ -38,19 +38,6 @@ class Relation:
     A row of the table has a group for each edge of its query in the passes between two refreshes,
     evenly fewer where that is more than it may take; the uniform share of the negatives is drawn in
     the call, and never twice.
-
-    Args:
-        g: the training graph.
-        etype: canonical edge type, with at least one edge.
-        k: negatives per edge.
-        settings: with the share of uniform negatives.
-        groups: groups that rows have on average, at most.
-        seed: seed of fitting and table building.
-        scorer: scores of broadcastable embeddings, the inner product where None.
-        method: makes the method, from the known edges and the seed.
-        alike: whether all rows have ``groups`` groups, for queries that are drawn alike.
-        folder: where the table lies in a file, and known edges for which shared memory has no room;
-            None: in shared memory.
     """
 
     def __init__(
@@ -59,25 +46,24 @@ class Relation:
         etype: EdgeType,
         k: int,
         settings: PoolSettings,
-        groups: int,
+        groups: int,  # that rows have on average, at most
         seed: int,
         scorer: Scorer | None,
-        method: Callable[[KnownEdges, int], Method],
+        method: Callable[[KnownEdges, int], Method],  # made for known edges and a seed
         *,
-        alike: bool = False,
-        folder: Folder | None = None,
+        alike: bool = False,  # whether all rows have so many, for queries that are drawn alike
+        folder: Folder | None = None,  # for files; None is shared memory
     ) -> None:
         self.etype = etype
         self.folder = folder
         self.groups = groups
-        self.alike = alike
         known = known_edges(g, etype, folder)
+        self.method = method(known, seed)
+        self.alike = alike or not self.method.rebuilds_rows  # chains are carried on alike
         table = CandidateTable(self.sizes(known, 1), settings.hard(k), folder=folder)
         self.rows = RowDraws(known, table, self._turns(known, 1), k, settings.uniform_share)
         self.scorer = scorer
-        self.seed = seed
         self.random = torch.Generator().manual_seed(seed)
-        self.method = method(known, seed)
 
     @property
     def known(self) -> KnownEdges:
@@ -126,67 +112,43 @@ class Relation:
         return turns
 
     def make_last(self, passes: int) -> None:
-        """Make rows that last for so many passes, where nothing is in the table yet."""
+        """Make empty rows that last for so many passes, unless they do."""
         passes = min(passes, MOST_PASSES)
-        if passes != self.passes and not self.alike:
-            sizes = self.sizes(self.known, passes)
-            table = CandidateTable(sizes, self.table.k, folder=self.folder)
-            before = self.table
-            self.rows = replace(self.rows, table=table, turns=self._turns(self.known, passes))
-            before.retire()
+        if passes == self.passes or self.alike:
+            return
+        before, sizes = self.table, self.sizes(self.known, passes)
+        table = CandidateTable(sizes, before.k, folder=self.folder)
+        self.rows = replace(self.rows, table=table, turns=self._turns(self.known, passes))
+        before.retire()
 
-    def ends(self, h: dict[str, Tensor], *, modes: bool = True) -> Ends:
-        """What a refresh from embeddings by node type starts from, with the scorer as it is now.
+    def ends(self, h: dict[str, Tensor], *, beside: bool = False) -> Ends:
+        """What a refresh from embeddings by node type has, with the scorer as it is now.
 
-        Args:
-            h: embeddings, shape [N, D] by node type.
-            modes: whether the modules that a function as scorer calls are in eval mode meanwhile;
-                not in a thread, since the training uses them.
+        In a refresh ``beside`` the training the modules that a function as scorer calls keep their
+        modes, and random numbers come from a source of its own, seeded by one draw from that held.
         """
         source, _, destination = self.etype
-        scorer = frozen(self.scorer)
-        scorer = in_eval_mode(scorer) if modes else scorer
-        return Ends(self.known, h[source], h[destination], scorer, self.random)
-
-    # ---- copies -----------------------------------------------------------------------------
-
-    def apart(self, *, reseeded: bool) -> Relation:
-        """The same with what a refresh changes as copies, until it hands its method over.
-
-        Known edges and table are shared, whose hidden buffer a refresh fills.
-
-        Args:
-            reseeded: whether random numbers come from a source of its own, seeded by one draw from
-                the one held, for a refresh in the background; else from the one held.
-        """
-        random = self.random
-        if reseeded:
+        scorer, random = frozen(self.scorer), self.random
+        if beside:
             seed = int(torch.randint(1 << 62, (), generator=random))
             random = torch.Generator().manual_seed(seed)
-        return self._with(method=self.method.copy(), random=random)
+        else:
+            scorer = in_eval_mode(scorer)
+        return Ends(self.known, self.table, h[source], h[destination], scorer, random)
 
     def on(self, g: Any, groups: int) -> Relation:
         """The same for a graph that has changed; this one stays as it is, for who reads it.
 
         Scorer and random state are shared. The table is of the same version, with what has become
-        an edge replaced.
-
-        Args:
-            g: the new graph, checked by `check_growth`.
-            groups: groups that rows of its table have on average, at most.
+        an edge replaced, in ``groups`` groups a row on average, at most.
         """
         known = known_edges(g, self.etype, self.folder)
-        made = self._with(groups=groups, method=self.method.on(known))
+        made = Relation.__new__(Relation)
+        vars(made).update(vars(self), groups=groups, method=self.method.on(known))
         table = carry_over(self.table, known, made.sizes(known, self.passes), self.random)
         turns = self._turns(known, self.passes)
         made.rows = replace(self.rows, known=known, table=table, turns=turns)
         return made
-
-    def _with(self, **changes: Any) -> Relation:
-        """The same with other parts in place of some."""
-        new = Relation.__new__(Relation)
-        vars(new).update(vars(self), **changes)
-        return new
 
     def __getstate__(self) -> dict[str, Any]:
         """What workers and spawned processes get: what a look-up needs."""
@@ -195,25 +157,13 @@ class Relation:
         held = {name: vars(self)[name] for name in _SENT}
         return {**held, "method": method, "scorer": None, "random": None}
 
-    # ---- checks -----------------------------------------------------------------------------
-
     def check_call(self, g: Any, src: Tensor) -> None:
-        """Refuse a request that does not fit the graph that the sampler has.
-
-        Args:
-            g: the graph of the request.
-            src: source ids, shape [B], int64, on the CPU.
-
-        Raises:
-            ValueError: for sources the sampler does not know, or a graph that lacks candidates.
-        """
+        """Refuse sources [B] that the sampler does not know, and a graph that lacks candidates."""
         source, _, destination = self.etype
         strange = bool(src.numel()) and int(src.max()) >= self.known.num_src
-        lacking = int(g.num_nodes(destination)) < self.known.num_dst
-        if strange or lacking:
-            ntype, held = (
-                (source, self.known.num_src) if strange else (destination, self.known.num_dst)
-            )
+        if strange or int(g.num_nodes(destination)) < self.known.num_dst:
+            ntype = source if strange else destination
+            held = self.known.num_src if strange else self.known.num_dst
             raise ValueError(
                 f"g: the sampler was made for {held} nodes of type {ntype!r}, the graph has "
                 f"{g.num_nodes(ntype)}; hand a graph that has grown to update_graph(g), and make a "
@@ -221,11 +171,7 @@ class Relation:
             )
 
     def check_growth(self, g: Any) -> None:
-        """Refuse a graph that this edge type cannot be carried over to.
-
-        Raises:
-            ValueError: if it has no edge of this type, or fewer nodes of its ends.
-        """
+        """Refuse a graph without an edge of this type, or with fewer nodes of its ends."""
         if self.etype not in g.canonical_etypes or not g.num_edges(self.etype):
             raise ValueError(
                 f"g: the sampler holds edge type {self.etype}, the graph has no edge of it; pass a "

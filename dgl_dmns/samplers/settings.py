@@ -1,13 +1,13 @@
-"""Families of settings as frozen values, and the rows of a table that the machine has room for."""
+"""Families of settings as frozen values, which edge types to hold, and what there is room for."""
 
 from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, Union
 
 import numpy as np
 from torch import nn
@@ -18,18 +18,34 @@ from dgl_dmns.core import (
     CHUNK_BYTES,
     SHARED,
     DiffusionGenerator,
+    EdgeName,
+    EdgeType,
     Levels,
     NoisePredictor,
     NoiseSchedule,
     PoolSettings,
     SpaceKind,
     amount,
+    canonical_edge_type,
     free_in,
     free_memory,
     shielded,
 )
+from dgl_dmns.samplers.graphs import check_has_edges
 
-__all__ = ["Diffusion", "Pools", "Resources", "Rows", "groups_with_room"]
+__all__ = [
+    "Diffusion",
+    "NegativesPerEdge",
+    "Pools",
+    "Resources",
+    "Rows",
+    "check_k",
+    "groups_with_room",
+    "held_edge_types",
+]
+
+NegativesPerEdge = Union[int, Mapping[Any, int]]
+"""Negatives per edge: one number, or one for each edge type (canonical, or the relation alone)."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +71,7 @@ class Pools:
     lam: float | None = None
 
     def over(self, defaults: PoolSettings) -> PoolSettings:
-        """A sampler's defaults with what is set here.
-
-        Raises:
-            ValueError: for a value out of range.
-            TypeError: for what is no number.
-        """
+        """A sampler's defaults with what is set here."""
         given = {name: value for name, value in asdict(self).items() if value is not None}
         return replace(defaults, **given)
 
@@ -82,8 +93,7 @@ class Diffusion:
             of it, in float32.
 
     Raises:
-        ValueError: for a value out of range.
-        TypeError: for a value of a wrong type, or a class in place of an object.
+        ValueError, TypeError: for a value out of range, or of a wrong type.
     """
 
     fit_steps: int = 40
@@ -97,10 +107,9 @@ class Diffusion:
 
     @shielded
     def __post_init__(self) -> None:
-        for name, least in (("fit_steps", 0), ("warmup_steps", 0), ("batch_pairs", 1)):
-            object.__setattr__(self, name, as_integer(name, getattr(self, name), least))
-        width = as_integer("compact_width", self.compact_width, 1)
-        object.__setattr__(self, "compact_width", width)
+        least = {"fit_steps": 0, "warmup_steps": 0, "batch_pairs": 1, "compact_width": 1}
+        for name, smallest in least.items():
+            object.__setattr__(self, name, as_integer(name, getattr(self, name), smallest))
         rate = as_number("learning_rate", self.learning_rate)
         if not rate > 0:
             raise ValueError(
@@ -115,11 +124,7 @@ class Diffusion:
         object.__setattr__(self, "schedule", schedule)
 
     def make(self, width: int, levels: Levels, seed: int) -> DiffusionGenerator:
-        """A model for embeddings of a width, not fitted yet.
-
-        Raises:
-            ValueError: for a predictor or space that does not fit the width.
-        """
+        """A model for embeddings of a width, not fitted yet."""
         return DiffusionGenerator(
             width,
             levels=levels,
@@ -139,8 +144,7 @@ class Resources:
 
     Args:
         chunk_bytes: working set of filling a table, in bytes; it sets how many queries are handled
-            at a time, 4096 at most, and one chunk of 64 at least. What a refresh needs beside it is
-            linear in the number of nodes, see the page on scaling.
+            at a time, 64 to 4096. What a refresh needs beside it is linear in the number of nodes.
         table_bytes: budget of the tables of all edge types together, in bytes: groups of rows are
             lowered until they fit. Fewer groups mean that the same negatives come back sooner.
             Defaults to no budget.
@@ -149,15 +153,12 @@ class Resources:
             its process ends; a process that is killed leaves them (``dgl-dmns-*``). Known edges and
             lists for which shared memory has no room lie there, too.
         background: refreshes after the first are done in a thread beside the training, from the
-            embeddings at the time of the call; the new table is used as soon as it is whole. At
-            most one is under way: the next refresh waits for it, so that negatives are at most one
-            refresh behind (see `RefreshingSampler.staleness`). When the table changes then depends
-            on time, and so do draws; each table by itself does not.
+            embeddings at the time of the call; the new table is used as soon as it is whole. The
+            next refresh waits for it, so that negatives are at most one refresh behind. When the
+            table changes then depends on time, and so do draws; each table by itself does not.
 
     Raises:
-        TypeError: for a number of bytes that is no integer, a ``background`` that is neither True
-            nor False, or a folder that is no path.
-        ValueError: if a number of bytes is below 1, or the folder does not exist.
+        ValueError, TypeError: for a value out of range, of a wrong type, or no such folder.
     """
 
     chunk_bytes: int = CHUNK_BYTES
@@ -184,28 +185,61 @@ class Resources:
             raise ValueError(f"table_folder: there is no folder {self.table_folder}; make it first")
 
 
-class Rows(NamedTuple):
-    """What the table of an edge type asks for.
+def check_k(k: int) -> int:
+    """Return ``k``, of NumPy or torch as well, as an integer of at least 1."""
+    k = as_integer("k", k, what="negatives per edge")
+    if k < 1:
+        raise ValueError(f"k: expected at least 1 negative per edge, got {k}")
+    return k
 
-    Attributes:
-        queries: number of source nodes.
-        hard: candidates in a group.
-        groups: groups that rows have on average, at most.
+
+def held_edge_types(
+    g: Any, k: NegativesPerEdge, etypes: Sequence[EdgeName] | None
+) -> dict[EdgeType, int]:
+    """The edge types to hold tables for, in the order of the graph, and the k of each.
+
+    They are those of ``etypes``, or of ``k`` if it is a dict, or all that have edges.
     """
+    check_has_edges(g)
+    every = g.canonical_etypes
+    named = isinstance(k, Mapping)
+    if isinstance(k, Mapping):
+        numbers = {canonical_edge_type(e, every, "k"): check_k(one) for e, one in k.items()}
+    else:
+        numbers = dict.fromkeys(every, check_k(k))
+    wanted = {e for e in numbers if named or g.num_edges(e)}
+    if isinstance(etypes, str):
+        raise TypeError(f"etypes: expected a list of edge types, got {etypes!r}; put it in a list")
+    if etypes is not None:
+        wanted = {canonical_edge_type(e, every, "etypes") for e in etypes}
+        if named and wanted != set(numbers):
+            raise ValueError(
+                f"etypes: {sorted(wanted)} are not the edge types of k, {sorted(numbers)}; give "
+                "one of the two (a dict k holds tables for the edge types that it names)"
+            )
+    if not wanted:
+        raise ValueError(
+            "etypes, k: expected at least one edge type, got none; leave etypes out for all"
+        )
+    without = sorted(e for e in wanted if not g.num_edges(e))
+    if without:
+        raise ValueError(
+            f"etypes, k: expected edge types with edges, the known positives, got {without} "
+            "without any; leave them out"
+        )
+    return {e: numbers[e] for e in every if e in wanted}
 
-    queries: int
-    hard: int
-    groups: int
+
+class Rows(NamedTuple):
+    """What the table of an edge type asks for."""
+
+    queries: int  # source nodes
+    hard: int  # candidates in a group
+    groups: int  # on average, at most
 
 
-def groups_with_room(
-    resources: Resources, rows: Mapping[tuple[str, str, str], Rows]
-) -> dict[tuple[str, str, str], int]:
-    """The groups that rows can have, at most as many as each table asks for.
-
-    Args:
-        resources: with the budget, and where the tables go.
-        rows: what the table of each edge type asks for.
+def groups_with_room(resources: Resources, rows: Mapping[EdgeType, Rows]) -> dict[EdgeType, int]:
+    """The groups that rows can have in the budget, at most as many as each table asks for.
 
     Raises:
         ValueError: if not even one group of each row fits the budget.

@@ -20,7 +20,6 @@ from dgl_dmns.samplers.relation import Relation
 __all__ = ["Saved"]
 
 _GROUPS = 1 << 16  # that are looked through at a time
-_OF_A_SAMPLER = "load a state that a sampler has given"
 
 
 class Saved:
@@ -34,13 +33,10 @@ class Saved:
 
     @shielded
     def state_dict(self) -> dict[str, Any]:
-        """All that is needed to go on as if nothing had happened.
-
-        Returns:
-            A copy of the state, which later refreshes leave as it is.
+        """All that is needed to go on as if nothing had happened, as a copy.
 
         Raises:
-            RuntimeError: if this is a copy, which has no encoder.
+            RuntimeError: if this is a copy of a sampler.
         """
         refresher = self._original("state_dict")
         refresher.settle()
@@ -58,10 +54,9 @@ class Saved:
         """Restore a state made by `state_dict` of a sampler with the same arguments.
 
         Raises:
-            ValueError: if the state belongs to another class of samplers, other edge types, other
-                known edges, another node count, table shape or width; this sampler then stays as
-                it was.
-            RuntimeError: if this is a copy, which has no encoder.
+            ValueError: if the state belongs to another class of samplers, or to other edge types,
+                edges, nodes, shapes or widths; this sampler then stays as it was.
+            RuntimeError: if this is a copy.
         """
         refresher = self._original("load_state_dict")
         embedder = refresher.embedder
@@ -77,7 +72,7 @@ class Saved:
             if width is not None:
                 embedder.check_width(width)
         if last is not None:
-            last = embedder.of_types(last, copy=True)
+            last = embedder.embeddings(last, copy=True)
         refresher.settle()
         methods = {
             etype: one.method.restored(parts[etype], one.table.version)
@@ -114,11 +109,9 @@ class Saved:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the state to a file, whole or not at all; see `dgl_dmns.files`.
 
-        Args:
-            path: the file; its folder has to exist.
-
         Raises:
-            OSError: if it cannot be written; a file that was there stays.
+            OSError: if it cannot be written, as where there is no such folder; a file that was
+                there stays.
             RuntimeError: if this is a copy.
         """
         write_state(path, self.state_dict())
@@ -126,13 +119,10 @@ class Saved:
     def load(self, path: str | os.PathLike[str]) -> None:
         """Restore the state in a file of `save`, without executing code from it.
 
-        Args:
-            path: the file.
-
         Raises:
             FileNotFoundError: if there is none.
-            ValueError: if it is damaged, or not the state of such a sampler (see
-                `load_state_dict`); this sampler then stays as it was.
+            ValueError: if it is damaged, or as for `load_state_dict`; this sampler then stays as it
+                was.
             RuntimeError: if this is a copy.
         """
         state, before = read_state(path), self.state_dict()
@@ -161,13 +151,7 @@ def _state_of(relation: Relation) -> dict[str, Any]:
 
 
 def _load(relation: Relation, state: dict[str, Any], method: Method) -> None:
-    """Restore what `_state_of` gave, in place: workers see it.
-
-    Args:
-        relation: whose state it is, by `_check_state`.
-        state: the state.
-        method: what the relation's method has made of it.
-    """
+    """Restore what `_state_of` gave and `_check_state` let pass, in place: workers see it."""
     relation.make_last(state["passes"])
     if relation.rows.turns is not None:
         relation.rows.turns.asked.copy_(state["asked"])
@@ -179,12 +163,7 @@ def _load(relation: Relation, state: dict[str, Any], method: Method) -> None:
 
 
 def _check_state(relation: Relation, state: dict[str, Any]) -> None:
-    """Refuse a state that does not fit.
-
-    Raises:
-        ValueError: if it is of another node count, table shape or set of edges, or its table holds
-            what may not be a negative here.
-    """
+    """Refuse a state of other nodes, edges or shapes, or of negatives that are none here."""
     known, kind = relation.known, f"edge type {relation.etype[1]!r}"
     if state["nodes"] != relation.nodes:
         raise ValueError(
@@ -248,4 +227,4 @@ def _check_table(relation: Relation, table: dict[str, Tensor], sizes: Tensor, ki
 
 
 def _refuse(expected: str, kind: str) -> None:
-    raise ValueError(f"state: expected {expected} ({kind}); {_OF_A_SAMPLER}")
+    raise ValueError(f"state: expected {expected} ({kind}); load a state that a sampler has given")

@@ -3,9 +3,7 @@
 torch gives its loader workers a seed each, and a single process draws from the global generator.
 Two cases are left. The ranks of a distributed training are often seeded alike, so that they start
 from the same weights: each would repeat the draws of the others on other edges. The sampler
-processes of DGL's distributed loader are not seeded at all: no run could be repeated. (DGL hands
-batches to them in turn and goes on where an epoch ended, so that an epoch repeats within a program
-where its batches are a multiple of the sampler processes, and otherwise from the program's start.)
+processes of DGL's distributed loader are not seeded at all: no run could be repeated.
 """
 
 from __future__ import annotations
@@ -25,10 +23,6 @@ class Stream:
 
     A copy remembers the seed and rank of the process that made it, since the process that gets it
     may know neither.
-
-    Args:
-        seed: torch's seed in the process that this is a copy from.
-        rank: the rank of that process.
     """
 
     def __init__(self, seed: int = 0, rank: int = 0) -> None:

@@ -6,7 +6,7 @@ Negatives are looked up in loader workers, too; distributions are known where re
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -31,11 +31,13 @@ from dgl_dmns.core import (
     check_tractable,
     shielded,
 )
+from dgl_dmns.samplers.graphs import Pair
 from dgl_dmns.samplers.method import TableMethod
-from dgl_dmns.samplers.minibatch import checked_pairs, negative_pairs
+from dgl_dmns.samplers.minibatch import checked_pairs, is_minibatch, negative_pairs
 from dgl_dmns.samplers.misuse import Asked
 from dgl_dmns.samplers.refresher import Refresher
 from dgl_dmns.samplers.relation import Relation, version_of
+from dgl_dmns.shared_softmax import Share
 
 if TYPE_CHECKING:
     from dgl_dmns.samplers.base import NegativeSampler as _Sampler
@@ -57,13 +59,24 @@ class Tables(_Sampler):
     relations: dict[EdgeType, Relation]
     rule: Rule
     settings: PoolSettings
-    homogeneous: bool
     source: Source
     asked: Asked
+    refresher: Refresher | None
 
     def _original(self, call: str) -> Refresher:
         """The refresher, which copies have none of."""
-        raise NotImplementedError
+        if self.refresher is None:
+            raise RuntimeError(
+                f"{call}: this is a copy of a sampler (pickled, or from copy.copy or deepcopy); a "
+                "copy looks up negatives, and has no encoder, graph or generator; use the sampler "
+                "it was made from, or make a new one"
+            )
+        return self.refresher
+
+    @property
+    def known_by_type(self) -> dict[EdgeType, KnownEdges]:
+        """The known edges of every edge type that is held."""
+        return {etype: relation.known for etype, relation in self.relations.items()}
 
     def relation(self, etype: EdgeName | None = None) -> Relation:
         """What is held for an edge type: ``known``, ``table``, ``model``.
@@ -107,8 +120,6 @@ class Tables(_Sampler):
                 "sampler: it has not been refreshed, so that its negatives are uniform; call "
                 "refresh() or attach() first"
             )
-        if isinstance(embeddings, Mapping) and self.homogeneous:
-            (embeddings,) = embeddings.values()
         ends = relation.ends(refresher.embedder.embeddings(embeddings))
         behind = refresher.staleness
         return Look(
@@ -127,35 +138,26 @@ class Tables(_Sampler):
             draw=lambda: self._drawing(relation.etype),
         )
 
-    # ---- negatives: all that workers do -----------------------------------------------------
-
     @shielded
     def draw(
         self, src: Tensor, etype: EdgeName | None = None, *, dst: Tensor | None = None
     ) -> Candidates:
-        """Negatives with their levels for source nodes (after a refresh).
+        """Negatives with their levels for source nodes (after a refresh): [B, k].
 
         Args:
             src: source ids, shape [B], int64, on the CPU.
             etype: edge type; may be left out where one is held.
             dst: destinations of the positive edges, shape [B], int64, for the groups whose turn it
                 is; defaults to random groups of the rows.
-
-        Returns:
-            Candidates of shape [B, k].
         """
         return self.relation(etype).rows.draw(src, dst, generator=self._call_generator())
 
     def negatives(self, g: Any, src: Tensor, etype: EdgeType) -> Tensor:  # noqa: D102
-        return self._drawn(g, src, None, etype)
+        return self.negatives_for_edges(g, src, None, etype)
 
     def negatives_for_edges(  # noqa: D102
-        self, g: Any, src: Tensor, dst: Tensor, etype: EdgeType
+        self, g: Any, src: Tensor, dst: Tensor | None, etype: EdgeType
     ) -> Tensor:
-        # Each known edge gets the group of its source whose turn it is.
-        return self._drawn(g, src, dst, etype)
-
-    def _drawn(self, g: Any, src: Tensor, dst: Tensor | None, etype: EdgeType) -> Tensor:
         relation = self.relations.get(etype)
         if relation is None:
             if not src.numel():
@@ -166,7 +168,7 @@ class Tables(_Sampler):
             )
         relation.check_call(g, src)
         if relation.table.version == 0:
-            self.asked.before_a_refresh(type(self).__name__, src.numel())
+            self.asked.before_a_refresh(src.numel())
             return relation.known.uniform(src, relation.k, generator=self._call_generator())
         return self._draw_ids(relation, src, dst)
 
@@ -174,9 +176,7 @@ class Tables(_Sampler):
         """The ids of `draw`, shape [B, k], int64, without what a call has no use for."""
         return relation.rows.draw_ids(src, dst, generator=self._call_generator())
 
-    def _pairs_for_edges(
-        self, g: Any, src: Tensor, dst: Tensor, etype: EdgeType
-    ) -> tuple[Tensor, Tensor]:
+    def _pairs_for_edges(self, g: Any, src: Tensor, dst: Tensor, etype: EdgeType) -> Pair:
         if self.source == "edge" or not src.numel():
             return super()._pairs_for_edges(g, src, dst, etype)
         relation = self.relation(etype)
@@ -190,14 +190,13 @@ class Tables(_Sampler):
         relation.check_call(g, drawn)
         return drawn, relation.rows.draw_one(drawn, generator=self._call_generator())
 
-    # ---- log ratios -------------------------------------------------------------------------
-
     @shielded
     def log_ratio(self, negatives: Any) -> Any:
         """Log ratio ``log q(u|v) - log uniform(u)`` of each negative edge, in closed form.
 
         ``q`` is the mixture of the uniform share and of what the rule draws, by the embeddings of
-        the last refresh, so that it is known in the process that refreshes (not in loader workers).
+        the last refresh: it is known in the process that refreshes (not in loader workers). A
+        warning says, once, where pairs are another sampler's negatives or the positive graph's.
 
         Args:
             negatives: the negative graph a loader returned; or a GraphBolt minibatch; or a pair
@@ -205,11 +204,9 @@ class Tables(_Sampler):
                 pairs by edge type.
 
         Returns:
-            Log ratios, shape [P], float32, in the order of the edges; for a heterogeneous graph or
-            a dict, a dict of those by canonical edge type (by the keys of a minibatch), with every
-            edge type that is held and in ``negatives``. 0 before the first refresh, whose negatives
-            are uniform. A warning says, once, where the pairs are another sampler's negatives or
-            the positive graph's.
+            Log ratios, shape [P], float32, in the order of the edges; 0 before the first refresh.
+            For a heterogeneous graph or a dict, a dict of those by canonical edge type (by the keys
+            of a minibatch), with every edge type that is held and in ``negatives``.
 
         Raises:
             RuntimeError: as for `distribution`, after the first refresh.
@@ -217,16 +214,7 @@ class Tables(_Sampler):
                 type that has negatives, a minibatch has none yet, or ids are out of range.
             TypeError: if ``negatives`` is none of these, or ids are no integers.
         """
-        if not self.rule.tractable:
-            raise ValueError(
-                f"rule: {type(self.rule).__name__} has no tractable distribution, so no log ratio; "
-                "use a sampler with rule=Density() or Gate() for a calibrated loss"
-            )
-        pairs = negative_pairs(negatives, list(self.relations))
-        if isinstance(pairs, tuple):
-            return self._of_negatives(self.relation(), *pairs)
-        of = self._of_negatives
-        return {key: of(self.relation(etype), *pair) for key, (etype, pair) in pairs.items()}
+        return self._ratios("negatives", negatives, self.asked.for_ratios)
 
     @shielded
     def positive_log_ratio(self, positives: Any) -> Any:
@@ -237,28 +225,39 @@ class Tables(_Sampler):
         are mostly no known edges, such as those of the negative graph, give a warning.
 
         Args:
-            positives: the positive graph a loader returned; or a pair ``(src, dst)`` of node id
-                tensors of the whole graph, shape [P]; or a dict of such pairs by edge type.
+            positives: the positive graph a loader returned; or pairs as for `log_ratio`.
 
         Returns:
             Log ratios in the form of `log_ratio`, shape [P], float32.
 
         Raises:
             RuntimeError: as for `distribution`.
-            ValueError: if the rule's distribution is not tractable, no table is held for an edge
-                type that has edges, or ids are out of range.
-            TypeError: if ``positives`` is none of these, or ids are no integers.
+            ValueError, TypeError: as for `log_ratio`; also for a minibatch.
         """
-        if hasattr(positives, "seeds") or hasattr(positives, "node_pairs"):
+        if is_minibatch(positives):
             raise TypeError(
                 "positives: a GraphBolt minibatch holds positives and negatives; pass the ids of "
                 "its positive pairs in the whole graph, (src, dst)"
             )
-        pairs = negative_pairs(positives, list(self.relations))
-        of = self._of_positives
+        return self._ratios("positives", positives, self.asked.for_positives)
+
+    def _ratios(self, name: str, given: Any, judge: Callable[[Relation, Pair], None]) -> Any:
+        """Log ratios of pairs in any form, by edge type where they are; ``judge`` may warn."""
+        check_tractable(self.rule)
+
+        def of(relation: Relation, pair: Pair) -> Tensor:
+            pairs = checked_pairs(name, pair, relation.known, relation.etype)
+            judge(relation, pairs)
+            if relation.table.version == 0 and name == "negatives":  # those are uniform
+                ratio = torch.zeros(pair[0].shape, dtype=torch.float32)
+            else:
+                ratio = self.distribution(relation.etype).log_ratio(*pairs)
+            return ratio.to(pair[0].device)
+
+        pairs = negative_pairs(given, list(self.relations))
         if isinstance(pairs, tuple):
-            return of(self.relation(), *pairs)
-        return {key: of(self.relation(etype), *pair) for key, (etype, pair) in pairs.items()}
+            return of(self.relation(), pairs)
+        return {key: of(self.relation(etype), pair) for key, (etype, pair) in pairs.items()}
 
     def distribution(self, etype: EdgeName | None = None) -> NodeDistribution:
         """The distribution that the last refresh drew from: it samples, and it has densities.
@@ -272,12 +271,10 @@ class Tables(_Sampler):
             ValueError: if the rule's distribution is not tractable, or the edge type has to be
                 named.
         """
-        return self._distribution(self.relation(etype))
-
-    def _distribution(self, relation: Relation) -> NodeDistribution:
-        embedder = self._original("distribution").embedder
+        h = self._original("distribution").embedder.last
         check_tractable(self.rule)
-        method, h = relation.method, embedder.last
+        relation = self.relation(etype)
+        method = relation.method
         if method.distribution is None and h is not None and isinstance(method, TableMethod):
             method.know_again(relation.ends(h))  # of a state that was loaded
         if method.distribution is None:
@@ -287,97 +284,75 @@ class Tables(_Sampler):
             )
         return method.distribution
 
-    def _of_negatives(self, relation: Relation, src: Tensor, dst: Tensor) -> Tensor:
-        pairs = checked_pairs("negatives", (src, dst), relation.known, relation.etype)
-        self.asked.for_ratios(type(self).__name__, relation, pairs)
-        if relation.table.version == 0:
-            return torch.zeros(src.shape, dtype=torch.float32, device=src.device)
-        return self._distribution(relation).log_ratio(*pairs).to(src.device)
-
-    def _of_positives(self, relation: Relation, src: Tensor, dst: Tensor) -> Tensor:
-        pairs = checked_pairs("positives", (src, dst), relation.known, relation.etype)
-        self.asked.for_positives(type(self).__name__, relation, pairs)
-        return self._distribution(relation).log_ratio(*pairs).to(src.device)
-
     def scorer_of(self, etype: EdgeType) -> Scorer | None:  # noqa: D102
         return self.relations[etype].scorer
 
-    def mixture_log_ratio(
-        self, etype: EdgeType, src: Tensor, dst: Tensor, candidates: Tensor
+    def _draws(self, etype: EdgeType, dst: Tensor) -> FilteredDraws:
+        if not self.rule.tractable:
+            return super()._draws(etype, dst)  # says what to take
+        return FilteredDraws(self.relations[etype].known)
+
+    def batch_log_ratio(
+        self, etype: EdgeType, src: Tensor, dst: Tensor, candidates: Tensor, share: Share = "batch"
     ) -> Tensor:
-        """See `NegativeSampler.mixture_log_ratio`: exact for uniform draws and a query's own.
+        """See `NegativeSampler.batch_log_ratio`: exact for uniform draws and a query's own.
 
         The other queries of the batch are represented by some of them.
 
         Raises:
             ValueError: if less than half of the negatives are uniform, so that a candidate could
-                weigh more than two uniform ones.
+                weigh more than two uniform ones; with ``share="edge"``, if all are chosen by the
+                score alone.
         """
-        if not self.rule.tractable:
-            return super().mixture_log_ratio(etype, src, dst, candidates)  # says what to take
+        uniform = super().batch_log_ratio(etype, src, dst, candidates, share)
         relation = self.relations[etype]
-        share = relation.rows.uniform_share
-        nodes, place = candidates.unique(return_inverse=True)
-        uniform = FilteredDraws(relation.known).mixture_log_ratio(src, nodes)[place]
-        if relation.table.version == 0 or share == 1:
+        known, fresh = relation.known, relation.rows.uniform_share
+        if relation.table.version == 0 or fresh == 1:
             return uniform
-        if share < _DEFENSIVE:
+        if share == "batch" and fresh < _DEFENSIVE:
             raise ValueError(
                 f"uniform_share: where the batch shares its negatives at least {_DEFENSIVE:g} of "
-                f"them have to be uniform, so that none weighs too much, got {share:g}; make the "
+                f"them have to be uniform, so that none weighs too much, got {fresh:g}; make the "
                 f"sampler with pools=Pools(uniform_share={_DEFENSIVE:g}), or take share='edge'"
             )
-        count = len(src)
-        own = self._hard_log_ratio(relation, src, candidates).exp() / count
-        if count > 1:
-            some = torch.arange(count)
-            if count > _QUERIES:
-                some = torch.randperm(count, generator=self._call_generator())[:_QUERIES]
-            hard = self._distribution(relation).hard_log_ratios(src[some], nodes).double()
-            hard = (hard + _admissible_share(relation.known, src[some]).unsqueeze(1)).exp_()
-            total = hard.sum(0)[place]
-            others = torch.full((count, 1), float(len(some)), dtype=torch.float64)
-            # A query is no other of its own.
-            total[some] -= hard.gather(1, place[some])
-            others[some] -= 1
-            own += total.clamp(min=0) / others.clamp(min=1) * ((count - 1) / count)
-        return torch.logaddexp(uniform + math.log(share), own.log() + math.log1p(-share))
-
-    def own_log_ratio(
-        self, etype: EdgeType, src: Tensor, dst: Tensor, candidates: Tensor
-    ) -> Tensor:
-        """See `NegativeSampler.own_log_ratio`: in closed form.
-
-        Raises:
-            ValueError: if all negatives are chosen by the score alone.
-        """
-        if not self.rule.tractable:
-            return super().own_log_ratio(etype, src, dst, candidates)
-        relation = self.relations[etype]
-        if relation.table.version == 0:
-            return FilteredDraws(relation.known).own_log_ratio(src, candidates)
-        share = relation.rows.uniform_share
-        if not share and not self.rule.uses_generator:
+        if share == "edge" and not fresh and not self.rule.uses_generator:
             raise ValueError(
                 "share='edge': the log ratio of negatives that the score alone has chosen is the "
                 "score itself, so that nothing is left to learn; make the sampler with "
                 "pools=Pools(uniform_share=0.5)"
             )
-        hard = self._hard_log_ratio(relation, src, candidates)
-        uniform = _admissible_share(relation.known, src).exp().unsqueeze(1)
-        ratio = torch.log(share * uniform + (1 - share) * hard.exp())
-        return ratio.masked_fill((relation.known.admissible_count(src) <= 0).unsqueeze(1), 0.0)
-
-    def _hard_log_ratio(self, relation: Relation, src: Tensor, candidates: Tensor) -> Tensor:
-        """Log of ``N q(u|v)`` of what the rule draws, of own candidates [B, K]; float64.
-
-        Queries without an admissible node, who get themselves, or any node, have none: -inf.
-        """
+        # Of N q(u|v) of what the rule draws; a query without an admissible node has none.
         query = src.repeat_interleave(candidates.shape[1])
-        ratio = self._distribution(relation).hard_log_ratio(query, candidates.flatten())
-        ratio = ratio.double() + _admissible_share(relation.known, query)
-        none = relation.known.admissible_count(query) <= 0
-        return ratio.masked_fill(none, -torch.inf).view_as(candidates)
+        hard = (
+            self.distribution(relation.etype).hard_log_ratio(query, candidates.flatten()).double()
+        )
+        hard = (hard + _admissible_share(known, query)).exp()
+        hard = hard.masked_fill(known.admissible_count(query) <= 0, 0.0).view_as(candidates)
+        if share == "edge":
+            ratio = torch.log(fresh * uniform.exp() + (1 - fresh) * hard)
+            return ratio.masked_fill((known.admissible_count(src) <= 0).unsqueeze(1), 0.0)
+        mean = self._mean_of_batch(relation, src, candidates, hard)
+        return torch.logaddexp(uniform + math.log(fresh), mean.log() + math.log1p(-fresh))
+
+    def _mean_of_batch(
+        self, relation: Relation, src: Tensor, candidates: Tensor, own: Tensor
+    ) -> Tensor:
+        """The mean of ``N q(u|v)`` over the queries of a batch, given that of each one's own."""
+        count = len(src)
+        if count == 1:
+            return own
+        some = torch.arange(count)
+        if count > _QUERIES:
+            some = torch.randperm(count, generator=self._call_generator())[:_QUERIES]
+        nodes, place = candidates.unique(return_inverse=True)
+        hard = self.distribution(relation.etype).hard_log_ratios(src[some], nodes).double()
+        hard = (hard + _admissible_share(relation.known, src[some]).unsqueeze(1)).exp_()
+        total = hard.sum(0)[place]
+        others = torch.full((count, 1), float(len(some)), dtype=torch.float64)
+        # A query is no other of its own.
+        total[some] -= hard.gather(1, place[some])
+        others[some] -= 1
+        return (own + total.clamp(min=0) / others.clamp(min=1) * (count - 1)) / count
 
 
 def _admissible_share(known: KnownEdges, src: Tensor) -> Tensor:

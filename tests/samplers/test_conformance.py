@@ -374,6 +374,9 @@ def test_arguments(name: str) -> None:
     if name in FOLLOWING and name != "mcns":
         with pytest.raises(ValueError, match="^pool: expected at least k = 5 candidates, got 4"):
             make(name, graph(), k=5, pool=4)
+    if name in ("mcns", "adversarial"):
+        with pytest.raises(TypeError, match=f"^source: {KINDS[name][0].__name__} takes no such"):
+            make(name, graph(), source="edge")
     if name in ("dynamic", "self-adversarial", "dmns"):
         with pytest.raises(ValueError, match="source: expected 'edge' or 'uniform', got 'both'"):
             make(name, graph(), source="both")

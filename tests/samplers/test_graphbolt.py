@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import subprocess
 import sys
 import warnings
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Any
 import dgl
 import pytest
 import torch
+from shared import fresh, library
 from torch import Tensor
 from torch.utils.data import IterDataPipe
 
@@ -50,15 +50,6 @@ FIELDS = (
 def graph(idtype: torch.dtype = torch.int64) -> Any:
     generator = torch.Generator().manual_seed(0)
     return dgl.graph(torch.randint(60, (2, 300), generator=generator).unbind()).astype(idtype)
-
-
-def library() -> Any:
-    generator = torch.Generator().manual_seed(1)
-    cites = torch.randint(30, (2, 80), generator=generator)
-    wrote = torch.randint(20, (2, 50), generator=generator)
-    counts = {"paper": 30, "author": 20}
-    edges = {CITES: tuple(cites), WROTE: tuple(wrote)}
-    return dgl.heterograph(edges, num_nodes_dict=counts)
 
 
 def embeddings(g: Any) -> Any:
@@ -356,14 +347,6 @@ def test_an_empty_request() -> None:
     assert dst.view(-1, K).shape == (0, K)
 
 
-def run(code: str) -> str:
-    """What a fresh interpreter prints."""
-    command = [sys.executable, "-W", "ignore", "-c", code]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
-
-
 def test_the_package_never_imports_graphbolt() -> None:
     # DGL 2.1 imports its GraphBolt itself: take it away, and forbid another import.
     code = """
@@ -377,7 +360,7 @@ assert dgl_dmns.DMNSSampler
 assert "dgl_dmns.graphbolt" not in sys.modules
 print("fine")
 """
-    assert run(code) == "fine"
+    assert fresh(code) == "fine"
 
 
 def test_without_graphbolt_the_import_says_what_to_do() -> None:
@@ -390,7 +373,7 @@ try:
 except ImportError as error:
     print(error)
 """
-    printed = run(code)
+    printed = fresh(code)
     assert printed.startswith("GraphBolt cannot be used: DGL 2.1.0 has none that loads.\nCause: ")
     assert "python -m pip install" in printed
     assert printed.splitlines()[-1].startswith("GraphBolt came with DGL 2.0.")

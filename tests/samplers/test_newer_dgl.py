@@ -6,11 +6,7 @@ test_examples.
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from pathlib import Path
-
-ROOT = Path(__file__).parents[2]
+from shared import fresh
 
 AS_OF_2_4 = """
 import sys
@@ -29,16 +25,8 @@ for name in ("dist_dataloader", "DistDataLoader", "DistEdgeDataLoader", "DistNod
 """
 
 
-def run(code: str) -> str:
-    """What a fresh interpreter prints, beside a DGL laid out as 2.4 is."""
-    command = [sys.executable, "-W", "ignore", "-c", AS_OF_2_4 + code]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 def test_samplers_work_where_nobody_imported_the_distributed_part() -> None:
-    printed = run("""
+    code = """
 import pickle
 import torch
 from dgl.dataloading import DataLoader, NeighborSampler, as_edge_prediction_sampler
@@ -62,9 +50,10 @@ for name in samplers.__all__:
     assert len(src) == 320
     print(name)
 print(main(["doctor"]))
-""")
+"""
+    printed = fresh(AS_OF_2_4 + code)
     names = [line for line in printed.splitlines() if line.endswith("Sampler")]
     assert {"DMNSSampler", "UniformSampler", "MCNSSampler"} <= set(names)
     assert len(names) >= 8
     assert "no failure(s)" in printed
-    assert printed.rstrip().endswith("\n0")
+    assert printed.endswith("\n0")

@@ -224,7 +224,7 @@ def test_parts_by_node_type() -> None:
     assert report.by_type["item", "bought by", "user"].fit is None
     with pytest.raises(ValueError, match=r"nodes: expected a dict of ids by source node type"):
         sampler.refresh(nodes=torch.arange(5))
-    with pytest.raises(ValueError, match=r"of \['item', 'user'\], got \['x'\]"):
+    with pytest.raises(ValueError, match=r"of \['item', 'user'\], got a dict of \['x'\]"):
         sampler.refresh(nodes={"x": torch.arange(5)})
 
 

@@ -8,14 +8,12 @@ from typing import Any
 import dgl
 import pytest
 import torch
-from shared import loader, make, normal, refreshed, rng
+from shared import library, loader, make, normal, refreshed, rng
 from torch import Tensor
 
-import dgl_dmns
 from dgl_dmns.core import Blend, Density, Gate, KnownEdges, Nearest
 from dgl_dmns.losses import shared_softmax_loss
-from dgl_dmns.samplers.batch_loss import log_ratio_of
-from dgl_dmns.samplers.minibatch import pair_batches
+from dgl_dmns.samplers.minibatch import log_ratio_of, pair_batches
 
 N, D, K = 24, 3, 4
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -120,7 +118,7 @@ def test_the_ratio_of_filtered_uniform_draws_is_below_one_where_many_know_a_node
     sampler = make("uniform", g, k=K)
     etype = g.canonical_etypes[0]
     src, dst = g.edges()
-    ratio = sampler.mixture_log_ratio(etype, src, dst, torch.arange(N)).exp()
+    ratio = sampler.batch_log_ratio(etype, src, dst, torch.arange(N)).exp()
     drawn = torch.bincount(sampler(g, torch.arange(len(src)).repeat(100))[1], minlength=N)
     torch.testing.assert_close(ratio, N * drawn.double() / drawn.sum(), rtol=0.1, atol=0.01)
     assert float(ratio.max() / ratio.min()) > 1.3
@@ -181,13 +179,6 @@ def test_an_empty_batch(name: str) -> None:
         loss = sampler.loss(h, empty, empty, **more)
         assert float(loss) == 0.0
         assert not torch.autograd.grad(loss, h)[0].any()
-
-
-def library() -> Any:
-    generator = torch.Generator().manual_seed(1)
-    cites, wrote = torch.randint(30, (2, 80), generator=generator), torch.randint(20, (2, 50))
-    edges = {("paper", "cites", "paper"): tuple(cites), ("author", "wrote", "paper"): tuple(wrote)}
-    return dgl.heterograph(edges, num_nodes_dict={"paper": 30, "author": 20})
 
 
 @pytest.mark.parametrize("name", OPTIONS)
@@ -277,7 +268,7 @@ def over_all_nodes(sampler: Any, g: Any, e: Any, minibatch: Any, kind: str, key:
         (src, dst), drawn = read("node_pairs"), read("negative_dsts")
     drawn = drawn.view(len(src), -1)
     nodes, place = drawn.unique(return_inverse=True)
-    ratio = sampler.mixture_log_ratio(e, src, dst, nodes)[place]
+    ratio = sampler.batch_log_ratio(e, src, dst, nodes)[place]
     known = sampler.known_by_type[e]
     return lambda tables: shared_softmax_loss(
         (tables[e[0]], tables[e[2]]),
@@ -307,11 +298,6 @@ def test_samplers_without_a_distribution_say_what_to_take(
     said = f"loss: {type(sampler).__name__} has no .* take UniformSampler"
     with pytest.raises(ValueError, match=said):
         sampler.loss(embeddings(), pos, neg, share=share)
-
-
-def test_every_sampler_has_the_loss() -> None:
-    named = {getattr(dgl_dmns, name) for name in dgl_dmns.__all__ if name.endswith("Sampler")}
-    assert all(hasattr(sampler, "loss") for sampler in named)
 
 
 def test_dgl_s_own_negatives_go_through_the_plain_function() -> None:
@@ -394,14 +380,14 @@ def test_the_ratio_of_a_table_s_draws_is_that_of_the_whole_batch_on_average(
     etype = g.canonical_etypes[0]
     src, dst = g.find_edges(torch.randperm(90)[:30])
     candidates = sampler.negatives_for_edges(g, src, dst, etype)
-    exact = sampler.mixture_log_ratio(etype, src, dst, candidates).exp()
+    exact = sampler.batch_log_ratio(etype, src, dst, candidates).exp()
     every = torch.arange(N).expand(30, N)
-    whole = sampler.own_log_ratio(etype, src, dst, every).exp()
+    whole = sampler.batch_log_ratio(etype, src, dst, every, "edge").exp()
     whole[sampler.known.contains(src.unsqueeze(1), every)] = 0.0
     torch.testing.assert_close(exact, whole.mean(0)[candidates], rtol=1e-3, atol=1e-3)
     monkeypatch.setattr(lookup, "_QUERIES", 8)
     some = torch.stack(
-        [sampler.mixture_log_ratio(etype, src, dst, candidates).exp() for _ in range(150)]
+        [sampler.batch_log_ratio(etype, src, dst, candidates).exp() for _ in range(150)]
     )
     error = some.std(0) / math.sqrt(150)
     assert ((some.mean(0) - exact).abs() <= 4.5 * error + 1e-6).all()
