@@ -81,6 +81,16 @@ def test_the_api_pages_name_what_a_package_exports(package):
     assert not missing, f"name them, or their modules, in docs/api: {missing}"
 
 
+def test_the_ways_through_the_code_name_what_is_there():
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    named = re.findall(r"`(\w+/\w+\.py)`,\s+`([\w.]+)`", text)
+    assert len(named) > 10
+    for file, name in named:
+        source = (ROOT / "dgl_dmns" / file).read_text()
+        for part in name.split("."):
+            assert re.search(rf"^ *(?:def|class) {part}\b", source, re.MULTILINE), (file, name)
+
+
 def test_the_badges_are_true():
     badges = (DOCS / "images" / "badges.svg").read_text()
     said = [html.unescape(text) for text in re.findall(r"<text[^>]*>([^<]*)</text>", badges)]
