@@ -3,8 +3,8 @@
 A figure is a decimal, or a number before %, "times", or a unit of time or memory. The section that
 quotes it (from one ``##`` heading to the next) names the file, ``benchmarks/dropin/RESULTS.md``,
 and the table, `` `cora-shared` ``. The figure has to stand there, rounded as it is quoted; a
-leading zero may be left out. A table has the row titles of the results, and figures in the row of
-a title have to stand in a row of that title. Code, formulas and versions are no figures, so
+leading zero may be left out. A table has the row titles of the results, and the figures of a cell
+have to stand in one cell of a row of that title. Code, formulas and versions are no figures, so
 settings, defaults and limits are written as code.
 """
 
@@ -35,27 +35,39 @@ FIGURE = re.compile(
 
 
 def tables_of(file):
-    """Tables of a page of results by name: rows of a title and its numbers."""
+    """Tables of a page of results by name: rows of a title and the numbers of each cell."""
     tables = {}
     for line in file.read_text().splitlines():
         if line.startswith("## "):
             rows = tables.setdefault(line[3:], [])
         elif line.startswith("|"):
             title, *cells = (cell.strip() for cell in line.strip("|").split("|"))
-            rows.append((title, re.findall(NUMBER, " ".join(cells))))
+            rows.append((title, [re.findall(NUMBER, cell) for cell in cells]))
     return tables
 
 
-def stands(figure, unit, among):
-    """Whether a figure is one of the numbers, rounded to its digits; 42 % is 0.42, too."""
+def stands(figure, unit, cell):
+    """Whether a figure is a number of the cell, rounded to its digits; 42 % is 0.42, too."""
     digits = len(figure.partition(".")[2])
-    for number in among:
+    for number in cell:
         for more in (0, 2) if unit == "%" else (0,):
             fine = len(number.partition(".")[2]) >= digits + more
             value = float(number.replace(",", "")) * 10**more
             if fine and abs(value - float(figure)) <= 0.5001 * 10**-digits:
                 return True
     return False
+
+
+def groups_of(line, exceptions):
+    """The figures of a line that stand together in the results, each with its unit."""
+    in_table = line.startswith("|")
+    for part in line.split("|")[2:] if in_table else [line]:
+        found = [
+            (one[1].replace(",", ""), one[2])
+            for one in FIGURE.finditer(part)
+            if ("." in one[1] or one[2]) and one[0] not in exceptions
+        ]
+        yield from [found] if in_table else [[one] for one in found]
 
 
 def unfounded(text, exceptions=()):
@@ -72,13 +84,11 @@ def unfounded(text, exceptions=()):
         ]
         for line in VERSION.sub("", ASIDE.sub("", section)).splitlines():
             title = line.split("|")[1].strip() if line.startswith("|") else None
-            among = [n for row in rows if title in (None, row[0]) for n in row[1]]
+            cells = [cell for row in rows if title in (None, row[0]) for cell in row[1]]
             missing += [
-                f"{found[0]} in: {line}"
-                for found in FIGURE.finditer(line)
-                if ("." in found[1] or found[2])
-                and found[0] not in exceptions
-                and not stands(found[1].replace(",", ""), found[2], among)
+                f"{' ± '.join(figure for figure, _ in group)} in: {line}"
+                for group in groups_of(line, exceptions)
+                if group and not any(all(stands(*one, cell) for one in group) for cell in cells)
             ]
     return missing
 
@@ -111,7 +121,7 @@ WHERE = "\n\n`cora` of [results](benchmarks/dropin/RESULTS.md)\n"
     [
         "MRR is .144, 0.14 and 0.144 ± .002." + WHERE,
         "It takes 42 % of the time, and 1,234.2 seconds." + WHERE,
-        "| uniform (5) | **.144** |\n| DMNS (5) | 0.42 |" + WHERE,
+        "| uniform (5) | **.144 ± .002** |\n| DMNS (5) | 0.42 |" + WHERE,
         "Python 3.9, torch 2.2.1, `0.5`, $x = 0.3$, 128 candidates, [a](b-0.7.md)",
         "```python\nx = 0.3\n```",
     ],
@@ -129,9 +139,10 @@ def test_figures_that_stand(results, text):
         ("MRR is .144.\n\n## Next" + WHERE, ".144"),
         ("| DMNS (5) | .144 |" + WHERE, ".144"),
         ("| diffusion | .144 |" + WHERE, ".144"),
-        ("It takes 43 % of the time." + WHERE, "43 %"),
-        ("It is 3 times faster." + WHERE, "3 times"),
-        ("It takes 7 ms." + WHERE, "7 ms"),
+        ("| uniform (5) | .144 ± .003 |" + WHERE, ".144 ± .003"),
+        ("It takes 43 % of the time." + WHERE, "43"),
+        ("It is 3 times faster." + WHERE, "3"),
+        ("It takes 7 ms." + WHERE, "7"),
     ],
 )
 def test_figures_that_do_not_stand(results, text, figure):
