@@ -87,7 +87,7 @@ def shared_softmax_loss(
 
     Embeddings in half precision, and autocast, are fine: scores are summed in float32. Gradients
     of the inner product are made by hand, in chunks of queries, so that memory does not grow with
-    B M; they cannot be differentiated again. Another scorer is computed twice, chunk by chunk.
+    B M; second derivatives are not supported. Another scorer is computed twice, chunk by chunk.
 
     Args:
         h: embeddings of the batch's nodes, shape [n, D], floating point and finite; a pair

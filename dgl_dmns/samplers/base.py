@@ -54,9 +54,8 @@ class NegativeSampler(_Base):  # type: ignore[misc]
 
     Args:
         k: negatives per edge.
-        generator: source of the draws in the main process; defaults to torch's global one, and on
-            ranks above 0 of a distributed training to one that is seeded by it and by the rank.
-            Loader workers always have a seeded one each.
+        generator: random generator of draws in the main process; defaults to torch's global one (on
+            ranks above 0, to one seeded by it and the rank). Each loader worker has a seeded one.
 
     Raises:
         TypeError, ValueError: if ``k`` is no integer of at least 1.
@@ -226,7 +225,7 @@ class NegativeSampler(_Base):  # type: ignore[misc]
         pool: int | None = None,
         reduce: Literal["sum", "none"] = "sum",
     ) -> Any:
-        """The loss of a minibatch: softmax cross-entropy of each positive against all negatives.
+        """Softmax cross-entropy of each positive against all negatives of the batch.
 
         In place of scores and a loss of your own::
 
@@ -234,24 +233,24 @@ class NegativeSampler(_Base):  # type: ignore[misc]
                 h = model(blocks, blocks[0].srcdata["feat"])
                 loss = negatives.loss(h, pos_graph, neg_graph)
 
-        Every negative of the batch is compared with every positive, except for known edges, and
-        weighed so that the sum over them is an unbiased estimate of that over all nodes that are
-        not known to the query: see `dgl_dmns.shared_softmax`. With several hard negatives an edge
-        it is a few percent high, since those of one group are distinct.
+        Each positive is compared with every negative of the batch, except for its known edges.
+        Negatives are weighed so that their sum estimates the sum over all nodes without bias
+        (`dgl_dmns.shared_softmax`). With several hard negatives per edge the estimate is slightly
+        too high, since those of one group are distinct.
 
         Args:
             h: embeddings of the batch's nodes, shape [n, D], in the order of
                 ``pos_graph.ndata[dgl.NID]``: what the model returns for the blocks. A dict by node
                 type for several.
-            pos_graph: the positive graph that a loader returned with this sampler's negatives, also
-                one of a ``DistGraph``; or a GraphBolt minibatch.
+            pos_graph: the positive graph from the loader, also one of a ``DistGraph``; or a
+                GraphBolt minibatch.
             neg_graph: the negative graph; left out with a minibatch.
             scorer: scores of broadcastable embeddings, or a dict of such by edge type; defaults to
                 the one that the sampler was made with, or else the inner product.
             temperature: positive; scores are divided by it.
             share: ``"batch"``, or ``"edge"`` to compare each positive with its own negatives alone.
-            pool: at most so many of the batch's negatives, drawn at random, are scored against all
-                positives, and each positive's own besides; defaults to all.
+            pool: upper bound on the shared negatives that each positive is compared with, drawn at
+                random; its own ones always count. Defaults to all.
             reduce: with several edge types, ``"sum"`` of their losses, or ``"none"``: a dict of
                 them by canonical edge type (by the keys of a minibatch).
 
@@ -262,8 +261,8 @@ class NegativeSampler(_Base):  # type: ignore[misc]
             ValueError: if the sampler's negatives have no tractable distribution, if embeddings,
                 graphs or arguments do not fit, or if a score is NaN or infinite.
             TypeError: if an argument is of another kind.
-            RuntimeError: of a sampler that follows an encoder, after its graph has changed, until
-                the next refresh.
+            RuntimeError: if the graph of a sampler that follows an encoder has changed, and there
+                was no refresh since.
         """
         if reduce not in ("sum", "none"):
             raise ValueError(f"reduce: expected 'sum' or 'none', got {reduce!r}")

@@ -102,23 +102,24 @@ class DMNSSampler(RefreshingSampler):
     of each query's neighbours in embedding space, and chooses real nodes by that model's densities
     at several hardness levels. Refresh it while the encoder trains, by `attach` or `refresh`.
 
-    On a graph with several edge types each has a diffusion model of its own (weights and space),
-    fitted on its own edges: that of the destination's embedding, given the source's. Where the ends
-    are of two node types, the space is fitted on the embeddings of both together.
+    On a graph with several edge types, each type has its own diffusion model, fitted on its own
+    edges. It models the destination's embedding, given the source's. If the ends have two node
+    types, one space is fitted on both.
 
     Args:
         g: the training graph; its edges are the known positives.
         encoder: an ``nn.Module`` called as ``encoder(g, g.ndata[feat])``, or a callable that
             returns embeddings [N, D]; a dict by node type where there are several.
         k: negatives per edge; a dict by edge type where they differ.
-        rule: `Blend` (default, for an unchanged loss: a fifth of the draws through the gate, the
-            others by the scorer's softmax), `Gate` (hard for the scorer and likely for the
-            model), `Density` (for the calibrated losses with `log_ratio`; uncalibrated it is too
-            hard at convergence), or `Nearest` (the nearest node to a drawn latent).
+        rule: selection rule; defaults to `Blend`, made for an unchanged loss: a fifth of the draws
+            through the gate, the others by the scorer's softmax. `Gate`: scores high and is likely.
+            `Density`: only for losses that subtract `log_ratio`. `Nearest`: the nearest node to a
+            drawn latent.
         levels: hardness levels, or their fractions alone; defaults to the paper's.
         pools: how candidates are proposed; defaults to pools of 128, half of the negatives uniform.
         diffusion: the diffusion model and its fitting; see `Diffusion`.
-        scorer: see `RefreshingSampler`, like those that come after it.
+        scorer: see `RefreshingSampler`; also ``source``, ``etypes``, ``feat``, ``seed``,
+            ``generator`` and ``resources``.
 
     Raises:
         ValueError, TypeError, MemoryError: as for `RefreshingSampler`; also TypeError for a

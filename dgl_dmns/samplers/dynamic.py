@@ -40,22 +40,21 @@ class DynamicSampler(RefreshingSampler):
 
 
 class SelfAdversarialSampler(RefreshingSampler):
-    """Self-adversarial sampling: a uniform pool's softmax of the current score.
+    """Self-adversarial sampling: draws from a uniform pool by the softmax of the encoder's scores.
 
-    Source: Sun et al., "RotatE", ICLR 2019. There, the softmax weighs the loss terms of uniform
-    negatives; here it is the distribution that negatives are drawn from, without
-    replacement within a group; its log ratio is known, for a calibrated `bce_loss` (`log_ratio`).
-    Do not calibrate `softmax_loss` by it: the ratio is the score itself, but for a constant of the
-    query, so that nothing is left to push down, and training diverges.
+    Source: Sun et al., "RotatE", ICLR 2019. In the paper the softmax weighs the loss terms; here
+    negatives are drawn by it, without replacement within a group. Its log ratio is known, so that
+    `bce_loss` can be calibrated (`log_ratio`). `softmax_loss` cannot: the ratio equals the score up
+    to a constant of the query, and training diverges.
 
     Args:
         g: see `RefreshingSampler`, like ``encoder`` and ``k``.
         temperature: positive divisor of the scores; larger is nearer to uniform.
-        edge_ratio: measure the divisor instead, at each refresh, see
+        edge_ratio: if given, each refresh measures the factor on the scores instead, see
             `dgl_dmns.core.SelfAdversarial`.
         **options: ``pools``, ``scorer``, ``source``, ``etypes``, ``feat``, ``seed``, ``generator``,
-            ``resources`` of `RefreshingSampler`; pools are of 32 by default. `loss` with negatives
-            that the batch shares needs ``pools=Pools(uniform_share=0.5)``.
+            ``resources`` of `RefreshingSampler`; pools default to 32 candidates. `loss` needs
+            ``pools=Pools(uniform_share=0.5)``.
 
     Raises:
         ValueError, TypeError, MemoryError: as `RefreshingSampler` says.

@@ -114,7 +114,7 @@ class FilteredSampler(NegativeSampler):
 
 
 class UniformSampler(FilteredSampler):
-    """Uniform destinations that are neither a known edge of the source nor the source itself.
+    """Draws destinations uniformly, except for known neighbours of the source and itself.
 
     `dgl.dataloading.negative_sampler.Uniform` keeps the source as well but filters nothing;
     ``GlobalUniform`` filters, but replaces the source and may return fewer than ``k``. Draws are

@@ -61,20 +61,20 @@ _KEPT_BACK = ("refresher", "resources", "diffusion")  # from workers: what a ref
 class RefreshingSampler(Tables, Saved, NegativeSampler):
     """Base of the samplers whose negatives depend on the encoder, and follow it by refreshes.
 
-    Before the first refresh every negative is filtered uniform. Each edge type that is held (see
-    ``k`` and ``etypes``) has known edges, a table, a method and a random state of its own,
-    `relation`. Edge types without edges are not held; a request for none of their edges is answered
-    with no negatives.
+    Before the first refresh, all negatives are uniform, without known edges. Each edge type that is
+    held (see ``k`` and ``etypes``) has known edges, a table, a method and a random state of its own,
+    `relation`. An edge type without edges has no table; a request for its edges returns no
+    negatives.
 
     Of a `dgl.distributed.DistGraph` every trainer reads the edges from the servers, once, and
     shares its table with its sampler processes. The encoder then is a callable.
 
     Args:
         g: the training graph; its edges are the known positives.
-        encoder: called in eval mode without gradient, all modules of it that are found (modes are
-            restored): an ``nn.Module``, as ``encoder(g, g.ndata[feat])``, or with a dict of
-            features by node type; or a callable without arguments, or taking the graph. It returns
-            embeddings [N, D], a tensor or a ``DistTensor``, or a dict of those by node type.
+        encoder: an ``nn.Module``, called as ``encoder(g, g.ndata[feat])`` (a dict of features by
+            node type where there are several), or a callable that takes the graph or nothing. It
+            runs in eval mode without gradients; modes are restored. It returns embeddings [N, D], a
+            tensor or a ``DistTensor``, or a dict of those by node type.
         k: negatives per edge, or a dict of such numbers by edge type (canonical, or the relation
             alone); edge types that a dict leaves out are not held.
         rule: the selection rule.
@@ -82,10 +82,9 @@ class RefreshingSampler(Tables, Saved, NegativeSampler):
         scorer: scores of broadcastable embeddings [.., D], the model's logit before any sigmoid,
             or a dict with one for each edge type held; defaults to the inner product. Of an
             ``nn.Module`` each refresh takes a copy, in eval mode.
-        source: ``"edge"``: a negative keeps the source of its positive, for a ranking of
-            candidates per query. ``"uniform"``: each has a source of its own, uniform over the
-            nodes, for one ranking of all pairs (OGB's Hits@K; DGL's ``GlobalUniform`` is its easy
-            form).
+        source: ``"edge"`` (default) keeps the source of the positive, for a ranking of candidates
+            per query. ``"uniform"`` draws the source, too, for one ranking of all pairs (OGB's
+            Hits@K; DGL's ``GlobalUniform`` is its easy form).
         etypes: edge types to hold; defaults to all that have edges.
         feat: name of the node features for an ``nn.Module``.
         seed: seed of fitting and table building.
@@ -209,26 +208,26 @@ class RefreshingSampler(Tables, Saved, NegativeSampler):
     ) -> RefreshReport:
         """Recompute embeddings, fit the models a little further, and rebuild the tables.
 
-        It changes everything or nothing: after one that fails or is interrupted, the next gives
-        what it would have given alone. With ``Resources(background=True)`` a refresh after the
-        first takes the embeddings, and leaves the rest to a thread; the one before is waited for.
+        A refresh that fails or is interrupted changes nothing. With ``Resources(background=True)``,
+        every refresh after the first only takes the embeddings and returns; a thread does the rest.
+        It first waits for the refresh before.
 
         Args:
             embeddings: shape [N, D], floating point, to use instead of calling the encoder; a dict
                 of those by node type for a heterogeneous graph.
-            nodes: ids of source nodes, whose rows alone are drawn anew; a dict of those by source
-                node type where there are several. The models are fitted on pairs of all nodes.
-            observed: whether the rows that `observe` was given stand in for the encoder, if there
-                are any; False calls it, and later observations start from what it returns.
+            nodes: ids of source nodes whose rows are drawn again, the others keep theirs; a dict by
+                source node type where there are several. Models are fitted on pairs of all nodes.
+            observed: whether embeddings given to `observe` are used instead of calling the encoder,
+                if there are any. With False the encoder is called.
 
         Returns:
             The report of this refresh; in the background, that of the refresh that is in use.
 
         Raises:
             ValueError: if embeddings or ``nodes`` do not fit, or the sampler draws no rows.
-            RuntimeError: if this is a copy; for ``nodes`` before the first refresh; or if the last
-                refresh has failed in the background, whose error is the cause. The last good tables
-                stay in use, and the next call begins anew.
+            RuntimeError: if this is a copy; if ``nodes`` is given before the first refresh; if the
+                last background refresh failed (its error is the cause). The last good tables stay
+                in use.
         """
         return self._original("refresh").refresh(embeddings, nodes, observed)
 
@@ -258,18 +257,18 @@ class RefreshingSampler(Tables, Saved, NegativeSampler):
         *,
         share: float | None = None,
     ) -> Any:
-        """Refresh now, and after every ``every``-th step of an optimizer or as time allows.
+        """Refresh now, and then every ``every`` optimizer steps, or as often as ``share`` allows.
 
         It runs in the thread of the optimizer step; workers and prefetch threads read the new table
-        from the next batch on. One that fails is tried again after the next step. On several ranks,
+        from the next batch on. A refresh that fails is tried again after the next step. On several ranks,
         call it on each, after the model is wrapped in DistributedDataParallel: refreshes talk to no
         other rank, and equal seeds and embeddings give equal models and tables, to the last bit.
 
         Args:
             optimizer: the encoder's optimizer.
-            every: optimizer steps between refreshes; a first call makes tables that last for so
-                many steps in batches of 1024. Defaults, without ``share``, to a pass over the known
-                edges in batches of 1024 on each rank.
+            every: optimizer steps between refreshes; ``len(loader)`` is an epoch. Defaults, without
+                ``share``, to a pass over the known edges in batches of 1024 on each rank. The first
+                call sizes the tables for that many steps.
             share: share of the time that refreshes may take, between 0 and 1, in place of
                 ``every``. Runs then depend on the clock, and ranks refresh after different steps.
 
@@ -279,7 +278,8 @@ class RefreshingSampler(Tables, Saved, NegativeSampler):
 
         Raises:
             ValueError: if ``every`` is below 1, ``share`` is out of range, or both are given.
-            TypeError: for what is no optimizer of torch with hooks; nothing is refreshed then.
+            TypeError: if ``optimizer`` is not a torch optimizer with step hooks; nothing is
+                refreshed then.
         """
         return self._original("attach").attach(self.refresh, optimizer, every, share)
 
@@ -287,9 +287,9 @@ class RefreshingSampler(Tables, Saved, NegativeSampler):
     def observe(self, node_ids: NodeIds, embeddings: Embeddings) -> None:
         """Keep embeddings that a minibatch has computed anyway, for the next refreshes.
 
-        Once called, refreshes read the last embedding seen of every node instead of calling the
-        encoder; a node that was not seen has that of the refresh before. It takes ``4 * D + 4``
-        bytes a node. In a loop of DGL's blocks::
+        After the first call, refreshes read the last embedding seen of every node and do not call
+        the encoder. Nodes not seen keep that of the last refresh. It takes ``4 * D + 4`` bytes a
+        node. In a loop of DGL's blocks::
 
             h = model(blocks, x)
             sampler.observe(blocks[-1].dstdata[dgl.NID], h)

@@ -52,16 +52,16 @@ NegativesPerEdge = Union[int, Mapping[Any, int]]
 class Pools:
     """How candidates are proposed, and what share of the negatives is uniform.
 
-    What is None defaults to the sampler's own: `DMNSSampler` has pools of 128 and draws half of its
+    Fields that are None default to the sampler's own values: `DMNSSampler` has pools of 128 and draws half of its
     negatives uniformly, the others have pools of 32 and no uniform share.
 
     Args:
         pool: uniform candidates in a pool, at least ``k``. A larger pool makes harder negatives.
         uniform_share: share of the negatives that are plain uniform ones, drawn in the call, in
             [0, 1]; at least a half for ``negatives.loss`` with negatives that the batch shares.
-        groups: groups of candidates that rows of the table have on average, at most. A row has one
-            for each edge of its query in the pass between two refreshes, evenly fewer where that is
-            more. Defaults to as many as fit 112 bytes a node for each negative of an edge.
+        groups: upper bound on the average number of groups in a row of the table. A row has a group
+            for each time an edge of its source is asked for between two refreshes; longer rows are
+            shortened evenly. Defaults to what fits in 112 bytes per node and negative.
         lam: exponent on the density of the diffusion model, positive.
     """
 
@@ -143,8 +143,8 @@ class Resources:
     """Limits of memory, and where and when the work of a refresh is done.
 
     Args:
-        chunk_bytes: working set of filling a table, in bytes; it sets how many queries are handled
-            at a time, 64 to 4096. What a refresh needs beside it is linear in the number of nodes.
+        chunk_bytes: bytes that filling a table may use at a time, for each thread. What a refresh
+            needs beside it is linear in the number of nodes.
         table_bytes: budget of the tables of all edge types together, in bytes: groups of rows are
             lowered until they fit. Fewer groups mean that the same negatives come back sooner.
             Defaults to no budget.
@@ -152,10 +152,9 @@ class Resources:
             than it; defaults to shared memory. The files are removed when the sampler is, or when
             its process ends; a process that is killed leaves them (``dgl-dmns-*``). Known edges and
             lists for which shared memory has no room lie there, too.
-        background: refreshes after the first are done in a thread beside the training, from the
-            embeddings at the time of the call; the new table is used as soon as it is whole. The
-            next refresh waits for it, so that negatives are at most one refresh behind. When the
-            table changes then depends on time, and so do draws; each table by itself does not.
+        background: if True, refreshes after the first run in a thread beside the training, from the
+            embeddings at the time of the call. Negatives are at most one refresh behind. Two runs
+            draw differently, since the table changes at another moment; the tables are the same.
 
     Raises:
         ValueError, TypeError: for a value out of range, of a wrong type, or no such folder.
