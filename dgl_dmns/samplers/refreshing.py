@@ -62,8 +62,8 @@ class RefreshingSampler(Tables, Saved, NegativeSampler):
     """Base of the samplers whose negatives depend on the encoder, and follow it by refreshes.
 
     Before the first refresh, all negatives are uniform, without known edges. Each edge type that is
-    held (see ``k`` and ``etypes``) has known edges, a table, a method and a random state of its own,
-    `relation`. An edge type without edges has no table; a request for its edges returns no
+    held (see ``k`` and ``etypes``) has known edges, a table, a method and a random state of its
+    own, `relation`. An edge type without edges has no table; a request for its edges returns no
     negatives.
 
     Of a `dgl.distributed.DistGraph` every trainer reads the edges from the servers, once, and
@@ -260,9 +260,10 @@ class RefreshingSampler(Tables, Saved, NegativeSampler):
         """Refresh now, and then every ``every`` optimizer steps, or as often as ``share`` allows.
 
         It runs in the thread of the optimizer step; workers and prefetch threads read the new table
-        from the next batch on. A refresh that fails is tried again after the next step. On several ranks,
-        call it on each, after the model is wrapped in DistributedDataParallel: refreshes talk to no
-        other rank, and equal seeds and embeddings give equal models and tables, to the last bit.
+        from the next batch on. A refresh that fails is tried again after the next step. On several
+        ranks, call it on each, after the model is wrapped in DistributedDataParallel: refreshes
+        talk to no other rank, and equal seeds and embeddings give equal models and tables, to the
+        last bit.
 
         Args:
             optimizer: the encoder's optimizer.

@@ -52,8 +52,8 @@ NegativesPerEdge = Union[int, Mapping[Any, int]]
 class Pools:
     """How candidates are proposed, and what share of the negatives is uniform.
 
-    Fields that are None default to the sampler's own values: `DMNSSampler` has pools of 128 and draws half of its
-    negatives uniformly, the others have pools of 32 and no uniform share.
+    Fields that are None default to the sampler's own values: `DMNSSampler` has pools of 128 and
+    draws half of its negatives uniformly, the others have pools of 32 and no uniform share.
 
     Args:
         pool: uniform candidates in a pool, at least ``k``. A larger pool makes harder negatives.
