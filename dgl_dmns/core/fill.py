@@ -236,7 +236,9 @@ def _blocks(
             # As many are drawn for all of a block: its rows are about as long, or few.
             longest = int(sizes[start])
             other = ((sizes[start:] > longest) | (2 * sizes[start:] < longest)).nonzero()
-            alike = max(int(other[0]), _FEW) if other.numel() else real - start
+            alike = real - start
+            if other.numel():  # whole pools, so that no longer row is among them
+                alike = max(int(other[0]) // shared, -(-_FEW // shared)) * shared
             groups = int(sizes[start : start + alike].max())
             at_a_time = queries_at_a_time(alone, snapshot, table.k, chunk_bytes, groups)
             at_a_time = max(1, min(at_a_time // shared, -(-alike // shared))) * shared

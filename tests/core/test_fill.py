@@ -287,6 +287,21 @@ def test_more_queries_than_a_block_holds() -> None:
     assert torch.equal(table.current().ids.long(), score.topk(2, dim=1).indices)
 
 
+@pytest.mark.parametrize("shared", [1, 64, 100, 600])
+@pytest.mark.parametrize(("short", "long"), [(1930, 40), (570, 25), (1100, 7)])
+def test_every_group_is_written_however_long_the_rows(shared: int, short: int, long: int) -> None:
+    sizes = torch.ones(short + 700, dtype=torch.int64)
+    sizes[:70] = long  # in parts, which come after the last of the short rows
+    sizes[70:700] = 3
+    known = random_edges(len(sizes), 10)
+    table = CandidateTable(sizes, 1)
+    table.hidden().ids.fill_(-1)
+    h = normal(len(sizes), 2)
+    pools = PoolSettings(pool=8, queries_per_pool=shared, draws_per_pool=6)
+    build(table, SelfAdversarial(), pools, known, h, h, generator=rng(1))
+    assert int((table.current().ids < 0).sum()) == 0
+
+
 def test_embeddings_are_scored_in_their_own_space_and_densities_in_the_generators() -> None:
     model = DiffusionGenerator(WIDTH, compact_width=2, batch_pairs=128)
     model.space.update(H)
