@@ -131,6 +131,9 @@ class FiLMPredictor(AffineNoisePredictor):
     def coefficients_of_steps(  # noqa: D102
         self, steps: Sequence[int], h: Tensor
     ) -> Iterator[tuple[Tensor, Tensor]]:
+        if type(self).coefficients is not FiLMPredictor.coefficients:  # those of a subclass
+            yield from super().coefficients_of_steps(steps, h)
+            return
         times = self.time(torch.tensor(steps, device=h.device)).unsqueeze(2)
         query = h.t().contiguous() if self.conditional else h.new_zeros(h.shape[::-1])
         # The bias is one more input; the gains are gamma + 1.

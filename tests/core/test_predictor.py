@@ -139,3 +139,18 @@ def test_coefficients_of_many_steps_are_those_of_each(layers: int, conditional: 
         for t in steps:
             for many, one in zip(next(made), predictor.coefficients(torch.tensor(t), h)):
                 assert torch.allclose(many.t(), one.expand(7, 5), atol=1e-5)
+
+
+def test_a_subclass_of_film_with_coefficients_of_its_own_is_asked_for_them() -> None:
+    class Bounded(FiLMPredictor):
+        def coefficients(self, t: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+            scale, shift = super().coefficients(t, h)
+            return scale.tanh(), shift.tanh()
+
+    predictor = Bounded(5)
+    randomise(predictor)
+    h = inputs(7, 5)[2]
+    with torch.no_grad():
+        (made,) = predictor.coefficients_of_steps([9], h)
+        for many, one in zip(made, predictor.coefficients(torch.tensor(9), h)):
+            assert torch.equal(many.t(), one)
