@@ -239,11 +239,11 @@ def _blocks(
             alike = real - start
             if other.numel():  # whole pools, so that no longer row is among them
                 alike = max(int(other[0]) // shared, -(-_FEW // shared)) * shared
-            groups = int(sizes[start : start + alike].max())
-            at_a_time = queries_at_a_time(alone, snapshot, table.k, chunk_bytes, groups)
+            most = int(sizes[start : start + alike].max())
+            at_a_time = queries_at_a_time(alone, snapshot, table.k, chunk_bytes, most)
             at_a_time = max(1, min(at_a_time // shared, -(-alike // shared))) * shared
-            end = start + at_a_time
-            count = min(at_a_time, real - start)
+            end, count = start + at_a_time, min(at_a_time, real - start)
+            groups = int(sizes[start : start + count].max())  # of these very rows
             seed = int(torch.randint(1 << 62, (), generator=generator))
             yield _Block(rows[start:end], count, first[start : start + count], groups, shared, seed)
             start = end
