@@ -16,6 +16,7 @@ filling a table takes 24 bytes a query, and 8 for each norm.
 from __future__ import annotations
 
 import math
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -60,8 +61,8 @@ def fill_table(
 ) -> tuple[TableReport, Tensor | None]:
     """Fill the hidden buffer of a table from a snapshot; its `publish` is left to the caller.
 
-    Without a scorer of the user, as many blocks are filled at a time as torch has threads; what
-    comes out does not depend on their number.
+    In the main thread, and without a scorer of the user, as many blocks are filled at a time as
+    torch has threads; what comes out does not depend on their number.
 
     Args:
         table: the table to fill, of groups and rows of its own sizes.
@@ -121,7 +122,9 @@ def fill_table(
             block, draw.filtered, draw.seen, fallback, unstable, inverse, levels[::scored, 0], score
         )
 
-    alone = snapshot.scorer is not None or searched is not None  # a scorer may keep a state
+    # A scorer may keep a state. Beside the training, which a count of threads would hold up, too.
+    alone = snapshot.scorer is not None or searched is not None
+    alone = alone or threading.current_thread() is not threading.main_thread()
     blocks = _blocks(table, order, step, settings, snapshot, chunk_bytes, generator)
     scores = LevelScores(len(snapshot.model.levels) if snapshot.model is not None else 0)
     filtered = seen = 0
@@ -216,7 +219,7 @@ def _each(
             yield waiting.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(threads)  # the workers' setting is partly the process's
+        torch.set_num_threads(threads)  # the workers' setting is that of the process
 
 
 def _blocks(
