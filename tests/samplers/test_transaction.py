@@ -7,6 +7,7 @@ was, and after all of them it goes on to the very bits of one that has met none.
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -61,20 +62,21 @@ class Broken(Exception):  # noqa: N818 - an error of the user's
 
 @contextmanager
 def breaking(owner: Any, name: str, error: BaseException, call: int = 1) -> Iterator[None]:
-    """The call-th call of a function does its work, and raises then."""
-    own, calls = getattr(owner, name), []
+    """The call-th call of a function, in whichever thread, does its work, and raises then."""
+    own, numbers, met = getattr(owner, name), itertools.count(1), []
 
     def broken(*arguments: Any, **named: Any) -> Any:
-        calls.append(1)
+        number = next(numbers)  # blocks are filled in threads: none sees the number of another
         done = own(*arguments, **named)
-        if len(calls) == call:
+        if number == call:
+            met.append(number)
             raise error
         return done
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(owner, name, broken)
         yield
-    assert len(calls) >= call, "the failure was never met"
+    assert met, "the failure was never met"
 
 
 class Encoder:
