@@ -1,31 +1,33 @@
 r"""Softmax cross-entropy of each positive against the negatives of the whole batch.
 
-Symbols: B positives ``(v_b, u_b)`` with K candidates each, drawn from ``q(.|v_b)``; all M = B K of
-them are the pool P; N nodes; ``s`` the score over the temperature; ``r(u|v) = N q(u|v)``, the ratio
-to uniform draws.
+Symbols: B positives ``(v_b, u_b)`` with K candidates each; N nodes; ``s`` the score over the
+temperature. A candidate is either **shared**, drawn at random, or **chosen** for its positive, as a
+hard negative is.
 
-The embeddings of all candidates are there, so every query can be scored against all of them. By
-multiple importance sampling (the balance heuristic) with what the batch draws together,
+The embeddings of all candidates are there, so every query can be scored against all S shared ones,
+the pool P. By multiple importance sampling (the balance heuristic) with what the batch draws
+together, ``r_j(u) = N q_j(u)`` being the ratio of the j-th draw to uniform draws,
 
-    ``Z_b = N / M sum over u in P of e^s(v_b, u) / rbar(u)``, ``rbar(u) = 1 / B sum_j r(u|v_j)``,
+    ``N / S sum over u in P of e^s(v_b, u) / rbar(u)``, ``rbar(u) = 1 / S sum_j r_j(u)``,
 
-where candidates that are known to ``v_b`` count 0 and M counts all draws. ``Z_b`` is an unbiased
-estimate of the sum of ``e^s(v_b, u)`` over all nodes u that are not known to ``v_b`` (and that some
-query of the batch can draw): for every query at once, with one correction for each candidate. The
-loss is the mean of
+is an unbiased estimate of the sum of ``e^s(v_b, u)`` over all nodes u, known edges left out: for
+every query at once, with one correction for each candidate.
+
+The chosen candidates C_b of a positive were fixed before the shared ones were drawn, so they can be
+summed as they are, and the others be estimated:
+
+    ``Z_b = sum over u in C_b of e^s(v_b, u) + N / S sum over u in P, not in C_b of ... ``,
+
+which has the same mean however they were chosen. No distribution of theirs is needed, and none of
+them counts more than once: where they hold what is large in the sum, its variance falls. The loss
+is the mean of
 
     ``-s(v_b, u_b) + log(e^s(v_b, u_b) + Z_b)``,
 
-so with uniform negatives that of the full softmax, whose negatives are all nodes but known ones.
+that of the full softmax, whose negatives are all nodes but known ones.
 
-With ``pool=m`` a random subset S of m candidates is scored against all queries, and each query's
-own ones besides. Given P, the ``m_b`` members of S that are not the query's own are a random part
-of the M - K that are not, so that
-
-    ``Z_b = own terms + (M - K) / m_b sum over the others in S``
-
-has the mean ``Z_b`` of before: unbiased, too. With ``share="edge"`` there are only the own ones,
-``Z_b = N / K sum over own u of e^s(v_b, u) / r(u|v_b)``.
+With ``pool=m`` a random part of m shared candidates takes the place of P. With ``share="edge"``
+nothing is shared, ``Z_b = N / K sum over own u of e^s(v_b, u) / r(u|v_b)``.
 """
 
 from __future__ import annotations
@@ -67,6 +69,7 @@ def shared_softmax_loss(
     known: KnownEdges | Tensor | None = None,
     ids: Ends | None = None,
     log_ratio: Tensor | None = None,
+    chosen: Tensor | None = None,
     scorer: Scorer | None = None,
     temperature: float = 1.0,
     share: Share = "batch",
@@ -95,8 +98,8 @@ def shared_softmax_loss(
         pos_src: rows of the positives' sources in ``h``, shape [B], integer.
         pos_dst: rows of their destinations, shape [B], integer.
         candidates: rows of the negatives, shape [M] or [B, K], integer. Candidate i is positive
-            ``i // K``'s own, as in DGL; where own ones have no part (``share="batch"`` without
-            ``pool``) M can be any number. A node that is drawn twice counts twice.
+            ``i // K``'s own, as in DGL; where all are shared M can be any number. A node that is
+            drawn twice counts twice.
         num_nodes: N, how many nodes the negatives are drawn from.
         known: what is no negative: known edges (then ``ids`` are needed, unless the rows of ``h``
             are all nodes in order), or booleans of shape [B, M] ([B, K] with ``share="edge"``),
@@ -105,13 +108,14 @@ def shared_softmax_loss(
             ``h``.
         log_ratio: natural log of ``rbar(u)`` (of ``r(u|v)`` with ``share="edge"``) of each
             candidate, in the shape of ``candidates``; inf leaves one out; defaults to 0, as for
-            uniform draws.
+            uniform draws. Those of chosen candidates do not count.
+        chosen: booleans in the shape of ``candidates``, True for one that was chosen for its own
+            positive, in whatever way: it is compared with that one alone. Defaults to none.
         scorer: scores of broadcastable embeddings, ([.., D], [.., D]) to [..]; defaults to the
             inner product.
         temperature: positive; scores are divided by it.
-        share: ``"batch"``: all candidates for all positives; ``"edge"``: its own for each.
-        pool: at most so many random candidates, more than K, are scored against all positives, and
-            its own against each; None for all.
+        share: ``"batch"``: shared candidates for all positives; ``"edge"``: its own for each.
+        pool: at most so many of the shared candidates, random ones, are scored; None for all.
         generator: source of that choice, on the CPU; defaults to torch's global one.
 
     Returns:
@@ -140,42 +144,42 @@ def shared_softmax_loss(
     if not src.numel():
         return way.pairs(of_src[src], of_dst[dst]).sum()
     drawn = _rows("candidates", candidates, of_dst).flatten()
-    own = _own(drawn, len(src), share, pool)
     ratio = _log_ratio(log_ratio, drawn)
-    queries, query_of = src, None
+    own = None if chosen is None else _chosen(chosen, candidates, share).to(drawn.device)
+    shared = _shared(drawn, len(src), own, share, pool, generator)
     if isinstance(known, KnownEdges):
-        of_rows, targets = _ids(ids, (of_src, of_dst), known), dst
-        if own is None:
-            queries, targets, query_of = _once(src, dst, known, of_rows)
-        barred = Barred.of_edges(known, of_rows, queries, targets)
+        barred = Barred.of_edges(known, _ids(ids, (of_src, of_dst), known), src, dst)
     else:
-        barred = Barred.of_mask(known, dst, drawn, own_only=share == "edge")
+        columns = len(drawn) // len(src) if share == "edge" else len(drawn)
+        barred = Barred.of_mask(known, dst, shared, columns)
 
     positive = way.pairs(of_src[src], of_dst[dst])
-    of_query = of_src.index_select(0, queries)
-    other = positive
     log_weight = math.log(num_nodes) - ratio
-    if own is not None:
-        of_own = of_dst.index_select(0, own.flatten()).view(*own.shape, -1)
-        score = way.pairs(of_query.unsqueeze(1), of_own)
-        within = math.log(own.shape[1] if share == "edge" else len(drawn))
-        score = score + (log_weight.view(own.shape) - within).to(score)
-        score = score.masked_fill(barred.own(own).to(score.device), -math.inf)
-        other = torch.cat([positive.unsqueeze(1), score], dim=1).logsumexp(1)
+    other, apart = positive, (src[:0], src[:0])
+    members = SharedPool.of(drawn[shared], log_weight[shared] - math.log(max(1, len(shared))))
+    if share == "edge":
+        rows = drawn.view(len(src), -1)
+        at = torch.arange(rows.shape[1], device=rows.device).expand(rows.shape)
+        weight = log_weight.view(rows.shape) - math.log(rows.shape[1])
+        other = way.beside(positive, of_src[src], of_dst, rows, barred.own(at, rows), weight)
+    elif own is not None:
+        at, filled = _places(own)
+        rows = drawn[at]
+        out = ~filled | barred.own(at, rows)
+        out |= ((rows.unsqueeze(2) == rows.unsqueeze(1)) & ~out.unsqueeze(1)).tril(-1).any(2)
+        other = way.beside(positive, of_src[src], of_dst, rows, out)
+        column, found = members.find(rows)
+        row, slot = (found & ~out).nonzero(as_tuple=True)
+        apart = row, column[row, slot]
     excess = (other - positive).sum()
-    if share == "batch":
-        log_weight = log_weight - math.log(len(drawn))
-        if own is None:
-            shared = SharedPool.of_all(drawn, log_weight)
-        else:
-            chosen = torch.randperm(len(drawn), generator=generator)[:pool].to(drawn.device)
-            shared = SharedPool.of_some(drawn, log_weight, own.shape[1], chosen)
+    if len(shared):
+        queries, query_of, corrections = barred.among(members, src, apart)
         excess = excess + pool_softmax(
-            of_query,
-            of_dst.index_select(0, shared.nodes),
-            shared.log_weight,
-            other - shared.shift.to(other),
-            barred.among(shared),
+            of_src.index_select(0, src[queries]),
+            of_dst.index_select(0, members.nodes),
+            members.log_weight,
+            other,
+            corrections,
             way.scorer,
             temperature,
             query_of,
@@ -206,6 +210,23 @@ class _Way:
             shape = torch.broadcast_shapes(query.shape, candidate.shape)[:-1]
             score = checked_scores(self.scorer(query, candidate), shape)
         return score.to(dtype) / self.temperature
+
+    def beside(
+        self,
+        positive: Tensor,
+        query: Tensor,
+        h: Tensor,
+        rows: Tensor,
+        out: Tensor,
+        log_weight: Tensor | None = None,
+    ) -> Tensor:
+        """Log of the sum of positives [B] and candidates, rows [B, H] of ``h``, but for some."""
+        candidate = h.index_select(0, rows.flatten()).view(*rows.shape, h.shape[1])
+        score = self.pairs(query.unsqueeze(1), candidate)
+        if log_weight is not None:
+            score = score + log_weight.to(score)
+        score = score.masked_fill(out.to(score.device), -math.inf)
+        return torch.cat([positive.unsqueeze(1), score], dim=1).logsumexp(1)
 
 
 def _embeddings(h: Ends) -> tuple[Tensor, Tensor]:
@@ -251,8 +272,15 @@ def _check_integers(name: str, ids: Tensor) -> None:
         raise TypeError(f"{name}: expected integers, got {ids.dtype}")
 
 
-def _own(drawn: Tensor, queries: int, share: Share, pool: int | None) -> Tensor | None:
-    """Each query's own candidates [B, K], where the loss tells them apart."""
+def _shared(
+    drawn: Tensor,
+    positives: int,
+    own: Tensor | None,
+    share: Share,
+    pool: int | None,
+    generator: torch.Generator | None,
+) -> Tensor:
+    """Places of the draws [M] that are shared, int64 [S]."""
     if not drawn.numel():
         raise ValueError("candidates: expected at least one, got none")
     if pool is not None and as_integer("pool", pool, what="candidates") < 1:
@@ -261,40 +289,43 @@ def _own(drawn: Tensor, queries: int, share: Share, pool: int | None) -> Tensor 
         raise ValueError(
             f"pool: with share='edge' nothing is pooled, got {pool}; leave out one of the two"
         )
-    if share == "batch" and (pool is None or pool >= len(drawn)):
-        return None
-    if len(drawn) % queries:
+    if (share == "edge" or own is not None) and len(drawn) % positives:
         raise ValueError(
-            f"candidates: expected K for each of the {queries} positives, got {len(drawn)}; which "
-            "are a positive's own matters with pool=... and share='edge'"
+            f"candidates: expected K for each of the {positives} positives, got {len(drawn)}; "
+            "which are a positive's own matters with chosen=... and share='edge'"
         )
-    own = drawn.view(queries, -1)
-    if pool is not None and pool <= own.shape[1]:
+    every = torch.arange(len(drawn), device=drawn.device)
+    if share == "edge":
+        return every[:0]
+    if own is not None:
+        every = every[~own.flatten()]
+    if pool is not None and pool < len(every):
+        every = every[torch.randperm(len(every), generator=generator)[:pool].to(every.device)]
+    return every
+
+
+def _chosen(chosen: Tensor, candidates: Tensor, share: Share) -> Tensor:
+    """Which candidates [B, K] were chosen for their positives, if that can be."""
+    if chosen.dtype != torch.bool or chosen.shape != candidates.shape or chosen.dim() != 2:
         raise ValueError(
-            f"pool: expected more than the {own.shape[1]} candidates of each positive, which are "
-            f"scored anyway, got {pool}; use share='edge' for these alone"
+            f"chosen: expected booleans in the shape [B, K] of the candidates, "
+            f"{tuple(candidates.shape)}, got {chosen.dtype} of shape {tuple(chosen.shape)}"
         )
-    return own
+    if share == "edge":
+        raise ValueError(
+            "chosen: with share='edge' all candidates are a positive's own; leave out "
+            "one of the two"
+        )
+    return chosen
 
 
-def _once(
-    src: Tensor, dst: Tensor, known: KnownEdges, ids: tuple[Tensor, Tensor]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The distinct sources of positives [B], which a pool of all candidates weighs alike.
-
-    A positive that is no known edge stays a query of its own, as its destination is left out.
-
-    Returns:
-        Rows of Q queries; of each the row of a destination to leave out, or -1; and the query of
-        each positive, shape [B].
-    """
-    device = ids[0].device
-    alone = ~known.contains(ids[0][src.to(device)], ids[1][dst.to(device)]).to(src.device)
-    alone = alone.nonzero().squeeze(1)
-    rows, query_of = src.unique(return_inverse=True)
-    query_of[alone] = len(rows) + torch.arange(len(alone), device=src.device)
-    none = torch.full_like(rows, -1)
-    return torch.cat([rows, src[alone]]), torch.cat([none, dst[alone]]), query_of
+def _places(own: Tensor) -> tuple[Tensor, Tensor]:
+    """Places among all draws of each positive's own ones [B, H], and which are there."""
+    k = own.shape[1]
+    most = int(own.sum(1).max())
+    slot = own.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :most]
+    first = torch.arange(len(own), device=own.device).unsqueeze(1) * k
+    return first + slot, own.gather(1, slot)
 
 
 def _log_ratio(log_ratio: Tensor | None, drawn: Tensor) -> Tensor:

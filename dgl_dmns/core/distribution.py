@@ -31,13 +31,12 @@ from dgl_dmns.core.known import check_pairs
 from dgl_dmns.core.modes import in_float32, shielded
 from dgl_dmns.core.pools import PoolDraw, PoolSettings
 from dgl_dmns.core.rules import Part, Rule, check_tractable
-from dgl_dmns.core.snapshot import Snapshot, rows_of
+from dgl_dmns.core.snapshot import Snapshot
 from dgl_dmns.core.table import NO_LEVEL, Candidates
 
 __all__ = ["NodeDistribution"]
 
 _PAIRS = 1 << 15  # pairs that are weighed at a time: a bounded working set
-_CELLS = 1 << 20  # (query, node) cells likewise
 _MEASURED = 1024  # queries likewise
 _LARGEST = 80.0  # log ratios beyond that count as that: no pool is so large
 
@@ -103,26 +102,6 @@ class NodeDistribution:
     def log_prob(self, src: Tensor, dst: Tensor) -> Tensor:
         """Natural log probability ``log q(u|v)`` of any pairs, as `log_ratio`."""
         return self.log_ratio(src, dst) - math.log(self.snapshot.known.num_dst)
-
-    @in_float32
-    @torch.no_grad()
-    def hard_log_ratios(self, queries: Tensor, nodes: Tensor) -> Tensor:
-        """`hard_log_ratio` of queries [B] with all nodes [C]: [B, C], -inf for known edges."""
-        self._measure(queries)
-        snapshot, parts = self.snapshot, []
-        known = snapshot.known.contains(queries.unsqueeze(1), nodes.unsqueeze(0))
-        step = max(1, _CELLS // max(1, nodes.numel()))
-        for rows, of in zip(queries.split(step), known.split(step)):
-            score = density = None
-            if self.rule.uses_scores:
-                score = snapshot.scores(rows.unsqueeze(0), nodes.unsqueeze(0)).squeeze(0)
-            if self.rule.uses_generator:
-                assert snapshot.z_candidate is not None
-                z = rows_of(snapshot.z_candidate, nodes).unsqueeze(0)
-                density = self._gaussians(rows).pool_log_prob(z).squeeze(1)
-            ratio = self._closed(rows.unsqueeze(1), of, score, density)
-            parts.append(ratio.masked_fill(of, -math.inf))
-        return torch.cat(parts)
 
     @in_float32
     @torch.no_grad()

@@ -14,8 +14,7 @@ to uniform draws,
 Queries come from edges, so those that know a popular node are many: `mixture_log_ratio` counts the
 batch's own, exactly. Known edges are looked up for the nodes in question only.
 
-With K candidates a query, the batch has M = B K in all; a **shared pool** holds S of them, C
-distinct nodes, which all queries are scored against.
+A **shared pool** holds S draws of a batch, C distinct nodes, which all queries are scored against.
 """
 
 from __future__ import annotations
@@ -177,107 +176,88 @@ class SharedPool:
     Attributes:
         nodes: rows of ``h``, distinct and ascending, shape [C], int64.
         log_weight: of each, summed over its draws, shape [C], float64.
-        own: corrections that take a query's own draws out, which are counted elsewhere.
-        shift: log of what the pool counts for, beside own draws: ``(M - K) / m_b`` with the
-            ``m_b`` members of S that are not the query's own; shape [B], or [] and 0; float64.
-        column: where each candidate stands in the pool, shape [M], int64; -1 where it is not in it.
+        column: where each of the draws stands in it, shape [S], int64.
     """
 
     nodes: Tensor
     log_weight: Tensor
-    own: Corrections
-    shift: Tensor
     column: Tensor
 
     @classmethod
-    def of_all(cls, drawn: Tensor, log_weight: Tensor) -> SharedPool:
-        """The pool of all candidates [M], rows of ``h``, with their log weights, float64 [M]."""
+    def of(cls, drawn: Tensor, log_weight: Tensor) -> SharedPool:
+        """The pool of draws [S], rows of ``h``, with their log weights, float64 [S]."""
         nodes, column = drawn.unique(return_inverse=True)
         weight = log_weight.exp()
         total = weight.new_zeros(len(nodes)).index_add_(0, column, weight)
-        nothing = Corrections(drawn[:0], drawn[:0], weight[:0])
-        return cls(nodes, total.log(), nothing, weight.new_zeros(()), column)
+        return cls(nodes, total.log(), column)
 
-    @classmethod
-    def of_some(cls, drawn: Tensor, log_weight: Tensor, k: int, chosen: Tensor) -> SharedPool:
-        """The pool of chosen candidates, beside which each query's own K are counted.
-
-        Args:
-            drawn: the candidates' rows of ``h``, K in a row for each query, shape [M], int64.
-            log_weight: of all of them, shape [M], float64.
-            k: K.
-            chosen: distinct positions of them, shape [S], int64, more than K.
-        """
-        row = torch.div(chosen, k, rounding_mode="floor")
-        nodes, at = drawn[chosen].unique(return_inverse=True)
-        column = torch.full_like(drawn, -1)
-        column[chosen] = at
-        weight = log_weight[chosen].exp()
-        total = weight.new_zeros(len(nodes)).index_add_(0, at, weight)
-        # A node in S may have been drawn several times, by the query among others.
-        key, pair = (row * len(nodes) + at).unique(return_inverse=True)
-        query, node = torch.div(key, len(nodes), rounding_mode="floor"), key % len(nodes)
-        mine = weight.new_zeros(len(key)).index_add_(0, pair, weight)
-        alone = torch.bincount(pair) == torch.bincount(at)[node]
-        # Of draws without weight nothing is left, either.
-        rest = (1 - mine / total[node]).nan_to_num(0.0).clamp(min=0.0).masked_fill(alone, 0.0)
-        others = len(chosen) - torch.bincount(row, minlength=len(drawn) // k)
-        shift = ((len(drawn) - k) / others.double()).log()
-        return cls(nodes, total.log(), Corrections(query, node, rest.log()), shift, column)
+    def find(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Where rows [..] of ``h`` stand in it, and whether they do."""
+        if not len(self.nodes):
+            return torch.zeros_like(rows), torch.zeros_like(rows, dtype=torch.bool)
+        column = torch.searchsorted(self.nodes, rows).clamp(max=len(self.nodes) - 1)
+        return column, self.nodes[column] == rows
 
 
 @dataclass(frozen=True, eq=False)
 class Barred:
-    """What is no negative of which query, its own positive among it.
+    """What is no negative of which positive, its own destination among it.
 
     Attributes:
-        dst: rows of the positives' destinations, shape [B], int64; -1 leaves none out by itself.
-        is_own: whether own candidates, rows [B, K], are no negatives: bool [B, K].
-        is_among: positions (queries, columns) of what are none in a shared pool.
+        dst: rows of the positives' destinations, shape [B], int64.
+        alike: which positives of one source bar the same but for what they say apart, bool [B].
+        is_own: which candidates, in columns [B, H] of a mask and of rows [B, H], are no negatives.
+        is_among: positions (positives out of some [Q], columns) of what are none in a shared pool.
     """
 
     dst: Tensor
-    is_own: Callable[[Tensor], Tensor]
-    is_among: Callable[[SharedPool], tuple[Tensor, Tensor]]
+    alike: Tensor
+    is_own: Callable[[Tensor, Tensor], Tensor]
+    is_among: Callable[[Tensor, SharedPool], tuple[Tensor, Tensor]]
 
     @classmethod
     def of_edges(
-        cls, known: KnownEdges, ids: tuple[Tensor, Tensor], src: Tensor, dst: Tensor
+        cls,
+        known: KnownEdges,
+        ids: tuple[Tensor, Tensor],
+        src: Tensor,
+        dst: Tensor,
     ) -> Barred:
         """By known edges, between rows ``src`` and ``dst`` [B], int64.
 
         ``ids`` are node ids of the rows of both ends' embeddings, on the device of ``known``.
         """
-        queries = ids[0][src.to(ids[0].device)]
+        device = ids[0].device
+        queries = ids[0][src.to(device)]
 
-        def is_own(own: Tensor) -> Tensor:
-            return known.contains(queries.unsqueeze(1), ids[1][own.to(ids[1].device)])
+        def is_own(at: Tensor, rows: Tensor) -> Tensor:
+            return known.contains(queries.unsqueeze(1), ids[1][rows.to(device)]).to(dst.device)
 
-        def is_among(shared: SharedPool) -> tuple[Tensor, Tensor]:
-            nodes, order = ids[1][shared.nodes.to(ids[1].device)].sort()
+        def is_among(some: Tensor, shared: SharedPool) -> tuple[Tensor, Tensor]:
+            nodes, order = ids[1][shared.nodes.to(device)].sort()
             if bool((nodes[1:] == nodes[:-1]).any()):
                 raise ValueError(
                     "ids: expected distinct nodes, got one for several rows of h; give each node "
                     "of the batch one row"
                 )
-            row, column = known_among(known, queries, nodes)
+            row, column = known_among(known, queries[some.to(device)], nodes)
             return row, order[column]
 
-        return cls(dst, is_own, is_among)
+        alike = known.contains(queries, ids[1][dst.to(device)]).to(dst.device)
+        return cls(dst, alike, is_own, is_among)
 
     @classmethod
-    def of_mask(cls, mask: Tensor | None, dst: Tensor, drawn: Tensor, *, own_only: bool) -> Barred:
-        """By a mask of candidates' nodes, bool [B, M], or [B, K] with ``own_only``.
+    def of_mask(cls, mask: Tensor | None, dst: Tensor, chosen: Tensor, columns: int) -> Barred:
+        """By a mask of candidates' nodes, bool [B, columns]; None bars nothing but positives.
 
-        None bars nothing but positives.
+        The draws of a shared pool are those at the places ``chosen`` [S].
 
         Raises:
             ValueError: for another shape or dtype.
         """
-        queries = len(dst)
-        shape = (queries, len(drawn) // queries if own_only else len(drawn))
+        shape = (len(dst), columns)
         if mask is None:
-            return cls(dst, torch.zeros_like, lambda shared: (shared.nodes[:0], shared.nodes[:0]))
+            mask = torch.zeros(len(dst), 1, dtype=torch.bool).expand(shape)
         if mask.dtype != torch.bool or mask.shape != shape:
             raise ValueError(
                 f"known: expected KnownEdges, or booleans of shape {list(shape)}, got {mask.dtype} "
@@ -285,35 +265,45 @@ class Barred:
             )
         barred = mask.to(dst.device)
 
-        def is_own(own: Tensor) -> Tensor:
-            if own_only:
-                return barred
-            at = torch.arange(len(drawn), device=barred.device).view(own.shape)
+        def is_own(at: Tensor, rows: Tensor) -> Tensor:
             return barred.gather(1, at)
 
-        def is_among(shared: SharedPool) -> tuple[Tensor, Tensor]:
-            inside = (shared.column >= 0).nonzero().squeeze(1)
-            row, at = barred[:, inside].nonzero(as_tuple=True)
-            return row, shared.column[inside[at]]
+        def is_among(some: Tensor, shared: SharedPool) -> tuple[Tensor, Tensor]:
+            row, at = barred[some][:, chosen].nonzero(as_tuple=True)
+            return row, shared.column[at]
 
-        return cls(dst, is_own, is_among)
+        return cls(dst, torch.zeros_like(dst, dtype=torch.bool), is_own, is_among)
 
-    def own(self, own: Tensor) -> Tensor:
-        """Which own candidates [B, K] are no negatives, bool [B, K]."""
-        return self.is_own(own).to(own.device).bool() | (own == self.dst.unsqueeze(1))
+    def own(self, at: Tensor, rows: Tensor) -> Tensor:
+        """Which candidates, of columns and rows [B, H], are no negatives, bool [B, H]."""
+        return self.is_own(at, rows) | (rows == self.dst.unsqueeze(1))
 
-    def among(self, shared: SharedPool) -> Corrections:
-        """Corrections that leave them out of a shared pool, with the pool's own ones."""
-        column = torch.searchsorted(shared.nodes, self.dst).clamp(max=len(shared.nodes) - 1)
-        row = (shared.nodes[column] == self.dst).nonzero().squeeze(1)
-        rows, columns = self.is_among(shared)
-        out = (
-            torch.cat([row, rows.to(row.device)]),
-            torch.cat([column[row], columns.to(row.device)]),
-        )
-        value = shared.own.value
-        return Corrections(
-            torch.cat([shared.own.row, out[0]]),
-            torch.cat([shared.own.column, out[1]]),
-            torch.cat([value, value.new_full(out[0].shape, -math.inf)]),
-        )
+    def among(
+        self, shared: SharedPool, src: Tensor, apart: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor, Corrections]:
+        """Who is scored against a shared pool, and corrections that leave out what is barred.
+
+        Positives of one source are one query where they bar the same.
+
+        Args:
+            shared: the pool.
+            src: rows of the positives' sources, shape [B].
+            apart: further pairs (positives, columns) to leave out.
+
+        Returns:
+            The positives [Q] that stand for queries; the query of each positive, shape [B]; and
+            corrections of these queries.
+        """
+        every = torch.arange(len(src), device=src.device)
+        alike = self.alike.index_fill(0, apart[0], False)
+        alone = int(src.max()) + 1 + every
+        sources, query_of = torch.where(alike, src, alone).unique(return_inverse=True)
+        queries = torch.empty_like(sources)
+        queries[query_of] = every  # any of a source will do
+        column, found = shared.find(self.dst)
+        own = (found & ~self.alike).nonzero().squeeze(1)
+        row, at = self.is_among(queries, shared)
+        row = torch.cat([query_of[own], query_of[apart[0]], row.to(src.device)])
+        at = torch.cat([column[own], apart[1], at.to(src.device)])
+        left_out = torch.full(row.shape, -math.inf, dtype=torch.float64, device=row.device)
+        return queries, query_of, Corrections(row, at, left_out)

@@ -1,8 +1,9 @@
 """Drawing from rows: the hard negatives of a table, and uniform ones drawn in the call.
 
 A share ``pi`` of the negatives of a query is uniform over its admissible nodes. These need no
-table: they are drawn fresh in every call. The others stand in the query's row, a group for each
-edge, which are handed out in turn.
+table: they are drawn fresh in every call. The others, which were chosen for the query, stand in its
+row, a group for each edge, which are handed out in turn. Which negatives of a call are which
+depends on the places of its edges alone.
 
 An edge has its **rank** among the known edges of its source. In the p-th pass since a table was
 made it is given the group ``(rank + p * degree) mod size`` of the row: in each pass a different one
@@ -143,6 +144,26 @@ class RowDraws:
         fresh = self.known.uniform(src, 1, generator=generator).squeeze(1)
         return torch.where(coin < self.uniform_share, fresh, hard)
 
+    def chosen(self, places: Tensor) -> Tensor:
+        """Which negatives were chosen for their queries, and are not uniform; bool [B, k].
+
+        Args:
+            places: of edges in their call, shape [B], int64.
+        """
+        whole, more = self._chosen(places)
+        slot = torch.arange(self.k)
+        return (slot < whole) | ((slot == whole) & more.unsqueeze(1))
+
+    def _chosen(self, places: Tensor) -> tuple[int, Tensor]:
+        """How many of each edge are, and for which edges [B] one more.
+
+        ``(1 - pi) k`` on average, evenly along a call, whose first edge has no more.
+        """
+        wanted = round((1 - self.uniform_share) * self.k, 9)
+        whole = int(wanted)
+        before, after = ((p * (wanted - whole) + 1e-6).floor() for p in (places, places + 1))
+        return whole, after > before
+
     def look(self, query: Tensor, generator: torch.Generator) -> Candidates:
         """What eight calls hand out for queries [Q], without taking any turn: [Q, 8 k]."""
         parts = []
@@ -175,24 +196,19 @@ class RowDraws:
     ) -> Candidates:
         """K negatives [B, k] from groups [B, H] of the table and fresh uniform ones.
 
-        ``(1 - pi) k`` are hard; if that is no integer, one more by chance, so that it holds on
-        average. Without levels, what is returned in their place has no meaning.
+        Without levels, what is returned in their place has no meaning.
         """
         if not self.uniform_share:
             return Candidates(ids, ids if level is None else level)
-        wanted = round((1 - self.uniform_share) * self.k, 9)
-        whole = int(wanted)
-        hard = torch.zeros(src.shape, dtype=torch.bool)
+        whole, more = self._chosen(torch.arange(src.numel()))
         fresh = self.known.uniform(src, self.k - whole, generator=generator)
-        if wanted > whole:
-            coin = torch.rand(src.shape, generator=generator, dtype=torch.float32)
-            hard = coin < wanted - whole
-            fresh[:, 0] = torch.where(hard, ids[:, whole], fresh[:, 0])
+        if ids.shape[1] > whole:
+            fresh[:, 0] = torch.where(more, ids[:, whole], fresh[:, 0])
         mixed = torch.cat([ids[:, :whole], fresh], dim=1)
         if level is None:
             return Candidates(mixed, mixed)
         tags = torch.full(mixed.shape, NO_LEVEL, dtype=torch.uint8)
         tags[:, :whole] = level[:, :whole]
-        if wanted > whole:
-            tags[:, whole].masked_scatter_(hard, level[:, whole][hard])
+        if ids.shape[1] > whole:
+            tags[:, whole].masked_scatter_(more, level[:, whole][more])
         return Candidates(mixed, tags)

@@ -30,7 +30,7 @@ from dgl_dmns.core import (
 )
 from dgl_dmns.samplers.callables import Scorers, scorers_by_type
 from dgl_dmns.samplers.graphs import GraphIdentity, KnownGraph, Pair, check_graph, ends_of
-from dgl_dmns.samplers.minibatch import log_ratio_of, pair_batches
+from dgl_dmns.samplers.minibatch import pair_batches, weighed
 from dgl_dmns.samplers.settings import check_k
 from dgl_dmns.samplers.streams import Stream
 from dgl_dmns.shared_softmax import Share, shared_softmax_loss
@@ -119,6 +119,20 @@ class NegativeSampler(_Base):  # type: ignore[misc]
             "correct for; take UniformSampler, or DMNSSampler with Blend(), Gate() or Density(), "
             "or dgl_dmns.losses.softmax_loss(pos, neg) for each positive with its own"
         )
+
+    def chosen(self, etype: EdgeType, places: Tensor) -> Tensor | None:
+        """Which negatives of edges were chosen for them, by what they are, and not at random.
+
+        `loss` compares these with their own positives alone.
+
+        Args:
+            etype: canonical edge type.
+            places: of the edges in the call that drew their negatives, shape [B], int64.
+
+        Returns:
+            Booleans, shape [B, K]; None for a sampler whose negatives are all random.
+        """
+        return None
 
     def batch_log_ratio(
         self, etype: EdgeType, src: Tensor, dst: Tensor, candidates: Tensor, share: Share = "batch"
@@ -233,10 +247,9 @@ class NegativeSampler(_Base):  # type: ignore[misc]
                 h = model(blocks, blocks[0].srcdata["feat"])
                 loss = negatives.loss(h, pos_graph, neg_graph)
 
-        Each positive is compared with every negative of the batch, except for its known edges.
-        Negatives are weighed so that their sum estimates the sum over all nodes without bias
-        (`dgl_dmns.shared_softmax`). With several hard negatives per edge the estimate is slightly
-        too high, since those of one group are distinct.
+        Each positive is compared with the random negatives of the whole batch and with the hard
+        ones of its own edge, except for its known edges. They are weighed so that their sum
+        estimates the sum over all nodes without bias (`dgl_dmns.shared_softmax`).
 
         Args:
             h: embeddings of the batch's nodes, shape [n, D], in the order of
@@ -250,7 +263,7 @@ class NegativeSampler(_Base):  # type: ignore[misc]
             temperature: positive; scores are divided by it.
             share: ``"batch"``, or ``"edge"`` to compare each positive with its own negatives alone.
             pool: upper bound on the shared negatives that each positive is compared with, drawn at
-                random; its own ones always count. Defaults to all.
+                random; the hard ones of its own always count. Defaults to all.
             reduce: with several edge types, ``"sum"`` of their losses, or ``"none"``: a dict of
                 them by canonical edge type (by the keys of a minibatch).
 
@@ -258,11 +271,12 @@ class NegativeSampler(_Base):  # type: ignore[misc]
             The mean loss over the positives, a scalar, float32; 0 for an empty batch.
 
         Raises:
-            ValueError: if the sampler's negatives have no tractable distribution, if embeddings,
-                graphs or arguments do not fit, or if a score is NaN or infinite.
+            ValueError: if the sampler draws no random negatives (``uniform_share`` of 0), or with
+                ``share="edge"`` has no tractable distribution; if embeddings, graphs or arguments
+                do not fit, or if a score is NaN or infinite.
             TypeError: if an argument is of another kind.
-            RuntimeError: if the graph of a sampler that follows an encoder has changed, and there
-                was no refresh since.
+            RuntimeError: with ``share="edge"``, if the graph of a sampler that follows an encoder
+                has changed, and there was no refresh since.
         """
         if reduce not in ("sum", "none"):
             raise ValueError(f"reduce: expected 'sum' or 'none', got {reduce!r}")
@@ -272,8 +286,10 @@ class NegativeSampler(_Base):  # type: ignore[misc]
         if scorer is not None:
             asked = [batch.etype for batch in batches.values()]
             scorer_of = scorers_by_type(scorer, asked, list(held))
-        losses: dict[Any, Tensor] = {
-            key: shared_softmax_loss(
+        losses: dict[Any, Tensor] = {}
+        for key, batch in batches.items():
+            ratio, chosen = weighed(self, batch, share) if len(batch.src) else (None, None)
+            losses[key] = shared_softmax_loss(
                 batch.h,
                 batch.src,
                 batch.dst,
@@ -281,15 +297,14 @@ class NegativeSampler(_Base):  # type: ignore[misc]
                 num_nodes=held[batch.etype].num_dst,
                 known=held[batch.etype],
                 ids=batch.ids,
-                log_ratio=log_ratio_of(self, batch, share) if len(batch.src) else None,
+                log_ratio=ratio,
+                chosen=chosen,
                 scorer=scorer_of(batch.etype),
                 temperature=temperature,
                 share=share,
                 pool=pool,
                 generator=generator,
             )
-            for key, batch in batches.items()
-        }
         if reduce == "none":
             return losses
         if not losses:

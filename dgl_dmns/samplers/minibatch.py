@@ -26,9 +26,9 @@ __all__ = [
     "checked_pairs",
     "edge_type_of_key",
     "is_minibatch",
-    "log_ratio_of",
     "negative_pairs",
     "pair_batches",
+    "weighed",
 ]
 
 _COMPACTED = ("compacted_negative_dsts", "compacted_negative_srcs", "compacted_seeds")
@@ -157,6 +157,7 @@ class PairBatch:
     src: Tensor  # rows of the positives' sources, int64 [B]
     dst: Tensor  # rows of their destinations, int64 [B]
     candidates: Tensor  # rows of the negatives, int64 [B, K]
+    places: Tensor  # of the positives in the call that drew them, int64 [B]
 
 
 def pair_batches(
@@ -206,7 +207,8 @@ def _of_graphs(h: Any, pos: Any, neg: Any, held: Sequence[EdgeType]) -> dict[Any
             of_type = pos.nodes[ntype].data.get("_ID")
             ids.append(torch.arange(count) if of_type is None else of_type.cpu().long())
         edges = pos.edges(etype=given), neg.edges(etype=given)
-        found[etype] = _made(etype, h, given, (ids[0], ids[1]), *edges)
+        part = neg.edges[given].data.get("_ID")  # of a part of a batch, cut out of it
+        found[etype] = _made(etype, h, given, (ids[0], ids[1]), *edges, part)
     return found
 
 
@@ -251,24 +253,44 @@ def _rows_of(h: Any, ntype: str, count: int) -> Tensor:
 
 
 def _made(
-    etype: EdgeType, h: Any, given: EdgeType, ids: Pair, positive: Pair, negative: Pair
+    etype: EdgeType,
+    h: Any,
+    given: EdgeType,
+    ids: Pair,
+    positive: Pair,
+    negative: Pair,
+    part: Tensor | None = None,
 ) -> PairBatch:
-    """A batch, if each positive's negatives stand K in a row; ``h`` may name types as ``given``."""
+    """A batch, if each positive's negatives stand K in a row; ``h`` may name types as ``given``.
+
+    ``part`` says which of the negatives of a call these are; defaults to all.
+    """
     (src, dst), (neg_src, drawn) = ([end.long() for end in ends] for ends in (positive, negative))
     count = len(src)
     k = len(neg_src) // count if count else 1
-    if len(neg_src) != count * k or not torch.equal(neg_src, src.repeat_interleave(k)):
+    places = torch.arange(count) if part is None else part.cpu().long()[::k] // k
+    whole = part is None or torch.equal(
+        part.cpu().long(), (places.unsqueeze(1) * k + torch.arange(k)).flatten()
+    )
+    if len(neg_src) != count * k or not whole or not torch.equal(neg_src, src.repeat_interleave(k)):
         raise ValueError(
             f"neg_graph: expected K negatives for each of the {count} positives, in their order "
             f"and with their sources, got {len(neg_src)}; pass the two graphs of one batch, and "
             "make the sampler with source='edge'"
         )
     both = _rows_of(h, given[0], len(ids[0])), _rows_of(h, given[2], len(ids[1]))
-    return PairBatch(etype, both, ids, src, dst, drawn.view(count, k))
+    return PairBatch(etype, both, ids, src, dst, drawn.view(count, k), places)
 
 
-def log_ratio_of(sampler: NegativeSampler, batch: PairBatch, share: Share) -> Tensor:
-    """Log ratios of the candidates [B, K], float64, on the CPU, if all can be the sampler's."""
+def weighed(
+    sampler: NegativeSampler, batch: PairBatch, share: Share
+) -> tuple[Tensor, Tensor | None]:
+    """How a batch's candidates count in the loss, if all can be the sampler's.
+
+    Returns:
+        Log ratios of the candidates, float64 [B, K]; and which of them were chosen for their edges,
+        bool [B, K], None for a sampler that chooses none. Both on the CPU.
+    """
     src, dst = batch.ids[0][batch.src.cpu()], batch.ids[1][batch.dst.cpu()]
     candidates = batch.ids[1][batch.candidates.cpu()]
     known = sampler.known_by_type[batch.etype]
@@ -280,11 +302,24 @@ def log_ratio_of(sampler: NegativeSampler, batch: PairBatch, share: Share) -> Te
             "sources; pass the positive graph first, and the negative graph that this sampler "
             "drew for it"
         )
-    ratio = sampler.batch_log_ratio(batch.etype, src, dst, candidates, share)
+    chosen = sampler.chosen(batch.etype, batch.places) if share == "batch" else None
+    if chosen is None:
+        ratio = sampler.batch_log_ratio(batch.etype, src, dst, candidates, share)
+    elif chosen.shape != candidates.shape:
+        raise ValueError(
+            f"neg_graph: expected {chosen.shape[1]} negatives for each positive, got "
+            f"{candidates.shape[1]}; pass a batch whose negatives this sampler drew"
+        )
+    else:
+        row, slot = (~chosen).nonzero(as_tuple=True)
+        ratio = torch.zeros(candidates.shape, dtype=torch.float64)
+        if row.numel():
+            ends = src[row], dst[row], candidates[row, slot].unsqueeze(1)
+            ratio[row, slot] = sampler.batch_log_ratio(batch.etype, *ends).squeeze(1)
     impossible = int((ratio == -torch.inf).sum())
     if impossible:
         raise ValueError(
             f"neg_graph: {impossible} negatives are none that {type(sampler).__name__} draws for "
             "these positives; pass a batch whose negatives this sampler drew"
         )
-    return ratio
+    return ratio, chosen

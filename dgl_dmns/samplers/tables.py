@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -46,9 +46,6 @@ else:
 
 __all__ = ["Source", "Tables"]
 
-_DEFENSIVE = 0.5  # share of uniform negatives, from which on no weight exceeds two
-_QUERIES = 64  # of a batch, whose mean stands for that of the others
-
 Source = Literal["edge", "uniform"]
 """Where the source of a negative comes from: its positive edge, or all nodes alike."""
 
@@ -62,6 +59,7 @@ class Tables(_Sampler):
     source: Source
     asked: Asked
     refresher: Refresher | None
+    takes: ClassVar[tuple[str, ...]]
 
     def _original(self, call: str) -> Refresher:
         """The refresher, which copies have none of."""
@@ -288,34 +286,43 @@ class Tables(_Sampler):
         return self.relations[etype].scorer
 
     def _draws(self, etype: EdgeType, dst: Tensor) -> FilteredDraws:
-        if not self.rule.tractable:
-            return super()._draws(etype, dst)  # says what to take
         return FilteredDraws(self.relations[etype].known)
+
+    def chosen(self, etype: EdgeType, places: Tensor) -> Tensor | None:
+        """See `NegativeSampler.chosen`: those of the table.
+
+        Raises:
+            ValueError: if all are.
+        """
+        rows = self.relations[etype].rows
+        if not rows.uniform_share:
+            advice = "make it with pools=Pools(uniform_share=0.5), or take share='edge'"
+            if "pools" not in self.takes:
+                advice = "take UniformSampler or DMNSSampler"
+            raise ValueError(
+                f"uniform_share: a batch shares its uniform negatives, and {type(self).__name__} "
+                f"draws none; {advice}"
+            )
+        return rows.chosen(places)
 
     def batch_log_ratio(
         self, etype: EdgeType, src: Tensor, dst: Tensor, candidates: Tensor, share: Share = "batch"
     ) -> Tensor:
-        """See `NegativeSampler.batch_log_ratio`: exact for uniform draws and a query's own.
-
-        The other queries of the batch are represented by some of them.
+        """See `NegativeSampler.batch_log_ratio`; in a batch, of the uniform draws alone.
 
         Raises:
-            ValueError: if less than half of the negatives are uniform, so that a candidate could
-                weigh more than two uniform ones; with ``share="edge"``, if all are chosen by the
-                score alone.
+            ValueError: with ``share="edge"``, if the rule has no tractable distribution, or if all
+                negatives are chosen by the score alone.
         """
         uniform = super().batch_log_ratio(etype, src, dst, candidates, share)
+        if share == "batch":
+            return uniform
+        check_tractable(self.rule)
         relation = self.relations[etype]
         known, fresh = relation.known, relation.rows.uniform_share
         if relation.table.version == 0 or fresh == 1:
             return uniform
-        if share == "batch" and fresh < _DEFENSIVE:
-            raise ValueError(
-                f"uniform_share: where the batch shares its negatives at least {_DEFENSIVE:g} of "
-                f"them have to be uniform, so that none weighs too much, got {fresh:g}; make the "
-                f"sampler with pools=Pools(uniform_share={_DEFENSIVE:g}), or take share='edge'"
-            )
-        if share == "edge" and not fresh and not self.rule.uses_generator:
+        if not fresh and not self.rule.uses_generator:
             raise ValueError(
                 "share='edge': the log ratio of negatives that the score alone has chosen is the "
                 "score itself, so that nothing is left to learn; make the sampler with "
@@ -323,40 +330,9 @@ class Tables(_Sampler):
             )
         # Of N q(u|v) of what the rule draws; a query without an admissible node has none.
         query = src.repeat_interleave(candidates.shape[1])
-        hard = (
-            self.distribution(relation.etype).hard_log_ratio(query, candidates.flatten()).double()
-        )
-        hard = (hard + _admissible_share(known, query)).exp()
-        hard = hard.masked_fill(known.admissible_count(query) <= 0, 0.0).view_as(candidates)
-        if share == "edge":
-            ratio = torch.log(fresh * uniform.exp() + (1 - fresh) * hard)
-            return ratio.masked_fill((known.admissible_count(src) <= 0).unsqueeze(1), 0.0)
-        mean = self._mean_of_batch(relation, src, candidates, hard)
-        return torch.logaddexp(uniform + math.log(fresh), mean.log() + math.log1p(-fresh))
-
-    def _mean_of_batch(
-        self, relation: Relation, src: Tensor, candidates: Tensor, own: Tensor
-    ) -> Tensor:
-        """The mean of ``N q(u|v)`` over the queries of a batch, given that of each one's own."""
-        count = len(src)
-        if count == 1:
-            return own
-        some = torch.arange(count)
-        if count > _QUERIES:
-            some = torch.randperm(count, generator=self._call_generator())[:_QUERIES]
-        nodes, place = candidates.unique(return_inverse=True)
-        hard = self.distribution(relation.etype).hard_log_ratios(src[some], nodes).double()
-        hard = (hard + _admissible_share(relation.known, src[some]).unsqueeze(1)).exp_()
-        total = hard.sum(0)[place]
-        others = torch.full((count, 1), float(len(some)), dtype=torch.float64)
-        # A query is no other of its own.
-        total[some] -= hard.gather(1, place[some])
-        others[some] -= 1
-        return (own + total.clamp(min=0) / others.clamp(min=1) * (count - 1)) / count
-
-
-def _admissible_share(known: KnownEdges, src: Tensor) -> Tensor:
-    """Log of all nodes over the admissible ones of some sources, float64: ``N / A``."""
-    count = known.admissible_count(src).clamp(min=1).double()
-    left: Tensor = math.log(known.num_dst) - count.log()
-    return left
+        hard = self.distribution(etype).hard_log_ratio(query, candidates.flatten()).double()
+        left = known.admissible_count(query)
+        hard = (hard + math.log(known.num_dst) - left.clamp(min=1).double().log()).exp()
+        hard = hard.masked_fill(left <= 0, 0.0).view_as(candidates)
+        ratio = torch.log(fresh * uniform.exp() + (1 - fresh) * hard)
+        return ratio.masked_fill((known.admissible_count(src) <= 0).unsqueeze(1), 0.0)

@@ -11,9 +11,9 @@ import torch
 from shared import library, loader, make, normal, refreshed, rng
 from torch import Tensor
 
-from dgl_dmns.core import Blend, Density, Gate, KnownEdges, Nearest
+from dgl_dmns.core import KnownEdges, Nearest
 from dgl_dmns.losses import shared_softmax_loss
-from dgl_dmns.samplers.minibatch import log_ratio_of, pair_batches
+from dgl_dmns.samplers.minibatch import pair_batches, weighed
 
 N, D, K = 24, 3, 4
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -22,6 +22,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "in-batch": {},
     "dmns": {"k": 1, "pool": N, "fit_steps": 0, "groups": 1},
     "self-adversarial": {"k": 1, "uniform_share": 0.5, "pool": N, "groups": 1},
+}
+# Their hard negatives have no tractable distribution, and need none in a batch.
+UNKNOWN: dict[str, dict[str, Any]] = {
+    "dynamic": {"k": 3, "uniform_share": 0.5, "pool": 12, "groups": 1},
+    "nearest": {"k": 3, "rule": Nearest(), "fit_steps": 0, "groups": 1},
 }
 
 
@@ -33,7 +38,10 @@ def table_of(g: Any) -> Any:
 
 
 def made(name: str, g: Any, **options: Any) -> Any:
-    return refreshed(name, g, table_of(g), **{"k": K, **OPTIONS[name], **options})
+    kind = "dmns" if name == "nearest" else name
+    return refreshed(
+        kind, g, table_of(g), **{"k": K, **{**OPTIONS, **UNKNOWN}.get(name, {}), **options}
+    )
 
 
 def graph(idtype: torch.dtype = torch.int64) -> Any:
@@ -59,8 +67,11 @@ def batch(g: Any, sampler: Any, eids: Tensor) -> tuple[Any, Any]:
 # ---- no bias ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("more", [{}, {"pool": 9}, {"share": "edge"}])
-@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [(n, m) for n in (*OPTIONS, *UNKNOWN) for m in ({}, {"pool": 3})]
+    + [(n, {"share": "edge"}) for n in OPTIONS],
+)
 def test_sums_are_those_over_all_nodes_on_average(name: str, more: Any) -> None:
     """Of the first edge's query, in batches whose other edges are random ones."""
     g = graph()
@@ -79,11 +90,12 @@ def test_sums_are_those_over_all_nodes_on_average(name: str, more: Any) -> None:
     rounds = 240 if more.get("share") == "edge" else 120  # few of which weigh much
     values, slopes = [], []
     for _ in range(rounds):
-        if hasattr(sampler, "refresh"):  # an edge has one group of a table
-            sampler.refresh()
-        others = torch.randint(g.num_edges(), (7,))
-        pos, neg = batch(g, sampler, torch.cat([torch.tensor([first]), others]))
-        loss = first_of(sampler, h, pos, neg, more)
+        if more.get("share") == "edge" and hasattr(sampler, "refresh"):
+            sampler.refresh()  # an edge has one group of a table
+        eids = torch.randint(g.num_edges(), (8,))
+        place = int(torch.randint(8, ()))
+        eids[place] = first
+        loss = loss_of(place, sampler, h, *batch(g, sampler, eids), more)
         of = positive.exp() * torch.expm1(loss)
         values.append(of.detach().view(1))
         slopes.append(torch.autograd.grad(of, h, retain_graph=True)[0].flatten() @ ways)
@@ -92,14 +104,15 @@ def test_sums_are_those_over_all_nodes_on_average(name: str, more: Any) -> None:
         assert ((mean - truth).abs() <= 4 * error + 1e-5).all()
 
 
-def first_of(sampler: Any, h: Tensor, pos: Any, neg: Any, more: Any) -> Tensor:
-    """The loss of the first positive alone, against the batch's pool."""
+def loss_of(place: int, sampler: Any, h: Tensor, pos: Any, neg: Any, more: Any) -> Tensor:
+    """The loss of one positive alone, against the batch's pool."""
     (one,) = pair_batches(h, pos, neg, list(sampler.known_by_type)).values()
     known = sampler.known_by_type[one.etype]
-    own = more.get("share") == "edge"
-    candidates = one.candidates if own else one.candidates.flatten()
+    share = more.get("share", "batch")
+    ratio, chosen = weighed(sampler, one, share)
+    candidates = one.candidates if share == "edge" else one.candidates.flatten()
     mask = known.contains(one.src.unsqueeze(1), candidates)
-    mask[1:] = True
+    mask[torch.arange(len(mask)) != place] = True
     return len(one.src) * shared_softmax_loss(
         h,
         one.src,
@@ -107,10 +120,29 @@ def first_of(sampler: Any, h: Tensor, pos: Any, neg: Any, more: Any) -> Tensor:
         one.candidates,
         num_nodes=N,
         known=mask,
-        log_ratio=log_ratio_of(sampler, one, "edge" if own else "batch"),
+        log_ratio=ratio,
+        chosen=chosen,
         temperature=2.0,
         **more,
     )
+
+
+def test_a_part_of_a_batch_knows_which_of_its_negatives_are_hard() -> None:
+    """Cut out of the graphs of a loader, they are weighed as in the whole."""
+    g, h = graph(), embeddings()
+    sampler = made("dmns", g, k=3)
+    pos, neg = batch(g, sampler, torch.arange(40))
+    rows = torch.tensor([5, 2, 11, 30])
+    own = (rows.unsqueeze(1) * 3 + torch.arange(3)).flatten()
+    parts = [dgl.edge_subgraph(x, e, relabel_nodes=False) for x, e in ((pos, rows), (neg, own))]
+    (one,) = pair_batches(h, *parts, list(sampler.known_by_type)).values()
+    etype = g.canonical_etypes[0]
+    assert torch.equal(one.places, rows)
+    assert torch.equal(weighed(sampler, one, "batch")[1], sampler.chosen(etype, rows))
+    assert math.isfinite(float(sampler.loss(h, *parts)))
+    torn = dgl.edge_subgraph(neg, own.flip(0), relabel_nodes=False)
+    with pytest.raises(ValueError, match="neg_graph: expected K negatives for each of the 4"):
+        sampler.loss(h, parts[0], torn)
 
 
 def test_the_ratio_of_filtered_uniform_draws_is_below_one_where_many_know_a_node() -> None:
@@ -192,14 +224,11 @@ def test_several_types(name: str) -> None:
         for edges in ({e: g.find_edges(i, e) for e, i in eids.items()}, sampler(g, eids))
     )
     h = {t: torch.randn(n, D).requires_grad_() for t, n in sizes.items()}
-    torch.manual_seed(1)  # the queries that stand for all of a batch
     parts = sampler.loss(h, pos, neg, reduce="none")
     assert set(parts) == set(g.canonical_etypes)
-    torch.manual_seed(1)
     total = sampler.loss(h, pos, neg)
     torch.testing.assert_close(total, sum(parts.values()))
     assert all(x.any() for x in torch.autograd.grad(total, list(h.values())))
-    torch.manual_seed(1)
     halved = sampler.loss(
         h,
         pos,
@@ -285,19 +314,16 @@ def over_all_nodes(sampler: Any, g: Any, e: Any, minibatch: Any, kind: str, key:
 # ---- other samplers and bad input ---------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("name", "options"), [("dmns", {"rule": Nearest()}), ("dynamic", {}), ("mcns", {})]
-)
-@pytest.mark.parametrize("share", ["batch", "edge"])
-def test_samplers_without_a_distribution_say_what_to_take(
-    name: str, options: Any, share: str
-) -> None:
-    g = graph()
-    sampler = make(name, g, **options)
-    pos, neg = batch(g, make("uniform", g, k=2), torch.arange(5))
-    said = f"loss: {type(sampler).__name__} has no .* take UniformSampler"
-    with pytest.raises(ValueError, match=said):
-        sampler.loss(embeddings(), pos, neg, share=share)
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_samplers_without_a_distribution_share_their_uniform_negatives(name: str) -> None:
+    g, h = graph(), embeddings()
+    sampler = made(name, g)
+    pair = batch(g, sampler, torch.arange(9))
+    assert math.isfinite(float(sampler.loss(h, *pair)))
+    with pytest.raises(ValueError, match="no tractable distribution"):
+        sampler.loss(h, *pair, share="edge")
+    with pytest.raises(ValueError, match="neg_graph: expected . negatives for each positive"):
+        sampler.loss(h, *batch(g, make("uniform", g, k=7), torch.arange(9)))
 
 
 def test_dgl_s_own_negatives_go_through_the_plain_function() -> None:
@@ -354,40 +380,16 @@ def test_positives_in_the_place_of_negatives_are_refused() -> None:
         make("uniform", g, k=1).loss(h, pos, neg, temperature="1")
 
 
-def test_hard_negatives_alone_are_refused_where_they_weigh_too_much() -> None:
+def test_hard_negatives_alone_are_refused() -> None:
     g, h = graph(), embeddings()
     for name, share, message in (
-        ("self-adversarial", "batch", "uniform_share: where the batch shares .* got 0"),
+        ("self-adversarial", "batch", "uniform_share: a batch shares its uniform negatives"),
         ("self-adversarial", "edge", "share='edge': the log ratio of negatives that the score"),
-        ("dmns", "batch", "uniform_share: where the batch shares"),
+        ("mcns", "batch", "MCNSSampler draws none; take UniformSampler or DMNSSampler"),
+        ("dmns", "batch", "DMNSSampler draws none; make it with pools=Pools"),
     ):
-        sampler = made(name, g, uniform_share=0.0)
+        sampler = made(name, g, **({} if name == "mcns" else {"uniform_share": 0.0}))
         with pytest.raises(ValueError, match=message):
             sampler.loss(h, *batch(g, sampler, torch.arange(9)), share=share)
     loss = sampler.loss(h, *batch(g, sampler, torch.arange(g.num_edges())), share="edge")
     assert math.isfinite(float(loss))  # of a query without an admissible node, too
-
-
-@pytest.mark.parametrize("rule", [Blend(), Gate(), Density()])
-def test_the_ratio_of_a_table_s_draws_is_that_of_the_whole_batch_on_average(
-    rule: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Over all choices of the queries that stand for the batch; exact if all do."""
-    import dgl_dmns.samplers.tables as lookup
-
-    g = graph()
-    sampler = made("dmns", g, rule=rule)
-    etype = g.canonical_etypes[0]
-    src, dst = g.find_edges(torch.randperm(90)[:30])
-    candidates = sampler.negatives_for_edges(g, src, dst, etype)
-    exact = sampler.batch_log_ratio(etype, src, dst, candidates).exp()
-    every = torch.arange(N).expand(30, N)
-    whole = sampler.batch_log_ratio(etype, src, dst, every, "edge").exp()
-    whole[sampler.known.contains(src.unsqueeze(1), every)] = 0.0
-    torch.testing.assert_close(exact, whole.mean(0)[candidates], rtol=1e-3, atol=1e-3)
-    monkeypatch.setattr(lookup, "_QUERIES", 8)
-    some = torch.stack(
-        [sampler.batch_log_ratio(etype, src, dst, candidates).exp() for _ in range(150)]
-    )
-    error = some.std(0) / math.sqrt(150)
-    assert ((some.mean(0) - exact).abs() <= 4.5 * error + 1e-6).all()
