@@ -27,7 +27,8 @@ def graph() -> tuple[Tensor, Tensor]:
 
 SRC, DST = graph()
 KNOWN = KnownEdges(SRC, DST, N)
-WAYS: list[dict[str, Any]] = [{}, {"pool": 20}, {"share": "edge"}]
+CHOSEN = (torch.arange(73 * K) % 5 < 2).view(73, K)
+WAYS: list[dict[str, Any]] = [{}, {"pool": 20}, {"share": "edge"}, {"chosen": CHOSEN, "pool": 9}]
 
 
 def embeddings(dtype: torch.dtype = torch.float64) -> Tensor:
@@ -196,6 +197,27 @@ def test_the_pool_is_an_unbiased_estimate_of_all_nodes_and_so_is_its_gradient(
         mean, error = torch.stack(found).mean(0), torch.stack(found).std(0) / math.sqrt(rounds)
         assert ((mean - truth).abs() <= 4.5 * error + 1e-9).all()
     assert torch.stack(values).mean(0).sub(full).abs().max() < 0.2 * full.max()
+
+
+@pytest.mark.parametrize("known", [KNOWN, None])
+@pytest.mark.parametrize("hard", [CHOSEN, torch.ones_like(CHOSEN), torch.zeros_like(CHOSEN)])
+def test_chosen_candidates_count_once_and_for_their_own_positive(known: Any, hard: Tensor) -> None:
+    """Against the sums of their definition; nodes are chosen twice, and shared as well."""
+    h, candidates = embeddings(), drawn()
+    candidates[:9, 1] = candidates[:9, 0]
+    others = candidates[~hard]
+    loss = loss_of(h, candidates=candidates, chosen=hard, known=known)
+    score = (h[SRC] @ h.t()).exp()
+    own = torch.zeros(len(SRC), N, dtype=torch.bool)
+    own[hard.nonzero()[:, 0], candidates[hard]] = True
+    out = torch.zeros_like(own) if known is None else KNOWN.contains(SRC.unsqueeze(1), EVERYONE)
+    out[torch.arange(len(SRC)), DST] = True
+    weight = torch.bincount(others, minlength=N) * (N / max(1, len(others)))
+    total = torch.where(own, 1.0, weight.expand(own.shape)).masked_fill(out, 0.0)
+    positive = score[torch.arange(len(SRC)), DST]
+    expected = ((positive + (score * total).sum(1)) / positive).log().mean()
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(gradient(loss, h), gradient(expected, h))
 
 
 def test_a_large_pool_has_the_full_softmax_s_gradient() -> None:

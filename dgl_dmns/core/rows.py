@@ -167,9 +167,10 @@ class RowDraws:
     def look(self, query: Tensor, generator: torch.Generator) -> Candidates:
         """What eight calls hand out for queries [Q], without taking any turn: [Q, 8 k]."""
         parts = []
-        for place in self.first_places(query).unbind(1):
+        for at, place in enumerate(self.first_places(query).unbind(1)):
             ids, level = self.table.look_up(place, count=False)
-            parts.append(self._mixed(query, ids, level, generator))
+            calls = torch.arange(query.numel()) * _LOOKED_AT + at
+            parts.append(self._mixed(query, ids, level, generator, calls))
         return Candidates(*(torch.cat(field, dim=1) for field in zip(*parts)))
 
     def first_places(self, query: Tensor) -> Tensor:
@@ -193,6 +194,7 @@ class RowDraws:
         ids: Tensor,
         level: Tensor | None,
         generator: torch.Generator | None,
+        places: Tensor | None = None,  # in the call [B]; one after the other
     ) -> Candidates:
         """K negatives [B, k] from groups [B, H] of the table and fresh uniform ones.
 
@@ -200,7 +202,7 @@ class RowDraws:
         """
         if not self.uniform_share:
             return Candidates(ids, ids if level is None else level)
-        whole, more = self._chosen(torch.arange(src.numel()))
+        whole, more = self._chosen(torch.arange(src.numel()) if places is None else places)
         fresh = self.known.uniform(src, self.k - whole, generator=generator)
         if ids.shape[1] > whole:
             fresh[:, 0] = torch.where(more, ids[:, whole], fresh[:, 0])
