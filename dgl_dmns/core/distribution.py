@@ -117,7 +117,6 @@ class NodeDistribution:
             if self.rule.uses_scores:
                 score = snapshot.scores(rows.unsqueeze(0), nodes.unsqueeze(0)).squeeze(0)
             if self.rule.uses_generator:
-                assert snapshot.z_candidate is not None
                 z = rows_of(snapshot.z_candidate, nodes).unsqueeze(0)
                 density = self._gaussians(rows).pool_log_prob(z).squeeze(1)
             ratio = self._closed(rows.unsqueeze(1), of, score, density)
@@ -149,7 +148,6 @@ class NodeDistribution:
         if self.rule.uses_scores:
             score = snapshot.scores(src.view(-1, 1), dst.view(-1, 1)).flatten()
         if self.rule.uses_generator:
-            assert snapshot.z_candidate is not None
             rows, place = src.unique(return_inverse=True)  # Gaussians cost more than a gather
             made = self._gaussians(rows)
             mine = LevelGaussians(made.mean[:, place], made.std[:, place])
@@ -158,7 +156,6 @@ class NodeDistribution:
 
     def _gaussians(self, rows: Tensor) -> LevelGaussians:
         assert self.snapshot.model is not None
-        assert self.snapshot.z_query is not None
         return self.snapshot.model.gaussians(self.snapshot.z_query[rows])
 
     def _closed(

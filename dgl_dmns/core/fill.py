@@ -83,8 +83,10 @@ def fill_table(
     Raises:
         ValueError: if the rule needs a diffusion model and the snapshot has none.
     """
-    if rule.uses_generator and snapshot.model is None:
-        raise ValueError(f"rule: {type(rule).__name__} needs a generator, got none")
+    if rule.uses_generator:
+        if snapshot.model is None:
+            raise ValueError(f"rule: {type(rule).__name__} needs a generator, got none")
+        _ = snapshot.encoded  # once, before several threads ask for it
     queries, k = table.queries, table.k
     if nodes is not None:
         table.keep()

@@ -316,7 +316,7 @@ class DMNSSampler(RefreshingSampler):
         h = self._original("refresh").embedder.embeddings(embeddings)
         generator = generator or relation.random
         hard = CandidateTable(torch.ones(queries, dtype=torch.int64), self.settings.hard(k))
-        snapshot = Snapshot.take(
+        snapshot = Snapshot(
             h_query.detach().cpu().float(),
             h[relation.etype[2]],
             known,

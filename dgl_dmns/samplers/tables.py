@@ -127,7 +127,7 @@ class Tables(_Sampler):
             etype=relation.etype,
             known=relation.known,
             version=relation.table.version,
-            snapshot=Snapshot.take(
+            snapshot=Snapshot(
                 ends.h_query, ends.h_candidate, ends.known, ends.scorer, relation.model
             ),
             rows=relation.rows,

@@ -355,7 +355,7 @@ def test_a_module_gets_the_features_by_node_type() -> None:
     given.refresh(h)
     for other in (refreshed("dmns", g, lambda graph: h, **options), given):
         for etype, relation in sampler.relations.items():
-            assert torch.equal(relation.table.ids, other.relations[etype].table.ids)
+            assert torch.equal(relation.table.cells, other.relations[etype].table.cells)
     assert all(p.grad is None for p in encoder.parameters())
 
 
