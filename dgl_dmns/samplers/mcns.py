@@ -276,5 +276,7 @@ class MCNSSampler(RefreshingSampler):
             ids = moved[row]
         return Candidates(ids, torch.full(ids.shape, NO_LEVEL, dtype=torch.uint8))
 
-    def _draw_ids(self, relation: Relation, src: Tensor, dst: Tensor | None) -> Tensor:
+    def _draw_ids(
+        self, relation: Relation, src: Tensor, dst: Tensor | None, eids: Tensor | None
+    ) -> Tensor:
         return self.draw(src).ids

@@ -407,7 +407,8 @@ def test_memory_is_as_the_page_about_scaling_counts_it(k: int, width: int) -> No
     assert 1 <= groups <= 90 * k // (8 * hard)
     each = 8 * hard * groups + 8 + 4 * (4 + 2)  # four levels and two parts of the rule
     each += 8 + 4 * edges + 4 * width
-    beside = 8 * known.indices.numel() + known.bitmap.taken.numel()  # search keys, bitmap
+    beside = 8 * known.indices.numel() + 4 * g.num_edges()  # search keys, places
+    beside += known.bitmap.taken.numel()
 
     def kept() -> int:
         model = sum(kept_bytes(sampler.model, {}, set()).values())

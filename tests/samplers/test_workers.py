@@ -29,10 +29,10 @@ class Witness(DMNSSampler):
 
     seen: Tensor
 
-    def negatives_for_edges(self, g: Any, src: Tensor, dst: Tensor, etype: Any) -> Tensor:
+    def negatives_for_edges(self, g: Any, src: Any, dst: Any, etype: Any, eids: Any = None) -> Any:
         info = get_worker_info()
         self.seen[0 if info is None else info.id, self.version] += 1
-        return super().negatives_for_edges(g, src, dst, etype)
+        return super().negatives_for_edges(g, src, dst, etype, eids)
 
 
 def witness() -> Any:
