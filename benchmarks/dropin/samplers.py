@@ -78,7 +78,8 @@ class NoisedCentre(DiffusionGenerator):
         self.seed, self.draws = seed, 0
 
     def fit(self, *_: Any, **__: Any) -> FitReport:
-        """Nothing to fit."""
+        """Nothing to fit; neighbours are drawn anew."""
+        self.draws += 1  # in place of a torch.Generator, which a refresh could not copy
         return FitReport((), 0, 0.0)
 
     def conditions(self, z_query: Tensor, z_candidate: Tensor, edges: KnownEdges) -> Tensor:
@@ -87,7 +88,6 @@ class NoisedCentre(DiffusionGenerator):
             return z_query
         rows = torch.arange(edges.num_src)
         if self.centre == "neighbour":
-            self.draws += 1  # in place of a torch.Generator, which a refresh could not copy
             random = torch.Generator().manual_seed(fit_seed(self.seed, self.draws))
             return z_candidate[sample_neighbours(edges, rows, generator=random)]
         degree = edges.degrees()

@@ -107,9 +107,9 @@ def table_of(table: CandidateTable, src: Tensor, dst: Tensor) -> int | None:
     It is the live one of the table or the one before.
     """
     version = table.version
-    for one in (version, version - 1):
+    for one, groups in ((version, table.current), (version - 1, table.hidden)):
         owner, place = table.spread(src)
-        hit = owner[(table.ids[one % 2][place] == dst[owner].unsqueeze(1)).any(1)]
+        hit = owner[(groups(place).ids == dst[owner].unsqueeze(1)).any(1)]
         if hit.unique().numel() == src.numel():
             return one
     return None

@@ -23,7 +23,7 @@ from benchmarks.speed.report import draw, exponents, tables
 __all__ = ["main"]
 
 _CLOCK_NAMES = {"wall": "that on the wall", "cpu": "that of the process on its core"}
-_OPTIONS = ("degree", "batch_size", "batches", "rounds", "refreshes", "int32", "clock")
+_OPTIONS = ("degree", "batch_size", "batches", "rounds", "refreshes", "int32", "layerwise", "clock")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -43,6 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, default=Setting.rounds, help="passes of each kind")
     parser.add_argument("--refreshes", type=int, default=Setting.refreshes, help="after the first")
     parser.add_argument("--int32", action="store_true", help="graphs with int32 ids")
+    parser.add_argument("--layerwise", action="store_true", help="embeddings layer by layer")
     parser.add_argument("--clock", choices=CLOCKS, default=Setting.clock, help="what is timed")
     return parser
 

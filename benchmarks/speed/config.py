@@ -37,6 +37,7 @@ class Setting:
     rounds: int = 3  # passes of each kind and source of negatives, in turn
     refreshes: int = 2  # timed refreshes after the first
     int32: bool = False  # whether the graph has int32 ids
+    layerwise: bool = False  # whether a refresh computes embeddings layer by layer, for less memory
     # ``wall``, or ``cpu`` for the seconds of the process on its cores, which other work on the
     # machine prolongs little; without workers and the background only
     clock: str = "wall"
@@ -44,7 +45,7 @@ class Setting:
     def __post_init__(self) -> None:
         for field in fields(self):
             value, least = getattr(self, field.name), 0 if field.name == "workers" else 1
-            if field.name not in ("int32", "clock") and value < least:
+            if field.name not in ("int32", "layerwise", "clock") and value < least:
                 raise ValueError(f"{field.name}: expected at least {least}, got {value}")
         if self.clock not in CLOCKS:
             raise ValueError(f"clock: expected one of {', '.join(CLOCKS)}, got {self.clock!r}")

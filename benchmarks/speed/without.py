@@ -29,7 +29,9 @@ def replaced(*places: tuple[Any, str, Any]) -> Iterator[None]:
         yield
 
 
-def _ids_of_all(self: Tables, relation: Relation, src: Tensor, dst: Tensor | None) -> Tensor:
+def _ids_of_all(
+    self: Tables, relation: Relation, src: Tensor, dst: Tensor | None, eids: Tensor | None
+) -> Tensor:
     return relation.rows.draw(src, dst, generator=self._call_generator()).ids
 
 

@@ -69,6 +69,7 @@ from dgl_dmns.core.softmax import pool_softmax
 from dgl_dmns.core.space import Space, SpaceKind
 from dgl_dmns.core.table import (
     BYTES_PER_CANDIDATE,
+    MOST_NODES,
     NO_LEVEL,
     Candidates,
     CandidateTable,
@@ -78,6 +79,7 @@ from dgl_dmns.core.table import (
 __all__ = [
     "BYTES_PER_CANDIDATE",
     "CHUNK_BYTES",
+    "MOST_NODES",
     "MOST_PASSES",
     "NO_LEVEL",
     "SHARED",

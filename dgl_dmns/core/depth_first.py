@@ -18,7 +18,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from dgl_dmns.core.known import KnownEdges, PairBitmap
+from dgl_dmns.core.bitmap import PairBitmap
+from dgl_dmns.core.known import KnownEdges
 from dgl_dmns.core.sharing import Folder, Shareable
 
 __all__ = ["DepthFirstProposal", "ListWeights"]
@@ -98,7 +99,8 @@ class DepthFirstProposal(Shareable):
         keys, order = (first * self.num_nodes + second).sort()
         self.pair_keys = keys
         self.pair_ratios = torch.where(state < member, ratio, 1 / ratio)[order]
-        self.pairs = PairBitmap(first, second)
+        self.pairs = PairBitmap(first.numel())
+        self.pairs.add(first, second)
         for name, field in list(vars(self).items()):
             if isinstance(field, Tensor):
                 delattr(self, name)

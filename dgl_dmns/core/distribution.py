@@ -128,7 +128,6 @@ class NodeDistribution:
         if self.rule.uses_scores:
             score = snapshot.scores(src.view(-1, 1), dst.view(-1, 1)).flatten()
         if self.rule.uses_generator:
-            assert snapshot.z_candidate is not None
             rows, place = src.unique(return_inverse=True)  # Gaussians cost more than a gather
             made = self._gaussians(rows)
             mine = LevelGaussians(made.mean[:, place], made.std[:, place])
@@ -137,7 +136,6 @@ class NodeDistribution:
 
     def _gaussians(self, rows: Tensor) -> LevelGaussians:
         assert self.snapshot.model is not None
-        assert self.snapshot.z_query is not None
         return self.snapshot.model.gaussians(self.snapshot.z_query[rows])
 
     def _closed(

@@ -10,7 +10,7 @@ The data flow, for source nodes (queries) and destination nodes (candidates):
 
 Blocks of queries bound the working set; within a block, chunks share pools
 (`dgl_dmns.core.pools`), and rows are of about the same size; long ones are taken apart. Beside it,
-filling a table takes 24 bytes a query, and 8 for each norm.
+filling a table takes 24 bytes a query, and 12 for each norm.
 """
 
 from __future__ import annotations
@@ -83,8 +83,10 @@ def fill_table(
     Raises:
         ValueError: if the rule needs a diffusion model and the snapshot has none.
     """
-    if rule.uses_generator and snapshot.model is None:
-        raise ValueError(f"rule: {type(rule).__name__} needs a generator, got none")
+    if rule.uses_generator:
+        if snapshot.model is None:
+            raise ValueError(f"rule: {type(rule).__name__} needs a generator, got none")
+        _ = snapshot.encoded  # once, before several threads ask for it
     queries, k = table.queries, table.k
     if nodes is not None:
         table.keep()
@@ -286,13 +288,16 @@ def _harmonic_means(inverse: list[tuple[Tensor, Tensor]], queries: int) -> Tenso
 
     Ratios are means of what is divided by norms, over all pools of a query.
     """
-    row, value = (torch.cat(part) for part in zip(*inverse))
-    times = torch.bincount(row, minlength=queries)
-    most = value.new_full((queries, value.shape[1]), -math.inf)
-    most.scatter_reduce_(0, row.unsqueeze(1).expand_as(value), value, "amax")
+    like = inverse[0][1]
+    most = like.new_full((queries, like.shape[1]), -math.inf)
+    times, total = like.new_zeros(queries), torch.zeros_like(most)
+    for row, value in inverse:
+        times.index_add_(0, row, torch.ones_like(value[:, 0]))
+        most.scatter_reduce_(0, row.unsqueeze(1).expand_as(value), value, "amax")
     most.masked_fill_(most.isneginf(), 0.0)
-    total = torch.zeros_like(most).index_add_(0, row, (value - most[row]).exp_())
-    norms: Tensor = times.to(value).unsqueeze(1).log() - most - total.log()
+    for row, value in inverse:
+        total.index_add_(0, row, (value - most[row]).exp_())
+    norms: Tensor = most.neg_().add_(times.log_().unsqueeze(1)).sub_(total.log_())
     return norms
 
 

@@ -14,19 +14,16 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from dgl_dmns.core.bitmap import PairBitmap
 from dgl_dmns.core.sharing import Folder, Shareable
 
-__all__ = ["KnownEdges", "PairBitmap", "check_pairs"]
+__all__ = ["KnownEdges", "check_pairs"]
 
 _MANY = 64  # rejected draws whose share tells that proposals are no use
 _HASHED = 1 << 20  # numbers that are hashed at a time: a bounded working set
 _FEW = 256  # pairs: a search in the keys costs less than a look at the bitmap
 _KEYS = 1 << 24  # edges whose places are looked up by keys of 8 bytes each
 _MOST = 2**31 - 1  # destination nodes: tables and known edges hold ids of 32 bits
-# Odd 64-bit multipliers (multiply-shift hashing; overflow wraps around): the golden ratio's, and
-# one of splitmix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014).
-_FIRST, _SECOND = -0x61C8864680B583EB, -0x40A7B892E31B1A47
-_SLOTS = 1 << 24  # of a bitmap at most, one byte each
 
 
 def check_pairs(src: Tensor, dst: Tensor, num_src: int, num_dst: int) -> None:
@@ -48,41 +45,6 @@ def check_pairs(src: Tensor, dst: Tensor, num_src: int, num_dst: int) -> None:
             )
 
 
-class PairBitmap(Shareable):
-    """A set of pairs of ids, hashed: no false negatives, 6 to 12 % false positives.
-
-    It takes 8 to 16 bytes per pair, 16 MiB at most. With more than 2 million pairs, false positives
-    grow; with more than 8 million (39 %) it stays empty and `useful` is False.
-
-    Args:
-        first: ids, shape [P], int64.
-        second: ids, shape [P], int64.
-    """
-
-    taken: Tensor
-
-    def __init__(self, first: Tensor, second: Tensor) -> None:
-        super().__init__()
-        pairs = first.numel()
-        self.useful = pairs <= _SLOTS // 2
-        slots = min(_SLOTS, 1 << max(6, (8 * pairs - 1).bit_length())) if self.useful else 1
-        self.shift = 64 - (slots.bit_length() - 1)
-        taken = torch.zeros(slots, dtype=torch.bool, device=first.device)
-        self.register_buffer("taken", taken, persistent=False)
-        if self.useful:
-            taken[self._slots(first, second)] = True
-
-    def _slots(self, first: Tensor, second: Tensor) -> Tensor:
-        mixed = first * _FIRST + second * _SECOND
-        slots: Tensor = (mixed >> self.shift).bitwise_and_(self.taken.numel() - 1)
-        return slots
-
-    def may_contain(self, first: Tensor, second: Tensor) -> Tensor:
-        """Whether pairs of int64 ids may be in the set, of the broadcast shape; False is sure."""
-        slots = self._slots(first, second)
-        return self.taken.index_select(0, slots.flatten()).view(slots.shape)
-
-
 class KnownEdges(Shareable):
     """The known destinations of every source node, sorted, without duplicates.
 
@@ -101,6 +63,7 @@ class KnownEdges(Shareable):
     indptr: Tensor
     indices: Tensor
     keys: Tensor
+    given: Tensor
 
     def __init__(
         self,
@@ -119,7 +82,12 @@ class KnownEdges(Shareable):
                 "leave nodes out that are no candidates"
             )
         check_pairs(src, dst, num_src, num_dst)
-        keys = torch.unique(src.to(torch.int64) * num_dst + dst.to(torch.int64))
+        keys = src.to(torch.int64) * num_dst + dst.to(torch.int64)
+        given = keys[:0]
+        if keys.numel() <= _KEYS:
+            keys, given = torch.unique(keys, return_inverse=True)
+        else:
+            keys = torch.unique(keys)
         rows = torch.div(keys, num_dst, rounding_mode="floor")
         indptr = torch.zeros(num_src + 1, dtype=torch.int64, device=src.device)
         indptr[1:] = torch.cumsum(torch.bincount(rows, minlength=num_src), dim=0)
@@ -127,7 +95,13 @@ class KnownEdges(Shareable):
         self.register_buffer("indices", (keys - rows * num_dst).to(torch.int32))
         # One search among all edges is many times faster than one by halves in all rows at once.
         self.register_buffer("keys", keys if keys.numel() <= _KEYS else keys[:0].clone())
-        self.bitmap = PairBitmap(rows, keys - rows * num_dst)
+        # And a look at the place that an edge got, by its number among those given, than a search.
+        self.register_buffer("given", given.int())
+        self.bitmap = PairBitmap(keys.numel() + exclude_self * num_src, src.device)
+        self.bitmap.add(rows, self.indices)
+        if exclude_self:
+            every = torch.arange(num_src, device=src.device)
+            self.bitmap.add(every, every)
         self.num_src = num_src
         self.num_dst = num_dst
         self.exclude_self = exclude_self
@@ -164,22 +138,39 @@ class KnownEdges(Shareable):
         From integer ids of shapes that broadcast to booleans of the broadcast shape.
         """
         src, dst = src.to(torch.int64), dst.to(torch.int64)
-        pairs = torch.broadcast_shapes(src.shape, dst.shape).numel()
-        if self.bitmap.useful and pairs > (_FEW if self.keys.numel() else 1):
-            found = self.bitmap.may_contain(src, dst)
-            left = found.nonzero(as_tuple=True)
-            src, dst = torch.broadcast_tensors(src, dst)
-            found[left] = self.contains_edges(src[left], dst[left])
-        else:
-            found = self.contains_edges(*torch.broadcast_tensors(src, dst))
+        if not self._looks_first(torch.broadcast_shapes(src.shape, dst.shape).numel()):
+            return self._bars(*torch.broadcast_tensors(src, dst))
+        found = self.bitmap.may_contain(src, dst)
+        left = found.nonzero(as_tuple=True)
+        src, dst = torch.broadcast_tensors(src, dst)
+        found[left] = self._bars(src[left], dst[left])
+        return found
+
+    def _looks_first(self, pairs: int) -> bool:
+        """Whether a look at the bitmap pays for so many pairs."""
+        return self.bitmap.useful and pairs > (_FEW if self.keys.numel() else 1)
+
+    def _bars(self, src: Tensor, dst: Tensor) -> Tensor:
+        """What `contains` says of pairs of one shape, without a look at the bitmap."""
+        found = self.contains_edges(src, dst)
         return found | (src == dst) if self.exclude_self else found
+
+    def _barred(self, src: Tensor, dst: Tensor) -> Tensor:
+        """Places of the pairs, int64 [P] each, that `contains` finds; int64, ascending."""
+        if not self._looks_first(src.numel()):
+            return self._bars(src, dst).nonzero().squeeze(1)
+        left = self.bitmap.may_contain(src, dst).nonzero().squeeze(1)
+        return left[self._bars(src[left], dst[left])]
 
     def contains_edges(self, src: Tensor, dst: Tensor) -> Tensor:
         """Whether pairs of one shape are stored edges."""
         return self.find(src, dst)[1]
 
-    def find(self, src: Tensor, dst: Tensor) -> tuple[Tensor, Tensor]:
+    def find(self, src: Tensor, dst: Tensor, number: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Where pairs of one shape, int64, stand among all stored edges.
+
+        They are looked up where the edges stand that were given with some ``number``, integer, and
+        searched for if one does not stand there.
 
         Returns:
             Places, int64: of a pair that is no edge, where it would stand; and which pairs are
@@ -190,6 +181,11 @@ class KnownEdges(Shareable):
         last = self.indices.numel() - 1
         if self.keys.numel():
             key = src * self.num_dst + dst
+            if number is not None and self.given.numel():
+                place = self.given.index_select(0, number.clamp(max=self.given.numel() - 1)).long()
+                found = self.keys.index_select(0, place) == key
+                if bool(found.all()):
+                    return place, found
             place = torch.searchsorted(self.keys, key)
             return place, self.keys[place.clamp(max=last)] == key
         place = self.places(src, lambda at: self.indices[at] < dst)
@@ -339,22 +335,21 @@ class KnownEdges(Shareable):
         exact: Callable[[Tensor], Tensor],
         rounds: int,
     ) -> Tensor:
-        rows = src.unsqueeze(1).expand(src.shape[0], count)
-        drawn = propose(rows.numel()).view(rows.shape)
-        bad = self.contains(rows, drawn).nonzero(as_tuple=True)
+        rows = src.repeat_interleave(count)
+        drawn = propose(rows.numel())
+        bad = self._barred(rows, drawn)
         for _ in range(rounds):
-            if not bad[0].numel():
-                return drawn
-            fresh = propose(bad[0].numel())
-            drawn[bad] = fresh
-            still = self.contains(rows[bad], fresh)
-            bad = (bad[0][still], bad[1][still])
-            left = bad[0].numel()
-            if left > _MANY and 4 * left > 3 * still.numel():
+            before = bad.numel()
+            if not before:
                 break
-        if bad[0].numel():
+            fresh = propose(before)
+            drawn[bad] = fresh
+            bad = bad[self._barred(rows[bad], fresh)]
+            if bad.numel() > _MANY and 4 * bad.numel() > 3 * before:
+                break
+        if bad.numel():
             drawn[bad] = exact(rows[bad])
-        return drawn
+        return drawn.view(src.shape[0], count)
 
     def saturated(self) -> Tensor:
         """Sources without any admissible destination, ascending, int64."""

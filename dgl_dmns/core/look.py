@@ -86,8 +86,6 @@ class Look:
         snapshot = self.snapshot
         if snapshot is None or snapshot.model is None:
             return None
-        assert snapshot.z_query is not None
-        assert snapshot.z_candidate is not None
         return snapshot.model, snapshot.z_query, snapshot.z_candidate
 
     @property

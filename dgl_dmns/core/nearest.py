@@ -47,8 +47,6 @@ class LatentDraw:
         generator: torch.Generator | None,
     ) -> None:
         assert snapshot.model is not None
-        assert snapshot.z_query is not None
-        assert snapshot.z_candidate is not None
         self.known, self.z_candidate = snapshot.known, snapshot.z_candidate
         self.rows, self.generator = rows, generator
         self.shares = self.z_candidate.new_tensor(snapshot.model.levels.mixture_shares)

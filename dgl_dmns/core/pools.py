@@ -45,7 +45,7 @@ CELLS = 1 << 17
 """(query, pool member) cells that are weighed at a time: what is in between fits a cache."""
 
 _LOWEST = -60.0
-_BYTES = 112  # of a table, for each query and negative of an edge
+_BYTES = 90  # of a table, for each query and negative of an edge
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class PoolSettings:
         uniform_share: share ``pi`` of the negatives that are plain uniform ones, drawn in the call,
             in [0, 1]; the table holds the others.
         lam: exponent ``lambda`` on the density, positive.
-        groups: groups that rows have on average, at most; defaults to as many as fit 112 bytes a
+        groups: groups that rows have on average, at most; defaults to as many as fit 90 bytes a
             query for each of the k negatives of an edge.
         draws_per_pool: candidates of a row that are drawn from one pool, one group at least.
 
@@ -124,7 +124,6 @@ class PoolDraw:
         self.unstable: Tensor | None = None  # queries without usable Gaussians, [C, Q, 1]
         if rule.uses_generator:
             assert snapshot.model is not None
-            assert snapshot.z_query is not None
             z = rows_of(snapshot.z_query, rows)
             gaussians = snapshot.model.gaussians(z)
             stable = snapshot.model.stable(gaussians, z)
@@ -254,7 +253,6 @@ class PoolDraw:
         ratio = mixture = score = None
         if self.densities is not None:
             assert self.snapshot.model is not None
-            assert self.snapshot.z_candidate is not None
             members = rows_of(self.snapshot.z_candidate, pool)
             density = self.densities.up_to_constants(members, chunks)
             if self.unstable is not None:

@@ -69,15 +69,17 @@ class Turns(Shareable):
         counted = known.indices.numel() if self.passes > 1 else 0
         self.register_buffer("asked", torch.zeros(counted, dtype=torch.uint8))
 
-    def take(self, src: Tensor, dst: Tensor) -> tuple[Tensor, Tensor]:
+    def take(self, src: Tensor, dst: Tensor, number: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The next turn of each pair of query and destination [B], counted as taken.
+
+        ``number`` is what `KnownEdges.find` takes.
 
         Returns:
             Turns from 0 on, int64 [B], to be taken modulo the size of the row; and which pairs are
             known edges, bool [B]: the others have no turn.
         """
-        place, found = self.known.find(src, dst)
-        start = self.known.indptr[src]
+        place, found = self.known.find(src, dst, number)
+        start = self.known.indptr.index_select(0, src)
         if self.passes == 1:
             return place - start, found
         degree = self.known.indptr[src + 1] - start
@@ -129,10 +131,18 @@ class RowDraws:
         return self._mixed(src, ids, level, generator)
 
     def draw_ids(
-        self, src: Tensor, dst: Tensor | None = None, *, generator: torch.Generator | None = None
+        self,
+        src: Tensor,
+        dst: Tensor | None = None,
+        number: Tensor | None = None,
+        *,
+        generator: torch.Generator | None = None,
     ) -> Tensor:
-        """The ids that `draw` would return, shape [B, k], at a lower price."""
-        ids = self.table.ids_at(self._places(src, dst, generator))
+        """The ids that `draw` would return, shape [B, k], at a lower price.
+
+        Edges are found faster by their ``number`` [B], see `KnownEdges.find`.
+        """
+        ids = self.table.ids_at(self._places(src, dst, generator, number))
         return self._mixed(src, ids, None, generator).ids
 
     def draw_one(self, src: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
@@ -178,11 +188,19 @@ class RowDraws:
         within = torch.arange(_LOOKED_AT) % self.table.sizes(query).unsqueeze(1)
         return self.table.start[query].unsqueeze(1) + within
 
-    def _places(self, src: Tensor, dst: Tensor | None, generator: torch.Generator | None) -> Tensor:
+    def _places(
+        self,
+        src: Tensor,
+        dst: Tensor | None,
+        generator: torch.Generator | None,
+        number: Tensor | None = None,
+    ) -> Tensor:
         if dst is None or self.turns is None:
             return self.table.random_places(src, generator)
-        turn, known = self.turns.take(src, dst)
-        place = self.table.start[src] + turn % self.table.sizes(src)
+        turn, known = self.turns.take(src, dst, number)
+        start = self.table.start.index_select(0, src)
+        size = self.table.start.index_select(0, src + 1) - start
+        place = start + turn % size
         if not bool(known.all()):
             other = (~known).nonzero().squeeze(1)
             place[other] = self.table.random_places(src[other], generator)
@@ -212,5 +230,5 @@ class RowDraws:
         tags = torch.full(mixed.shape, NO_LEVEL, dtype=torch.uint8)
         tags[:, :whole] = level[:, :whole]
         if ids.shape[1] > whole:
-            tags[:, whole].masked_scatter_(more, level[:, whole][more])
+            tags[:, whole] = torch.where(more, level[:, whole], NO_LEVEL)
         return Candidates(mixed, tags)

@@ -29,6 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from dgl_dmns.checks import as_number, check_object
+from dgl_dmns.core.table import MOST_LEVELS
 
 __all__ = ["Levels", "NoiseSchedule"]
 
@@ -116,7 +117,7 @@ class Levels:
     """Fractions of ``T``, hardest first, with the paper's values as the default.
 
     Args:
-        fractions: L increasing numbers in (0, 1].
+        fractions: L increasing numbers in (0, 1], at most 15.
         weights: L positive weights in the multi-level loss; the paper's are 1, 0.9, 0.8, 0.7.
         shares: L non-negative mixture shares of real nodes, of any positive scale; default equal.
 
@@ -135,6 +136,11 @@ class Levels:
             raise ValueError(
                 f"levels: expected one or more fractions in (0, 1], got {self.fractions}; "
                 "a level is a fraction of the T diffusion steps, for example (0.1, 0.25, 0.5)"
+            )
+        if len(fractions) > MOST_LEVELS:
+            raise ValueError(
+                f"levels: expected at most {MOST_LEVELS} fractions, whose numbers fit a table, got "
+                f"{len(fractions)}; leave some out"
             )
         if any(b <= a for a, b in zip(fractions, fractions[1:])):
             raise ValueError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from dgl_dmns.core.generator import DiffusionGenerator
 from dgl_dmns.core.known import KnownEdges
+from dgl_dmns.core.modes import in_float32, shielded
 from dgl_dmns.messages import first_line
 
 __all__ = [
@@ -82,8 +84,6 @@ class Snapshot:
         known: known edges from sources to destinations.
         scorer: scores of broadcastable embeddings; None for the inner product.
         model: the diffusion model, None for rules that do without.
-        z_query: its conditions, source embeddings in its space, shape [Nq, W]; None without it.
-        z_candidate: destination embeddings in that space, shape [Nc, W].
     """
 
     h_query: Tensor
@@ -91,25 +91,30 @@ class Snapshot:
     known: KnownEdges
     scorer: Scorer | None = None
     model: DiffusionGenerator | None = None
-    z_query: Tensor | None = None
-    z_candidate: Tensor | None = None
 
-    @classmethod
-    def take(
-        cls,
-        h_query: Tensor,
-        h_candidate: Tensor,
-        known: KnownEdges,
-        scorer: Scorer | None,
-        model: DiffusionGenerator | None,
-    ) -> Snapshot:
-        """A snapshot with the embeddings encoded once, if there is a model."""
-        if model is None:
-            return cls(h_query, h_candidate, known, scorer)
-        z_query = model.space.encode(h_query)
-        z_candidate = z_query if h_candidate is h_query else model.space.encode(h_candidate)
-        conditions = model.conditions(z_query, z_candidate, known)
-        return cls(h_query, h_candidate, known, scorer, model, conditions, z_candidate)
+    @cached_property
+    @shielded
+    @in_float32
+    def encoded(self) -> tuple[Tensor, Tensor]:
+        """Conditions [Nq, W] of the queries and destinations [Nc, W] in the model's space.
+
+        They are made when they are first asked for, and kept. Only with a diffusion model.
+        """
+        assert self.model is not None
+        z_query = self.model.space.encode(self.h_query)
+        one_type = self.h_candidate is self.h_query
+        z_candidate = z_query if one_type else self.model.space.encode(self.h_candidate)
+        return self.model.conditions(z_query, z_candidate, self.known), z_candidate
+
+    @property
+    def z_query(self) -> Tensor:
+        """What the negatives of each query are conditioned on, shape [Nq, W]."""
+        return self.encoded[0]
+
+    @property
+    def z_candidate(self) -> Tensor:
+        """Destination embeddings in the model's space, shape [Nc, W]."""
+        return self.encoded[1]
 
     def scores(self, query: Tensor, candidate: Tensor) -> Tensor:
         """Scores [C, Q, M], float32, of chunks of queries [C, Q] with their pools [C, M]."""

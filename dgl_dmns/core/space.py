@@ -60,11 +60,18 @@ class Space(nn.Module):
         self.register_buffer("norm", torch.ones((), dtype=torch.float32))
 
     @torch.no_grad()
-    def update(self, h: Tensor, *, sample: int = 20_000) -> None:
-        """Fit the space to embeddings [N, D]; at most ``sample`` rows enter the covariance."""
+    def update(self, *parts: Tensor, sample: int = 20_000) -> None:
+        """Fit the space to embeddings [N, D] in one or more parts.
+
+        At most ``sample`` rows enter the covariance, at equal distances.
+        """
         if self.kind == "raw":
             return
-        h = h[:: max(1, -(-h.shape[0] // sample))].float()
+        step, some, before = max(1, -(-sum(map(len, parts)) // sample)), [], 0
+        for part in parts:
+            some.append(part[-before % step :: step])
+            before += len(part)
+        h = torch.cat(some).float()
         self.norm.copy_(h.double().norm(dim=1).mean().clamp(min=1e-12, max=_FINITE))
         unit = _normalise(h)
         self.mean.copy_(unit.mean(dim=0))

@@ -1,9 +1,9 @@
 """The candidate table: ready negatives per query node, read by a look-up.
 
 A row holds groups of K candidates, as many groups as its query is drawn from between two refreshes;
-the K of a group were drawn together, without replacement, from one pool. Beside each candidate
-stands the hardness level it came from. Rows of different length lie one after the other; a group is
-named by its **place** among all groups of the table.
+the K of a group were drawn together, without replacement, from one pool. The upper 4 of the 32 bits
+of a candidate are the hardness level it came from. Rows of different length lie one after the
+other; a group is named by its **place** among all groups of the table.
 
 Readers may run in other threads and processes: all tensors live in shared memory, a table has two
 buffers, and the version (a counter) says which one is live: ``version % 2``. A writer fills the
@@ -11,7 +11,7 @@ other buffer and then raises the version; a look-up during which the version has
 so each one reads a single version. Between the first row of a new version and its publication the
 hidden buffer is marked as unfinished, and nothing is read from it.
 
-A table takes ``10 * K`` bytes a group: two buffers of 4 (id) and 1 (level); and 8 bytes a query. It
+A table takes ``8 * K`` bytes a group: two buffers of 4 bytes; and 8 bytes a query. It
 may lie in a mapped file, of which the system keeps those pages in memory that are in use.
 
 A table never holds an empty slot or a known edge while an admissible node exists: slots that no
@@ -21,6 +21,7 @@ enough, with repeats if a query has fewer than K (`fill_open_slots`).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -31,6 +32,8 @@ from dgl_dmns.core.sharing import Folder, Shareable, check_shared_room, share
 
 __all__ = [
     "BYTES_PER_CANDIDATE",
+    "MOST_LEVELS",
+    "MOST_NODES",
     "NO_LEVEL",
     "CandidateTable",
     "Candidates",
@@ -38,13 +41,19 @@ __all__ = [
     "fill_open_slots",
 ]
 
-BYTES_PER_CANDIDATE = 10
-"""Of a table: two buffers with an id (4) and a level (1)."""
+BYTES_PER_CANDIDATE = 8
+"""Of a table: two buffers with an id and a level in 4 bytes."""
+
+MOST_NODES = 1 << 28
+"""Nodes whose ids fit a table."""
+
+MOST_LEVELS = 15
+"""Hardness levels that fit a table."""
 
 NO_LEVEL = 255
 """Level tag of a candidate that no hardness level claims."""
 
-_BLOCK = 4096  # rows that are looked through at a time
+_BLOCK = 4096  # rows at a time
 _CELLS = 1 << 20  # (group, admissible node) cells at a time
 _ROUNDS = 8  # of redraws for twins in a group
 
@@ -53,7 +62,7 @@ class Candidates(NamedTuple):
     """Candidates for B queries.
 
     Attributes:
-        ids: destination ids, shape [B, K] or [B, G, K], int32 in the table, int64 when drawn.
+        ids: destination ids, shape [B, K] or [B, G, K], int32 from the table, int64 when drawn.
         level: index of the hardness level, same shape, uint8; `NO_LEVEL` for none.
     """
 
@@ -61,7 +70,16 @@ class Candidates(NamedTuple):
     level: Tensor
 
 
-_FIELDS = {"ids": torch.int32, "level": torch.uint8}
+def _packed(candidates: Candidates) -> Tensor:
+    """Candidates as a table holds them, int32 of their shape: the level in the upper 4 bits."""
+    return candidates.ids.int() | (candidates.level.int() << 28)
+
+
+def _unpacked(cells: Tensor) -> Candidates:
+    """Candidates that are held in cells of any shape, ids as int32."""
+    level = (cells >> 28).bitwise_and_(MOST_LEVELS)
+    level = level.masked_fill_(level == MOST_LEVELS, NO_LEVEL)
+    return Candidates(cells & (MOST_NODES - 1), level.byte())
 
 
 class CandidateTable(Shareable):
@@ -79,8 +97,7 @@ class CandidateTable(Shareable):
     """
 
     start: Tensor
-    ids: Tensor
-    level: Tensor
+    cells: Tensor
     counter: Tensor
     unfinished: Tensor
     drawn: Tensor
@@ -101,11 +118,9 @@ class CandidateTable(Shareable):
                 "lower groups or k, set a budget with Resources(table_bytes=...), or keep the "
                 "table in a file with Resources(table_folder=...)",
             )
-            for name, dtype in _FIELDS.items():
-                self.register_buffer(name, torch.zeros(shape, dtype=dtype).share_memory_())
+            self.register_buffer("cells", torch.zeros(shape, dtype=torch.int32).share_memory_())
         else:
-            layout = {name: (dtype, shape) for name, dtype in _FIELDS.items()}
-            self._lie_in(folder, layout, "dgl-dmns-table-")
+            self._lie_in(folder, {"cells": (torch.int32, shape)}, "dgl-dmns-table-")
         start = torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
         self.register_buffer("start", share(start, "the rows of a table take"))
         # Two tensors of their own: some torch versions do not send two views of one memory.
@@ -143,12 +158,12 @@ class CandidateTable(Shareable):
     @property
     def groups(self) -> int:
         """Number of groups of all rows together."""
-        return self.ids.shape[1]
+        return self.cells.shape[1]
 
     @property
     def k(self) -> int:
         """Candidates in a group."""
-        return self.ids.shape[2]
+        return self.cells.shape[2]
 
     def sizes(self, rows: Tensor | None = None) -> Tensor:
         """Groups in some rows, or in all; int64, of the shape of ``rows``, or [N]."""
@@ -174,14 +189,16 @@ class CandidateTable(Shareable):
     def write_at(self, place: Tensor, candidates: Candidates) -> None:
         """Write groups of the hidden buffer: [P, K], at places [P]."""
         self.unfinished.fill_(1)
-        for hidden, field in zip(self.hidden(), candidates):
-            hidden.index_copy_(0, place, field.to(hidden.dtype))
+        self.cells[(self.version + 1) % 2].index_copy_(0, place, _packed(candidates))
+
+    def overwrite(self, place: Tensor, candidates: Candidates) -> None:
+        """Replace groups of the live version, [P, K] at places [P], under its readers."""
+        self.cells[self.version % 2].index_copy_(0, place, _packed(candidates))
 
     def keep(self) -> None:
         """Copy the live buffer to the hidden one, for a version that differs in some rows only."""
         self.unfinished.fill_(1)
-        for hidden, live in zip(self.hidden(), self.current()):
-            hidden.copy_(live)
+        self.cells[(self.version + 1) % 2].copy_(self.cells[self.version % 2])
 
     def publish(self) -> None:
         """Make the hidden buffer the live one."""
@@ -203,34 +220,46 @@ class CandidateTable(Shareable):
 
     def look_up(self, place: Tensor, *, count: bool = True) -> Candidates:
         """Groups at places [B] of the live version: [B, K], ids as int64, all of one version."""
+        ids, level = _unpacked(self._cells_at(place, count))
+        return Candidates(ids.long(), level)
+
+    def ids_at(self, place: Tensor) -> Tensor:
+        """The ids that `look_up` would return, at a lower price: what a call needs."""
+        return self._cells_at(place).bitwise_and_(MOST_NODES - 1).long()
+
+    def _cells_at(self, place: Tensor, count: bool = True) -> Tensor:
         while True:
             version = self.version
-            ids, level = (field[version % 2].index_select(0, place) for field in self._fields())
+            cells = self.cells[version % 2].index_select(0, place)
             # After a publication the buffer just read may be overwritten already: look again.
             if self.version == version:
                 if count:
                     self.drawn[version % 2] += place.numel()
-                return Candidates(ids.long(), level)
+                return cells
 
-    def ids_at(self, place: Tensor) -> Tensor:
-        """The ids that `look_up` would return, at a lower price: what a call needs."""
-        while True:
-            version = self.version
-            ids = self.ids[version % 2].index_select(0, place)
-            if self.version == version:
-                self.drawn[version % 2] += place.numel()
-                return ids.long()
+    def current(self, place: Tensor | None = None) -> Candidates:
+        """The live version: a copy of all S groups [S, K], or of those at places [..]: [.., K]."""
+        return self._of_buffer(self.version % 2, place)
 
-    def _fields(self) -> tuple[Tensor, Tensor]:
-        return self.ids, self.level
+    def hidden(self, place: Tensor | None = None) -> Candidates:
+        """As `current`, of what `write` fills and `publish` makes live."""
+        return self._of_buffer((self.version + 1) % 2, place)
 
-    def current(self) -> Candidates:
-        """The live buffers, shape [S, K] for S groups; views, not copies."""
-        return Candidates(*(field[self.version % 2] for field in self._fields()))
+    def _of_buffer(self, which: int, place: Tensor | None) -> Candidates:
+        return _unpacked(self.cells[which] if place is None else self.cells[which, place])
 
-    def hidden(self) -> Candidates:
-        """The buffers that `write` fills and `publish` makes live, shape [S, K]; views."""
-        return Candidates(*(field[(self.version + 1) % 2] for field in self._fields()))
+    def fields(self) -> dict[str, Tensor]:
+        """A copy of all that is saved: ids and levels, [2, S, K], beside starts and version."""
+        fields = {name: field.clone() for name, field in self.state_dict().items()}
+        return {**_unpacked(fields.pop("cells"))._asdict(), **fields}
+
+    def restore(self, fields: Mapping[str, Tensor]) -> None:
+        """Take over what `fields` of a table with such rows gave, in place."""
+        self.unfinished.fill_(1)
+        for cells, ids, level in zip(self.cells, fields["ids"], fields["level"]):
+            cells.copy_(_packed(Candidates(ids, level)))
+        for name in ("start", "counter", "unfinished"):  # the mark of the hidden buffer comes last
+            getattr(self, name).copy_(fields[name])
 
     def spread(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """All P groups of some rows [B]: the position of its row and its place, int64 [P] each."""
@@ -247,15 +276,12 @@ class CandidateTable(Shareable):
         return int(self.drawn[version % 2]) / self.groups
 
     def holds(self, src: Tensor, dst: Tensor) -> Tensor:
-        """Which pairs [P] of query and candidate stand in the table, bool [P].
-
-        In the live version, or in the one before as far as that is whole: loaders draw ahead.
-        """
+        """Which pairs [P] stand in the live version or, as far as it is whole, the one before."""
         owner, place = self.spread(src)
         found = torch.zeros(src.shape, dtype=torch.bool)
-        whole = (self.current(),) if self.unfinished else (self.current(), self.hidden())
-        for buffer in whole:
-            hit = (buffer.ids[place] == dst[owner].unsqueeze(1)).any(1)
+        whole = (self.current,) if self.unfinished else (self.current, self.hidden)
+        for groups in whole:
+            hit = (groups(place).ids == dst[owner].unsqueeze(1)).any(1)
             found[owner[hit]] = True
         return found
 
@@ -363,12 +389,12 @@ def carry_over(
         kept = here < old
         mine = here[kept]
         source = table.start[mine] + (place[kept] - new.start[mine]) % before[mine]
-        for name in ("ids", "level"):
-            getattr(new, name)[:, place[kept]] = getattr(table, name)[:, source]
-        ids, level = new.current()
-        drawn = ids[place].long().unsqueeze(1)
+        new.cells[:, place[kept]] = table.cells[:, source]
+        ids, level = new.current(place)
+        drawn = ids.long().unsqueeze(1)
         hole = known.contains(here.view(-1, 1, 1), drawn)
         hole[~kept] = True
-        ids[place] = fill_open_slots(drawn, hole, known, here, generator).squeeze(1).int()
-        level[place] = level[place].masked_fill(hole.squeeze(1), NO_LEVEL)
+        ids = fill_open_slots(drawn, hole, known, here, generator).squeeze(1)
+        level.masked_fill_(hole.squeeze(1), NO_LEVEL)
+        new.overwrite(place, Candidates(ids, level))
     return new

@@ -305,7 +305,7 @@ def _last_table(look: Look, version: int, seen: Observation) -> dict[str, float]
         return {"handed_out": float("nan"), "end_percentile": float("nan")}
     table = look.rows.table
     # The last table stands in the hidden buffer until the next refresh.
-    last = table.hidden().ids[look.rows.first_places(seen.query)].flatten(1).long()
+    last = table.hidden(look.rows.first_places(seen.query)).ids.flatten(1).long()
     score = look.snapshot.scores(seen.query.unsqueeze(1), last).squeeze(1)
     return {
         "handed_out": table.handed_out(version - 1),

@@ -211,14 +211,14 @@ class AdversarialMethod(TableMethod):
     def snapshot(self, ends: Ends) -> Snapshot:
         # The generator's scores are inner products of its projections: the engine's default scorer.
         query, candidate = self._of(ends.h_query.shape[1]).project(ends.h_query)
-        return Snapshot.take(query, candidate, ends.known, None, None)
+        return Snapshot(query, candidate, ends.known, None, None)
 
     @torch.no_grad()
     def fill(self, ends: Ends, nodes: Tensor | None, on_rows: OnRows) -> TableReport:
         done = super().fill(ends, nodes, on_rows)
         # The encoder's mean score of the first group of negatives just written.
         score, h, table = ends.scorer or dot_score, ends.h_query, ends.table
-        ids = table.hidden().ids[table.start[:-1]].long()
+        ids = table.hidden(table.start[:-1]).ids.long()
         parts = [
             checked_scores(score(h, h[slot]), slot.shape).double().mean() for slot in ids.unbind(1)
         ]

@@ -193,12 +193,14 @@ class NegativeSampler(_Base):  # type: ignore[misc]
     def _generate(self, g: Any, eids: Tensor, canonical_etype: EdgeType) -> Pair:
         _check_call_ids("eids", eids, g.num_edges(canonical_etype), "edge ids", g)
         ends = ends_of(g, eids, canonical_etype)
-        src, dst = (end.to("cpu", torch.int64) for end in ends)
+        src, dst, found = torch.stack([*ends, eids]).to("cpu", torch.int64)  # one copy from a GPU
         self.check_identity(g, canonical_etype, (src, dst))
-        src, dst = self._pairs_for_edges(g, src, dst, canonical_etype)
+        src, dst = self._pairs_for_edges(g, src, dst, canonical_etype, found)
         return src.to(eids.device, eids.dtype), dst.to(eids.device, eids.dtype)
 
-    def _pairs_for_edges(self, g: Any, src: Tensor, dst: Tensor, etype: EdgeType) -> Pair:
+    def _pairs_for_edges(
+        self, g: Any, src: Tensor, dst: Tensor, etype: EdgeType, eids: Tensor
+    ) -> Pair:
         """Negative pairs for B edges, k in a row for each: two tensors [B * k], int64."""
         chosen = self.negatives_for_edges(g, src, dst, etype)
         return src.repeat_interleave(chosen.shape[1]), chosen.flatten()

@@ -62,7 +62,7 @@ class DiffusionMethod(TableMethod):
             self.model = diffusion.make(width, self.levels, self.seed)
         check_width(self.model.space.embedding_width, width)
         space, one_type = self.model.space, ends.h_candidate is ends.h_query
-        space.update(ends.h_query if one_type else torch.cat([ends.h_query, ends.h_candidate]))
+        space.update(*([ends.h_query] if one_type else [ends.h_query, ends.h_candidate]))
         z_query = space.encode(ends.h_query)
         z_candidate = z_query if one_type else space.encode(ends.h_candidate)
         return self.model.fit(
@@ -316,7 +316,7 @@ class DMNSSampler(RefreshingSampler):
         h = self._original("refresh").embedder.embeddings(embeddings)
         generator = generator or relation.random
         hard = CandidateTable(torch.ones(queries, dtype=torch.int64), self.settings.hard(k))
-        snapshot = Snapshot.take(
+        snapshot = Snapshot(
             h_query.detach().cpu().float(),
             h[relation.etype[2]],
             known,

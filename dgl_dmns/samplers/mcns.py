@@ -264,16 +264,19 @@ class MCNSSampler(RefreshingSampler):
             )
             ids = self.known.uniform(src, self.k, generator=generator)
         else:
-            live = self.version % 2
-            states = self.table.ids[live]
-            place = self.table.random_places(src, generator)
+            table, live = self.table, self.version % 2
+            place = table.random_places(src, generator)
             chains, row = torch.unique(place, return_inverse=True)
-            groups = self.table.groups // self.table.queries  # all rows are alike
+            groups = table.groups // table.queries  # all rows are alike
             query = torch.div(chains, groups, rounding_mode="floor")
-            moved = method.walk(query, states[chains].long(), method.walked[live], generator)
-            states[chains] = moved.to(torch.int32)
+            states = table.current(chains).ids.long()
+            moved = method.walk(query, states, method.walked[live], generator)
+            blank = torch.full(moved.shape, NO_LEVEL, dtype=torch.uint8)
+            table.overwrite(chains, Candidates(moved, blank))
             ids = moved[row]
         return Candidates(ids, torch.full(ids.shape, NO_LEVEL, dtype=torch.uint8))
 
-    def _draw_ids(self, relation: Relation, src: Tensor, dst: Tensor | None) -> Tensor:
+    def _draw_ids(
+        self, relation: Relation, src: Tensor, dst: Tensor | None, eids: Tensor | None
+    ) -> Tensor:
         return self.draw(src).ids

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
@@ -116,7 +116,7 @@ class TableMethod(Method):
     def snapshot(self, ends: Ends) -> Snapshot:
         """What the rule chooses from."""
         model = self.model if self.rule.uses_generator else None
-        return Snapshot.take(ends.h_query, ends.h_candidate, ends.known, ends.scorer, model)
+        return Snapshot(ends.h_query, ends.h_candidate, ends.known, ends.scorer, model)
 
     def fill(  # noqa: D102
         self, ends: Ends, nodes: Tensor | None, on_rows: OnRows
@@ -136,7 +136,8 @@ class TableMethod(Method):
             generator=ends.random,
         )
         self._weights = None
-        self.distribution = self._drawn_from(snapshot)
+        # What is encoded is kept only once a log ratio asks for it.
+        self.distribution = self._drawn_from(replace(snapshot))
         return report
 
     def _drawn_from(self, snapshot: Snapshot) -> NodeDistribution | None:

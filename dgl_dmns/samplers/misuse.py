@@ -173,7 +173,7 @@ class ScoringCheck:
             if etype in self._told:
                 continue
             ends = one.ends(h)
-            made = Snapshot.take(ends.h_query, ends.h_candidate, ends.known, ends.scorer, None)
+            made = Snapshot(ends.h_query, ends.h_candidate, ends.known, ends.scorer, None)
             auc = edge_auc(made, seed=version)
             if auc >= _TELLS:
                 self._told.add(etype)

@@ -80,7 +80,7 @@ class FilteredSampler(NegativeSampler):
         known, snapshot = self._known[held], None
         if embeddings is not None:
             h = check_embeddings(embeddings, {held[0]: known.num_src, held[2]: known.num_dst})
-            snapshot = Snapshot.take(h[held[0]], h[held[2]], known, None, None)
+            snapshot = Snapshot(h[held[0]], h[held[2]], known, None, None)
         return Look(
             name=type(self).__name__,
             etype=held,

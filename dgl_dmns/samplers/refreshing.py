@@ -19,6 +19,7 @@ from torch.utils.hooks import RemovableHandle
 
 from dgl_dmns.checks import check_object
 from dgl_dmns.core import (
+    MOST_NODES,
     EdgeName,
     EdgeType,
     Embeddings,
@@ -186,6 +187,12 @@ class RefreshingSampler(Tables, Saved, NegativeSampler):
 
     def _rows(self, g: Any, numbers: Mapping[EdgeType, int]) -> dict[EdgeType, Rows]:
         """What the table of each edge type asks for, by its number of negatives."""
+        for etype in numbers:
+            if int(g.num_nodes(etype[2])) > MOST_NODES:
+                raise ValueError(
+                    f"g: expected at most {MOST_NODES} nodes of type {etype[2]!r}, whose ids fit a "
+                    f"table, got {g.num_nodes(etype[2])}; leave nodes out that are no candidates"
+                )
         hard, groups = self.settings.hard, self.settings.groups_for
         return {e: Rows(int(g.num_nodes(e[0])), hard(k), groups(k)) for e, k in numbers.items()}
 

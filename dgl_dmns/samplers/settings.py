@@ -61,7 +61,7 @@ class Pools:
             [0, 1]; above 0 for ``negatives.loss``, whose batch shares them.
         groups: upper bound on the average number of groups in a row of the table. A row has a group
             for each time an edge of its source is asked for between two refreshes; longer rows are
-            shortened evenly. Defaults to what fits in 112 bytes per node and negative.
+            shortened evenly. Defaults to what fits in 90 bytes per node and negative.
         lam: exponent on the density of the diffusion model, positive.
     """
 

@@ -44,10 +44,11 @@ class Saved:
         parts = {etype: _state_of(relation) for etype, relation in self.relations.items()}
         state = next(iter(parts.values())) if embedder.homogeneous else {"by_type": parts}
         # With the embeddings the distribution is known, and log ratios go on.
-        state = {"sampler": type(self).__name__, **state, "embeddings": embedder.last}
+        last = copy.deepcopy(embedder.last)
+        state = {"sampler": type(self).__name__, **state, "embeddings": last}
         if embedder.observed is not None:
-            state["observed"] = embedder.observed.state_dict()
-        return copy.deepcopy(state)
+            state["observed"] = copy.deepcopy(embedder.observed.state_dict())
+        return state
 
     @shielded
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -137,16 +138,16 @@ class Saved:
 
 
 def _state_of(relation: Relation) -> dict[str, Any]:
-    """Table, turns, random state and what the method keeps, by reference; and whose they are."""
+    """Copies of table, turns, random state and what the method keeps; and whose they are."""
     turns = relation.rows.turns
     return {
         "nodes": relation.nodes,
         "edges": relation.known.fingerprint(),
         "passes": relation.passes,
-        "table": relation.table.state_dict(),
-        "asked": None if turns is None else turns.asked,
+        "table": relation.table.fields(),
+        "asked": None if turns is None else turns.asked.clone(),
         "random": relation.random.get_state(),
-        **relation.method.state(relation.table.version),
+        **copy.deepcopy(relation.method.state(relation.table.version)),
     }
 
 
@@ -155,9 +156,7 @@ def _load(relation: Relation, state: dict[str, Any], method: Method) -> None:
     relation.make_last(state["passes"])
     if relation.rows.turns is not None:
         relation.rows.turns.asked.copy_(state["asked"])
-    relation.table.unfinished.fill_(1)
-    for name, value in state["table"].items():  # the mark of the hidden buffer comes last
-        getattr(relation.table, name).copy_(value)
+    relation.table.restore(state["table"])
     relation.random.set_state(state["random"])
     relation.method = method
 
@@ -200,14 +199,15 @@ def _check_state(relation: Relation, state: dict[str, Any]) -> None:
 
 
 def _check_table(relation: Relation, table: dict[str, Tensor], sizes: Tensor, kind: str) -> None:
-    own, known = relation.table.state_dict(), relation.known
-    shapes = {"ids": (2, int(sizes.sum()), relation.table.k)}
-    shapes["level"] = shapes["ids"]
-    if table.keys() != own.keys() or any(
-        table[name].dtype != field.dtype
-        or table[name].shape != shapes.get(name, tuple(field.shape))
-        for name, field in own.items()
-    ):
+    known, cells = relation.known, (2, int(sizes.sum()), relation.table.k)
+    own: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {
+        "start": (torch.int64, known.indptr.shape),
+        "ids": (torch.int32, cells),
+        "level": (torch.uint8, cells),
+        "counter": (torch.int64, (1,)),
+        "unfinished": (torch.int64, (1,)),
+    }
+    if {name: (field.dtype, tuple(field.shape)) for name, field in table.items()} != own:
         _refuse(f"a table of {', '.join(own)} of the types and shapes of this sampler's", kind)
     version = int(table["counter"])
     inside = (table["ids"] >= 0) & (table["ids"] < known.num_dst)

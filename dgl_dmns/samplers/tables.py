@@ -125,7 +125,7 @@ class Tables(_Sampler):
             etype=relation.etype,
             known=relation.known,
             version=relation.table.version,
-            snapshot=Snapshot.take(
+            snapshot=Snapshot(
                 ends.h_query, ends.h_candidate, ends.known, ends.scorer, relation.model
             ),
             rows=relation.rows,
@@ -154,7 +154,12 @@ class Tables(_Sampler):
         return self.negatives_for_edges(g, src, None, etype)
 
     def negatives_for_edges(  # noqa: D102
-        self, g: Any, src: Tensor, dst: Tensor | None, etype: EdgeType
+        self,
+        g: Any,
+        src: Tensor,
+        dst: Tensor | None,
+        etype: EdgeType,
+        eids: Tensor | None = None,  # where they are known: edges are found faster
     ) -> Tensor:
         relation = self.relations.get(etype)
         if relation is None:
@@ -168,15 +173,20 @@ class Tables(_Sampler):
         if relation.table.version == 0:
             self.asked.before_a_refresh(src.numel())
             return relation.known.uniform(src, relation.k, generator=self._call_generator())
-        return self._draw_ids(relation, src, dst)
+        return self._draw_ids(relation, src, dst, eids)
 
-    def _draw_ids(self, relation: Relation, src: Tensor, dst: Tensor | None) -> Tensor:
+    def _draw_ids(
+        self, relation: Relation, src: Tensor, dst: Tensor | None, eids: Tensor | None
+    ) -> Tensor:
         """The ids of `draw`, shape [B, k], int64, without what a call has no use for."""
-        return relation.rows.draw_ids(src, dst, generator=self._call_generator())
+        return relation.rows.draw_ids(src, dst, eids, generator=self._call_generator())
 
-    def _pairs_for_edges(self, g: Any, src: Tensor, dst: Tensor, etype: EdgeType) -> Pair:
+    def _pairs_for_edges(
+        self, g: Any, src: Tensor, dst: Tensor, etype: EdgeType, eids: Tensor
+    ) -> Pair:
         if self.source == "edge" or not src.numel():
-            return super()._pairs_for_edges(g, src, dst, etype)
+            chosen = self.negatives_for_edges(g, src, dst, etype, eids)
+            return src.repeat_interleave(chosen.shape[1]), chosen.flatten()
         relation = self.relation(etype)
         count = src.numel() * relation.k
         # A loader of a graph that has grown since draws among the nodes that its graph has.

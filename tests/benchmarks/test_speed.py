@@ -10,7 +10,7 @@ import torch
 from benchmarks.common.rows import make_sampler
 from benchmarks.speed.__main__ import main
 from benchmarks.speed.config import ROWS, Setting, cell_of
-from benchmarks.speed.measure import run_cell
+from benchmarks.speed.measure import _Recipe, run_cell
 from benchmarks.speed.problem import load_problem, power_law_pairs
 from benchmarks.speed.report import scaling_exponent
 from benchmarks.speed.without import WITHOUT
@@ -42,7 +42,7 @@ def test_two_sizes_give_figures_that_agree_and_an_exponent(tmp_path):
         # Ids and levels of two buffers, a group of one for each edge; starts; four counters.
         nodes = int(row["nodes"])
         degrees = problem_of(replace(TINY, nodes=nodes)).graph.out_degrees()
-        table = 2 * (4 + 1) * int(degrees.clamp(min=1).sum()) + 8 * (nodes + 1) + 32
+        table = 2 * 4 * int(degrees.clamp(min=1).sum()) + 8 * (nodes + 1) + 32
         assert float(row["table MB"]) == pytest.approx(table / 1e6)
     assert "exponent in N of" in (tmp_path / "results.md").read_text(encoding="utf-8")
 
@@ -84,6 +84,12 @@ def test_pairs_are_seeded():
 
 def test_int32_graph():
     assert problem_of(Setting(nodes=100, int32=True)).graph.idtype == torch.int32
+
+
+def test_embeddings_layer_by_layer_are_the_same():
+    problem = problem_of(TINY)
+    whole, parts = (_Recipe(problem, replace(TINY, layerwise=on), 0) for on in (False, True))
+    assert torch.allclose(whole.embeddings(), parts.embeddings(), atol=1e-5)
 
 
 def test_exponent():

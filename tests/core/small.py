@@ -63,7 +63,7 @@ def build(
 ) -> TableReport:
     """Fill and publish a table from embeddings."""
     model = model if rule.uses_generator else None
-    snapshot = Snapshot.take(h_query, h_candidate, known, scorer, model)
+    snapshot = Snapshot(h_query, h_candidate, known, scorer, model)
     report, _ = fill_table(table, rule, settings, snapshot, generator=generator)
     table.publish()
     return report

@@ -50,7 +50,7 @@ def model() -> DiffusionGenerator:
 
 
 def distribution(rule: Any, model: DiffusionGenerator, pool: int, **more: Any) -> NodeDistribution:
-    snapshot = Snapshot.take(H, H, KNOWN, None, model if rule.uses_generator else None)
+    snapshot = Snapshot(H, H, KNOWN, None, model if rule.uses_generator else None)
     # Pools of all nodes are all alike, and can be shared.
     settings = PoolSettings(
         pool=pool, uniform_share=SHARE, draws_per_pool=1 if pool < NODES else 1000

@@ -111,7 +111,7 @@ def test_what_a_table_holds_of_the_negatives_of_an_edge(
     share: float, k: int, hard: int, groups: int
 ) -> None:
     settings_ = PoolSettings(uniform_share=share)
-    assert (settings_.hard(k), settings_.groups_for(k)) == (hard, groups)  # 112 k bytes a query
+    assert (settings_.hard(k), settings_.groups_for(k)) == (hard, groups)  # 90 k bytes a query
     assert PoolSettings(uniform_share=share, groups=7).groups_for(k) == 7
 
 
@@ -158,7 +158,7 @@ def test_it_is_bounded(rule: Any, settings: PoolSettings, groups: int, chunk_byt
     h = normal(MANY, 16)
     model = DiffusionGenerator(16, compact_width=8)
     model.space.update(h)
-    snapshot = Snapshot.take(h, h, known, None, model)
+    snapshot = Snapshot(h, h, known, None, model)
     rows = queries_at_a_time(settings, snapshot, 5, chunk_bytes, groups)
     assert settings.queries_per_pool <= rows < MANY
     table = CandidateTable(torch.full((MANY,), groups), 5)

@@ -194,7 +194,7 @@ class Margin(Rule):
 
 def test_a_rule_of_ones_own_measures_fills_and_has_log_ratios() -> None:
     known, h, table = random_edges(30, 60), torch.randn(30, 4, generator=rng(1)), alike(30, 4, 2)
-    snapshot = Snapshot.take(h, h, known, None, None)
+    snapshot = Snapshot(h, h, known, None, None)
     rule = Margin().measured(snapshot)
     check_rule(rule)
     settings = PoolSettings(pool=30)

@@ -138,6 +138,7 @@ def test_defaults_are_the_paper_s() -> None:
         ({"fractions": (5, 12)}, r"a level is a fraction of the T diffusion steps"),
         ({"fractions": (0.1, math.nan)}, r"expected one or more fractions in \(0, 1\]"),
         ({"fractions": (0.5, 0.1)}, r"expected strictly increasing fractions, got \(0.5, 0.1\)"),
+        ({"fractions": [(1 + i) / 16 for i in range(16)]}, "expected at most 15 fractions.*got 16"),
         ({"fractions": (0.1, 0.1)}, r"list the hardest \(smallest\) level first"),
         ({"weights": (1.0, 0.9)}, "expected 4 weights, got 2"),
         ({"shares": (1.0,) * 5}, "expected 4 shares, got 5"),

@@ -75,7 +75,7 @@ def test_what_comes_after_the_known_edges_is_looked_at_too(monkeypatch: Any) -> 
     monkeypatch.setattr(torch.Tensor, "share_memory_", unchecked)
     with pytest.raises(MemoryError, match="weights of nodes take 400 bytes"):
         PopularitySampler(graph(), 2)
-    with pytest.raises(MemoryError, match="a table of 192 groups takes 3840 bytes.*table_folder"):
+    with pytest.raises(MemoryError, match="a table of 192 groups takes 3072 bytes.*table_folder"):
         DynamicSampler(graph(), lambda: H, 2)
     with pytest.raises(MemoryError, match="embeddings beside the chains take 1600 bytes"):
         chains.refresh()

@@ -42,7 +42,7 @@ def unrelated(scale: float) -> tuple[Tensor, KnownEdges]:
 def measured(
     rule: Rule, h: Tensor, known: KnownEdges, refreshes: int = 0, seed: int = 6
 ) -> tuple[Rule, Snapshot]:
-    snapshot = Snapshot.take(h, h, known, None, None)
+    snapshot = Snapshot(h, h, known, None, None)
     return rule.measured(snapshot, refreshes=refreshes, generator=rng(seed)), snapshot
 
 

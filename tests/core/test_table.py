@@ -14,7 +14,7 @@ from shared import assert_drawn_from
 from small import rng
 from torch import Tensor
 
-from dgl_dmns.core import Candidates, CandidateTable
+from dgl_dmns.core import MOST_NODES, NO_LEVEL, Candidates, CandidateTable
 
 SIZES = torch.tensor([3, 1, 4, 2, 3])  # groups of the rows of most tables here
 
@@ -35,7 +35,7 @@ def filled(offset: int = 0) -> CandidateTable:
 def constant(table: CandidateTable, rows: Tensor, value: int) -> Candidates:
     """Rows of one number."""
     block = torch.full((len(rows), int(table.sizes(rows).max()), table.k), value)
-    return Candidates(block, block % 200)
+    return Candidates(block, block % 15)
 
 
 # Rows and look-ups.
@@ -61,6 +61,22 @@ def test_a_look_up_gives_whole_groups() -> None:
     assert torch.equal(table.ids_at(place), found.ids)
     none = torch.empty(0, dtype=torch.int64)
     assert table.look_up(none).ids.shape == table.ids_at(none).shape == (0, 2)
+
+
+def test_ids_and_levels_of_all_sizes_share_a_cell() -> None:
+    ids = torch.tensor([0, 1, MOST_NODES - 1]).repeat_interleave(16).view(-1, 2)
+    level = torch.tensor([*range(15), NO_LEVEL]).repeat(3).view(-1, 2)
+    table = CandidateTable(torch.tensor([len(ids)]), 2)
+    table.write_at(torch.arange(len(ids)), Candidates(ids, level.byte()))
+    table.publish()
+    for found in (table.look_up(torch.arange(len(ids))), table.current()):
+        assert torch.equal(found.ids.long(), ids)
+        assert torch.equal(found.level.long(), level)
+    assert torch.equal(table.ids_at(torch.arange(len(ids))), ids)
+    other = CandidateTable(torch.tensor([len(ids)]), 2)
+    other.restore(table.fields())
+    assert torch.equal(other.cells, table.cells)
+    assert (other.version, table.fields()["level"].dtype) == (1, torch.uint8)
 
 
 def test_random_places_are_uniform_in_each_row_and_independent() -> None:
@@ -150,7 +166,7 @@ def test_pairs_of_the_live_version_and_of_the_one_before_are_held() -> None:
 
 def test_all_tensors_are_buffers_in_shared_memory() -> None:
     table = filled()
-    assert set(table.state_dict()) == {"start", "ids", "level", "counter", "unfinished"}
+    assert set(table.state_dict()) == {"start", "cells", "counter", "unfinished"}
     assert all(buffer.is_shared() for buffer in table.buffers())
 
 

@@ -45,7 +45,7 @@ def test_a_row_for_each_refresh_and_level(caplog):
     assert last["fit_loss"] == report.fit.loss
     assert last["filtered"] == report.table.filtered
     assert last["refresh_seconds"] == report.seconds
-    assert last["table_mib"] > sampler.table.ids.numel() * 4 / 2**20
+    assert last["table_mib"] > sampler.table.cells.numel() * 4 / 2**20
     assert last["process_mib"] > 50
     staleness = frame.groupby("refresh")["staleness"].first()
     assert staleness[2] == pytest.approx(0.0, abs=1e-6)

@@ -149,9 +149,9 @@ def test_a_table_half_written_is_not_read() -> None:
     sampler.refresh(normal(40, WIDTH, seed=1))
     table = sampler.table
     src, place = table.spread(torch.arange(40))
-    older = table.hidden().ids[place, 0].long()
+    older = table.hidden(place).ids[:, 0].long()
     live = torch.zeros(40, 40, dtype=torch.bool)
-    live[src.unsqueeze(1), table.current().ids[place].long()] = True
+    live[src.unsqueeze(1), table.current(place).ids.long()] = True
     gone = ~live[src, older]
     assert gone.any()
     assert table.holds(src, older).all()

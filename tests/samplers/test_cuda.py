@@ -127,7 +127,7 @@ def test_an_encoder_on_the_gpu_has_its_latents_and_log_ratios_there() -> None:
     g = graph(NODES, 200)
     h = normal(NODES, WIDTH).to("cuda")
     sampler = refreshed("dmns", g, h)
-    assert sampler.table.ids.device.type == "cpu"
+    assert sampler.table.cells.device.type == "cpu"
     assert next(sampler.model.predictor.parameters()).device.type == "cpu"
     assert sampler.generate(h[:4]).device.type == "cuda"
     assert sampler.for_embeddings(h[:4]).device.type == "cuda"

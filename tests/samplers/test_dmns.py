@@ -140,9 +140,9 @@ def test_a_module_gets_the_named_feature() -> None:
     tables = {}
     for feat in ("feat", "other"):
         hard = {"rule": Hardest(), "pool": 40}
-        tables[feat] = refreshed("dmns", g, encoder, feat=feat, **hard).table.ids
+        tables[feat] = refreshed("dmns", g, encoder, feat=feat, **hard).table.cells
         h = encoder(g, g.ndata[feat]).detach()
-        assert torch.equal(tables[feat], refreshed("dmns", g, h, **hard).table.ids)
+        assert torch.equal(tables[feat], refreshed("dmns", g, h, **hard).table.cells)
     assert not torch.equal(tables["feat"], tables["other"])
 
 
@@ -355,7 +355,7 @@ def places(g: Any, sampler: DMNSSampler) -> Tensor:
 
     In the table, the place of each group becomes its only candidate.
     """
-    sampler.table.ids.copy_(torch.arange(sampler.table.groups).view(1, -1, 1))
+    sampler.table.cells.copy_(torch.arange(sampler.table.groups).view(1, -1, 1))
     eids = torch.randperm(g.num_edges())
     found = torch.empty_like(eids)
     for some in eids.split(16):

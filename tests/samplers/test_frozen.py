@@ -64,7 +64,7 @@ def test_a_module_as_scorer_is_read_in_eval_mode_and_left_alone(background: bool
         sampler.wait()
         sampler.stats()
     assert torch.equal(torch.get_rng_state(), before)
-    assert torch.equal(*(sampler.table.ids for sampler in samplers))
+    assert torch.equal(*(sampler.table.cells for sampler in samplers))
     assert judge.training
     assert not judge.modes  # it was never called itself
     assert same(state, dict(judge.state_dict()))
@@ -87,7 +87,7 @@ def training(autocast: bool) -> tuple[Any, ...]:
             weight.square().sum().backward()
             one.step()
             inside = ratios(sampler)
-    return sampler.report.fit.losses, inside, sampler.table.ids
+    return sampler.report.fit.losses, inside, sampler.table.cells
 
 
 def test_autocast_of_the_training_does_not_reach_the_sampler() -> None:
@@ -110,14 +110,14 @@ def test_a_refresh_in_inference_mode() -> None:
         with torch.inference_mode(mode):
             sampler.refresh()
         sampler.refresh()
-        tables.append(sampler.table.ids)
+        tables.append(sampler.table.cells)
     assert torch.equal(*tables)
 
 
 def test_the_mark_of_a_half_written_table_is_kept_in_states() -> None:
     sampler = refreshed("dynamic", G)
     sampler.table.keep()  # as a refresh does that then fails
-    sampler.table.hidden().ids[0] = 7  # in the row of node 0
+    sampler.table.cells[(sampler.version + 1) % 2, 0] = 7  # in the row of node 0
     pair = torch.tensor([0]), torch.tensor([7])
     assert int(sampler.table.sizes()[0]) > 0
     assert not sampler.table.holds(*pair)

@@ -250,7 +250,7 @@ def test_a_table_takes_the_memory_that_is_said() -> None:
     table, needed = relation.table, relation.known.degrees().clamp(min=1)
     assert torch.equal(table.sizes(), needed)
     taken = sum(b.numel() * b.element_size() for b in table.buffers())
-    assert taken == 10 * 3 * int(needed.sum()) + 8 * 13 + 32  # rows, and four counters
+    assert taken == 8 * 3 * int(needed.sum()) + 8 * 13 + 32  # rows, and four counters
 
 
 @pytest.mark.parametrize(
@@ -355,7 +355,7 @@ def test_a_module_gets_the_features_by_node_type() -> None:
     given.refresh(h)
     for other in (refreshed("dmns", g, lambda graph: h, **options), given):
         for etype, relation in sampler.relations.items():
-            assert torch.equal(relation.table.ids, other.relations[etype].table.ids)
+            assert torch.equal(relation.table.cells, other.relations[etype].table.cells)
     assert all(p.grad is None for p in encoder.parameters())
 
 

@@ -296,7 +296,7 @@ def test_modules_behind_a_scorer_are_in_eval_mode() -> None:
     assert model.modes
     assert not any(model.modes)
     assert model.training
-    assert torch.equal(first.table.ids, second.table.ids)  # dropout has no part
+    assert torch.equal(first.table.cells, second.table.cells)  # dropout has no part
 
 
 def test_a_module_that_a_scorer_only_calls_is_in_eval_mode_too() -> None:

@@ -34,6 +34,7 @@ from torch import multiprocessing as mp
 
 from dgl_dmns import Resources
 from dgl_dmns.core import CandidateTable, Hardest, Nearest
+from dgl_dmns.samplers import RefreshingSampler
 from dgl_dmns.samplers import settings as limits
 
 NODES = 300
@@ -80,19 +81,18 @@ def test_a_smaller_working_set_draws_negatives_as_hard(rule: Any, monkeypatch: A
 
 def test_a_budget_shortens_rows_evenly() -> None:
     needed = made(groups=100).known.degrees().clamp(min=1)
-    one = 10 * NODES  # a group of one hard candidate for each node
+    one = 8 * NODES  # a group of one hard candidate for each node
     for groups in (1, 2, 4, 9):
         resources = Resources(table_bytes=groups * one + 5)
         sampler = made(groups=100, resources=resources)
-        held = (sampler.table.ids, sampler.table.level)
-        assert sum(part.numel() * part.element_size() for part in held) <= groups * one
-        assert sampler.table.ids.dtype == torch.int32
+        assert sampler.table.cells.dtype == torch.int32
+        assert sampler.table.cells.numel() * 4 <= groups * one
         # Of what a row needs beside its first group, each gets the same share, rounded down.
         room = min(1.0, (groups - 1) * NODES / int((needed - 1).sum()))
         lost = (needed - 1) * room - (sampler.table.sizes() - 1)
         assert -1e-6 < float(lost.min()) <= float(lost.max()) < 1
         assert (room == 1) == (groups == 9)
-    message = r"one group for each source node take 3000 bytes, got a budget of 2999 bytes"
+    message = r"one group for each source node take 2400 bytes, got a budget of 2399 bytes"
     with pytest.raises(ValueError, match=message):
         made(resources=Resources(table_bytes=one - 1))
 
@@ -105,13 +105,19 @@ def test_no_room_is_said_before_anything_is_allocated(monkeypatch: Any) -> None:
     with pytest.raises(AssertionError, match="allocated"):  # with room, it is what is built
         made()
     for where, message in (
-        ("free_memory", r"take 12000 bytes, and there are 100 bytes free of memory; lower groups"),
+        ("free_memory", r"take 9600 bytes, and there are 100 bytes free of memory; lower groups"),
         ("free_in", r"there are 100 bytes free in shared memory \(/dev/shm.*--shm-size"),
     ):
         with monkeypatch.context() as patched:
             patched.setattr(limits, where, lambda *_: 100.0)
             with pytest.raises(MemoryError, match=message):
                 made()
+
+
+def test_more_nodes_than_a_table_can_name(monkeypatch: Any) -> None:
+    monkeypatch.setattr(sys.modules[RefreshingSampler.__module__], "MOST_NODES", NODES - 1)
+    with pytest.raises(ValueError, match="at most 299 nodes of type '_N', whose ids .* got 300;"):
+        made()
 
 
 def test_no_room_on_the_disk(tmp_path: Path, monkeypatch: Any) -> None:
@@ -149,9 +155,9 @@ def test_a_table_in_a_file_is_the_same_table(tmp_path: Path) -> None:
         one.refresh()
     assert same(sampler.state_dict(), plain.state_dict())
     (file,) = tmp_path.iterdir()
-    assert file.stat().st_size == 10 * sampler.table.groups * sampler.table.k
+    assert file.stat().st_size == 8 * sampler.table.groups * sampler.table.k
     copied = pickled(sampler)
-    assert torch.equal(copied.table.ids, sampler.table.ids)
+    assert torch.equal(copied.table.cells, sampler.table.cells)
     loaded = made(resources=Resources(table_folder=tmp_path))
     loaded.load_state_dict(plain.state_dict())
     assert same(loaded.state_dict(), plain.state_dict())
@@ -386,9 +392,9 @@ def kept_bytes(thing: Any, seen: dict[int, int], skipped: set[int]) -> dict[int,
     return seen
 
 
-@pytest.mark.parametrize("k", [1, 5])
-def test_memory_is_as_the_page_about_scaling_counts_it(k: int) -> None:
-    nodes, width = 4000, 32
+@pytest.mark.parametrize(("k", "width"), [(1, 32), (5, 64)])
+def test_memory_is_as_the_page_about_scaling_counts_it(k: int, width: int) -> None:
+    nodes = 4000
     g = graph(nodes, 5 * nodes)
     weight = normal(nodes, width)
     sampler = make("dmns", g, lambda: weight, k)
@@ -398,10 +404,17 @@ def test_memory_is_as_the_page_about_scaling_counts_it(k: int) -> None:
     hard = -(-k // 2)
     assert table.k == hard
     groups = table.groups / nodes
-    assert 1 <= groups <= 112 * k // (10 * hard)
-    each = 10 * hard * groups + 8 + 4 * (4 + 2)  # four levels and two parts of the rule
-    each += 8 + 4 * edges + 4 * width + 4 * 16
-    beside = 8 * known.indices.numel() + known.bitmap.taken.numel()  # search keys, bitmap
-    model = sum(kept_bytes(sampler.model, {}, set()).values())
-    kept = sum(kept_bytes(sampler, {}, set()).values())
-    assert kept - beside - model == pytest.approx(each * nodes, rel=0.02)
+    assert 1 <= groups <= 90 * k // (8 * hard)
+    each = 8 * hard * groups + 8 + 4 * (4 + 2)  # four levels and two parts of the rule
+    each += 8 + 4 * edges + 4 * width
+    beside = 8 * known.indices.numel() + 4 * g.num_edges()  # search keys, places
+    beside += known.bitmap.taken.numel()
+
+    def kept() -> int:
+        model = sum(kept_bytes(sampler.model, {}, set()).values())
+        return sum(kept_bytes(sampler, {}, set()).values()) - beside - model
+
+    assert kept() == pytest.approx(each * nodes, rel=0.02)
+    assert kept() < 600 * nodes
+    sampler.log_ratio(sampler(g, torch.arange(5)))
+    assert kept() == pytest.approx((each + 4 * 16) * nodes, rel=0.02)

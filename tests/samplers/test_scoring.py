@@ -154,7 +154,7 @@ def test_early_epochs_of_free_vectors_are_not_doubted() -> None:
 def test_the_auc_is_that_of_all_pairs() -> None:
     sampler = make("dynamic", G)
     x, known = G.ndata["feat"], sampler.known
-    snapshot = Snapshot.take(x, x, known, None, None)
+    snapshot = Snapshot(x, x, known, None, None)
     edge = (x[G.edges()[0]] * x[G.edges()[1]]).sum(-1)
     found = torch.tensor([edge_auc(snapshot, seed=seed) for seed in range(40)])
     src, _ = G.edges()
