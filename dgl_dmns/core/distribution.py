@@ -153,7 +153,7 @@ class NodeDistribution:
             rows, place = src.unique(return_inverse=True)  # Gaussians cost more than a gather
             made = self._gaussians(rows)
             mine = LevelGaussians(made.mean[:, place], made.std[:, place])
-            density = mine.log_prob(snapshot.z_candidate[dst])
+            density = mine.log_prob(rows_of(snapshot.z_candidate, dst))
         return self._closed(src, snapshot.known.contains(src, dst), score, density)
 
     def _gaussians(self, rows: Tensor) -> LevelGaussians:

@@ -87,7 +87,7 @@ class Look:
         if snapshot is None or snapshot.model is None:
             return None
         assert snapshot.z_query is not None
-        assert snapshot.z_candidate is not None
+        assert isinstance(snapshot.z_candidate, Tensor)
         return snapshot.model, snapshot.z_query, snapshot.z_candidate
 
     @property

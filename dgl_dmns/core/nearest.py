@@ -48,7 +48,7 @@ class LatentDraw:
     ) -> None:
         assert snapshot.model is not None
         assert snapshot.z_query is not None
-        assert snapshot.z_candidate is not None
+        assert isinstance(snapshot.z_candidate, Tensor)
         self.known, self.z_candidate = snapshot.known, snapshot.z_candidate
         self.rows, self.generator = rows, generator
         self.shares = self.z_candidate.new_tensor(snapshot.model.levels.mixture_shares)

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Union
 
 import torch
 from torch import Tensor
 
+from dgl_dmns.core.choice import distinct_pools
+from dgl_dmns.core.fetched import FetchedRows
 from dgl_dmns.core.generator import DiffusionGenerator
 from dgl_dmns.core.known import KnownEdges
 from dgl_dmns.messages import first_line
 
 __all__ = [
+    "Rows",
     "Scorer",
     "Snapshot",
     "called_scorer",
@@ -22,12 +25,17 @@ __all__ = [
     "rows_of",
 ]
 
+Rows = Union[Tensor, FetchedRows]
+"""Embeddings [N, D] by node id: of all nodes, or of some, beside which others are fetched."""
+
 Scorer = Callable[[Tensor, Tensor], Tensor]
 """Scores of broadcastable embeddings: ([.., D], [.., D]) to [..]."""
 
 
-def rows_of(h: Tensor, ids: Tensor) -> Tensor:
+def rows_of(h: Rows, ids: Tensor) -> Tensor:
     """Rows [.., D] of embeddings [N, D] for ids [..]: ``h[ids]``, copied a row at a time."""
+    if isinstance(h, FetchedRows):
+        return h.rows(ids)
     return h.index_select(0, ids.flatten()).view(*ids.shape, h.shape[1])
 
 
@@ -78,7 +86,7 @@ class Snapshot:
 
     Args:
         h_query: source embeddings, shape [Nq, D].
-        h_candidate: destination embeddings, shape [Nc, D].
+        h_candidate: destination embeddings, shape [Nc, D]; pools are of those that are held.
         known: known edges from sources to destinations.
         scorer: scores of broadcastable embeddings; None for the inner product.
         model: the diffusion model, None for rules that do without.
@@ -87,18 +95,18 @@ class Snapshot:
     """
 
     h_query: Tensor
-    h_candidate: Tensor
+    h_candidate: Rows
     known: KnownEdges
     scorer: Scorer | None = None
     model: DiffusionGenerator | None = None
     z_query: Tensor | None = None
-    z_candidate: Tensor | None = None
+    z_candidate: Rows | None = None
 
     @classmethod
     def take(
         cls,
         h_query: Tensor,
-        h_candidate: Tensor,
+        h_candidate: Rows,
         known: KnownEdges,
         scorer: Scorer | None,
         model: DiffusionGenerator | None,
@@ -107,9 +115,23 @@ class Snapshot:
         if model is None:
             return cls(h_query, h_candidate, known, scorer)
         z_query = model.space.encode(h_query)
+        if isinstance(h_candidate, FetchedRows):
+            z = h_candidate.mapped(model.space.encode)
+            return cls(h_query, h_candidate, known, scorer, model, z_query, z)
         z_candidate = z_query if h_candidate is h_query else model.space.encode(h_candidate)
         conditions = model.conditions(z_query, z_candidate, known)
         return cls(h_query, h_candidate, known, scorer, model, conditions, z_candidate)
+
+    def pools(self, chunks: int, size: int, generator: torch.Generator | None) -> Tensor:
+        """Uniform pools [C, min(M, N)] of distinct destinations, int64.
+
+        Of nodes of which some are held, pools are of these.
+        """
+        device = self.h_query.device
+        if isinstance(self.h_candidate, FetchedRows):
+            held = self.h_candidate.ids
+            return held[distinct_pools(chunks, size, held.numel(), generator, device)]
+        return distinct_pools(chunks, size, self.known.num_dst, generator, device)
 
     def scores(self, query: Tensor, candidate: Tensor) -> Tensor:
         """Scores [C, Q, M], float32, of chunks of queries [C, Q] with their pools [C, M]."""

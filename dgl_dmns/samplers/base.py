@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -30,7 +31,7 @@ from dgl_dmns.core import (
 )
 from dgl_dmns.samplers.callables import Scorers, scorers_by_type
 from dgl_dmns.samplers.graphs import GraphIdentity, KnownGraph, Pair, check_graph, ends_of
-from dgl_dmns.samplers.minibatch import log_ratio_of, pair_batches
+from dgl_dmns.samplers.minibatch import PairBatch, log_ratio_of, pair_batches
 from dgl_dmns.samplers.settings import check_k
 from dgl_dmns.samplers.streams import Stream
 from dgl_dmns.shared_softmax import Share, shared_softmax_loss
@@ -113,12 +114,31 @@ class NegativeSampler(_Base):  # type: ignore[misc]
         raise NotImplementedError
 
     def _draws(self, etype: EdgeType, dst: Tensor) -> FilteredDraws:
-        """What the queries of a batch draw from, by its edge type and its destinations [B]."""
+        """What the queries of a batch draw from, by its edge type and its destinations [B].
+
+        Its known edges are those of `known_of_batch`.
+        """
         raise ValueError(
             f"loss: {type(self).__name__} has no distribution of its negatives that this loss can "
             "correct for; take UniformSampler, or DMNSSampler with Blend(), Gate() or Density(), "
             "or dgl_dmns.losses.softmax_loss(pos, neg) for each positive with its own"
         )
+
+    def known_of_batch(
+        self, etype: EdgeType, src: Tensor, nodes: Tensor
+    ) -> tuple[KnownEdges, Tensor]:
+        """Known edges that hold the queries of a batch, and the rows of these in them.
+
+        Args:
+            etype: canonical edge type.
+            src: ids of the queries, shape [B], int64.
+            nodes: ids of destinations that are looked up, of any shape; edges to others may be
+                missing.
+
+        Returns:
+            Known edges, and what they number the queries by, shape [B], int64.
+        """
+        return self.known_by_type[etype], src
 
     def batch_log_ratio(
         self, etype: EdgeType, src: Tensor, dst: Tensor, candidates: Tensor, share: Share = "batch"
@@ -144,11 +164,12 @@ class NegativeSampler(_Base):  # type: ignore[misc]
         Raises:
             ValueError: for a sampler whose draws have no tractable distribution.
         """
-        draws = self._draws(etype, dst)
+        known, row = self.known_of_batch(etype, src, candidates)
+        draws = replace(self._draws(etype, dst), known=known)
         if share == "edge":
-            return draws.own_log_ratio(src, candidates)
+            return draws.own_log_ratio(row, candidates)
         nodes, place = candidates.unique(return_inverse=True)
-        return draws.mixture_log_ratio(src, nodes)[place]
+        return draws.mixture_log_ratio(row, nodes)[place]
 
     def scorer_of(self, etype: EdgeType) -> Scorer | None:
         """The scorer that the sampler was made with, if any."""
@@ -272,15 +293,17 @@ class NegativeSampler(_Base):  # type: ignore[misc]
         if scorer is not None:
             asked = [batch.etype for batch in batches.values()]
             scorer_of = scorers_by_type(scorer, asked, list(held))
-        losses: dict[Any, Tensor] = {
-            key: shared_softmax_loss(
+        losses: dict[Any, Tensor] = {}
+        for key, batch in batches.items():
+            known, ids = self._known_by_row(batch)
+            losses[key] = shared_softmax_loss(
                 batch.h,
                 batch.src,
                 batch.dst,
                 batch.candidates,
-                num_nodes=held[batch.etype].num_dst,
-                known=held[batch.etype],
-                ids=batch.ids,
+                num_nodes=known.num_dst,
+                known=known,
+                ids=ids,
                 log_ratio=log_ratio_of(self, batch, share) if len(batch.src) else None,
                 scorer=scorer_of(batch.etype),
                 temperature=temperature,
@@ -288,14 +311,23 @@ class NegativeSampler(_Base):  # type: ignore[misc]
                 pool=pool,
                 generator=generator,
             )
-            for key, batch in batches.items()
-        }
         if reduce == "none":
             return losses
         if not losses:
             parts = h.values() if hasattr(h, "values") else [h]
             return torch.stack([(part[:0].float()).sum() for part in parts]).sum()
         return torch.stack(list(losses.values())).sum()
+
+    def _known_by_row(self, batch: PairBatch) -> tuple[KnownEdges, Pair]:
+        """Known edges of a batch, and the ids that rows of its embeddings have in them."""
+        sources, nodes = batch.ids
+        at = batch.src.cpu()
+        known, row = self.known_of_batch(batch.etype, sources[at], nodes)
+        if known is self.known_by_type[batch.etype]:
+            return known, batch.ids
+        numbered = torch.zeros_like(sources)  # others are no queries
+        numbered[at] = row
+        return known, (numbered, nodes)
 
     @shielded
     def stats(self, **arguments: Any) -> pd.DataFrame:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dgl_dmns.checks import check_ids
-from dgl_dmns.core import EdgeType, KnownEdges, canonical_edge_type
+from dgl_dmns.core import EdgeType, canonical_edge_type
 from dgl_dmns.samplers.graphs import Pair, is_homogeneous
 
 if TYPE_CHECKING:
@@ -133,9 +133,9 @@ def _where_compacted(minibatch: Any, key: Any) -> Pair:
     return src.to(compacted.device), dst.to(compacted.device)
 
 
-def checked_pairs(name: str, pairs: Pair, known: KnownEdges, etype: EdgeType) -> Pair:
-    """Pairs of node ids of the whole graph, int64 on the CPU, if they are."""
-    for ids, count, ntype in zip(pairs, (known.num_src, known.num_dst), etype[::2]):
+def checked_pairs(name: str, pairs: Pair, counts: tuple[int, int], etype: EdgeType) -> Pair:
+    """Pairs of node ids of the whole graph, of so many nodes, int64 on the CPU, if they are."""
+    for ids, count, ntype in zip(pairs, counts, etype[::2]):
         what = f"ids of nodes of type {ntype!r}"
         check_ids(name, ids, count, what, advice="pass ids of the whole graph (dgl.NID)")
     src, dst = pairs
@@ -271,9 +271,9 @@ def log_ratio_of(sampler: NegativeSampler, batch: PairBatch, share: Share) -> Te
     """Log ratios of the candidates [B, K], float64, on the CPU, if all can be the sampler's."""
     src, dst = batch.ids[0][batch.src.cpu()], batch.ids[1][batch.dst.cpu()]
     candidates = batch.ids[1][batch.candidates.cpu()]
-    known = sampler.known_by_type[batch.etype]
-    free = known.admissible_count(src) > 0
-    own = known.contains(src[free].unsqueeze(1), candidates[free])
+    known, row = sampler.known_of_batch(batch.etype, src, candidates)
+    free = known.admissible_count(row) > 0
+    own = known.contains(row[free].unsqueeze(1), candidates[free])
     if own.numel() >= _FEW and 2 * int(own.sum()) > own.numel():
         raise ValueError(
             f"neg_graph: {int(own.sum())} of {own.numel()} negatives are known edges of their "

@@ -5,7 +5,6 @@ Negatives are looked up in loader workers, too; distributions are known where re
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,13 +18,11 @@ from dgl_dmns.core import (
     EdgeName,
     EdgeType,
     Embeddings,
-    FilteredDraws,
     KnownEdges,
     Look,
     NodeDistribution,
     PoolSettings,
     Rule,
-    Scorer,
     Snapshot,
     canonical_edge_type,
     check_tractable,
@@ -37,7 +34,6 @@ from dgl_dmns.samplers.minibatch import checked_pairs, is_minibatch, negative_pa
 from dgl_dmns.samplers.misuse import Asked
 from dgl_dmns.samplers.refresher import Refresher
 from dgl_dmns.samplers.relation import Relation, version_of
-from dgl_dmns.shared_softmax import Share
 
 if TYPE_CHECKING:
     from dgl_dmns.samplers.base import NegativeSampler as _Sampler
@@ -45,9 +41,6 @@ else:
     _Sampler = object
 
 __all__ = ["Source", "Tables"]
-
-_DEFENSIVE = 0.5  # share of uniform negatives, from which on no weight exceeds two
-_QUERIES = 64  # of a batch, whose mean stands for that of the others
 
 Source = Literal["edge", "uniform"]
 """Where the source of a negative comes from: its positive edge, or all nodes alike."""
@@ -115,6 +108,7 @@ class Tables(_Sampler):
     ) -> Look:
         refresher = self._original("look")
         relation = self.relation(etype)
+        _check_whole("look", relation)
         if relation.table.version == 0:
             raise RuntimeError(
                 "sampler: it has not been refreshed, so that its negatives are uniform; call "
@@ -150,7 +144,9 @@ class Tables(_Sampler):
             dst: destinations of the positive edges, shape [B], int64, for the groups whose turn it
                 is; defaults to random groups of the rows.
         """
-        return self.relation(etype).rows.draw(src, dst, generator=self._call_generator())
+        relation = self.relation(etype)
+        _check_whole("draw", relation)
+        return relation.rows.draw(src, dst, generator=self._call_generator())
 
     def negatives(self, g: Any, src: Tensor, etype: EdgeType) -> Tensor:  # noqa: D102
         return self.negatives_for_edges(g, src, None, etype)
@@ -169,8 +165,17 @@ class Tables(_Sampler):
         relation.check_call(g, src)
         if relation.table.version == 0:
             self.asked.before_a_refresh(src.numel())
-            return relation.known.uniform(src, relation.k, generator=self._call_generator())
-        return self._draw_ids(relation, src, dst)
+
+        def of_rows(row: Tensor, dst: Tensor | None) -> Tensor:
+            if relation.table.version == 0:
+                return relation.known.uniform(row, relation.k, generator=self._call_generator())
+            return self._draw_ids(relation, row, dst)
+
+        if relation.share is None:
+            return of_rows(src, dst)
+        return relation.share.negatives(
+            g, src, dst, relation.k, of_rows, generator=self._call_generator()
+        )
 
     def _draw_ids(self, relation: Relation, src: Tensor, dst: Tensor | None) -> Tensor:
         """The ids of `draw`, shape [B, k], int64, without what a call has no use for."""
@@ -246,13 +251,15 @@ class Tables(_Sampler):
         check_tractable(self.rule)
 
         def of(relation: Relation, pair: Pair) -> Tensor:
-            pairs = checked_pairs(name, pair, relation.known, relation.etype)
-            judge(relation, pairs)
-            if relation.table.version == 0 and name == "negatives":  # those are uniform
-                ratio = torch.zeros(pair[0].shape, dtype=torch.float32)
-            else:
-                ratio = self.distribution(relation.etype).log_ratio(*pairs)
-            return ratio.to(pair[0].device)
+            pairs = checked_pairs(name, pair, relation.counts, relation.etype)
+
+            def of_rows(row: Tensor, dst: Tensor) -> Tensor:
+                judge(relation, (row, dst))
+                if relation.table.version == 0 and name == "negatives":  # those are uniform
+                    return torch.zeros(row.shape, dtype=torch.float32)
+                return self._distribution(relation).log_ratio(row, dst)
+
+            return relation.over(of_rows, *pairs).to(pair[0].device)
 
         pairs = negative_pairs(given, list(self.relations))
         if isinstance(pairs, tuple):
@@ -271,9 +278,15 @@ class Tables(_Sampler):
             ValueError: if the rule's distribution is not tractable, or the edge type has to be
                 named.
         """
+        self._original("distribution")
+        relation = self.relation(etype)
+        _check_whole("distribution", relation)
+        return self._distribution(relation)
+
+    def _distribution(self, relation: Relation) -> NodeDistribution:
+        """The same of any relation; of a share by row."""
         h = self._original("distribution").embedder.last
         check_tractable(self.rule)
-        relation = self.relation(etype)
         method = relation.method
         if method.distribution is None and h is not None and isinstance(method, TableMethod):
             method.know_again(relation.ends(h))  # of a state that was loaded
@@ -284,79 +297,18 @@ class Tables(_Sampler):
             )
         return method.distribution
 
-    def scorer_of(self, etype: EdgeType) -> Scorer | None:  # noqa: D102
-        return self.relations[etype].scorer
+    def check_identity(self, g: Any, etype: EdgeType, pairs: Pair | None) -> None:  # noqa: D102
+        relation = self.relations.get(etype)
+        if relation is None or relation.share is None:  # of a share all has come from the servers
+            super().check_identity(g, etype, pairs)
 
-    def _draws(self, etype: EdgeType, dst: Tensor) -> FilteredDraws:
-        if not self.rule.tractable:
-            return super()._draws(etype, dst)  # says what to take
-        return FilteredDraws(self.relations[etype].known)
 
-    def batch_log_ratio(
-        self, etype: EdgeType, src: Tensor, dst: Tensor, candidates: Tensor, share: Share = "batch"
-    ) -> Tensor:
-        """See `NegativeSampler.batch_log_ratio`: exact for uniform draws and a query's own.
-
-        The other queries of the batch are represented by some of them.
-
-        Raises:
-            ValueError: if less than half of the negatives are uniform, so that a candidate could
-                weigh more than two uniform ones; with ``share="edge"``, if all are chosen by the
-                score alone.
-        """
-        uniform = super().batch_log_ratio(etype, src, dst, candidates, share)
-        relation = self.relations[etype]
-        known, fresh = relation.known, relation.rows.uniform_share
-        if relation.table.version == 0 or fresh == 1:
-            return uniform
-        if share == "batch" and fresh < _DEFENSIVE:
-            raise ValueError(
-                f"uniform_share: where the batch shares its negatives at least {_DEFENSIVE:g} of "
-                f"them have to be uniform, so that none weighs too much, got {fresh:g}; make the "
-                f"sampler with pools=Pools(uniform_share={_DEFENSIVE:g}), or take share='edge'"
-            )
-        if share == "edge" and not fresh and not self.rule.uses_generator:
-            raise ValueError(
-                "share='edge': the log ratio of negatives that the score alone has chosen is the "
-                "score itself, so that nothing is left to learn; make the sampler with "
-                "pools=Pools(uniform_share=0.5)"
-            )
-        # Of N q(u|v) of what the rule draws; a query without an admissible node has none.
-        query = src.repeat_interleave(candidates.shape[1])
-        hard = (
-            self.distribution(relation.etype).hard_log_ratio(query, candidates.flatten()).double()
+def _check_whole(call: str, relation: Relation) -> None:
+    """Refuse what numbers queries by their ids, where rows are those of a trainer's share."""
+    if relation.share is not None:
+        raise ValueError(
+            f"{call}: this trainer holds {relation.share.ids.numel()} of the "
+            f"{relation.share.counts[0]} sources of a distributed graph; call the sampler itself, "
+            "for_queries(), log_ratio() or loss(), which ask for the others, and look at negatives "
+            "with a sampler of a graph on one machine"
         )
-        hard = (hard + _admissible_share(known, query)).exp()
-        hard = hard.masked_fill(known.admissible_count(query) <= 0, 0.0).view_as(candidates)
-        if share == "edge":
-            ratio = torch.log(fresh * uniform.exp() + (1 - fresh) * hard)
-            return ratio.masked_fill((known.admissible_count(src) <= 0).unsqueeze(1), 0.0)
-        mean = self._mean_of_batch(relation, src, candidates, hard)
-        return torch.logaddexp(uniform + math.log(fresh), mean.log() + math.log1p(-fresh))
-
-    def _mean_of_batch(
-        self, relation: Relation, src: Tensor, candidates: Tensor, own: Tensor
-    ) -> Tensor:
-        """The mean of ``N q(u|v)`` over the queries of a batch, given that of each one's own."""
-        count = len(src)
-        if count == 1:
-            return own
-        some = torch.arange(count)
-        if count > _QUERIES:
-            some = torch.randperm(count, generator=self._call_generator())[:_QUERIES]
-        nodes, place = candidates.unique(return_inverse=True)
-        hard = self.distribution(relation.etype).hard_log_ratios(src[some], nodes).double()
-        hard = (hard + _admissible_share(relation.known, src[some]).unsqueeze(1)).exp_()
-        total = hard.sum(0)[place]
-        others = torch.full((count, 1), float(len(some)), dtype=torch.float64)
-        # A query is no other of its own.
-        total[some] -= hard.gather(1, place[some])
-        others[some] -= 1
-        return (own + total.clamp(min=0) / others.clamp(min=1) * (count - 1)) / count
-
-
-def _admissible_share(known: KnownEdges, src: Tensor) -> Tensor:
-    """Log of all nodes over the admissible ones of some sources, float64: ``N / A``."""
-    count = known.admissible_count(src).clamp(min=1).double()
-    left: Tensor = math.log(known.num_dst) - count.log()
-    return left

@@ -175,7 +175,7 @@ def homogeneous() -> dict[str, Any]:
     result["table"] = sampler.table.current().ids.clone()
     result["random"] = sampler.state_dict()["random"]
     pairs = [(batch["src"], batch["dst"]) for batch in result["after"]]
-    result["held"] = [sampler.table.holds(*one) for one in pairs]
+    result["held"] = [sampler.relation().over(sampler.table.holds, *one) for one in pairs]
     result["ratios"] = [sampler.log_ratio(one) for one in pairs]
 
     # The hardest node is the one that stands out; a refresh makes it another one.

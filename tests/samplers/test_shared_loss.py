@@ -373,7 +373,7 @@ def test_the_ratio_of_a_table_s_draws_is_that_of_the_whole_batch_on_average(
     rule: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Over all choices of the queries that stand for the batch; exact if all do."""
-    import dgl_dmns.samplers.tables as lookup
+    import dgl_dmns.samplers.batches as lookup
 
     g = graph()
     sampler = made("dmns", g, rule=rule)
