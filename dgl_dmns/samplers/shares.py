@@ -166,16 +166,9 @@ class Share:
         """The known edges that lead to some distinct destinations, from the servers: [P] each."""
         if not dst.numel():
             return dst, dst
-        book, several = g.get_partition_book(), len(g.ntypes) > 1
-        dst = book.map_to_homo_nid(dst, self.etype[2]) if several else dst
-        found = require_dgl().distributed.in_subgraph(g, dst)
-        src, dst = found.edges()
-        if len(g.canonical_etypes) > 1:
-            number, _ = book.map_to_per_etype(found.edata["_ID"])
-            ours = number == g.get_etype_id(self.etype)
-            src, dst = src[ours], dst[ours]
-        if several:
-            src, dst = (book.map_to_per_ntype(end)[1] for end in (src, dst))
+        # All neighbours; `dgl.distributed.in_subgraph` fails on other machines up to DGL 2.1.
+        found = require_dgl().distributed.sample_neighbors(g, {self.etype[2]: dst}, -1)
+        src, dst = found.edges(etype=self.etype)
         return src, dst
 
     def batch(self, g: Any, known: KnownEdges, src: Tensor, dst: Tensor) -> KnownEdges:
