@@ -173,6 +173,7 @@ class Tables(_Sampler):
 
         if relation.share is None:
             return of_rows(src, dst)
+        self.asked.of_share(relation.share.rows(src)[1])
         return relation.share.negatives(
             g, src, dst, relation.k, of_rows, generator=self._call_generator()
         )

@@ -5,6 +5,7 @@ The processes run `distributed_job`; what they drew is checked here.
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -207,3 +208,17 @@ def test_a_trainer_that_is_killed_in_a_refresh_ends_the_run(tmp_path: Path) -> N
     assert text.startswith("refresh: another trainer has ended, or does not answer (RuntimeError: ")
     assert "start again from a checkpoint" in text
     assert not (tmp_path / "1.txt").exists()
+    for one in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):  # it has ended
+            assert str(tmp_path).encode() not in one.read_bytes()
+
+
+def test_a_trainer_is_told_that_most_queries_are_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    import dgl_dmns.samplers.misuse as misuse
+
+    monkeypatch.setattr(misuse, "_ASKED", 4)
+    asked = misuse.Asked("DMNSSampler")
+    asked.of_share(torch.tensor([True, True, False]))
+    with pytest.warns(UserWarning, match="DMNSSampler: 3 of 5 queries are not of this trainer's"):
+        asked.of_share(torch.tensor([False, False]))
+    asked.of_share(torch.tensor([False, False]))  # once
