@@ -30,6 +30,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -305,7 +306,11 @@ def main(argv: list[str] | None = None) -> int:
     if role == "server":
         dgl.distributed.initialize(os.environ["DGL_IP_CONFIG"])  # serves, and then exits
     elif role == "client":
-        train(args)
+        try:
+            train(args)
+        except Exception:  # DGL's own exit would wait for the other trainers, and they for this one
+            traceback.print_exc()
+            os._exit(1)
     elif args.folder is not None:
         partition(args, args.folder)
     else:

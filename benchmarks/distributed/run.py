@@ -10,10 +10,11 @@ import importlib.util
 import json
 import math
 import os
+import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+import traceback
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,15 +26,17 @@ from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks.common.rows import Cell
-from benchmarks.common.run import Runner, peak_memory_mb
-from dgl_dmns import DMNSSampler, Pools
+from benchmarks.common.run import Runner
+from dgl_dmns import DMNSSampler
 from dgl_dmns.evaluate import full_ranking, ranking_metrics
 
 __all__ = ["Setting", "held_bytes", "ring_pairs", "run_cell"]
 
 _EXAMPLE = Path(__file__).parents[2] / "examples" / "distributed.py"
 _TESTED = 1000  # held-out pairs
-_NEAR = 1.2  # tail exponent of distances on the ring
+_NEAR, _STRAY = 1.2, 0.02  # tail exponent of distances on the ring; share of other pairs
+_FEATURES = 32  # of a node
+_REFRESHES = 4  # in the training, after the first
 
 
 @dataclass(frozen=True)
@@ -47,16 +50,13 @@ class Setting:
     partitions: int = 1  # with one trainer each
     nodes: int = 200_000  # N
     degree: int = 10  # mean number of neighbours of a node
-    stray: float = 0.02  # share of pairs between any nodes
-    features: int = 32  # width of the features
     width: int = 64  # D
     k: int = 1  # negatives per edge
     batch: int = 4096  # positives of all trainers together
     steps: int = 200
-    refreshes: int = 4  # after the first
 
     def __post_init__(self) -> None:
-        for name in ("partitions", "nodes", "degree", "k", "batch", "steps", "refreshes"):
+        for name in ("partitions", "nodes", "degree", "k", "batch", "steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
 
@@ -67,7 +67,7 @@ def ring_pairs(setting: Setting, random: torch.Generator) -> Tensor:
     u = torch.randint(0, nodes, (wanted,), generator=random)
     chance = torch.rand(wanted, generator=random, dtype=torch.float64)
     v = (u + (1 - chance).pow(-1 / _NEAR).clamp(max=nodes / 2).long()) % nodes
-    stray = torch.rand(wanted, generator=random) < setting.stray
+    stray = torch.rand(wanted, generator=random) < _STRAY
     v[stray] = torch.randint(0, nodes, (int(stray.sum()),), generator=random)
     key = torch.unique((torch.minimum(u, v) * nodes + torch.maximum(u, v))[u != v])
     key = key[torch.randperm(len(key), generator=random)]
@@ -76,8 +76,8 @@ def ring_pairs(setting: Setting, random: torch.Generator) -> Tensor:
 
 def _features(setting: Setting, random: torch.Generator) -> Tensor:
     angle = torch.arange(setting.nodes) * (2 * math.pi / setting.nodes)
-    x = torch.randn(setting.nodes, setting.features, generator=random) / 3
-    for column in range(0, setting.features - 1, 2):
+    x = torch.randn(setting.nodes, _FEATURES, generator=random) / 3
+    for column in range(0, _FEATURES - 1, 2):
         x[:, column] += torch.sin(angle * 2 ** (column // 2))
         x[:, column + 1] += torch.cos(angle * 2 ** (column // 2))
     return x
@@ -117,8 +117,9 @@ def _work(folder: Path, cell: Cell) -> dict[str, Any]:
     if status:
         raise RuntimeError(f"a process ended with status {status} (messages are above)")
     found = [json.loads((folder / f"{rank}.json").read_text()) for rank in range(parts)]
-    worst = {name: max(one[name] for one in found) for name in found[0] if name != "MRR"}
-    return {**worst, "MRR": found[0]["MRR"], "sources": sum(one["held"] for one in found)}
+    shutil.rmtree(folder)
+    worst = {name: max(one[name] for one in found) for name in found[-1]}
+    return {**found[0], **worst, "sources": sum(one["held"] for one in found)}
 
 
 run_cell = Runner(_load, _work)
@@ -127,32 +128,22 @@ run_cell = Runner(_load, _work)
 # What each trainer does. --------------------------------------------------------------------------
 
 
-def held_bytes(value: Any, seen: set[int] | None = None) -> int:
+def held_bytes(value: Any, seen: set[int]) -> int:
     """Bytes of all tensors that an object of this package leads to, each memory counted once."""
-    seen = set() if seen is None else seen
-    total = 0
-    for tensor in _tensors(value, seen):
-        memory = tensor.untyped_storage()
-        if memory.data_ptr() not in seen:
-            seen.add(memory.data_ptr())
-            total += memory.nbytes()
-    return total
-
-
-def _tensors(value: Any, seen: set[int]) -> Iterator[Tensor]:
     if id(value) in seen:
-        return
+        return 0
     seen.add(id(value))
     if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        for one in value.values():
-            yield from _tensors(one, seen)
-    elif isinstance(value, (list, tuple)):
-        for one in value:
-            yield from _tensors(one, seen)
-    elif type(value).__module__.startswith("dgl_dmns") or isinstance(value, nn.Module):
-        yield from _tensors(vars(value), seen)
+        memory = value.untyped_storage()
+        new = memory.data_ptr() not in seen
+        seen.add(memory.data_ptr())
+        return memory.nbytes() if new else 0
+    if isinstance(value, dict):
+        return sum(held_bytes(one, seen) for one in value.values())
+    if isinstance(value, (list, tuple)):
+        return sum(held_bytes(one, seen) for one in value)
+    ours = type(value).__module__.startswith("dgl_dmns")
+    return held_bytes(vars(value), seen) if ours and hasattr(value, "__dict__") else 0
 
 
 class _Encoder:
@@ -174,7 +165,7 @@ class _Encoder:
         return self.h
 
 
-def _batch(g: Any, src: Tensor, dst: Tensor, drawn: Tensor) -> tuple[Tensor, Any, Any]:
+def _batch(src: Tensor, dst: Tensor, drawn: Tensor) -> tuple[Tensor, Any, Any]:
     """Nodes of a batch, and its positive and negative graph."""
     k = len(drawn) // len(src)
     nodes, row = torch.cat([src, dst, drawn]).unique(return_inverse=True)
@@ -194,61 +185,37 @@ def _train(folder: Path) -> None:
     distributed.init_process_group("gloo")
     torch.set_num_threads(1)
     torch.manual_seed(seed)
-    g = dgl.distributed.DistGraph("graph")
-    encoder = nn.Sequential(
-        nn.Linear(setting.features, setting.width),
-        nn.ReLU(),
-        nn.Linear(setting.width, setting.width),
-    )
+    g, width = dgl.distributed.DistGraph("graph"), setting.width
+    encoder = nn.Sequential(nn.Linear(_FEATURES, width), nn.ReLU(), nn.Linear(width, width))
     model = DistributedDataParallel(encoder)
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     everything = torch.ones(g.num_edges(), dtype=torch.bool)
     mine = dgl.distributed.edge_split(everything, g.get_partition_book(), force_even=True)
-    started = time.perf_counter()
-    embeddings = _Encoder(g, encoder, setting.width)
-    negatives = DMNSSampler(g, embeddings, k=setting.k, pools=Pools(), seed=seed)
-    made = time.perf_counter() - started
-    every = max(1, setting.steps // setting.refreshes)
-    negatives.attach(optimizer, every=every)
-    costs: list[dict[str, float]] = []
-
-    def timed() -> Any:
-        """One more refresh, with what it costs."""
-        before, wall, cpu = rpc.get_msg_seq(), time.perf_counter(), time.process_time()
-        report = negatives.refresh()
-        costs.append(
-            {
-                "refresh wall": time.perf_counter() - wall,
-                "refresh cpu": time.process_time() - cpu,
-                "messages": float(rpc.get_msg_seq() - before),
-                **report.seconds_by_part,
-            }
-        )
-
+    embeddings = _Encoder(g, encoder, width)
+    negatives = DMNSSampler(g, embeddings, k=setting.k, seed=seed)
+    negatives.attach(optimizer, every=max(1, setting.steps // _REFRESHES))
     size = max(1, setting.batch // setting.partitions)
     for _ in range(setting.steps):
         eids = mine[torch.randint(0, len(mine), (size,))]
         src, dst = g.find_edges(eids)
-        nodes, positive, negative = _batch(g, src, dst, negatives(g, eids)[1])
-        h = model(g.ndata["feat"][nodes])
-        loss = negatives.loss(h, positive, negative)
+        nodes, positive, negative = _batch(src, dst, negatives(g, eids)[1])
+        loss = negatives.loss(model(g.ndata["feat"][nodes]), positive, negative)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+    costs = []
     for _ in range(2):
-        timed()
-    relation = negatives.relation()
-    held = g.num_nodes() if relation.share is None else len(relation.share.ids)
+        sent, cpu = rpc.get_msg_seq(), time.process_time()
+        report = negatives.refresh()
+        cost = {"cpu": time.process_time() - cpu, "messages": rpc.get_msg_seq() - sent}
+        costs.append({**cost, "wall": report.seconds, **report.seconds_by_part})
+    share = negatives.relation().share
     result = {
-        "held": held,
-        "held MB": held_bytes([relation, negatives.refresher]) / 1e6,
-        "peak MB": peak_memory_mb(),
-        "construction": made,
+        "held": g.num_nodes() if share is None else len(share.ids),
+        "held MB": held_bytes([negatives.refresher, negatives.relation()], set()) / 1e6,
         **{name: min(one[name] for one in costs) for name in costs[0]},
-        "MRR": 0.0,
     }
-    h = embeddings()
-    rank = distributed.get_rank()
+    h, rank = embeddings(), distributed.get_rank()
     if rank == 0:
         result["MRR"] = _mrr(g, h, torch.load(folder / "pairs.pt"))
     (folder / f"{rank}.json").write_text(json.dumps(result))
@@ -276,7 +243,11 @@ def _main(folder: Path) -> int:
         return int(example.run_all(command, [{**os.environ, **one} for one in mine]))
     _example()  # sets the address of this machine
     dgl.distributed.initialize(os.environ["DGL_IP_CONFIG"])  # a server serves here, and exits
-    _train(folder)
+    try:
+        _train(folder)
+    except Exception:  # DGL's own exit would wait for the other trainers
+        traceback.print_exc()
+        os._exit(1)
     return 0
 
 

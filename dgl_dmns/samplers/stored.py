@@ -10,7 +10,7 @@ from torch import Tensor
 __all__ = ["StoredRows"]
 
 _ROWS = 1 << 16  # that are asked for at a time: a bounded working set
-_KEPT = 1 << 14  # that are kept at most, until others are asked for
+_KEPT = 1 << 13  # that are kept at most, until others are asked for
 
 
 class StoredRows:
