@@ -1,12 +1,22 @@
-"""Link prediction on DGL's distributed graph, with DMNS negatives, on one machine.
+r"""Link prediction on DGL's distributed graph, with DMNS negatives, on one machine.
 
-Run ``python examples/distributed.py --trainers 2 --samplers 1``. The script generates a graph,
-partitions it, and starts a server, trainers and their sampler processes; they find each other by
-the variables that DGL's launch tool sets as well. One machine holds one partition, as DGL has it,
-and has room for one such run at a time: DGL names its shared memory by graph and feature.
+Run ``python examples/distributed.py --partitions 2``. The script generates a graph, partitions it,
+and starts for each partition a server, trainers and their sampler processes; they find each other
+by the variables that DGL's launch tool sets as well. A machine holds one partition, as DGL has it.
+Several are played by one: each has an address and a shared memory of its own (by ``unshare``, on
+Linux), since DGL names its shared memory by graph and feature.
 
 What differs from ``examples/quickstart.py`` is the encoder: a partitioned graph does not fit a
 forward pass, so a refresh gets the embeddings by inference layer by layer, into a ``DistTensor``.
+Each trainer holds its share of the negatives, and all of them refresh after the same step.
+
+On several machines, write the partitions to a folder that all of them see, and let DGL's launch
+tool (``tools/launch.py`` of its repository) start the servers and trainers by ssh::
+
+    python examples/distributed.py --partitions 4 --folder parts
+    python dgl/tools/launch.py --workspace $PWD --num_trainers 2 --num_samplers 1 --num_servers 1 \
+        --part_config parts/graph.json --ip_config ip_config.txt --graph_format csc,coo \
+        "python examples/distributed.py --partitions 4"
 """
 
 from __future__ import annotations
@@ -20,6 +30,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +132,7 @@ def train(args: argparse.Namespace) -> None:
     negatives = DMNSSampler(g, embedder, k=args.k, seed=args.seed)
     everything = torch.ones(g.num_edges(), dtype=torch.bool)
     eids = dgl.distributed.edge_split(everything, g.get_partition_book(), force_even=True)
+    eids = eids[: g.num_edges() // distributed.get_world_size()]  # as many for every trainer
     # Before the loader, which sends the sampler away at once: this may make tables of another size.
     negatives.attach(optimizer, every=max(1, len(eids) // args.batch_size))
     loader = DistEdgeDataLoader(
@@ -132,7 +144,7 @@ def train(args: argparse.Namespace) -> None:
         negative_sampler=negatives,  # travels to the sampler processes once; its table is shared
         batch_size=args.batch_size,
         shuffle=True,
-        drop_last=True,  # as many batches for every trainer, so all refresh after the same step
+        drop_last=True,
     )
     started = time.perf_counter()
     for _ in range(args.epochs):
@@ -143,19 +155,26 @@ def train(args: argparse.Namespace) -> None:
             loss.backward()
             optimizer.step()
     seconds = (time.perf_counter() - started) / args.epochs
-    everyone = torch.arange(g.num_nodes())
-    h = torch.empty(g.num_nodes(), HIDDEN)
-    h[g.ndata["id"][everyone]] = embedder()[everyone]  # in the order before partitioning
+    embeddings = embedder()
     if distributed.get_rank() == 0:
+        everyone = torch.arange(g.num_nodes())
+        h = torch.empty(g.num_nodes(), HIDDEN)
+        h[g.ndata["id"][everyone]] = embeddings[everyone]  # in the order before partitioning
         data, split = generate(args)
         metrics = ranking_metrics(full_ranking(h, split.test, data.csr()), hits=(10, 50))
         metrics["seconds/epoch"] = seconds
-        print(f"{data}; {distributed.get_world_size()} trainers, {negatives}")
+        trainers, parts = distributed.get_world_size(), args.partitions
+        print(f"{data}; {trainers} trainers on {parts} machines, {negatives}")
         print("".join(f"{name:>15}" for name in metrics))
         print("".join(f"{value:15.3f}" for value in metrics.values()), flush=True)
+    g.barrier()  # the others serve until then
 
 
-# 3. The machine: a server, trainers, and what they have to know of each other. --------------------
+# 3. The machines: servers, trainers, and what they have to know of each other. --------------------
+
+APART = ["unshare", "-Urm", "sh", "-c", 'mount -t tmpfs none /dev/shm && exec "$@"', ""]
+if "ADDRESS" in os.environ:  # DGL looks for its machine by the first address of each interface
+    dgl.distributed.rpc_client.local_ip4_addr_list = lambda: {os.environ["ADDRESS"]}
 
 
 def generate(args: argparse.Namespace) -> tuple[GraphData, EdgeSplit]:
@@ -165,54 +184,76 @@ def generate(args: argparse.Namespace) -> tuple[GraphData, EdgeSplit]:
 
 
 def partition(args: argparse.Namespace, folder: Path) -> None:
-    """Write the training graph, in both directions, as one partition for one machine."""
+    """Write the training graph, in both directions, as a partition for each machine."""
     data, split = generate(args)
     g = dgl.graph(
         tuple(torch.cat([split.train, split.train.flip(0)], dim=1)), num_nodes=data.num_nodes
     )
     g.ndata["feat"] = nn.functional.normalize(data.features, dim=1)
     g.ndata["id"] = g.nodes()
-    dgl.distributed.partition_graph(g, "graph", 1, str(folder), part_method="random")
+    # Each trainer holds the sources of its edges: METIS, in place of a random cut, keeps them few.
+    dgl.distributed.partition_graph(g, "graph", args.partitions, str(folder), part_method="metis")
 
 
-def free_port() -> int:
+def free_port(address: str = "127.0.0.1") -> int:
     """A port that nothing listens on."""
     with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
+        one.bind((address, 0))
         return int(one.getsockname()[1])
 
 
-def launch(command: list[str], folder: Path, trainers: int, samplers: int) -> int:
-    """Run a command as the server and as every trainer; stop all if one fails.
+def launch(
+    command: list[str], folder: Path, trainers: int, samplers: int, machines: int = 1
+) -> int:
+    """Run a command as the servers and as every trainer; stop all if one fails.
 
     Args:
-        command: what to run; ``DGL_ROLE`` in its environment says ``server`` or ``client``.
-        folder: where ``graph.json`` and its partition are.
-        trainers: number of trainers.
+        command: what to run; ``DGL_ROLE`` in its environment says ``server`` or ``client``. Where
+            there are several machines, it is also run as each of them: ``MACHINE`` is its number.
+        folder: where ``graph.json`` and its partitions are.
+        trainers: number of trainers of a machine.
         samplers: sampler processes of each trainer.
+        machines: number of machines, one for each partition.
 
     Returns:
         0, or the exit status of the first process that failed.
     """
-    addresses = folder / "addresses.txt"
-    addresses.write_text(f"127.0.0.1 {free_port()}\n")
+    addresses = [f"127.0.0.{1 + machine}" for machine in range(machines)]
+    config = folder / "addresses.txt"
+    config.write_text("".join(f"{one} {free_port(one)}\n" for one in addresses))
     common = {
         **os.environ,
         "DGL_DIST_MODE": "distributed",
-        "DGL_IP_CONFIG": str(addresses),
+        "DGL_IP_CONFIG": str(config),
         "DGL_CONF_PATH": str(folder / "graph.json"),
         "DGL_NUM_SERVER": "1",
-        "DGL_NUM_CLIENT": str(trainers * (1 + samplers)),
+        "DGL_NUM_CLIENT": str(machines * trainers * (1 + samplers)),
         "DGL_NUM_SAMPLER": str(samplers),
         "DGL_GRAPH_FORMAT": "csc,coo",  # coo: the sampler asks for the ends of edges
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(free_port()),
-        "WORLD_SIZE": str(trainers),
+        "WORLD_SIZE": str(machines * trainers),
     }
-    roles = [{"DGL_ROLE": "server", "DGL_SERVER_ID": "0"}]
-    roles += [{"DGL_ROLE": "client", "RANK": str(rank)} for rank in range(trainers)]
+    if machines == 1:
+        return run_all(command, [{**common, **role} for role in roles(0, trainers)])
+    each = [{"MACHINE": str(i), "ADDRESS": one} for i, one in enumerate(addresses)]
+    return run_all([*APART, *command], [{**common, **one} for one in each])
+
+
+def roles(machine: int, trainers: int) -> list[dict[str, str]]:
+    """What the server and the trainers of a machine are told."""
+    ranks = range(machine * trainers, (machine + 1) * trainers)
+    server = {"DGL_ROLE": "server", "DGL_SERVER_ID": str(machine)}
+    return [server, *({"DGL_ROLE": "client", "RANK": str(rank)} for rank in ranks)]
+
+
+def run_all(command: list[str], environments: list[dict[str, str]]) -> int:
+    """Run a command in several environments; stop all if one fails, and return its status."""
+    # What a machine starts stays in its group, and so ends with it.
+    outer = "MACHINE" not in os.environ
     processes = [
-        subprocess.Popen(command, env={**common, **role}, start_new_session=True) for role in roles
+        subprocess.Popen(command, env=environment, start_new_session=outer)
+        for environment in environments
     ]
     try:
         states: list[int | None] = [None]
@@ -225,7 +266,9 @@ def launch(command: list[str], folder: Path, trainers: int, samplers: int) -> in
     finally:
         for process in processes:
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)  # with its sampler processes
+                if outer:
+                    os.killpg(process.pid, signal.SIGKILL)  # with its sampler processes
+            process.kill()
             process.wait()
     return 0
 
@@ -236,7 +279,9 @@ def launch(command: list[str], folder: Path, trainers: int, samplers: int) -> in
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse and check the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--trainers", type=int, default=2)
+    parser.add_argument("--partitions", type=int, default=1, help="machines, one for each")
+    parser.add_argument("--folder", type=Path, help="only write the partitions, to this folder")
+    parser.add_argument("--trainers", type=int, default=2, help="of each machine")
     parser.add_argument("--samplers", type=int, default=1, help="processes of each trainer")
     parser.add_argument("--nodes", type=int, default=2500, help="of the generated graph")
     parser.add_argument("--epochs", type=int, default=60)
@@ -247,7 +292,8 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
-    for name, least in (("trainers", 1), ("samplers", 0), ("epochs", 1), ("k", 1)):
+    least_of = {"partitions": 1, "trainers": 1, "samplers": 0, "epochs": 1, "k": 1}
+    for name, least in least_of.items():
         if getattr(args, name) < least:
             parser.error(f"--{name}: expected at least {least}")
     return args
@@ -260,13 +306,27 @@ def main(argv: list[str] | None = None) -> int:
     if role == "server":
         dgl.distributed.initialize(os.environ["DGL_IP_CONFIG"])  # serves, and then exits
     elif role == "client":
-        train(args)
+        try:
+            train(args)
+        except Exception:  # DGL's own exit would wait for the other trainers, and they for this one
+            traceback.print_exc()
+            os._exit(1)
+    elif args.folder is not None:
+        partition(args, args.folder)
     else:
+        options = sys.argv[1:] if argv is None else argv
+        command = [sys.executable, __file__, *options]
+        if "MACHINE" in os.environ:  # within its own shared memory
+            mine = roles(int(os.environ["MACHINE"]), args.trainers)
+            return run_all(command, [{**os.environ, **role} for role in mine])
+        if args.partitions > 1 and subprocess.run([*APART, "true"], check=False).returncode:
+            raise SystemExit(
+                "--partitions: this system does not let users have a shared memory of their own "
+                "(unshare); run on one machine for each partition, see the top of this file"
+            )
         with tempfile.TemporaryDirectory() as folder:
             partition(args, Path(folder))
-            options = sys.argv[1:] if argv is None else argv
-            command = [sys.executable, __file__, *options]
-            return launch(command, Path(folder), args.trainers, args.samplers)
+            return launch(command, Path(folder), args.trainers, args.samplers, args.partitions)
     return 0
 
 

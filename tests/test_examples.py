@@ -48,7 +48,10 @@ def example(monkeypatch):
         *(("rgcn", o, "0") for o in ("--works", "--k", "--batch-size", "--fanout")),
         ("rgcn", "--people", "9"),
         *(("ddp", o, "0") for o in ("--processes", "--epochs", "--k", "--batch-size")),
-        *(("distributed", o, "-1") for o in ("--trainers", "--samplers", "--epochs", "--k")),
+        *(
+            ("distributed", o, "-1")
+            for o in ("--partitions", "--trainers", "--samplers", "--epochs", "--k")
+        ),
     ],
 )
 def test_counts_that_are_too_small_are_refused(example, name, option, value, capsys):
@@ -235,6 +238,16 @@ def run_apart(name, *options):
         ("ddp", "--processes 2", "2 processes", 1),
         pytest.param("ddp", "--processes 2", "2 processes", 3, marks=pytest.mark.slow),
         ("distributed", "--trainers 1 --samplers 1 --batch-size 256", "1 trainers", 1),
+        *(
+            pytest.param(
+                "distributed",
+                f"--partitions {parts} --trainers 1 --samplers 1 --batch-size 256",
+                f"{parts} trainers on {parts} machines",
+                2,
+                marks=pytest.mark.slow,
+            )
+            for parts in (2, 4)
+        ),
         pytest.param(
             "distributed",
             "--trainers 2 --samplers 1 --batch-size 256",

@@ -1,6 +1,6 @@
 """The method in plain torch; nothing here imports DGL."""
 
-from dgl_dmns.core.choice import WeightedFallback, first_above
+from dgl_dmns.core.choice import WeightedFallback, distinct_pools, first_above
 from dgl_dmns.core.depth_first import DepthFirstProposal, ListWeights
 from dgl_dmns.core.diffusion import (
     LevelGaussians,
@@ -12,6 +12,7 @@ from dgl_dmns.core.diffusion import (
     sample_chain,
 )
 from dgl_dmns.core.distribution import NodeDistribution
+from dgl_dmns.core.fetched import FetchedRows
 from dgl_dmns.core.fill import CHUNK_BYTES, fill_table
 from dgl_dmns.core.generator import DiffusionGenerator, FitReport, sample_neighbours, sample_pairs
 from dgl_dmns.core.known import KnownEdges
@@ -59,11 +60,13 @@ from dgl_dmns.core.rules import (
 from dgl_dmns.core.schedule import Levels, NoiseSchedule
 from dgl_dmns.core.sharing import SHARED, Folder, amount, free_in, free_memory, share
 from dgl_dmns.core.snapshot import (
+    Rows,
     Scorer,
     Snapshot,
     called_scorer,
     checked_scores,
     dot_score,
+    rows_of,
 )
 from dgl_dmns.core.softmax import pool_softmax
 from dgl_dmns.core.space import Space, SpaceKind
@@ -95,6 +98,7 @@ __all__ = [
     "EdgeName",
     "EdgeType",
     "Embeddings",
+    "FetchedRows",
     "FiLMPredictor",
     "FilteredDraws",
     "FitReport",
@@ -118,6 +122,7 @@ __all__ = [
     "RefreshReport",
     "Refreshed",
     "RowDraws",
+    "Rows",
     "Rule",
     "Scorer",
     "SelfAdversarial",
@@ -139,6 +144,7 @@ __all__ = [
     "check_tractable",
     "checked_scores",
     "diffusion_loss",
+    "distinct_pools",
     "dot_score",
     "draw_by_level",
     "fill_table",
@@ -154,6 +160,7 @@ __all__ = [
     "pool_softmax",
     "reverse_step",
     "row_sizes",
+    "rows_of",
     "sample_chain",
     "sample_neighbours",
     "sample_pairs",

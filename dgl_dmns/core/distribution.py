@@ -31,7 +31,7 @@ from dgl_dmns.core.known import check_pairs
 from dgl_dmns.core.modes import in_float32, shielded
 from dgl_dmns.core.pools import PoolDraw, PoolSettings
 from dgl_dmns.core.rules import Part, Rule, check_tractable
-from dgl_dmns.core.snapshot import Snapshot
+from dgl_dmns.core.snapshot import Snapshot, rows_of
 from dgl_dmns.core.table import NO_LEVEL, Candidates
 
 __all__ = ["NodeDistribution"]
@@ -131,7 +131,7 @@ class NodeDistribution:
             rows, place = src.unique(return_inverse=True)  # Gaussians cost more than a gather
             made = self._gaussians(rows)
             mine = LevelGaussians(made.mean[:, place], made.std[:, place])
-            density = mine.log_prob(snapshot.z_candidate[dst])
+            density = mine.log_prob(rows_of(snapshot.z_candidate, dst))
         return self._closed(src, snapshot.known.contains(src, dst), score, density)
 
     def _gaussians(self, rows: Tensor) -> LevelGaussians:

@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from dgl_dmns.core.choice import takes_keys
+from dgl_dmns.core.fetched import FetchedRows
 from dgl_dmns.core.nearest import LatentDraw
 from dgl_dmns.core.pools import CELLS, PoolDraw, PoolSettings
 from dgl_dmns.core.reports import LevelScores, TableReport
@@ -116,13 +117,15 @@ def fill_table(
         levels = levels.masked_fill(empty, NO_LEVEL)
         table.write(own, Candidates(ids, levels), block.first)
         # One group stands for all in the statistics, and some queries do: they were drawn alike.
-        score = snapshot.scores(own[::scored].unsqueeze(1), ids[::scored, 0]).squeeze(1)
+        level, asked, shown = levels[::scored, 0], own[::scored], ids[::scored, 0]
+        if isinstance(snapshot.h_candidate, FetchedRows):  # nothing is fetched here
+            inside = ~empty[::scored, 0].any(dim=1)
+            level, asked, shown = level[inside], asked[inside], shown[inside]
+        score = snapshot.scores(asked.unsqueeze(1), shown).squeeze(1)
         unstable = None if draw.unstable is None else draw.unstable.flatten()[: block.real]
         inverse = -draw.norms[: block.real] if rule.tractable else None
         fallback = empty.flatten(1).any(dim=1)
-        return _Filled(
-            block, draw.filtered, draw.seen, fallback, unstable, inverse, levels[::scored, 0], score
-        )
+        return _Filled(block, draw.filtered, draw.seen, fallback, unstable, inverse, level, score)
 
     # A scorer may keep a state. Beside the training, which a count of threads would hold up, too.
     alone = snapshot.scorer is not None or searched is not None

@@ -143,20 +143,46 @@ class DiffusionGenerator(nn.Module):
                 percent of that of the ten before.
             generator: source of the pairs, steps and noise.
         """
+
+        def draw(count: int) -> tuple[Tensor, Tensor]:
+            query, neighbour = sample_pairs(edges, count, generator=generator)
+            return h_query[query], h_candidate[neighbour]
+
+        return self.fit_pairs(draw, h_query, steps, settle=settle, generator=generator)
+
+    @in_float32
+    def fit_pairs(
+        self,
+        draw: Callable[[int], tuple[Tensor, Tensor]],
+        looked_at: Tensor,
+        steps: int,
+        *,
+        settle: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> FitReport:
+        """`fit` on pairs that a function draws, some at a time.
+
+        Args:
+            draw: from a number P to embeddings of queries and of neighbours, [P, W] each.
+            looked_at: queries, shape [Nq, W], some of which tell whether the fit has diverged.
+            steps: as for `fit`, like ``settle``.
+            settle: see `fit`.
+            generator: source of steps and noise.
+        """
         started = time.perf_counter()
         losses: list[float] = []
         before = copy.deepcopy((self.predictor.state_dict(), self.optimizer.state_dict()))
         with torch.enable_grad():
             while len(losses) < steps:
                 count = min(_LOOK, steps - len(losses))
-                losses += self._steps(h_query, h_candidate, edges, count, generator)
+                losses += self._steps(draw, count, generator)
                 if not math.isfinite(losses[-1]):
                     break
                 if settle and len(losses) >= 2 * _LOOK:
                     now, before_that = sum(losses[-_LOOK:]), sum(losses[-2 * _LOOK : -_LOOK])
                     if now > (1 - _FLAT) * before_that:
                         break
-        diverged = bool(losses) and self._has_diverged(losses[-1], h_query)
+        diverged = bool(losses) and self._has_diverged(losses[-1], looked_at)
         if diverged:
             self.predictor.load_state_dict(before[0])
             self.optimizer.load_state_dict(before[1])
@@ -170,21 +196,19 @@ class DiffusionGenerator(nn.Module):
 
     def _steps(
         self,
-        h_query: Tensor,
-        h_candidate: Tensor,
-        edges: KnownEdges,
+        draw: Callable[[int], tuple[Tensor, Tensor]],
         count: int,
         generator: torch.Generator | None,
     ) -> list[float]:
         """The losses of some steps; the last one is not finite if they had to end early."""
-        pairs = sample_pairs(edges, count * self.batch_pairs, generator=generator)
+        pairs = (h.view(count, -1, h.shape[1]) for h in draw(count * self.batch_pairs))
         losses: list[float] = []
-        for query, neighbour in zip(*(ids.view(count, -1) for ids in pairs)):
+        for query, neighbour in zip(*pairs):
             loss = diffusion_loss(
                 self.predictor,
                 self.schedule,
-                h_candidate[neighbour].detach(),
-                h_query[query].detach(),
+                neighbour.detach(),
+                query.detach(),
                 kind=self.loss,
                 generator=generator,
             )
@@ -324,4 +348,4 @@ def sample_neighbours(
     u = torch.rand(query.shape, generator=generator, device=query.device, dtype=torch.float64)
     offset = torch.minimum((u * degree).long(), (degree - 1).clamp(min=0))
     position = (edges.indptr[query] + offset).clamp(max=edges.indices.numel() - 1)
-    return torch.where(degree > 0, edges.indices[position].long(), query)
+    return torch.where(degree > 0, edges.indices[position].long(), edges.itself(query))

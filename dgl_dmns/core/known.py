@@ -54,6 +54,8 @@ class KnownEdges(Shareable):
         num_src: number of source nodes.
         num_dst: number of destination nodes; defaults to ``num_src``.
         exclude_self: treat the source itself as known (one node type at both ends).
+        own: ids of the sources among the destinations, shape [num_src], int64, where sources are
+            numbered otherwise, as rows of a part of them; defaults to equal numbers.
 
     Raises:
         ValueError: if the shapes differ, an id is out of range, or there are more destination nodes
@@ -64,6 +66,7 @@ class KnownEdges(Shareable):
     indices: Tensor
     keys: Tensor
     given: Tensor
+    own: Tensor
 
     def __init__(
         self,
@@ -73,6 +76,7 @@ class KnownEdges(Shareable):
         num_dst: int | None = None,
         *,
         exclude_self: bool = True,
+        own: Tensor | None = None,
     ) -> None:
         super().__init__()
         num_dst = num_src if num_dst is None else num_dst
@@ -95,13 +99,14 @@ class KnownEdges(Shareable):
         self.register_buffer("indices", (keys - rows * num_dst).to(torch.int32))
         # One search among all edges is many times faster than one by halves in all rows at once.
         self.register_buffer("keys", keys if keys.numel() <= _KEYS else keys[:0].clone())
+        self.register_buffer("own", keys.new_empty(0) if own is None else own)
         # And a look at the place that an edge got, by its number among those given, than a search.
         self.register_buffer("given", given.int())
         self.bitmap = PairBitmap(keys.numel() + exclude_self * num_src, src.device)
         self.bitmap.add(rows, self.indices)
         if exclude_self:
             every = torch.arange(num_src, device=src.device)
-            self.bitmap.add(every, every)
+            self.bitmap.add(every, self.itself(every))
         self.num_src = num_src
         self.num_dst = num_dst
         self.exclude_self = exclude_self
@@ -122,11 +127,15 @@ class KnownEdges(Shareable):
         """A name of the edges, in whatever order they came: 16 hex digits of a SHA-256."""
         if not self._fingerprint:  # the edges never change
             digest = hashlib.sha256(f"{self.num_src},{self.num_dst}".encode())
-            for array in (self.indptr, self.indices):
+            for array in (self.indptr, self.indices, self.own):
                 for part in array.split(_HASHED):
                     digest.update(part.cpu().numpy().astype("<i8").tobytes())
             self._fingerprint = digest.hexdigest()[:16]
         return self._fingerprint
+
+    def itself(self, src: Tensor) -> Tensor:
+        """The ids that sources have among the destinations, int64."""
+        return self.own[src] if self.own.numel() else src
 
     def neighbours(self, node: int) -> Tensor:
         """Sorted known destinations of one source, int32."""
@@ -153,7 +162,7 @@ class KnownEdges(Shareable):
     def _bars(self, src: Tensor, dst: Tensor) -> Tensor:
         """What `contains` says of pairs of one shape, without a look at the bitmap."""
         found = self.contains_edges(src, dst)
-        return found | (src == dst) if self.exclude_self else found
+        return found | (self.itself(src) == dst) if self.exclude_self else found
 
     def _barred(self, src: Tensor, dst: Tensor) -> Tensor:
         """Places of the pairs, int64 [P] each, that `contains` finds; int64, ascending."""
@@ -222,13 +231,15 @@ class KnownEdges(Shareable):
         within = torch.arange(owner.numel(), device=src.device) - (count.cumsum(0) - count)[owner]
         known = self.indices[start[owner] + within].long()
         if self.exclude_self:
-            return torch.cat([owner, here]), torch.cat([known, src])
+            return torch.cat([owner, here]), torch.cat([known, self.itself(src)])
         return owner, known
 
     def admissible_count(self, src: Tensor) -> Tensor:
         """Destinations of each source that are neither known nor itself, int64."""
         count: Tensor = self.num_dst - (self.indptr[src + 1] - self.indptr[src])
-        return count - (~self.contains_edges(src, src)).long() if self.exclude_self else count
+        if self.exclude_self:
+            count -= (~self.contains_edges(src, self.itself(src))).long()
+        return count
 
     def nth_admissible(self, src: Tensor, rank: Tensor) -> Tensor:
         """The admissible destination of each source that has a rank among them; none is listed.
@@ -253,8 +264,9 @@ class KnownEdges(Shareable):
 
     def _own_rank(self, src: Tensor) -> Tensor:
         """The rank of each source among the nodes it does not know; beyond all if it knows it."""
-        place = self.places(src, lambda at: self.indices[at] < src)
-        return (src - (place - self.indptr[src])).masked_fill(self.contains_edges(src, src), _MOST)
+        own = self.itself(src)
+        place = self.places(src, lambda at: self.indices[at] < own)
+        return (own - (place - self.indptr[src])).masked_fill(self.contains_edges(src, own), _MOST)
 
     def uniform(
         self, src: Tensor, count: int, *, generator: torch.Generator | None = None, rounds: int = 8
@@ -291,7 +303,7 @@ class KnownEdges(Shareable):
         rank = (share * count).long().minimum(count - 1)
         none = count <= 0
         drawn = self.nth_admissible(src, rank.clamp(min=0))
-        instead = src if self.exclude_self else (share * self.num_dst).long()
+        instead = self.itself(src) if self.exclude_self else (share * self.num_dst).long()
         return torch.where(none, instead, drawn)
 
     def draw(

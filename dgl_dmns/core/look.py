@@ -86,6 +86,7 @@ class Look:
         snapshot = self.snapshot
         if snapshot is None or snapshot.model is None:
             return None
+        assert isinstance(snapshot.z_candidate, Tensor)
         return snapshot.model, snapshot.z_query, snapshot.z_candidate
 
     @property

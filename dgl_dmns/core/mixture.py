@@ -68,9 +68,10 @@ def _barred(known: KnownEdges, queries: Tensor) -> Iterator[tuple[Tensor, Tensor
         part = queries[start:end]
         row, node = known.barred_of(part)
         if known.exclude_self:  # a self loop among the known edges would count twice
-            other = (node != part[row]).nonzero().squeeze(1)
+            own = known.itself(part)
+            other = (node != own[row]).nonzero().squeeze(1)
             here = torch.arange(part.numel(), device=part.device)
-            row, node = torch.cat([row[other], here]), torch.cat([node[other], part])
+            row, node = torch.cat([row[other], here]), torch.cat([node[other], own])
         yield row + start, node
         start = end
 
@@ -155,8 +156,9 @@ class FilteredDraws:
         if not self.known.exclude_self:
             return torch.full(nodes.shape, queries.numel() / self.known.num_dst).double()
         times = torch.zeros(nodes.numel(), dtype=torch.float64, device=nodes.device)
-        column = torch.searchsorted(nodes, queries).clamp(max=nodes.numel() - 1)
-        return times.index_add_(0, column, (nodes[column] == queries).double())
+        own = self.known.itself(queries)
+        column = torch.searchsorted(nodes, own).clamp(max=nodes.numel() - 1)
+        return times.index_add_(0, column, (nodes[column] == own).double())
 
 
 def _left(rate: Tensor, knows: Tensor) -> Tensor:

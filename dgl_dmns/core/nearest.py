@@ -47,6 +47,7 @@ class LatentDraw:
         generator: torch.Generator | None,
     ) -> None:
         assert snapshot.model is not None
+        assert isinstance(snapshot.z_candidate, Tensor)
         self.known, self.z_candidate = snapshot.known, snapshot.z_candidate
         self.rows, self.generator = rows, generator
         self.shares = self.z_candidate.new_tensor(snapshot.model.levels.mixture_shares)

@@ -33,7 +33,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from dgl_dmns.checks import as_integer, as_number
-from dgl_dmns.core.choice import distinct_pools, draw_distinct
+from dgl_dmns.core.choice import draw_distinct
 from dgl_dmns.core.diffusion import PoolDensities
 from dgl_dmns.core.rules import Rule
 from dgl_dmns.core.snapshot import Snapshot, rows_of
@@ -190,13 +190,8 @@ class PoolDraw:
 
     def _pools(self) -> Tensor:
         """A pool for each chunk, shape [C, M]."""
-        return distinct_pools(
-            self.queries.shape[0],
-            self.settings.pool,
-            self.snapshot.known.num_dst,
-            self.generator,
-            self.queries.device,
-        )
+        chunks = self.queries.shape[0]
+        return self.snapshot.pools(chunks, self.settings.pool, self.generator)
 
     def _barred(self, pool: Tensor) -> Tensor:
         """Which pool members [C, M] are known edges: ascending places among C Q M cells, int64.

@@ -23,7 +23,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from dgl_dmns.core.choice import distinct_pools
 from dgl_dmns.core.snapshot import Snapshot
 from dgl_dmns.messages import warn
 
@@ -64,7 +63,7 @@ def measured_sharpness(
     edge = torch.randint(known.indices.numel(), shape, generator=generator, device=device)
     src = torch.searchsorted(known.indptr, edge, right=True) - 1
     dst = known.indices[edge].long()
-    pool = distinct_pools(_CHUNKS, _POOL, known.num_dst, generator, device)
+    pool = snapshot.pools(_CHUNKS, _POOL, generator)
     score = snapshot.scores(src, pool).flatten(0, 1)
     edge_score = snapshot.scores(src.view(-1, 1), dst.view(-1, 1)).flatten()
     usable = ~known.contains(src.unsqueeze(2), pool.unsqueeze(1)).flatten(0, 1)

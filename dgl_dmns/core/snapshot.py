@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Union
 
 import torch
 from torch import Tensor
 
+from dgl_dmns.core.choice import distinct_pools
+from dgl_dmns.core.fetched import FetchedRows
 from dgl_dmns.core.generator import DiffusionGenerator
 from dgl_dmns.core.known import KnownEdges
 from dgl_dmns.core.modes import in_float32, shielded
 from dgl_dmns.messages import first_line
 
 __all__ = [
+    "Rows",
     "Scorer",
     "Snapshot",
     "called_scorer",
@@ -24,12 +27,17 @@ __all__ = [
     "rows_of",
 ]
 
+Rows = Union[Tensor, FetchedRows]
+"""Embeddings [N, D] by node id: of all nodes, or of some, beside which others are fetched."""
+
 Scorer = Callable[[Tensor, Tensor], Tensor]
 """Scores of broadcastable embeddings: ([.., D], [.., D]) to [..]."""
 
 
-def rows_of(h: Tensor, ids: Tensor) -> Tensor:
+def rows_of(h: Rows, ids: Tensor) -> Tensor:
     """Rows [.., D] of embeddings [N, D] for ids [..]: ``h[ids]``, copied a row at a time."""
+    if isinstance(h, FetchedRows):
+        return h.rows(ids)
     return h.index_select(0, ids.flatten()).view(*ids.shape, h.shape[1])
 
 
@@ -80,14 +88,14 @@ class Snapshot:
 
     Args:
         h_query: source embeddings, shape [Nq, D].
-        h_candidate: destination embeddings, shape [Nc, D].
+        h_candidate: destination embeddings, shape [Nc, D]; pools are of those that are held.
         known: known edges from sources to destinations.
         scorer: scores of broadcastable embeddings; None for the inner product.
         model: the diffusion model, None for rules that do without.
     """
 
     h_query: Tensor
-    h_candidate: Tensor
+    h_candidate: Rows
     known: KnownEdges
     scorer: Scorer | None = None
     model: DiffusionGenerator | None = None
@@ -95,15 +103,17 @@ class Snapshot:
     @cached_property
     @shielded
     @in_float32
-    def encoded(self) -> tuple[Tensor, Tensor]:
+    def encoded(self) -> tuple[Tensor, Rows]:
         """Conditions [Nq, W] of the queries and destinations [Nc, W] in the model's space.
 
         They are made when they are first asked for, and kept. Only with a diffusion model.
         """
         assert self.model is not None
-        z_query = self.model.space.encode(self.h_query)
-        one_type = self.h_candidate is self.h_query
-        z_candidate = z_query if one_type else self.model.space.encode(self.h_candidate)
+        encode = self.model.space.encode
+        z_query = encode(self.h_query)
+        if isinstance(self.h_candidate, FetchedRows):
+            return z_query, self.h_candidate.mapped(encode)
+        z_candidate = z_query if self.h_candidate is self.h_query else encode(self.h_candidate)
         return self.model.conditions(z_query, z_candidate, self.known), z_candidate
 
     @property
@@ -112,9 +122,20 @@ class Snapshot:
         return self.encoded[0]
 
     @property
-    def z_candidate(self) -> Tensor:
+    def z_candidate(self) -> Rows:
         """Destination embeddings in the model's space, shape [Nc, W]."""
         return self.encoded[1]
+
+    def pools(self, chunks: int, size: int, generator: torch.Generator | None) -> Tensor:
+        """Uniform pools [C, min(M, N)] of distinct destinations, int64.
+
+        Of nodes of which some are held, pools are of these.
+        """
+        device = self.h_query.device
+        if isinstance(self.h_candidate, FetchedRows):
+            held = self.h_candidate.ids
+            return held[distinct_pools(chunks, size, held.numel(), generator, device)]
+        return distinct_pools(chunks, size, self.known.num_dst, generator, device)
 
     def scores(self, query: Tensor, candidate: Tensor) -> Tensor:
         """Scores [C, Q, M], float32, of chunks of queries [C, Q] with their pools [C, M]."""

@@ -271,6 +271,7 @@ class AdversarialSampler(RefreshingSampler):
         ValueError, TypeError, MemoryError: as `RefreshingSampler` says.
     """
 
+    shares = False  # the generator reads the embeddings of all nodes
     # One generator, whose two maps read one node type: no edge types to choose from.
     takes = ("pools", "scorer", "feat", "seed", "generator", "resources")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -30,7 +31,7 @@ from dgl_dmns.core import (
 )
 from dgl_dmns.samplers.callables import Scorers, scorers_by_type
 from dgl_dmns.samplers.graphs import GraphIdentity, KnownGraph, Pair, check_graph, ends_of
-from dgl_dmns.samplers.minibatch import pair_batches, weighed
+from dgl_dmns.samplers.minibatch import known_by_row, pair_batches, weighed
 from dgl_dmns.samplers.settings import check_k
 from dgl_dmns.samplers.streams import Stream
 from dgl_dmns.shared_softmax import Share, shared_softmax_loss
@@ -113,7 +114,10 @@ class NegativeSampler(_Base):  # type: ignore[misc]
         raise NotImplementedError
 
     def _draws(self, etype: EdgeType, dst: Tensor) -> FilteredDraws:
-        """What the queries of a batch draw from, by its edge type and its destinations [B]."""
+        """What the queries of a batch draw from, by its edge type and its destinations [B].
+
+        Its known edges are those of `known_of_batch`.
+        """
         raise ValueError(
             f"loss: {type(self).__name__} has no distribution of its negatives that this loss can "
             "correct for; take UniformSampler, or DMNSSampler with Blend(), Gate() or Density(), "
@@ -133,6 +137,22 @@ class NegativeSampler(_Base):  # type: ignore[misc]
             Booleans, shape [B, K]; None for a sampler whose negatives are all random.
         """
         return None
+
+    def known_of_batch(
+        self, etype: EdgeType, src: Tensor, nodes: Tensor
+    ) -> tuple[KnownEdges, Tensor]:
+        """Known edges that hold the queries of a batch, and the rows of these in them.
+
+        Args:
+            etype: canonical edge type.
+            src: ids of the queries, shape [B], int64.
+            nodes: ids of destinations that are looked up, of any shape; edges to others may be
+                missing.
+
+        Returns:
+            Known edges, and what they number the queries by, shape [B], int64.
+        """
+        return self.known_by_type[etype], src
 
     def batch_log_ratio(
         self, etype: EdgeType, src: Tensor, dst: Tensor, candidates: Tensor, share: Share = "batch"
@@ -158,11 +178,12 @@ class NegativeSampler(_Base):  # type: ignore[misc]
         Raises:
             ValueError: for a sampler whose draws have no tractable distribution.
         """
-        draws = self._draws(etype, dst)
+        known, row = self.known_of_batch(etype, src, candidates)
+        draws = replace(self._draws(etype, dst), known=known)
         if share == "edge":
-            return draws.own_log_ratio(src, candidates)
+            return draws.own_log_ratio(row, candidates)
         nodes, place = candidates.unique(return_inverse=True)
-        return draws.mixture_log_ratio(src, nodes)[place]
+        return draws.mixture_log_ratio(row, nodes)[place]
 
     def scorer_of(self, etype: EdgeType) -> Scorer | None:
         """The scorer that the sampler was made with, if any."""
@@ -291,14 +312,15 @@ class NegativeSampler(_Base):  # type: ignore[misc]
         losses: dict[Any, Tensor] = {}
         for key, batch in batches.items():
             ratio, chosen = weighed(self, batch, share) if len(batch.src) else (None, None)
+            known, ids = known_by_row(self, batch)
             losses[key] = shared_softmax_loss(
                 batch.h,
                 batch.src,
                 batch.dst,
                 batch.candidates,
-                num_nodes=held[batch.etype].num_dst,
-                known=held[batch.etype],
-                ids=batch.ids,
+                num_nodes=known.num_dst,
+                known=known,
+                ids=ids,
                 log_ratio=ratio,
                 chosen=chosen,
                 scorer=scorer_of(batch.etype),

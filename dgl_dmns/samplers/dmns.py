@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,7 +16,6 @@ from dgl_dmns.core import (
     DiffusionGenerator,
     EdgeName,
     Embeddings,
-    FitReport,
     KnownEdges,
     Levels,
     PoolSettings,
@@ -32,67 +29,14 @@ from dgl_dmns.core import (
     shielded,
 )
 from dgl_dmns.samplers.callables import Scorers
+from dgl_dmns.samplers.diffusion import DiffusionMethod
 from dgl_dmns.samplers.embedder import Encoder
-from dgl_dmns.samplers.method import Ends, TableMethod, check_width
 from dgl_dmns.samplers.refreshing import RefreshingSampler
 from dgl_dmns.samplers.relation import Relation
 from dgl_dmns.samplers.settings import Diffusion, NegativesPerEdge, Pools, Resources
 from dgl_dmns.samplers.tables import Source
 
 __all__ = ["DMNSSampler"]
-
-
-@dataclass(eq=False, repr=False)
-class DiffusionMethod(TableMethod):
-    """A diffusion model of the destination's embedding given the source's, and a rule on it."""
-
-    levels: Levels
-    diffusion: Diffusion
-
-    def copy(self) -> DiffusionMethod:
-        made = super().copy()
-        made.model = copy.deepcopy(self.model)
-        return made
-
-    def fit(self, ends: Ends) -> FitReport:
-        diffusion, width = self.diffusion, ends.h_query.shape[1]
-        first = self.model is None
-        steps = diffusion.warmup_steps if first else diffusion.fit_steps
-        if self.model is None:
-            self.model = diffusion.make(width, self.levels, self.seed)
-        check_width(self.model.space.embedding_width, width)
-        space, one_type = self.model.space, ends.h_candidate is ends.h_query
-        space.update(*([ends.h_query] if one_type else [ends.h_query, ends.h_candidate]))
-        z_query = space.encode(ends.h_query)
-        z_candidate = z_query if one_type else space.encode(ends.h_candidate)
-        return self.model.fit(
-            z_query, z_candidate, ends.known, steps, settle=not first, generator=ends.random
-        )
-
-    def state(self, version: int) -> dict[str, Any]:
-        model = None if self.model is None else self.model.state_dict()
-        width = None if self.model is None else self.model.space.embedding_width
-        return {**super().state(version), "model": model, "width": width}
-
-    def width_of(self, state: dict[str, Any]) -> int | None:
-        return None if state["width"] is None else int(state["width"])
-
-    def restored(self, state: dict[str, Any], version: int) -> DiffusionMethod:
-        made = super().restored(state, version)
-        made.model = None
-        if state["width"] is None:
-            if version:
-                raise ValueError("state: made before the first refresh, this sampler is past it")
-            return made
-        made.model = self.diffusion.make(state["width"], self.levels, self.seed)
-        try:
-            made.model.load_state_dict(state["model"])
-        except (RuntimeError, ValueError) as error:
-            raise ValueError(
-                "state: made with another schedule, predictor or space, or other levels; construct "
-                f"the sampler with the same arguments ({error})"
-            ) from error
-        return made
 
 
 class DMNSSampler(RefreshingSampler):
@@ -313,14 +257,14 @@ class DMNSSampler(RefreshingSampler):
         k = relation.k
         if not queries:
             return torch.empty(0, k, dtype=torch.int64, device=h_query.device)
-        h = self._original("refresh").embedder.embeddings(embeddings)
+        ends = relation.ends(self._original("refresh").embedder.embeddings(embeddings))
         generator = generator or relation.random
         hard = CandidateTable(torch.ones(queries, dtype=torch.int64), self.settings.hard(k))
         snapshot = Snapshot(
             h_query.detach().cpu().float(),
-            h[relation.etype[2]],
+            ends.h_candidate,
             known,
-            relation.ends(h).scorer,
+            ends.scorer,
             model if self.rule.uses_generator else None,
         )
         fill_table(hard, method.drawn_by, self.settings, snapshot, generator=generator)

@@ -16,12 +16,17 @@ from dgl_dmns.messages import first_line
 from dgl_dmns.samplers.callables import eval_mode, modules_behind, unwrapped
 from dgl_dmns.samplers.graphs import is_homogeneous
 from dgl_dmns.samplers.observed import NodeIds, ObservedEmbeddings
+from dgl_dmns.samplers.stored import StoredRows
 
 __all__ = ["Embedder", "Encoder", "check_embeddings"]
 
 _INSTEAD = (
     "pass a callable that returns the embeddings of all nodes, for example lambda: "
     "model.inference(g, x)"
+)
+_ADVICE = (
+    "the encoder has to return one finite row per node of the sampler's graph (after the graph "
+    "has grown, call update_graph(g))"
 )
 _ROWS = 1 << 16  # embeddings that are checked at a time: a bounded working set
 
@@ -48,23 +53,27 @@ class Embedder:
         self.encoder = encoder
         self.feat = feat
         self.counts = counts
+        self.stored = False  # whether embeddings are read by rows, where each trainer has a share
         self.homogeneous = is_homogeneous(g)
-        self.last: dict[str, Tensor] | None = None  # of the last refresh, float32 [N, D] by type
+        self.last: dict[str, Any] | None = None  # of the last refresh, float32 [N, D] by type
         self.observed: ObservedEmbeddings | None = None  # what minibatches have computed
         self._called = False
 
     def embeddings(
         self, given: Embeddings | None = None, observed: bool = True, *, copy: bool = False
-    ) -> dict[str, Tensor]:
+    ) -> dict[str, Any]:
         """Checked embeddings by node type, in memory of their own where they are to be kept.
 
         Where none are given, those that were observed, and without such, those of the encoder.
+        Where trainers have shares, they are `StoredRows`, of which rows are read and checked later.
         """
         output: Any = given
         if given is None and observed and self.observed is not None:
             output = self.observed.h
         if output is None:
             output = self._call()
+        if self.stored:
+            return _by_type(output, self.counts, StoredRows)
         return check_embeddings(output, self.counts, copy=copy)
 
     @torch.no_grad()
@@ -98,6 +107,12 @@ class Embedder:
 
     def observe(self, node_ids: NodeIds, embeddings: Embeddings) -> None:
         """Keep embeddings of a minibatch, see `RefreshingSampler.observe`."""
+        if self.stored:
+            raise ValueError(
+                "observe: each trainer holds its share of a distributed graph, and no embeddings "
+                "of all nodes; let the encoder return a DistTensor, and write the rows of a "
+                "minibatch there"
+            )
         if self.observed is None:
             if self.last is None:
                 raise RuntimeError(
@@ -125,7 +140,8 @@ class Embedder:
     def check_width(self, width: int) -> None:
         """Refuse a state that was made for embeddings of another width than the encoder's."""
         h = self.last or self.embeddings(observed=False)
-        own = next(iter(h.values())).shape[1]
+        one = next(iter(h.values()))
+        own = one.width if isinstance(one, StoredRows) else one.shape[1]
         if own != width:
             raise ValueError(
                 f"state: made for embeddings of width {width}, this sampler's encoder gives {own}; "
@@ -179,9 +195,19 @@ def check_embeddings(
         copy: whether the embeddings are to be kept: an encoder may return its own weights, which
             the training writes on.
     """
+    return _by_type(output, counts, lambda name, h: _checked_rows(name, h, copy))
+
+
+def _by_type(
+    output: Any, counts: Mapping[str, int], made: Callable[[str, Any], Any]
+) -> dict[str, Any]:
+    """What is made of each node type's embeddings, given their name, if shapes are right."""
     if not isinstance(output, Mapping):
         if len(counts) == 1:
-            return {n: _check_rows("encoder", output, count, copy) for n, count in counts.items()}
+            return {
+                n: made("encoder", _check_shape("encoder", output, count))
+                for n, count in counts.items()
+            }
         raise ValueError(
             f"encoder: expected a dict of tensors [N, D] by node type, for {sorted(counts)}, got "
             f"{type(output).__name__}; return one entry for each node type"
@@ -193,43 +219,43 @@ def check_embeddings(
             "return a dict with one entry for each (HeteroGraphConv leaves out node types that no "
             "edge leads to: add reverse edges), or leave their edge types out with etypes=..."
         )
-    h = {
-        ntype: _check_rows(f"encoder: {ntype}", output[ntype], count, copy)
-        for ntype, count in counts.items()
-    }
+    h = {n: _check_shape(f"encoder: {n}", output[n], count) for n, count in counts.items()}
     widths = {ntype: part.shape[1] for ntype, part in h.items()}
     if len(set(widths.values())) > 1:
         raise ValueError(
             f"encoder: expected one width D for all node types, got {widths}; project them to one"
         )
+    return {ntype: made(f"encoder: {ntype}", part) for ntype, part in h.items()}
+
+
+def _check_shape(name: str, h: Any, count: int) -> Any:
+    """A tensor or a DistTensor of embeddings, if it has that many rows."""
+    if not (isinstance(h, Tensor) or is_distributed(h, "DistTensor")):
+        raise ValueError(f"{name}: expected a tensor [N, D], got {type(h).__name__}; {_ADVICE}")
+    if isinstance(h, Tensor) and (h.layout != torch.strided or h.is_meta):
+        kind = "one without data (device meta)" if h.is_meta else f"one of {h.layout}"
+        raise ValueError(f"{name}: expected an ordinary tensor [N, D], got {kind}; {_ADVICE}")
+    if len(h.shape) != 2 or h.shape[0] != count or h.shape[1] < 1:
+        raise ValueError(f"{name}: expected shape [{count}, D], got {tuple(h.shape)}; {_ADVICE}")
+    if not h.dtype.is_floating_point:
+        raise ValueError(f"{name}: expected floating point embeddings, got {h.dtype}; {_ADVICE}")
     return h
 
 
-def _check_rows(name: str, h: Any, count: int, copy: bool) -> Tensor:
-    advice = (
-        "the encoder has to return one finite row per node of the sampler's graph (after the graph "
-        "has grown, call update_graph(g))"
-    )
+def _checked_rows(name: str, h: Any, copy: bool) -> Tensor:
+    """All rows, float32, on the CPU, if they are finite."""
+    count = h.shape[0]
     if is_distributed(h, "DistTensor"):
-        h = h[torch.arange(h.shape[0])]
-    if not isinstance(h, Tensor):
-        raise ValueError(f"{name}: expected a tensor [N, D], got {type(h).__name__}; {advice}")
-    if h.layout != torch.strided or h.is_meta:
-        kind = "one without data (device meta)" if h.is_meta else f"one of {h.layout}"
-        raise ValueError(f"{name}: expected an ordinary tensor [N, D], got {kind}; {advice}")
-    if h.dim() != 2 or h.shape[0] != count or h.shape[1] < 1:
-        raise ValueError(f"{name}: expected shape [{count}, D], got {tuple(h.shape)}; {advice}")
-    if not h.is_floating_point():
-        raise ValueError(f"{name}: expected floating point embeddings, got {h.dtype}; {advice}")
+        h = h[torch.arange(count)]
     # After the conversion: a double may lie beyond the range of a float.
-    h = h.detach().to("cpu", torch.float32, copy=copy)
-    bad = sum(int((~part.isfinite()).any(dim=1).sum()) for part in h.split(_ROWS))
+    rows: Tensor = h.detach().to("cpu", torch.float32, copy=copy)
+    bad = sum(int((~part.isfinite()).any(dim=1).sum()) for part in rows.split(_ROWS))
     if bad:
         raise ValueError(
-            f"{name}: NaN or infinity in {bad} of {count} rows; {advice}; lower the learning "
+            f"{name}: NaN or infinity in {bad} of {count} rows; {_ADVICE}; lower the learning "
             "rate or clip gradients if training has diverged (the last table stays in use)"
         )
-    return h
+    return rows
 
 
 def _call_of(encoder: Encoder, g: Any, feat: str) -> tuple[int, str]:

@@ -21,7 +21,7 @@ from torch.utils.data import get_worker_info
 
 from dgl_dmns._compat import is_distributed
 from dgl_dmns.checks import type_name
-from dgl_dmns.core import EdgeType, Folder, KnownEdges
+from dgl_dmns.core import MOST_NODES, EdgeType, Folder, KnownEdges
 from dgl_dmns.messages import warn
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "Pair",
     "check_graph",
     "check_has_edges",
+    "check_ids_fit",
     "edges_of",
     "ends_of",
     "is_homogeneous",
@@ -83,6 +84,16 @@ def check_has_edges(g: Any) -> None:
         raise ValueError("g: expected at least one edge, the known positives, got a graph without")
 
 
+def check_ids_fit(g: Any, etypes: Iterable[EdgeType]) -> None:
+    """Refuse more destinations than a candidate table can number."""
+    for etype in etypes:
+        if int(g.num_nodes(etype[2])) > MOST_NODES:
+            raise ValueError(
+                f"g: expected at most {MOST_NODES} nodes of type {etype[2]!r}, whose ids fit a "
+                f"table, got {g.num_nodes(etype[2])}; leave nodes out that are no candidates"
+            )
+
+
 def _instead(g: Any) -> str:
     """What to write in place of something that is no graph of DGL."""
     module = type(g).__module__.partition(".")[0]
@@ -115,9 +126,29 @@ def edges_of(g: Any, etype: EdgeType) -> Pair:
             g = g.formats(_FORMATS)
         src, dst = g.edges(etype=etype)
         return src.cpu(), dst.cpu()
-    parts = [g.find_edges(e, etype) for e in torch.arange(g.num_edges(etype)).split(_EDGES_A_TIME)]
-    src, dst = (torch.cat(ends) for ends in zip(*parts))
+    src, dst = (torch.cat(ends) for ends in zip(*edges_in_parts(g, etype, 0, g.num_edges(etype))))
     return src, dst
+
+
+def edges_in_parts(g: Any, etype: EdgeType, first: int, end: int) -> Iterator[Pair]:
+    """The ends of the edges from one id to another, from the servers of a distributed graph."""
+    for start in range(first, end, _EDGES_A_TIME):
+        src, dst = g.find_edges(torch.arange(start, min(start + _EDGES_A_TIME, end)), etype)
+        yield src, dst
+
+
+def edges_from(g: Any, etype: EdgeType, held: Tensor) -> Pair:
+    """The edges from some ascending sources: their places among these, and destinations, [P] each.
+
+    Of a distributed graph all edges are read in parts, and those from other sources dropped.
+    """
+    rows, nodes = [held[:0]], [held[:0]]
+    for src, dst in edges_in_parts(g, etype, 0, int(g.num_edges(etype))):
+        row = torch.searchsorted(held, src).clamp(max=held.numel() - 1)
+        ours = held[row] == src
+        rows.append(row[ours])
+        nodes.append(dst[ours])
+    return torch.cat(rows), torch.cat(nodes)
 
 
 def ends_of(g: Any, eids: Tensor, etype: EdgeType) -> Pair:
@@ -158,23 +189,30 @@ def shared_memory_for(etypes: Sequence[EdgeType]) -> Iterator[None]:
         ) from error
 
 
-def known_edges(g: Any, etype: EdgeType, folder: Folder | None = None) -> KnownEdges:
+def known_edges(
+    g: Any, etype: EdgeType, folder: Folder | None = None, held: Tensor | None = None
+) -> KnownEdges:
     """The known edges of an edge type, on the CPU; self pairs are barred where ends have one type.
 
-    They lie in shared memory, or where that has no room in files of the folder. A warning names
-    sources that are linked to every destination.
+    Those of all sources, or of some of a distributed graph, ascending ids [Q], by their places
+    among these. They lie in shared memory, or where that has no room in files of the folder. A
+    warning names sources that are linked to every destination.
     """
-    src, dst = edges_of(g, etype)
+    src, dst = edges_of(g, etype) if held is None else edges_from(g, etype, held)
     one_type = etype[0] == etype[2]
-    counts = (int(g.num_nodes(ntype)) for ntype in etype[::2])
-    known = KnownEdges(src, dst, *counts, exclude_self=one_type)
+    counts = [int(g.num_nodes(ntype)) for ntype in etype[::2]]
+    if held is not None:
+        counts[0] = held.numel()
+    own = held if one_type else None
+    known = KnownEdges(src, dst, *counts, exclude_self=one_type, own=own)
     known.share(folder=folder)
     saturated = known.saturated()
     if saturated.numel():
         instead = "the query itself (v, v)" if one_type else "any node"
         other = "every other node" if one_type else "every destination"
+        one = int(saturated[0] if held is None else held[saturated[0]])
         warn(
-            f"{saturated.numel()} node(s), for example {int(saturated[0])}, are linked to {other}: "
+            f"{saturated.numel()} node(s), for example {one}, are linked to {other}: "
             f"no true negative exists for them, so they get {instead}"
         )
     return known

@@ -219,6 +219,7 @@ class MCNSSampler(RefreshingSampler):
         ValueError, TypeError, MemoryError: as `RefreshingSampler` says.
     """
 
+    shares = False  # a walk goes on from nodes of any trainer
     takes = ("feat", "seed", "generator", "resources")  # a walk has to stay among candidates
 
     @shielded

@@ -31,6 +31,8 @@ from dgl_dmns.core import (
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from dgl_dmns.samplers.trainers import Trainers
+
 __all__ = ["Ends", "Method", "OnRows", "TableMethod", "check_width"]
 
 OnRows = Callable[[int], object]
@@ -43,9 +45,10 @@ class Ends(NamedTuple):
     known: KnownEdges
     table: CandidateTable  # whose hidden buffer is to be filled
     h_query: Tensor  # embeddings of sources, float32 [Nq, D]
-    h_candidate: Tensor  # of destinations [Nc, D]; the same tensor where the ends have one type
+    h_candidate: Any  # of destinations [Nc, D]; the same tensor where the ends have one type
     scorer: Scorer | None  # of broadcastable embeddings; None is the inner product
     random: torch.Generator
+    trainers: Trainers | None = None  # where each has a share, and destinations are `FetchedRows`
 
 
 class Method:

@@ -26,6 +26,7 @@ __all__ = [
     "checked_pairs",
     "edge_type_of_key",
     "is_minibatch",
+    "known_by_row",
     "negative_pairs",
     "pair_batches",
     "weighed",
@@ -133,9 +134,9 @@ def _where_compacted(minibatch: Any, key: Any) -> Pair:
     return src.to(compacted.device), dst.to(compacted.device)
 
 
-def checked_pairs(name: str, pairs: Pair, known: KnownEdges, etype: EdgeType) -> Pair:
-    """Pairs of node ids of the whole graph, int64 on the CPU, if they are."""
-    for ids, count, ntype in zip(pairs, (known.num_src, known.num_dst), etype[::2]):
+def checked_pairs(name: str, pairs: Pair, counts: tuple[int, int], etype: EdgeType) -> Pair:
+    """Pairs of node ids of the whole graph, of so many nodes, int64 on the CPU, if they are."""
+    for ids, count, ntype in zip(pairs, counts, etype[::2]):
         what = f"ids of nodes of type {ntype!r}"
         check_ids(name, ids, count, what, advice="pass ids of the whole graph (dgl.NID)")
     src, dst = pairs
@@ -282,6 +283,18 @@ def _made(
     return PairBatch(etype, both, ids, src, dst, drawn.view(count, k), places)
 
 
+def known_by_row(sampler: NegativeSampler, batch: PairBatch) -> tuple[KnownEdges, Pair]:
+    """Known edges of a batch, and the ids that rows of its embeddings have in them."""
+    sources, nodes = batch.ids
+    at = batch.src.cpu()
+    known, row = sampler.known_of_batch(batch.etype, sources[at], nodes)
+    if known is sampler.known_by_type[batch.etype]:
+        return known, batch.ids
+    numbered = torch.zeros_like(sources)  # others are no queries
+    numbered[at] = row
+    return known, (numbered, nodes)
+
+
 def weighed(
     sampler: NegativeSampler, batch: PairBatch, share: Share
 ) -> tuple[Tensor, Tensor | None]:
@@ -293,9 +306,9 @@ def weighed(
     """
     src, dst = batch.ids[0][batch.src.cpu()], batch.ids[1][batch.dst.cpu()]
     candidates = batch.ids[1][batch.candidates.cpu()]
-    known = sampler.known_by_type[batch.etype]
-    free = known.admissible_count(src) > 0
-    own = known.contains(src[free].unsqueeze(1), candidates[free])
+    known, row = sampler.known_of_batch(batch.etype, src, candidates)
+    free = known.admissible_count(row) > 0
+    own = known.contains(row[free].unsqueeze(1), candidates[free])
     if own.numel() >= _FEW and 2 * int(own.sum()) > own.numel():
         raise ValueError(
             f"neg_graph: {int(own.sum())} of {own.numel()} negatives are known edges of their "

@@ -4,6 +4,7 @@
 draws ahead of it, and a mistake where ``attach`` was forgotten. A log ratio is known for any pair,
 and wrong where the pairs are the positive graph's, another sampler's or of a refresh long ago: some
 of them are searched for in the table. Calls before the first refresh are counted for all processes.
+Where a trainer holds a share of the queries, the others have uniform negatives; most should be its.
 
 **Whether scores are the model's.** Negatives are chosen by the inner product of the embeddings
 unless ``scorer=`` is given. A model that scores edges by a layer of its own, as the MLP predictors
@@ -32,6 +33,7 @@ __all__ = ["Asked", "ScoringCheck", "edge_auc"]
 
 _CALLS = 300  # without any refresh, after which nobody means it
 _LOOKED_AT = 64  # pairs that are searched for in the table
+_ASKED = 10_000  # queries, before it is judged whose they are
 _OWN = 0.4  # share of its hard negatives that has to stand in the table
 _EDGES = 256  # known edges that are looked at, and as many random nodes
 _REFRESHES = 10  # before scores are judged
@@ -51,6 +53,7 @@ class Asked:
         # Calls before the first refresh, and whether a warning was given; int64 [2], shared.
         self.calls = share(torch.zeros(2, dtype=torch.int64), "the count of calls takes")
         self._unfound = 0
+        self._queries = [0, 0]  # of a share of the sources: not held, and held
         self._warned: set[str] = set()
 
     def before_a_refresh(self, edges: int) -> None:
@@ -64,6 +67,19 @@ class Asked:
                 f"{self._name}: {_CALLS} calls without a refresh: negatives are uniform until the "
                 "first one; call sampler.attach(optimizer) before the training, or "
                 "sampler.refresh() in its loop"
+            )
+
+    def of_share(self, held: Tensor) -> None:
+        """Count queries, held or not, bool [B], of a sampler that holds a share of them."""
+        ours = int(held.sum())
+        self._queries[0] += held.numel() - ours
+        self._queries[1] += ours
+        if sum(self._queries) >= _ASKED and self._queries[0] > self._queries[1]:
+            self._say(
+                "share",
+                f"{self._queries[0]} of {sum(self._queries)} queries are not of this trainer's "
+                "share, and have uniform negatives; train on the edges that dgl.distributed."
+                "edge_split deals out, with a graph that was partitioned by METIS",
             )
 
     def for_ratios(self, relation: Relation, pairs: Pair) -> None:

@@ -7,11 +7,12 @@ What the user's own functions have changed is beyond that: it stays changed.
 
 from __future__ import annotations
 
+import random
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Optional
+from typing import Any, NamedTuple, Optional, TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
@@ -36,6 +37,8 @@ from dgl_dmns.samplers.misuse import ScoringCheck
 from dgl_dmns.samplers.observed import NodeIds, ObservedEmbeddings, ids_by_type
 from dgl_dmns.samplers.pacing import Cadence, Task, check_optimizer, passes_of, steps_of_a_pass
 from dgl_dmns.samplers.relation import Relation, version_of
+from dgl_dmns.samplers.stored import StoredRows
+from dgl_dmns.samplers.trainers import Trainers
 
 __all__ = ["RefreshCallback", "Refresher", "Staleness"]
 
@@ -43,6 +46,7 @@ RefreshCallback = Callable[[RefreshReport, dict[str, Tensor]], Any]
 """Takes the report of a refresh and the embeddings, float32 [N, D] by node type."""
 
 _Rows = dict[EdgeType, Optional[Tensor]]
+Made = TypeVar("Made")
 _PATIENCE = 10.0  # seconds after which a refresh shows its progress, on a terminal
 
 
@@ -77,7 +81,7 @@ class _Work(NamedTuple):
     """A refresh that was begun."""
 
     parts: list[_Part]  # of the edge types
-    h: dict[str, Tensor]  # by node type
+    h: dict[str, Any]  # by node type, tensors or `StoredRows`
     step: int  # optimizer steps before it
     watch: Stopwatch
     clock: int | None  # of the observed embeddings that start anew from h; None where they go on
@@ -92,6 +96,7 @@ class Refresher:
     relations: dict[EdgeType, Relation]
     background: bool  # whether refreshes after the first run in a thread
     scoring: ScoringCheck
+    trainers: Trainers | None = None  # who refresh together, each its share of the rows
     report: RefreshReport | None = None  # of the refresh that is in use
     callbacks: OrderedDict[int, RefreshCallback] = field(default_factory=OrderedDict)
 
@@ -103,6 +108,10 @@ class Refresher:
         self._attached: WeakKeyDictionary[torch.optim.Optimizer, Any] = WeakKeyDictionary()
         self._behind = 0  # refreshes that were begun since the one whose table is live
         self._in_use = 0  # the step of the embeddings behind that table
+        if self.trainers is not None:  # who would repeat each other's pools
+            for relation in self.relations.values():
+                seed = repr((relation.random.initial_seed(), self.trainers.rank))
+                relation.random.manual_seed(random.Random(seed).getrandbits(62))
 
     @property
     def version(self) -> int:
@@ -130,9 +139,13 @@ class Refresher:
             )
         if not self.version:
             raise RuntimeError("nodes: the first refresh fills the whole table; call refresh()")
-        sources = {etype[0]: one.known.num_src for etype, one in self.relations.items()}
+        sources = {etype[0]: one.counts[0] for etype, one in self.relations.items()}
         found, none = ids_by_type(nodes, sources), torch.empty(0, dtype=torch.int64)
-        return {etype: found.get(etype[0], none) for etype in self.relations}
+        return {e: one.rows_of(found.get(e[0], none)) for e, one in self.relations.items()}
+
+    def _agreed(self, work: Callable[[], Made]) -> Made:
+        """What a piece of a refresh returns, if all trainers that refresh together could do it."""
+        return work() if self.trainers is None else self.trainers.agree(work)
 
     @about
     @outside_inference_mode
@@ -147,12 +160,15 @@ class Refresher:
             self.wait()
             watch.mark("wait")
         with self.scoring.watching(self.embedder.encoder, list(self._attached)):
-            h = self.embedder.embeddings(embeddings, observed, copy=True)  # training writes on
+            h = self._agreed(  # as a copy, since training writes on
+                lambda: self.embedder.embeddings(embeddings, observed, copy=True)
+            )
         watch.mark("embed")
         self._random = {e: one.random.get_state() for e, one in self.relations.items()}
         version = self.version
         try:
-            work = self._begin(h, rows, watch, anew=embeddings is not None or not observed)
+            anew = embeddings is not None or not observed
+            work = self._agreed(lambda: self._begin(h, rows, watch, anew=anew))
             if background:
                 self._behind = 1
                 self._task = Task(lambda check: (self._build(work, check), work))
@@ -167,15 +183,22 @@ class Refresher:
             raise
         return self._tell(report, work)
 
-    def _begin(self, h: dict[str, Tensor], rows: _Rows, watch: Stopwatch, *, anew: bool) -> _Work:
+    def _begin(self, h: dict[str, Any], rows: _Rows, watch: Stopwatch, *, anew: bool) -> _Work:
         """What a refresh works on: copies of the methods, and scorers as they are now."""
         beside = self.background and self.version > 0  # and one in the place of such a refresh
         parts = [
-            _Part(held, held.method.copy(), held.ends(h, beside=beside), rows[etype])
+            _Part(held, held.method.copy(), self._ends(held, h, beside), rows[etype])
             for etype, held in self.relations.items()
         ]
         seen = self.embedder.observed
         return _Work(parts, h, self._steps or 0, watch, seen.clock if seen and anew else None)
+
+    def _skips(self, rows: Tensor | None) -> bool:
+        """Whether no model is fitted; trainers that refresh together all fit, or none."""
+        return self.trainers is None and rows is not None and not rows.numel()
+
+    def _ends(self, held: Relation, h: dict[str, Any], beside: bool) -> Ends:
+        return held.ends(h, beside=beside)._replace(trainers=self.trainers)
 
     @about
     @in_float32
@@ -183,11 +206,12 @@ class Refresher:
     def _build(self, work: _Work, on_rows: OnRows) -> RefreshReport:
         """Fit and fill, and swap in what that came to."""
         fits = [
-            None if some is not None and not some.numel() else method.fit(ends)
-            for _, method, ends, some in work.parts
+            None if self._skips(some) else method.fit(ends) for _, method, ends, some in work.parts
         ]
         work.watch.mark("fit")
-        tables = [method.fill(ends, some, on_rows) for _, method, ends, some in work.parts]
+        tables = self._agreed(
+            lambda: [method.fill(ends, some, on_rows) for _, method, ends, some in work.parts]
+        )
         work.watch.mark("table")
         report = RefreshReport(
             version=self.version + 1,
@@ -228,8 +252,9 @@ class Refresher:
             )
         self.scoring.look(report.version, self.relations.values(), work.h)
         with callers_device(), ExitStack() as calls:
+            h = {n: one.h if isinstance(one, StoredRows) else one for n, one in work.h.items()}
             for callback in reversed(self.callbacks.values()):
-                calls.callback(callback, report, work.h)
+                calls.callback(callback, report, h)
         return report
 
     def wait(self) -> RefreshReport | None:
@@ -271,6 +296,13 @@ class Refresher:
         """See `RefreshingSampler.attach`."""
         check_optimizer(optimizer)
         edges = sum(relation.known.indices.numel() for relation in self.relations.values())
+        if self.trainers is not None:  # the same on all of them
+            if share is not None:
+                raise ValueError(
+                    f"share: got {share}, and trainers that share a distributed graph refresh "
+                    "after the same step, whatever the clock says; pass every=..."
+                )
+            edges = sum(int(self.embedder.g.num_edges(etype)) for etype in self.relations)
         cadence = Cadence(every, share, steps_of_a_pass(edges))
         if every is not None and not self.version:
             for relation in self.relations.values():

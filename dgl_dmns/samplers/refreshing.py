@@ -1,9 +1,7 @@
 """Samplers that follow the encoder: what they hold, and what a pipeline asks of them.
 
-A refresh runs in the main process, outside the loader. What loaders, their workers and prefetch
-threads read is the candidate table alone, in shared memory.
-
-A sampler *has* an embedder (`dgl_dmns.samplers.embedder`), a relation for each edge type
+A refresh runs in the main process, outside the loader; loaders, their workers and prefetch threads
+read the candidate table alone, in shared memory. A sampler *has* an embedder (`dgl_dmns.samplers.embedder`), a relation for each edge type
 (`dgl_dmns.samplers.relation`) with a method that fits and fills (`dgl_dmns.samplers.method`), and a
 refresher (`dgl_dmns.samplers.refresher`).
 """
@@ -19,7 +17,6 @@ from torch.utils.hooks import RemovableHandle
 
 from dgl_dmns.checks import check_object
 from dgl_dmns.core import (
-    MOST_NODES,
     EdgeName,
     EdgeType,
     Embeddings,
@@ -32,9 +29,16 @@ from dgl_dmns.core import (
     shielded,
 )
 from dgl_dmns.samplers.base import NegativeSampler
+from dgl_dmns.samplers.batches import Batches
 from dgl_dmns.samplers.callables import Scorers, scorers_by_type
 from dgl_dmns.samplers.embedder import Embedder, Encoder
-from dgl_dmns.samplers.graphs import GraphIdentity, check_graph, is_homogeneous, shared_memory_for
+from dgl_dmns.samplers.graphs import (
+    GraphIdentity,
+    check_graph,
+    check_ids_fit,
+    is_homogeneous,
+    shared_memory_for,
+)
 from dgl_dmns.samplers.method import Method, TableMethod
 from dgl_dmns.samplers.misuse import Asked, ScoringCheck
 from dgl_dmns.samplers.observed import NodeIds
@@ -48,8 +52,10 @@ from dgl_dmns.samplers.settings import (
     groups_with_room,
     held_edge_types,
 )
+from dgl_dmns.samplers.shares import Share
 from dgl_dmns.samplers.states import Saved
-from dgl_dmns.samplers.tables import Source, Tables
+from dgl_dmns.samplers.tables import Source
+from dgl_dmns.samplers.trainers import Trainers
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,16 +65,16 @@ __all__ = ["Encoder", "RefreshingSampler", "Source"]
 _KEPT_BACK = ("refresher", "resources", "diffusion")  # from workers: what a refresh alone needs
 
 
-class RefreshingSampler(Tables, Saved, NegativeSampler):
+class RefreshingSampler(Batches, Saved, NegativeSampler):
     """Base of the samplers whose negatives depend on the encoder, and follow it by refreshes.
 
     Before the first refresh, all negatives are uniform, without known edges. Each edge type that is
     held (see ``k`` and ``etypes``) has known edges, a table, a method and a random state of its
-    own, `relation`. An edge type without edges has no table; a request for its edges returns no
-    negatives.
+    own, `relation`. One without edges has no table, and no negatives.
 
-    Of a `dgl.distributed.DistGraph` every trainer reads the edges from the servers, once, and
-    shares its table with its sampler processes. The encoder then is a callable.
+    Of a `dgl.distributed.DistGraph` with several partitions each trainer holds its share, see
+    `dgl_dmns.samplers.shares`, and its sampler processes read its table. The encoder then is a
+    callable, and all trainers refresh after the same step.
 
     Args:
         g: the training graph; its edges are the known positives.
@@ -99,6 +105,7 @@ class RefreshingSampler(Tables, Saved, NegativeSampler):
         MemoryError: if there is no room for the tables; nothing is allocated then.
     """
 
+    shares: ClassVar[bool] = True  # whether a share of the sources is enough
     takes: ClassVar[tuple[str, ...]] = (  # of these arguments, by name
         *("pools", "scorer", "source", "etypes", "feat", "seed", "generator", "resources"),
     )
@@ -149,7 +156,9 @@ class RefreshingSampler(Tables, Saved, NegativeSampler):
         check_object("resources", resources, Resources, "Resources(background=True)")
         self.source: Source = source
         self.rule, self.settings, self.resources, self.seed = rule, settings, resources, seed
-        groups = groups_with_room(resources, self._rows(g, held))
+        shares = {etype: self._share(g, etype) for etype in held}
+        sources = {e: len(s.ids) if s else int(g.num_nodes(e[0])) for e, s in shares.items()}
+        groups = groups_with_room(resources, self._rows(g, sources, held))
         # Seeds go by place in the graph: a type's negatives do not depend on what else is held.
         places = {etype: place for place, etype in enumerate(g.canonical_etypes)}
         with shared_memory_for(list(held)):
@@ -165,6 +174,7 @@ class RefreshingSampler(Tables, Saved, NegativeSampler):
                     self._method,
                     alike=source == "uniform",
                     folder=resources.table_folder,
+                    share=shares[etype],
                 )
                 for etype, number in held.items()
             }
@@ -172,8 +182,10 @@ class RefreshingSampler(Tables, Saved, NegativeSampler):
         self._identity = GraphIdentity(name, g, held)
         self.asked = Asked(name)
         scoring = ScoringCheck("scorer" in self.takes, rule.uses_scores, scorer is not None)
+        embedder.stored = any(shares.values())
+        trainers = Trainers() if embedder.stored else None
         self.refresher = Refresher(
-            name, embedder, self.relations, bool(resources.background), scoring
+            name, embedder, self.relations, bool(resources.background), scoring, trainers
         )
 
     def _check_taken(self, options: Mapping[str, Any]) -> None:
@@ -185,16 +197,19 @@ class RefreshingSampler(Tables, Saved, NegativeSampler):
         """The method of an edge type; subclasses have their own."""
         return TableMethod(self.rule, self.settings, self.resources.chunk_bytes, seed)
 
-    def _rows(self, g: Any, numbers: Mapping[EdgeType, int]) -> dict[EdgeType, Rows]:
-        """What the table of each edge type asks for, by its number of negatives."""
-        for etype in numbers:
-            if int(g.num_nodes(etype[2])) > MOST_NODES:
-                raise ValueError(
-                    f"g: expected at most {MOST_NODES} nodes of type {etype[2]!r}, whose ids fit a "
-                    f"table, got {g.num_nodes(etype[2])}; leave nodes out that are no candidates"
-                )
-        hard, groups = self.settings.hard, self.settings.groups_for
-        return {e: Rows(int(g.num_nodes(e[0])), hard(k), groups(k)) for e, k in numbers.items()}
+    def _share(self, g: Any, etype: EdgeType) -> Share | None:
+        """The sources that this process holds, of a distributed graph; None for all."""
+        if not self.shares or self.rule.nearest_among(1) is not None:
+            return None
+        return Share.of(g, etype, self.source == "uniform", bool(self.resources.background))
+
+    def _rows(
+        self, g: Any, sources: Mapping[EdgeType, int], numbers: Mapping[EdgeType, int]
+    ) -> dict[EdgeType, Rows]:
+        """What each table asks for, by its sources and number of negatives."""
+        check_ids_fit(g, numbers)
+        own = self.settings
+        return {e: Rows(sources[e], own.hard(k), own.groups_for(k)) for e, k in numbers.items()}
 
     @property
     def report(self) -> RefreshReport | None:
@@ -349,6 +364,10 @@ class RefreshingSampler(Tables, Saved, NegativeSampler):
         """
         refresher, held = self._original("update_graph"), self.relations
         check_graph(g)
+        if refresher.trainers is not None:
+            raise ValueError(
+                "g: a sampler of a distributed graph holds a trainer's share; make a new one"
+            )
         refresher.settle()
         if is_homogeneous(g) != self.homogeneous:
             raise ValueError(
@@ -358,8 +377,9 @@ class RefreshingSampler(Tables, Saved, NegativeSampler):
         for relation in held.values():
             relation.check_growth(g)
         embedder = refresher.embedder.on(g)
-        rows = self._rows(g, {etype: relation.k for etype, relation in held.items()})
-        groups = groups_with_room(self.resources, rows)
+        sources = {etype: int(g.num_nodes(etype[0])) for etype in held}
+        numbers = {etype: relation.k for etype, relation in held.items()}
+        groups = groups_with_room(self.resources, self._rows(g, sources, numbers))
         with shared_memory_for(list(held)):
             relations = {etype: relation.on(g, groups[etype]) for etype, relation in held.items()}
         refresher.embedder, refresher.relations = embedder, relations
@@ -375,7 +395,7 @@ class RefreshingSampler(Tables, Saved, NegativeSampler):
         return {name: None if name in _KEPT_BACK else value for name, value in held.items()}
 
     def __repr__(self) -> str:
-        numbers = sorted({relation.k for relation in self.relations.values()})
-        k = "..".join(str(number) for number in dict.fromkeys((numbers[0], numbers[-1])))
+        numbers = [relation.k for relation in self.relations.values()]
+        k = "..".join(map(str, dict.fromkeys((min(numbers), max(numbers)))))
         types = "" if self.homogeneous else f", types={len(self.relations)}"
         return f"{type(self).__name__}(k={k}{types}, rule={self.rule}, version={self.version})"

@@ -26,10 +26,11 @@ from dgl_dmns.core import (
 from dgl_dmns.samplers.callables import frozen, in_eval_mode
 from dgl_dmns.samplers.graphs import known_edges
 from dgl_dmns.samplers.method import Ends, Method
+from dgl_dmns.samplers.shares import Share
 
 __all__ = ["Relation", "version_of"]
 
-_SENT = ("etype", "folder", "groups", "alike", "rows")  # to workers, beside the method's
+_SENT = ("etype", "folder", "groups", "alike", "rows", "share")  # to workers, beside the method's
 
 
 class Relation:
@@ -53,11 +54,14 @@ class Relation:
         *,
         alike: bool = False,  # whether all rows have so many, for queries that are drawn alike
         folder: Folder | None = None,  # for files; None is shared memory
+        share: Share | None = None,  # of the sources; None is all
     ) -> None:
         self.etype = etype
         self.folder = folder
         self.groups = groups
-        known = known_edges(g, etype, folder)
+        self.share = share
+        self.pool = settings.pool
+        known = known_edges(g, etype, folder) if share is None else share.known_edges(g, folder)
         self.method = method(known, seed)
         self.alike = alike or not self.method.rebuilds_rows  # chains are carried on alike
         table = CandidateTable(self.sizes(known, 1), settings.hard(k), folder=folder)
@@ -94,6 +98,13 @@ class Relation:
         return self.known.num_src, self.known.num_dst
 
     @property
+    def counts(self) -> tuple[int, int]:
+        """Number of source and of destination nodes in the graph."""
+        if self.share is not None:
+            return self.share.counts
+        return self.known.num_src, self.known.num_dst
+
+    @property
     def passes(self) -> int:
         """Passes over the known edges that rows are made for."""
         return 1 if self.rows.turns is None else self.rows.turns.passes
@@ -121,7 +132,20 @@ class Relation:
         self.rows = replace(self.rows, table=table, turns=self._turns(self.known, passes))
         before.retire()
 
-    def ends(self, h: dict[str, Tensor], *, beside: bool = False) -> Ends:
+    def over(self, function: Callable[..., Tensor], src: Tensor, *others: Tensor) -> Tensor:
+        """What a function makes of the rows of sources [P], see `Share.over`."""
+        if self.share is None:
+            return function(src, *others)
+        return self.share.over(function, src, *others)
+
+    def rows_of(self, src: Tensor) -> Tensor:
+        """The rows of those sources [B] that are held."""
+        if self.share is None:
+            return src
+        row, held = self.share.rows(src)
+        return row[held]
+
+    def ends(self, h: Mapping[str, Any], *, beside: bool = False) -> Ends:
         """What a refresh from embeddings by node type has, with the scorer as it is now.
 
         In a refresh ``beside`` the training the modules that a function as scorer calls keep their
@@ -134,7 +158,10 @@ class Relation:
             random = torch.Generator().manual_seed(seed)
         else:
             scorer = in_eval_mode(scorer)
-        return Ends(self.known, self.table, h[source], h[destination], scorer, random)
+        ends = h[source], h[destination]
+        if self.share is not None:
+            ends = self.share.embeddings(*ends, self.pool, random)
+        return Ends(self.known, self.table, *ends, scorer, random)
 
     def on(self, g: Any, groups: int) -> Relation:
         """The same for a graph that has changed; this one stays as it is, for who reads it.
@@ -160,10 +187,11 @@ class Relation:
     def check_call(self, g: Any, src: Tensor) -> None:
         """Refuse sources [B] that the sampler does not know, and a graph that lacks candidates."""
         source, _, destination = self.etype
-        strange = bool(src.numel()) and int(src.max()) >= self.known.num_src
+        sources = self.counts[0]
+        strange = bool(src.numel()) and int(src.max()) >= sources
         if strange or int(g.num_nodes(destination)) < self.known.num_dst:
             ntype = source if strange else destination
-            held = self.known.num_src if strange else self.known.num_dst
+            held = sources if strange else self.known.num_dst
             raise ValueError(
                 f"g: the sampler was made for {held} nodes of type {ntype!r}, the graph has "
                 f"{g.num_nodes(ntype)}; hand a graph that has grown to update_graph(g), and make a "

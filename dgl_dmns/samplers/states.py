@@ -44,7 +44,7 @@ class Saved:
         parts = {etype: _state_of(relation) for etype, relation in self.relations.items()}
         state = next(iter(parts.values())) if embedder.homogeneous else {"by_type": parts}
         # With the embeddings the distribution is known, and log ratios go on.
-        last = copy.deepcopy(embedder.last)
+        last = None if embedder.stored else copy.deepcopy(embedder.last)
         state = {"sampler": type(self).__name__, **state, "embeddings": last}
         if embedder.observed is not None:
             state["observed"] = copy.deepcopy(embedder.observed.state_dict())

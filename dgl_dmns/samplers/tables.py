@@ -5,7 +5,6 @@ Negatives are looked up in loader workers, too; distributions are known where re
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -19,13 +18,11 @@ from dgl_dmns.core import (
     EdgeName,
     EdgeType,
     Embeddings,
-    FilteredDraws,
     KnownEdges,
     Look,
     NodeDistribution,
     PoolSettings,
     Rule,
-    Scorer,
     Snapshot,
     canonical_edge_type,
     check_tractable,
@@ -37,7 +34,6 @@ from dgl_dmns.samplers.minibatch import checked_pairs, is_minibatch, negative_pa
 from dgl_dmns.samplers.misuse import Asked
 from dgl_dmns.samplers.refresher import Refresher
 from dgl_dmns.samplers.relation import Relation, version_of
-from dgl_dmns.shared_softmax import Share
 
 if TYPE_CHECKING:
     from dgl_dmns.samplers.base import NegativeSampler as _Sampler
@@ -113,6 +109,7 @@ class Tables(_Sampler):
     ) -> Look:
         refresher = self._original("look")
         relation = self.relation(etype)
+        _check_whole("look", relation)
         if relation.table.version == 0:
             raise RuntimeError(
                 "sampler: it has not been refreshed, so that its negatives are uniform; call "
@@ -148,7 +145,9 @@ class Tables(_Sampler):
             dst: destinations of the positive edges, shape [B], int64, for the groups whose turn it
                 is; defaults to random groups of the rows.
         """
-        return self.relation(etype).rows.draw(src, dst, generator=self._call_generator())
+        relation = self.relation(etype)
+        _check_whole("draw", relation)
+        return relation.rows.draw(src, dst, generator=self._call_generator())
 
     def negatives(self, g: Any, src: Tensor, etype: EdgeType) -> Tensor:  # noqa: D102
         return self.negatives_for_edges(g, src, None, etype)
@@ -172,8 +171,18 @@ class Tables(_Sampler):
         relation.check_call(g, src)
         if relation.table.version == 0:
             self.asked.before_a_refresh(src.numel())
-            return relation.known.uniform(src, relation.k, generator=self._call_generator())
-        return self._draw_ids(relation, src, dst, eids)
+
+        def of_rows(row: Tensor, dst: Tensor | None) -> Tensor:
+            if relation.table.version == 0:
+                return relation.known.uniform(row, relation.k, generator=self._call_generator())
+            return self._draw_ids(relation, row, dst, eids if relation.share is None else None)
+
+        if relation.share is None:
+            return of_rows(src, dst)
+        self.asked.of_share(relation.share.rows(src)[1])
+        return relation.share.negatives(
+            g, src, dst, relation.k, of_rows, generator=self._call_generator()
+        )
 
     def _draw_ids(
         self, relation: Relation, src: Tensor, dst: Tensor | None, eids: Tensor | None
@@ -254,13 +263,15 @@ class Tables(_Sampler):
         check_tractable(self.rule)
 
         def of(relation: Relation, pair: Pair) -> Tensor:
-            pairs = checked_pairs(name, pair, relation.known, relation.etype)
-            judge(relation, pairs)
-            if relation.table.version == 0 and name == "negatives":  # those are uniform
-                ratio = torch.zeros(pair[0].shape, dtype=torch.float32)
-            else:
-                ratio = self.distribution(relation.etype).log_ratio(*pairs)
-            return ratio.to(pair[0].device)
+            pairs = checked_pairs(name, pair, relation.counts, relation.etype)
+
+            def of_rows(row: Tensor, dst: Tensor) -> Tensor:
+                judge(relation, (row, dst))
+                if relation.table.version == 0 and name == "negatives":  # those are uniform
+                    return torch.zeros(row.shape, dtype=torch.float32)
+                return self._distribution(relation).log_ratio(row, dst)
+
+            return relation.over(of_rows, *pairs).to(pair[0].device)
 
         pairs = negative_pairs(given, list(self.relations))
         if isinstance(pairs, tuple):
@@ -279,9 +290,15 @@ class Tables(_Sampler):
             ValueError: if the rule's distribution is not tractable, or the edge type has to be
                 named.
         """
+        self._original("distribution")
+        relation = self.relation(etype)
+        _check_whole("distribution", relation)
+        return self._distribution(relation)
+
+    def _distribution(self, relation: Relation) -> NodeDistribution:
+        """The same of any relation; of a share by row."""
         h = self._original("distribution").embedder.last
         check_tractable(self.rule)
-        relation = self.relation(etype)
         method = relation.method
         if method.distribution is None and h is not None and isinstance(method, TableMethod):
             method.know_again(relation.ends(h))  # of a state that was loaded
@@ -292,57 +309,18 @@ class Tables(_Sampler):
             )
         return method.distribution
 
-    def scorer_of(self, etype: EdgeType) -> Scorer | None:  # noqa: D102
-        return self.relations[etype].scorer
+    def check_identity(self, g: Any, etype: EdgeType, pairs: Pair | None) -> None:  # noqa: D102
+        relation = self.relations.get(etype)
+        if relation is None or relation.share is None:  # of a share all has come from the servers
+            super().check_identity(g, etype, pairs)
 
-    def _draws(self, etype: EdgeType, dst: Tensor) -> FilteredDraws:
-        return FilteredDraws(self.relations[etype].known)
 
-    def chosen(self, etype: EdgeType, places: Tensor) -> Tensor | None:
-        """See `NegativeSampler.chosen`: those of the table.
-
-        Raises:
-            ValueError: if all are.
-        """
-        rows = self.relations[etype].rows
-        if not rows.uniform_share:
-            advice = "make it with pools=Pools(uniform_share=0.5), or take share='edge'"
-            if "pools" not in self.takes:
-                advice = "take UniformSampler or DMNSSampler"
-            raise ValueError(
-                f"uniform_share: a batch shares its uniform negatives, and {type(self).__name__} "
-                f"draws none; {advice}"
-            )
-        return rows.chosen(places)
-
-    def batch_log_ratio(
-        self, etype: EdgeType, src: Tensor, dst: Tensor, candidates: Tensor, share: Share = "batch"
-    ) -> Tensor:
-        """See `NegativeSampler.batch_log_ratio`; in a batch, of the uniform draws alone.
-
-        Raises:
-            ValueError: with ``share="edge"``, if the rule has no tractable distribution, or if all
-                negatives are chosen by the score alone.
-        """
-        uniform = super().batch_log_ratio(etype, src, dst, candidates, share)
-        if share == "batch":
-            return uniform
-        check_tractable(self.rule)
-        relation = self.relations[etype]
-        known, fresh = relation.known, relation.rows.uniform_share
-        if relation.table.version == 0 or fresh == 1:
-            return uniform
-        if not fresh and not self.rule.uses_generator:
-            raise ValueError(
-                "share='edge': the log ratio of negatives that the score alone has chosen is the "
-                "score itself, so that nothing is left to learn; make the sampler with "
-                "pools=Pools(uniform_share=0.5)"
-            )
-        # Of N q(u|v) of what the rule draws; a query without an admissible node has none.
-        query = src.repeat_interleave(candidates.shape[1])
-        hard = self.distribution(etype).hard_log_ratio(query, candidates.flatten()).double()
-        left = known.admissible_count(query)
-        hard = (hard + math.log(known.num_dst) - left.clamp(min=1).double().log()).exp()
-        hard = hard.masked_fill(left <= 0, 0.0).view_as(candidates)
-        ratio = torch.log(fresh * uniform.exp() + (1 - fresh) * hard)
-        return ratio.masked_fill((known.admissible_count(src) <= 0).unsqueeze(1), 0.0)
+def _check_whole(call: str, relation: Relation) -> None:
+    """Refuse what numbers queries by their ids, where rows are those of a trainer's share."""
+    if relation.share is not None:
+        raise ValueError(
+            f"{call}: this trainer holds {relation.share.ids.numel()} of the "
+            f"{relation.share.counts[0]} sources of a distributed graph; call the sampler itself, "
+            "for_queries(), log_ratio() or loss(), which ask for the others, and look at negatives "
+            "with a sampler of a graph on one machine"
+        )

@@ -27,7 +27,7 @@ from torch import Tensor, distributed, nn
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from shared import BUYS, WIDTH, ends, make, star
 
-from dgl_dmns.core import Density, Hardest
+from dgl_dmns.core import Blend, Density, Hardest
 from dgl_dmns.samplers import InBatchSampler, PopularitySampler, UniformSampler
 
 try:
@@ -136,7 +136,7 @@ def write(h: Any, value: Tensor) -> None:
     """Write all rows, and read them back: DGL's barrier waits for no write to another server."""
     rows = torch.arange(len(value))
     h[rows] = value
-    assert torch.equal(h[rows], value)
+    assert torch.equal(h[rows].nan_to_num(), value.nan_to_num())
 
 
 def homogeneous() -> dict[str, Any]:
@@ -175,7 +175,7 @@ def homogeneous() -> dict[str, Any]:
     result["table"] = sampler.table.current().ids.clone()
     result["random"] = sampler.state_dict()["random"]
     pairs = [(batch["src"], batch["dst"]) for batch in result["after"]]
-    result["held"] = [sampler.table.holds(*one) for one in pairs]
+    result["held"] = [sampler.relation().over(sampler.table.holds, *one) for one in pairs]
     result["ratios"] = [sampler.log_ratio(one) for one in pairs]
 
     # The hardest node is the one that stands out; a refresh makes it another one.
@@ -197,11 +197,188 @@ def homogeneous() -> dict[str, Any]:
     return result
 
 
+def reads(h: Any) -> list[int]:
+    """How many rows of a DistTensor each read from now on takes."""
+    kind, taken = type(h), []
+    original = kind.__getitem__
+
+    def watched(self: Any, index: Any) -> Any:
+        if self is h:
+            taken.append(len(index))
+        return original(self, index)
+
+    kind.__getitem__ = watched
+    return taken
+
+
+def said(call: Any) -> str:
+    """What an error says, and of which kind it is."""
+    try:
+        call()
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+def density(sampler: Any, known: Any, src: Tensor) -> Tensor:
+    """``N q(u|v)`` of all nodes for some queries, of the definition: [B, N]."""
+    relation, every = sampler.relation(), torch.arange(known.num_dst)
+    free = ~known.contains(src.unsqueeze(1), every)
+    uniform = free.double() * (len(every) / free.sum(1, keepdim=True))
+    row, held = relation.share.rows(src)
+    rows = row[held].repeat_interleave(len(every))
+    hard = relation.method.distribution.hard_log_ratio(rows, every.repeat(int(held.sum())))
+    drawn = uniform.clone()
+    drawn[held] *= hard.double().exp().view(-1, len(every))
+    share = relation.rows.uniform_share
+    return share * uniform + (1 - share) * drawn
+
+
+def shares() -> dict[str, Any]:
+    g = dgl.distributed.DistGraph("graph")
+    nodes, rank, last = g.num_nodes(), distributed.get_rank(), distributed.get_world_size() - 1
+    everything = torch.ones(g.num_edges(), dtype=torch.bool)
+    mine = edge_split(everything, g.get_partition_book(), force_even=True)
+    h = DistTensor((nodes, WIDTH), torch.float32, "h")
+
+    def filled(value: Tensor) -> None:
+        g.barrier()
+        if not rank:
+            write(h, value)
+        g.barrier()
+
+    filled(torch.randn(nodes, WIDTH))
+    torch.manual_seed(rank)
+    failing: list[bool] = []
+
+    def encoder() -> Any:
+        if failing and rank == last:
+            raise ValueError("no memory left here")
+        return h
+
+    def loader(sampler: Any, eids: Tensor) -> Any:
+        return DistEdgeDataLoader(
+            g, eids, NeighborSampler([2]), negative_sampler=sampler, batch_size=40
+        )
+
+    options = {"rule": Blend(), "pool": 4}
+    sampler, whole = make("dmns", g, encoder, **options), UniformSampler(g, K)
+    relation = sampler.relation()
+    result: dict[str, Any] = {
+        "ids": g.ndata["id"][torch.arange(nodes)],
+        "mine": g.find_edges(mine)[0],
+        "held": relation.share.ids,
+        "known": (relation.known.indptr, relation.known.indices),
+    }
+
+    # Edges of all trainers, so that many queries are not held. Before a refresh all is uniform.
+    some = torch.randperm(g.num_edges())[:200]
+
+    def batches() -> Any:
+        for _, pos, neg, _ in loader(sampler, some):
+            yield h[pos.ndata[dgl.NID]], pos, neg
+
+    result["losses"] = [(sampler.loss(*b), whole.loss(*b)) for b in batches()]
+    result["before"] = epoch(loader(sampler, some))
+
+    taken = reads(h)
+    sampler.refresh()
+    result["reads"] = list(taken)
+    result["model"] = {
+        name: value for name, value in sampler.model.state_dict().items() if name[0] != "_"
+    }
+    result["after"] = epoch(loader(sampler, mine))
+    result["elsewhere"] = epoch(loader(sampler, some))
+    known, etype = whole.known_by_type["_N", "_E", "_N"], ("_N", "_E", "_N")
+    result["ratios"] = []
+    for batch in result["elsewhere"]:
+        pairs = batch["src"], batch["dst"]
+        row, held = relation.share.rows(pairs[0])
+        ratio = sampler.log_ratio(pairs)
+        own = relation.method.distribution.log_ratio(row[held], pairs[1][held])
+        assert torch.equal(ratio[held], own)
+        result["ratios"].append((held, ratio, relation.over(relation.table.holds, *pairs)))
+        src, candidates = batch["query"], pairs[1].view(-1, K)
+        exact = density(sampler, known, src)
+        torch.testing.assert_close(  # but for the known edges of who is not held, 10 of 600
+            sampler.batch_log_ratio(etype, src, src, candidates).exp(),
+            exact.mean(0)[candidates],
+            rtol=0.03,
+            atol=0.0,
+        )
+        torch.testing.assert_close(
+            sampler.batch_log_ratio(etype, src, src, candidates, "edge").exp(),
+            exact.gather(1, candidates),
+            rtol=0.03,
+            atol=0.0,
+        )
+    result["trained"] = [sampler.loss(*b) for b in batches()]
+    every = torch.arange(nodes)
+    result["queries"] = sampler.for_queries(g, every)
+    result["arrived"] = sampler.for_embeddings(torch.randn(4, WIDTH))
+
+    state, other = sampler.state_dict(), make("dmns", g, encoder, **options)
+    other.load_state_dict(state)
+    result["states"] = (relation.table.current().ids, other.table.current().ids)
+
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
+    result["errors"] = {
+        "look": said(sampler.look),
+        "draw": said(lambda: sampler.draw(every)),
+        "distribution": said(sampler.distribution),
+        "g": said(lambda: sampler.update_graph(g)),
+        "observe": said(lambda: sampler.observe(every[:1], torch.zeros(1, WIDTH))),
+        "share": said(lambda: sampler.attach(optimizer, share=0.1)),
+        "background": said(lambda: make("dmns", g, encoder, background=True)),
+        "source": said(lambda: make("dmns", g, encoder, source="uniform")),
+        "state": said(lambda: other.log_ratio((every, every.flip(0)))),
+    }
+
+    # A refresh that one trainer cannot make.
+    before = relation.table.current().ids.clone()
+    failing.append(True)
+    result["failed"] = said(sampler.refresh)
+    failing.clear()
+    broken = h[every]
+    broken[int(relation.share.ids[0])] = float("nan")
+    filled(broken)
+    result["NaN"] = said(sampler.refresh)
+    assert torch.equal(relation.table.current().ids, before)
+    assert sampler.version == 1
+    filled(torch.randn(nodes, WIDTH))
+    sampler.refresh(nodes=every[:100])
+    result["version"] = sampler.version
+    result["again"] = epoch(loader(sampler, mine))
+    return result
+
+
+def killed() -> dict[str, Any]:
+    g = dgl.distributed.DistGraph("graph")
+    h = DistTensor((g.num_nodes(), WIDTH), torch.float32, "h")
+    rank, version = distributed.get_rank(), 0
+
+    def encoder() -> Any:
+        if version and rank == distributed.get_world_size() - 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return h
+
+    sampler = make("dmns", g, encoder, rule=Hardest())
+    sampler.refresh()
+    version = sampler.version
+    try:
+        sampler.refresh()
+    except RuntimeError as error:
+        (Path(sys.argv[2]) / f"{rank}.txt").write_text(str(error))
+        raise
+    return {}
+
+
 def market() -> dict[str, Any]:
     g = dgl.distributed.DistGraph("graph")
     etype = BUYS
     h = {ntype: DistTensor((g.num_nodes(ntype), WIDTH), torch.float32, ntype) for ntype in g.ntypes}
     sampler = make("dmns", g, lambda: h, etypes=["buys"])
+    share = sampler.relation().share
     batches = DistEdgeDataLoader(
         g,
         {etype: torch.arange(g.num_edges(etype))},
@@ -210,10 +387,12 @@ def market() -> dict[str, Any]:
         batch_size=20,
     )
     for ntype, part in h.items():
-        part[torch.arange(g.num_nodes(ntype))] = torch.randn(g.num_nodes(ntype), WIDTH)
+        if not distributed.get_rank():
+            write(part, torch.randn(g.num_nodes(ntype), WIDTH))
+        g.barrier()
     sampler.refresh()
     ids = {ntype: g.nodes[ntype].data["id"][torch.arange(g.num_nodes(ntype))] for ntype in g.ntypes}
-    return {"ids": ids, "after": epoch(batches, etype)}
+    return {"ids": ids, "after": epoch(batches, etype), "held": share and share.ids}
 
 
 def main() -> None:
@@ -227,7 +406,8 @@ def main() -> None:
     distributed.init_process_group(  # by a file: no other port to be free
         "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=ranks
     )
-    result = {"homogeneous": homogeneous, "market": market}[job]()
+    jobs = {"homogeneous": homogeneous, "market": market, "shares": shares, "killed": killed}
+    result = jobs[job]()
     torch.save(result, Path(folder) / f"{rank}.pt")
 
 
