@@ -214,9 +214,9 @@ class NegativeSampler(_Base):  # type: ignore[misc]
     def _generate(self, g: Any, eids: Tensor, canonical_etype: EdgeType) -> Pair:
         _check_call_ids("eids", eids, g.num_edges(canonical_etype), "edge ids", g)
         ends = ends_of(g, eids, canonical_etype)
-        src, dst, found = torch.stack([*ends, eids]).to("cpu", torch.int64)  # one copy from a GPU
+        src, dst, held = (ids.to("cpu", torch.int64) for ids in (*ends, eids))
         self.check_identity(g, canonical_etype, (src, dst))
-        src, dst = self._pairs_for_edges(g, src, dst, canonical_etype, found)
+        src, dst = self._pairs_for_edges(g, src, dst, canonical_etype, held)
         return src.to(eids.device, eids.dtype), dst.to(eids.device, eids.dtype)
 
     def _pairs_for_edges(
