@@ -58,7 +58,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Encoder", "RefreshingSampler", "Source"]
 
-_KEPT_BACK = ("refresher", "resources", "diffusion")  # from workers: what a refresh alone needs
+_KEPT_BACK = ("refresher", "resources", "diffusion", "_last")  # from workers: of no use there
 
 
 class RefreshingSampler(Batches, Saved, NegativeSampler):
