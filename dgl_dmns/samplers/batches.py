@@ -17,6 +17,8 @@ __all__ = ["Batches"]
 class Batches(Tables):
     """The part of `RefreshingSampler` that its loss asks; it has no life of its own."""
 
+    _last: tuple[EdgeType, Tensor, KnownEdges, Tensor] | None = None  # of a share, for one batch
+
     def scorer_of(self, etype: EdgeType) -> Scorer | None:  # noqa: D102
         return self.relations[etype].scorer
 
@@ -46,9 +48,15 @@ class Batches(Tables):
         relation = self.relations[etype]
         if relation.share is None:
             return relation.known, src
+        last = self._last
+        if last is not None and last[0] == etype and torch.equal(last[1], src):
+            return last[2], last[3]
         queries, row = src.unique(return_inverse=True)
         g = self._original("loss").embedder.g
-        return relation.share.batch(g, relation.known, queries, nodes.flatten()), row
+        known = relation.share.batch(g, relation.known, queries, nodes.flatten())
+        if bool(relation.share.rows(queries)[1].all()):  # all of their edges are among these
+            self._last = etype, src.clone(), known, row
+        return known, row
 
     def batch_log_ratio(
         self, etype: EdgeType, src: Tensor, dst: Tensor, candidates: Tensor, share: Share = "batch"

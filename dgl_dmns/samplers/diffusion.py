@@ -30,55 +30,56 @@ class DiffusionMethod(TableMethod):
         return made
 
     def fit(self, ends: Ends) -> FitReport:  # noqa: D102
-        diffusion, width = self.diffusion, ends.h_query.shape[1]
-        first = self.model is None
-        steps = diffusion.warmup_steps if first else diffusion.fit_steps
-        if self.model is None:
-            self.model = diffusion.make(width, self.levels, self.seed)
-        check_width(self.model.space.embedding_width, width)
+        first, random = self.model is None, ends.random
+        steps = self.diffusion.warmup_steps if first else self.diffusion.fit_steps
         if ends.trainers is not None:
-            return self._fit_together(self.model, ends, ends.trainers, steps, settle=not first)
-        space, one_type = self.model.space, ends.h_candidate is ends.h_query
+            return self._fit_together(ends, ends.trainers, steps, settle=not first)
+        model = self._of(ends.h_query.shape[1])
+        space, one_type = model.space, ends.h_candidate is ends.h_query
         space.update(ends.h_query if one_type else torch.cat([ends.h_query, ends.h_candidate]))
         z_query = space.encode(ends.h_query)
         z_candidate = z_query if one_type else space.encode(ends.h_candidate)
-        return self.model.fit(
-            z_query, z_candidate, ends.known, steps, settle=not first, generator=ends.random
+        return model.fit(
+            z_query, z_candidate, ends.known, steps, settle=not first, generator=random
         )
 
+    def _of(self, width: int) -> DiffusionGenerator:
+        """The model for embeddings of a width, made at the first refresh."""
+        if self.model is None:
+            self.model = self.diffusion.make(width, self.levels, self.seed)
+        check_width(self.model.space.embedding_width, width)
+        return self.model
+
     def _fit_together(
-        self,
-        model: DiffusionGenerator,
-        ends: Ends,
-        trainers: Trainers,
-        steps: int,
-        *,
-        settle: bool,
+        self, ends: Ends, trainers: Trainers, steps: int, *, settle: bool
     ) -> FitReport:
         """Fit one model on pairs of all trainers: the first one fits, and the others take it over.
 
         Pairs travel in the model's space, as many from each trainer.
         """
-        space, first = model.space, trainers.rank == 0
-        h_query, candidates, random = ends.h_query, ends.h_candidate, ends.random
+        first, random = trainers.rank == 0, ends.random
+        h_query, candidates = ends.h_query, ends.h_candidate
 
-        def of_a_sample() -> dict[str, Tensor] | None:
+        def of_a_sample() -> dict[str, Tensor]:
+            space = self._of(h_query.shape[1]).space
             if first:  # destinations are a uniform sample of all
                 one_type = ends.known.exclude_self
                 space.update(candidates.h if one_type else torch.cat([h_query, candidates.h]))
-            return dict(space.state_dict()) if first else None
+            return dict(space.state_dict())
 
         def pairs() -> Tensor:
+            model = self._of(h_query.shape[1])
+            model.space.load_state_dict(states[0])
             count = -(-steps * model.batch_pairs // trainers.count)
             query, neighbour = sample_pairs(ends.known, count, generator=random)
             h = torch.stack([h_query[query], rows_of(candidates, neighbour)])
-            return space.encode(h.flatten(0, 1)).view(2, count, -1)
+            return model.space.encode(h.flatten(0, 1)).view(2, count, -1)
 
         def fitted() -> tuple[dict[str, Any], FitReport] | None:
             if not first:
                 return None
-            total = every.shape[1]
-            order, taken = torch.randperm(total, generator=random), 0
+            model, every, taken = self._of(h_query.shape[1]), torch.cat(parts, dim=1), 0
+            order = torch.randperm(every.shape[1], generator=random)
 
             def draw(count: int) -> tuple[Tensor, Tensor]:
                 nonlocal taken
@@ -86,18 +87,21 @@ class DiffusionMethod(TableMethod):
                 taken += count
                 return every[0, some], every[1, some]
 
-            report = model.fit_pairs(
-                draw, space.encode(h_query), steps, settle=settle, generator=random
-            )
+            z = model.space.encode(h_query)
+            report = model.fit_pairs(draw, z, steps, settle=settle, generator=random)
             return dict(model.state_dict()), report
 
-        space.load_state_dict(trainers.each(of_a_sample)[0] or {})
-        every = torch.cat(trainers.each(pairs), dim=1)
+        def taken_over() -> FitReport:
+            assert made is not None
+            if not first:
+                self._of(h_query.shape[1]).load_state_dict(made[0])
+            return made[1]
+
+        # Errors of each piece are those of all trainers, so that none waits for another.
+        states = trainers.each(of_a_sample)
+        parts = trainers.each(pairs)
         made = trainers.each(fitted)[0]
-        assert made is not None
-        if not first:
-            model.load_state_dict(made[0])
-        return made[1]
+        return trainers.agree(taken_over)
 
     def state(self, version: int) -> dict[str, Any]:  # noqa: D102
         model = None if self.model is None else self.model.state_dict()

@@ -43,7 +43,10 @@ from dgl_dmns.samplers.trainers import Trainers
 __all__ = ["RefreshCallback", "Refresher", "Staleness"]
 
 RefreshCallback = Callable[[RefreshReport, dict[str, Tensor]], Any]
-"""Takes the report of a refresh and the embeddings, float32 [N, D] by node type."""
+"""Takes the report of a refresh and the embeddings, float32 [N, D] by node type.
+
+Where trainers share a distributed graph these are what the encoder returned, as a ``DistTensor``.
+"""
 
 _Rows = dict[EdgeType, Optional[Tensor]]
 Made = TypeVar("Made")
@@ -154,7 +157,7 @@ class Refresher:
         self, embeddings: Embeddings | None, nodes: NodeIds | None, observed: bool
     ) -> RefreshReport:
         """See `RefreshingSampler.refresh`."""
-        watch, rows = Stopwatch(), self._rows(nodes)
+        watch, rows = Stopwatch(), self._agreed(lambda: self._rows(nodes))
         background = self.background and self.report is not None
         if background:
             self.wait()

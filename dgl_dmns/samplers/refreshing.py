@@ -1,9 +1,8 @@
 """Samplers that follow the encoder: what they hold, and what a pipeline asks of them.
 
 A refresh runs in the main process, outside the loader; loaders, their workers and prefetch threads
-read the candidate table alone, in shared memory. A sampler *has* an embedder (`dgl_dmns.samplers.embedder`), a relation for each edge type
-(`dgl_dmns.samplers.relation`) with a method that fits and fills (`dgl_dmns.samplers.method`), and a
-refresher (`dgl_dmns.samplers.refresher`).
+read the candidate table alone, in shared memory. A sampler *has* an embedder, a relation for each
+edge type with a method that fits and fills, and a refresher: see the modules of these names.
 """
 
 from __future__ import annotations
@@ -62,7 +61,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Encoder", "RefreshingSampler", "Source"]
 
-_KEPT_BACK = ("refresher", "resources", "diffusion")  # from workers: what a refresh alone needs
+_KEPT_BACK = ("refresher", "resources", "diffusion", "_last")  # from workers: of no use there
 
 
 class RefreshingSampler(Batches, Saved, NegativeSampler):

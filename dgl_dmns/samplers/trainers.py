@@ -39,6 +39,7 @@ class Trainers:
         self.rank = distributed.get_rank() if started else 0
         self.count = distributed.get_world_size() if started else 1
         self._group: Any = None
+        self._pieces = 0  # of work so far
         several = require_dgl().distributed.role.get_num_trainers()
         if not started and several > 1:
             raise RuntimeError(
@@ -68,17 +69,24 @@ class Trainers:
             made = work()
         except Exception as raised:
             error = raised
+        said = None if error is None else first_line(error)
+        self._pieces += 1
         found: list[Any] = [None] * self.count
         try:
-            said = None if error is None else first_line(error)
-            distributed.all_gather_object(found, (said, made), group=self._group)
+            distributed.all_gather_object(found, (self._pieces, said, made), group=self._group)
         except Exception as gone:
             raise RuntimeError(
                 f"refresh: another trainer has ended, or does not answer ({first_line(gone)}); end "
                 "this run, look at the first error that any trainer has printed, and start again "
                 "from a checkpoint"
             ) from (error or gone)
-        failed = {rank: said for rank, (said, _) in enumerate(found) if said is not None}
+        pieces = [one for one, _, _ in found]
+        if len(set(pieces)) > 1:
+            raise RuntimeError(
+                f"refresh: trainers have come apart (pieces of work so far: {pieces}); make "
+                "samplers in one order, and refresh on all trainers after the same step"
+            ) from error
+        failed = {rank: said for rank, (_, said, _) in enumerate(found) if said is not None}
         if failed:
             rank, said = next(iter(failed.items()))
             raise RuntimeError(
@@ -86,7 +94,7 @@ class Trainers:
                 f"{rank} for one ({said}); no trainer has changed its tables, the last ones stay "
                 "in use"
             ) from error
-        return [one for _, one in found]
+        return [one for _, _, one in found]
 
     def agree(self, work: Callable[[], Made]) -> Made:
         """The same for work whose result is no business of the others; returns the own one."""
