@@ -45,7 +45,7 @@ _COLUMNS = (
     ratio("of one partition", "cpu"),
     mean("refresh (s)", "wall", 2),
     Column("embed, fit, table (s)", _parts),
-    mean("messages", "messages", 0),
+    mean("reads and writes", "messages", 0),
     mean("MRR", "MRR"),
     difference("to one partition", "MRR"),
 )
@@ -94,8 +94,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "partition are processes of one machine, each with one thread. Batches are of equal size "
         "over all trainers. Held are all tensors that the sampler adds to a trainer, after a "
         "refresh; of trainers the largest figure counts. A refresh is the faster of two after the "
-        "training; messages are its requests to servers, beside which trainers exchange results "
-        "six times.",
+        "training; each of its reads and writes is a message to every machine that has some of the "
+        "rows, and trainers exchange results eight times. A positive is compared with as many "
+        "negatives, whatever the number of trainers.",
     )
     files = write_report([section], command.store, command.out, heading, _tables)
     return command.end(files)

@@ -37,6 +37,7 @@ _TESTED = 1000  # held-out pairs
 _NEAR, _STRAY = 1.2, 0.02  # tail exponent of distances on the ring; share of other pairs
 _FEATURES = 32  # of a node
 _REFRESHES = 4  # in the training, after the first
+_POOL = 1024  # shared negatives of a positive, whatever the number of trainers
 
 
 @dataclass(frozen=True)
@@ -199,7 +200,8 @@ def _train(folder: Path) -> None:
         eids = mine[torch.randint(0, len(mine), (size,))]
         src, dst = g.find_edges(eids)
         nodes, positive, negative = _batch(src, dst, negatives(g, eids)[1])
-        loss = negatives.loss(model(g.ndata["feat"][nodes]), positive, negative)
+        h = model(g.ndata["feat"][nodes])
+        loss = negatives.loss(h, positive, negative, pool=_POOL)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -36,12 +36,14 @@ from dgl_dmns.samplers.base import NegativeSampler
 from dgl_dmns.samplers.embedder import check_embeddings
 from dgl_dmns.samplers.graphs import (
     GraphIdentity,
+    Pair,
     check_has_edges,
     edges_of,
     known_edges,
     shared_memory_for,
 )
-from dgl_dmns.shared_softmax import Share
+from dgl_dmns.samplers.shares import Share
+from dgl_dmns.shared_softmax import Share as Comparison
 
 __all__ = ["FilteredSampler", "InBatchSampler", "PopularitySampler", "UniformSampler"]
 
@@ -52,7 +54,9 @@ class FilteredSampler(NegativeSampler):
     """Base of the samplers that know the edges of a graph and follow no encoder.
 
     The known edges of every edge type are read once, at construction, into shared memory. A graph
-    may have several node and edge types; self pairs are barred where both ends have one type.
+    may have several node and edge types; self pairs are barred where both ends have one type. Of a
+    `dgl.distributed.DistGraph` with several partitions `UniformSampler` reads those of its trainer
+    alone, see `dgl_dmns.samplers.shares`; the others read all.
 
     Args:
         g: the training graph, of any number of types; its edges are the known positives.
@@ -63,13 +67,23 @@ class FilteredSampler(NegativeSampler):
     """
 
     uniform: ClassVar[bool] = False  # whether all negatives are
+    shares: ClassVar[bool] = False  # whether a share of the sources is enough
 
     @shielded
     def __init__(self, g: Any, k: int = 1) -> None:
         super().__init__(k)
         check_has_edges(g)
+        types = [etype for etype in g.canonical_etypes if self.shares and g.num_edges(etype)]
+        found = {etype: Share.of(g, etype, any_source=False, background=False) for etype in types}
+        self._shares = {etype: one for etype, one in found.items() if one is not None}
+        self._g = g if self._shares else None  # whose servers are asked
         with shared_memory_for(g.canonical_etypes):
-            self._known = {etype: known_edges(g, etype) for etype in g.canonical_etypes}
+            self._known = {
+                etype: self._shares[etype].known_edges(g, None)
+                if etype in self._shares
+                else known_edges(g, etype)
+                for etype in g.canonical_etypes
+            }
         self._identity = GraphIdentity(type(self).__name__, g, g.canonical_etypes)
 
     @shielded
@@ -77,6 +91,8 @@ class FilteredSampler(NegativeSampler):
         self, etype: EdgeName | None = None, embeddings: Embeddings | None = None
     ) -> Look:
         held = canonical_edge_type(etype, list(self._known), "etype")
+        if held in self._shares:
+            self._shares[held].refuse("look")
         known, snapshot = self._known[held], None
         if embeddings is not None:
             h = check_embeddings(embeddings, {held[0]: known.num_src, held[2]: known.num_dst})
@@ -104,13 +120,32 @@ class FilteredSampler(NegativeSampler):
                 "new sampler for another graph"
             )
         counts = (int(g.num_nodes(etype[0])), int(g.num_nodes(etype[2])))
-        if counts != (known.num_src, known.num_dst):
+        own = known.num_src, known.num_dst
+        if etype in self._shares:
+            own = self._shares[etype].counts
+        if counts != own:
             raise ValueError(
-                f"g: the sampler was made for {known.num_src} source and {known.num_dst} "
+                f"g: the sampler was made for {own[0]} source and {own[1]} "
                 f"destination nodes of {etype}, the graph has {counts[0]} and {counts[1]}; make a "
                 "new sampler for another graph"
             )
         return known
+
+    def known_of_batch(  # noqa: D102
+        self, etype: EdgeType, src: Tensor, nodes: Tensor
+    ) -> tuple[KnownEdges, Tensor]:
+        if etype not in self._shares:
+            return super().known_of_batch(etype, src, nodes)
+        queries, row = src.unique(return_inverse=True)
+        held = self._known[etype]
+        return self._shares[etype].batch(self._g, held, queries, nodes.flatten()), row
+
+    def check_identity(self, g: Any, etype: EdgeType, pairs: Pair | None) -> None:  # noqa: D102
+        if etype not in self._shares:
+            super().check_identity(g, etype, pairs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_g": None}
 
 
 class UniformSampler(FilteredSampler):
@@ -131,9 +166,17 @@ class UniformSampler(FilteredSampler):
     """
 
     uniform = True
+    shares = True
 
     def negatives(self, g: Any, src: Tensor, etype: EdgeType) -> Tensor:  # noqa: D102
-        return self.known_of(g, etype).uniform(src, self.k, generator=self._call_generator())
+        known, generator = self.known_of(g, etype), self._call_generator()
+
+        def of_rows(row: Tensor, _: Tensor | None) -> Tensor:
+            return known.uniform(row, self.k, generator=generator)
+
+        if etype not in self._shares:
+            return of_rows(src, None)
+        return self._shares[etype].negatives(g, src, None, self.k, of_rows, generator)
 
     def _draws(self, etype: EdgeType, dst: Tensor) -> FilteredDraws:
         return FilteredDraws(self._known[etype])
@@ -288,7 +331,12 @@ class InBatchSampler(FilteredSampler):
         return FilteredDraws(known, times, float(dst.numel()), offered.numel())
 
     def batch_log_ratio(  # noqa: D102
-        self, etype: EdgeType, src: Tensor, dst: Tensor, candidates: Tensor, share: Share = "batch"
+        self,
+        etype: EdgeType,
+        src: Tensor,
+        dst: Tensor,
+        candidates: Tensor,
+        share: Comparison = "batch",
     ) -> Tensor:
         ratio = super().batch_log_ratio(etype, src, dst, candidates, share)
         if dst.numel() == 1:

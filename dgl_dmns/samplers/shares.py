@@ -51,8 +51,8 @@ class Share:
         """The share of this trainer; None for a graph that lies on one machine, which is held.
 
         Raises:
-            ValueError: if there are fewer edges than partitions, or for what no share can do:
-                sources drawn among all nodes, and refreshes in the background.
+            ValueError: for what no share can do: sources drawn among all nodes, and refreshes in
+                the background.
         """
         if not is_distributed(g, "DistGraph"):
             return None
@@ -60,11 +60,6 @@ class Share:
         parts, edges = book.num_partitions(), int(g.num_edges(etype))
         if parts == 1:
             return None
-        if edges < parts:
-            raise ValueError(
-                f"g: expected an edge of type {etype} for each of the {parts} partitions, got "
-                f"{edges}; leave the type out with etypes=..., or make fewer partitions"
-            )
         if any_source:
             raise ValueError(
                 "source: 'uniform' draws sources among all nodes, of which a trainer of a "
@@ -78,8 +73,11 @@ class Share:
             )
         size, more = divmod(edges, parts)
         first = book.partid * size + min(book.partid, more)
+        end = first + size + (book.partid < more)
+        if not size:  # few edges are held by all
+            first, end = 0, edges
         ids = torch.empty(0, dtype=torch.int64)
-        for src, _ in edges_in_parts(g, etype, first, first + size + (book.partid < more)):
+        for src, _ in edges_in_parts(g, etype, first, end):
             ids = torch.cat([ids, src]).unique()
         counts = int(g.num_nodes(etype[0])), int(g.num_nodes(etype[2]))
         return cls(etype, share(ids, "ids of sources take"), counts)
@@ -98,6 +96,15 @@ class Share:
         result = made.new_zeros(src.numel(), *made.shape[1:])
         result[held] = made
         return result
+
+    def refuse(self, call: str) -> None:
+        """Refuse what numbers queries by their ids, where rows are those of a trainer's share."""
+        raise ValueError(
+            f"{call}: this trainer holds {self.ids.numel()} of the {self.counts[0]} sources of a "
+            "distributed graph; call the sampler itself, for_queries(), log_ratio() or loss(), "
+            "which ask for the others, and look at negatives with a sampler of a graph on one "
+            "machine"
+        )
 
     def known_edges(self, g: Any, folder: Any) -> KnownEdges:
         """The known edges, from rows to ids."""

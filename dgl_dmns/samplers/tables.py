@@ -109,7 +109,8 @@ class Tables(_Sampler):
     ) -> Look:
         refresher = self._original("look")
         relation = self.relation(etype)
-        _check_whole("look", relation)
+        if relation.share is not None:
+            relation.share.refuse("look")
         if relation.table.version == 0:
             raise RuntimeError(
                 "sampler: it has not been refreshed, so that its negatives are uniform; call "
@@ -146,7 +147,8 @@ class Tables(_Sampler):
                 is; defaults to random groups of the rows.
         """
         relation = self.relation(etype)
-        _check_whole("draw", relation)
+        if relation.share is not None:
+            relation.share.refuse("draw")
         return relation.rows.draw(src, dst, generator=self._call_generator())
 
     def negatives(self, g: Any, src: Tensor, etype: EdgeType) -> Tensor:  # noqa: D102
@@ -292,7 +294,8 @@ class Tables(_Sampler):
         """
         self._original("distribution")
         relation = self.relation(etype)
-        _check_whole("distribution", relation)
+        if relation.share is not None:
+            relation.share.refuse("distribution")
         return self._distribution(relation)
 
     def _distribution(self, relation: Relation) -> NodeDistribution:
@@ -313,14 +316,3 @@ class Tables(_Sampler):
         relation = self.relations.get(etype)
         if relation is None or relation.share is None:  # of a share all has come from the servers
             super().check_identity(g, etype, pairs)
-
-
-def _check_whole(call: str, relation: Relation) -> None:
-    """Refuse what numbers queries by their ids, where rows are those of a trainer's share."""
-    if relation.share is not None:
-        raise ValueError(
-            f"{call}: this trainer holds {relation.share.ids.numel()} of the "
-            f"{relation.share.counts[0]} sources of a distributed graph; call the sampler itself, "
-            "for_queries(), log_ratio() or loss(), which ask for the others, and look at negatives "
-            "with a sampler of a graph on one machine"
-        )

@@ -234,6 +234,12 @@ def density(sampler: Any, known: Any, src: Tensor) -> Tensor:
     return share * uniform + (1 - share) * drawn
 
 
+class Whole(UniformSampler):
+    """Knows all edges, for comparison."""
+
+    shares = False
+
+
 def shares() -> dict[str, Any]:
     g = dgl.distributed.DistGraph("graph")
     nodes, rank, last = g.num_nodes(), distributed.get_rank(), distributed.get_world_size() - 1
@@ -262,7 +268,7 @@ def shares() -> dict[str, Any]:
         )
 
     options = {"rule": Blend(), "pool": 4}
-    sampler, whole = make("dmns", g, encoder, **options), UniformSampler(g, K)
+    sampler, whole, uniform = make("dmns", g, encoder, **options), Whole(g, K), UniformSampler(g, K)
     relation = sampler.relation()
     result: dict[str, Any] = {
         "ids": g.ndata["id"][torch.arange(nodes)],
@@ -278,8 +284,10 @@ def shares() -> dict[str, Any]:
         for _, pos, neg, _ in loader(sampler, some):
             yield h[pos.ndata[dgl.NID]], pos, neg
 
-    result["losses"] = [(sampler.loss(*b), whole.loss(*b)) for b in batches()]
-    result["before"] = epoch(loader(sampler, some))
+    kinds = (sampler, uniform, whole)
+    result["losses"] = [tuple(kind.loss(*b) for kind in kinds) for b in batches()]
+    result["before"] = epoch(loader(sampler, some)) + epoch(loader(uniform, some))
+    result["uniform"] = uniform.known_by_type["_N", "_E", "_N"].num_src
 
     taken = reads(h)
     sampler.refresh()
@@ -324,6 +332,7 @@ def shares() -> dict[str, Any]:
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
     result["errors"] = {
         "look": said(sampler.look),
+        "look of uniform": said(uniform.look),
         "draw": said(lambda: sampler.draw(every)),
         "distribution": said(sampler.distribution),
         "g": said(lambda: sampler.update_graph(g)),
