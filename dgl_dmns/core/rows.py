@@ -2,8 +2,8 @@
 
 A share ``pi`` of the negatives of a query is uniform over its admissible nodes. These need no
 table: they are drawn fresh in every call. The others, which were chosen for the query, stand in its
-row, a group for each edge, which are handed out in turn. Which negatives of a call are which
-depends on the places of its edges alone.
+row, a group for each edge, which are handed out in turn. Which negatives of edges are which depends
+on the places of the edges in their call alone, so that it is known afterwards.
 
 An edge has its **rank** among the known edges of its source. In the p-th pass since a table was
 made it is given the group ``(rank + p * degree) mod size`` of the row: in each pass a different one
@@ -30,6 +30,7 @@ MOST_PASSES = 255
 """Passes that rows can be made for: what a byte can count."""
 
 _LOOKED_AT = 8  # groups of a row
+_GOLDEN = (5**0.5 - 1) / 2  # whose multiples are spread evenly over [0, 1), without a period
 
 
 def row_sizes(need: Tensor, most: int) -> Tensor:
@@ -128,7 +129,7 @@ class RowDraws:
             Candidates of shape [B, k], ids as int64.
         """
         ids, level = self.table.look_up(self._places(src, dst, generator))
-        return self._mixed(src, ids, level, generator)
+        return self._mixed(src, ids, level, generator, _numbers(src, dst, generator))
 
     def draw_ids(
         self,
@@ -143,7 +144,7 @@ class RowDraws:
         Edges are found faster by their ``number`` [B], see `KnownEdges.find`.
         """
         ids = self.table.ids_at(self._places(src, dst, generator, number))
-        return self._mixed(src, ids, None, generator).ids
+        return self._mixed(src, ids, None, generator, _numbers(src, dst, generator)).ids
 
     def draw_one(self, src: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         """One negative of each query, uniform with probability ``pi``; shape [B], int64."""
@@ -167,20 +168,19 @@ class RowDraws:
     def _chosen(self, places: Tensor) -> tuple[int, Tensor]:
         """How many of each edge are, and for which edges [B] one more.
 
-        ``(1 - pi) k`` on average, evenly along a call, whose first edge has no more.
+        ``(1 - pi) k`` on average, evenly along a call.
         """
         wanted = round((1 - self.uniform_share) * self.k, 9)
         whole = int(wanted)
-        before, after = ((p * (wanted - whole) + 1e-6).floor() for p in (places, places + 1))
-        return whole, after > before
+        return whole, ((places + 1).double() * _GOLDEN).frac() < wanted - whole
 
     def look(self, query: Tensor, generator: torch.Generator) -> Candidates:
         """What eight calls hand out for queries [Q], without taking any turn: [Q, 8 k]."""
         parts = []
         for at, place in enumerate(self.first_places(query).unbind(1)):
             ids, level = self.table.look_up(place, count=False)
-            calls = torch.arange(query.numel()) * _LOOKED_AT + at
-            parts.append(self._mixed(query, ids, level, generator, calls))
+            numbers = torch.arange(query.numel()) * _LOOKED_AT + at
+            parts.append(self._mixed(query, ids, level, generator, numbers))
         return Candidates(*(torch.cat(field, dim=1) for field in zip(*parts)))
 
     def first_places(self, query: Tensor) -> Tensor:
@@ -212,7 +212,7 @@ class RowDraws:
         ids: Tensor,
         level: Tensor | None,
         generator: torch.Generator | None,
-        places: Tensor | None = None,  # in the call [B]; one after the other
+        places: Tensor,  # in the call [B]
     ) -> Candidates:
         """K negatives [B, k] from groups [B, H] of the table and fresh uniform ones.
 
@@ -220,7 +220,7 @@ class RowDraws:
         """
         if not self.uniform_share:
             return Candidates(ids, ids if level is None else level)
-        whole, more = self._chosen(torch.arange(src.numel()) if places is None else places)
+        whole, more = self._chosen(places)
         fresh = self.known.uniform(src, self.k - whole, generator=generator)
         if ids.shape[1] > whole:
             fresh[:, 0] = torch.where(more, ids[:, whole], fresh[:, 0])
@@ -232,3 +232,10 @@ class RowDraws:
         if ids.shape[1] > whole:
             tags[:, whole] = torch.where(more, level[:, whole], NO_LEVEL)
         return Candidates(mixed, tags)
+
+
+def _numbers(src: Tensor, dst: Tensor | None, generator: torch.Generator | None) -> Tensor:
+    """Places of edges in their call [B]; random ones for queries alone."""
+    if dst is None:
+        return torch.randint(1 << 30, src.shape, generator=generator)
+    return torch.arange(src.numel())

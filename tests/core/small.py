@@ -10,6 +10,7 @@ from torch import Tensor
 from dgl_dmns.core import (
     CandidateTable,
     KnownEdges,
+    NodeDistribution,
     PoolSettings,
     Rule,
     Snapshot,
@@ -31,6 +32,15 @@ def normal(*shape: int, seed: int = 0, **more: Any) -> Tensor:
 def random_edges(nodes: int, count: int, seed: int = 1, **more: Any) -> KnownEdges:
     src, dst = torch.randint(0, nodes, (2, count), generator=rng(seed))
     return KnownEdges(src, dst, nodes, **more)
+
+
+def hard_ratios(of: NodeDistribution) -> Tensor:
+    """Log ratios of what its rule draws, of all pairs [Nq, Nc]; -inf for known edges."""
+    known = of.snapshot.known
+    src = torch.arange(known.num_src).repeat_interleave(known.num_dst)
+    dst = torch.arange(known.num_dst).repeat(known.num_src)
+    ratio = of.hard_log_ratio(src, dst).masked_fill(known.contains(src, dst), -torch.inf)
+    return ratio.view(known.num_src, known.num_dst)
 
 
 def edges_of(picks: list[tuple[int, int]], num_src: int, num_dst: int | None = None) -> Any:

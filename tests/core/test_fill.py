@@ -30,7 +30,7 @@ from listed import (
     of_rows,
 )
 from shared import assert_counts
-from small import alike, all_pairs, build, edges_of, normal, random_edges, rng
+from small import alike, all_pairs, build, edges_of, hard_ratios, normal, random_edges, rng
 
 from dgl_dmns.core import (
     NO_LEVEL,
@@ -81,7 +81,7 @@ def test_the_first_slot_follows_the_exact_distribution(
     ids = drawn.ids.view(NODES, COUNT, 3).long()
     levels = drawn.level.view(NODES, COUNT, 3)
     snapshot = Snapshot(H, H, KNOWN, scorer, model if rule.uses_generator else None)
-    ratios = NodeDistribution(rule, pools, snapshot).hard_log_ratios(EVERY, EVERY).double()
+    ratios = hard_ratios(NodeDistribution(rule, pools, snapshot)).double()
     for query in range(NODES):
         exact = Exact(model, query, lam, scorer or dot_score)
         assert set(ids[query].unique().tolist()) <= set(exact.nodes)
@@ -239,7 +239,7 @@ def test_chunks_that_do_not_divide_the_queries_leave_rows_and_norms_in_place(
     """A chunk filled up with queries that another one has already drawn for."""
     snapshot = Snapshot(H, H, KNOWN, None, model)
     whole = NodeDistribution(Gate(), PoolSettings(pool=NODES), snapshot)
-    expected = whole.hard_log_ratios(EVERY, EVERY)
+    expected = hard_ratios(whole)
     for queries_per_pool in (1, 5, 7, 11, 100):
         pools = PoolSettings(pool=NODES, queries_per_pool=queries_per_pool)
         table = CandidateTable(1 + EVERY % 3, 3)
@@ -250,7 +250,7 @@ def test_chunks_that_do_not_divide_the_queries_leave_rows_and_norms_in_place(
         for query in range(NODES):
             mine = table.hidden().ids[table.start[query] : table.start[query + 1]]
             assert set(mine.flatten().tolist()) <= set(admissible(query))
-        found = NodeDistribution(Gate(), pools, snapshot, norms).hard_log_ratios(EVERY, EVERY)
+        found = hard_ratios(NodeDistribution(Gate(), pools, snapshot, norms))
         torch.testing.assert_close(found, expected)
         assert done.unstable == 0
 
@@ -309,7 +309,7 @@ def test_embeddings_are_scored_in_their_own_space_and_densities_in_the_generator
     model.fit(z, z, KNOWN, 30, generator=rng(2))
     snapshot = Snapshot(H, H, KNOWN, None, model)
     made = NodeDistribution(Gate(), PoolSettings(pool=NODES), snapshot)
-    ratios = made.hard_log_ratios(EVERY, EVERY)
+    ratios = hard_ratios(made)
     for query in range(NODES):
         nodes = admissible(query)
         gaussians = model.gaussians(z[query : query + 1].expand(len(nodes), -1))

@@ -119,7 +119,7 @@ def test_the_uniform_share_holds_on_average(k: int) -> None:
     count = hard.sum(1)
     assert torch.equal(hard, torch.arange(k) < count.unsqueeze(1))  # they come first
     assert count.unique().tolist() == [k // 2, k // 2 + 1]
-    assert int(count.sum()) == len(src) * k // 2
+    assert abs(int(count.sum()) - len(src) * k / 2) < 4  # evenly, not by chance
     places = torch.randperm(len(src), generator=rng(6))
     assert torch.equal(rows.chosen(places), hard[places])
     one = rows.draw_one(src, generator=rng(5)) >= HARD

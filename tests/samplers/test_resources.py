@@ -34,8 +34,8 @@ from torch import multiprocessing as mp
 
 from dgl_dmns import Resources
 from dgl_dmns.core import CandidateTable, Hardest, Nearest
-from dgl_dmns.samplers import RefreshingSampler
 from dgl_dmns.samplers import settings as limits
+from dgl_dmns.samplers.graphs import check_ids_fit
 
 NODES = 300
 G = graph(NODES, 1500)
@@ -115,7 +115,7 @@ def test_no_room_is_said_before_anything_is_allocated(monkeypatch: Any) -> None:
 
 
 def test_more_nodes_than_a_table_can_name(monkeypatch: Any) -> None:
-    monkeypatch.setattr(sys.modules[RefreshingSampler.__module__], "MOST_NODES", NODES - 1)
+    monkeypatch.setattr(sys.modules[check_ids_fit.__module__], "MOST_NODES", NODES - 1)
     with pytest.raises(ValueError, match="at most 299 nodes of type '_N', whose ids .* got 300;"):
         made()
 
