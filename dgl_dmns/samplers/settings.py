@@ -58,7 +58,8 @@ class Pools:
     Args:
         pool: uniform candidates in a pool, at least ``k``. A larger pool makes harder negatives.
         uniform_share: share of the negatives that are plain uniform ones, drawn in the call, in
-            [0, 1]; above 0 for ``negatives.loss``, whose batch shares them.
+            [0, 1]; above 0 for ``negatives.loss``, whose batch shares them. Where that is no whole
+            number per edge, the place of an edge in its batch decides: shuffle the edges.
         groups: upper bound on the average number of groups in a row of the table. A row has a group
             for each time an edge of its source is asked for between two refreshes; longer rows are
             shortened evenly. Defaults to what fits in 90 bytes per node and negative.

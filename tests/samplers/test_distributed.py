@@ -178,7 +178,7 @@ def check_share(g: Any, one: Any) -> None:
     assert one["uniform"] == len(held)
     *ours, whole = torch.tensor(one["losses"]).mean(0)  # half the pool is the hard ones' own
     for loss in ours:
-        torch.testing.assert_close(loss, whole, rtol=0.03, atol=0.0)
+        torch.testing.assert_close(loss, whole, rtol=0.08, atol=0.0)
     assert torch.stack(one["trained"]).isfinite().all()
     assert any(not ours.all() for ours, _, _ in one["ratios"])
     for ours, ratio, stands in one["ratios"]:
