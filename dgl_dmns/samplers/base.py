@@ -311,8 +311,8 @@ class NegativeSampler(_Base):  # type: ignore[misc]
             scorer_of = scorers_by_type(scorer, asked, list(held))
         losses: dict[Any, Tensor] = {}
         for key, batch in batches.items():
-            ratio, chosen = weighed(self, batch, share) if len(batch.src) else (None, None)
             known, ids = known_by_row(self, batch)
+            ratio, chosen = weighed(self, batch, share) if len(batch.src) else (None, None)
             losses[key] = shared_softmax_loss(
                 batch.h,
                 batch.src,
