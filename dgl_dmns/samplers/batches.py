@@ -51,10 +51,9 @@ class Batches(Tables):
         last = self._last
         if last is not None and last[0] == etype and torch.equal(last[1], src):
             return last[2], last[3]
-        queries, row = src.unique(return_inverse=True)
         g = self._original("loss").embedder.g
-        known = relation.share.batch(g, relation.known, queries, nodes.flatten())
-        if bool(relation.share.rows(queries)[1].all()):  # all of their edges are among these
+        known, row = relation.share.batch(g, relation.known, src, nodes)
+        if bool(relation.share.rows(src)[1].all()):  # all of their edges are among these
             self._last = etype, src.clone(), known, row
         return known, row
 

@@ -136,9 +136,7 @@ class FilteredSampler(NegativeSampler):
     ) -> tuple[KnownEdges, Tensor]:
         if etype not in self._shares:
             return super().known_of_batch(etype, src, nodes)
-        queries, row = src.unique(return_inverse=True)
-        held = self._known[etype]
-        return self._shares[etype].batch(self._g, held, queries, nodes.flatten()), row
+        return self._shares[etype].batch(self._g, self._known[etype], src, nodes)
 
     def check_identity(self, g: Any, etype: EdgeType, pairs: Pair | None) -> None:  # noqa: D102
         if etype not in self._shares:

@@ -176,11 +176,14 @@ class Share:
         src, dst = found.edges(etype=self.etype)
         return src, dst
 
-    def batch(self, g: Any, known: KnownEdges, src: Tensor, dst: Tensor) -> KnownEdges:
-        """The known edges of some distinct sources, ascending, [Q]: rows in this order.
+    def batch(
+        self, g: Any, known: KnownEdges, src: Tensor, dst: Tensor
+    ) -> tuple[KnownEdges, Tensor]:
+        """The known edges of some sources [B], each once, and the row of each of them, [B].
 
-        Those of sources that are not held only as far as they lead to destinations [P].
+        Those of sources that are not held only as far as they lead to destinations, of any shape.
         """
+        src, number = src.unique(return_inverse=True)
         row, held = self.rows(src)
         owner, node = known.barred_of(row[held])
         owner = held.nonzero().squeeze(1)[owner]
@@ -189,7 +192,7 @@ class Share:
             place = torch.searchsorted(src, from_).clamp(max=src.numel() - 1)
             other = (src[place] == from_) & ~held[place]
             owner, node = torch.cat([owner, place[other]]), torch.cat([node, to[other]])
-        return self._edges_of(owner, node, src)
+        return self._edges_of(owner, node, src), number
 
     def _edges_of(self, row: Tensor, dst: Tensor, src: Tensor) -> KnownEdges:
         one_type = self.etype[0] == self.etype[2]
