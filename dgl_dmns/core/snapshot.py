@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Union
 
@@ -15,6 +15,7 @@ from dgl_dmns.core.fetched import FetchedRows
 from dgl_dmns.core.generator import DiffusionGenerator
 from dgl_dmns.core.known import KnownEdges
 from dgl_dmns.core.modes import in_float32, shielded
+from dgl_dmns.core.regions import Regions
 from dgl_dmns.messages import first_line
 
 __all__ = [
@@ -92,6 +93,7 @@ class Snapshot:
         known: known edges from sources to destinations.
         scorer: scores of broadcastable embeddings; None for the inner product.
         model: the diffusion model, None for rules that do without.
+        regions: from which pools get likely nodes; None for uniform pools.
     """
 
     h_query: Tensor
@@ -99,6 +101,7 @@ class Snapshot:
     known: KnownEdges
     scorer: Scorer | None = None
     model: DiffusionGenerator | None = None
+    regions: Regions | None = None
 
     @cached_property
     @shielded
@@ -126,6 +129,15 @@ class Snapshot:
         """Destination embeddings in the model's space, shape [Nc, W]."""
         return self.encoded[1]
 
+    def with_regions(self, generator: torch.Generator | None) -> Snapshot:
+        """The same with regions, where there are nodes enough for them."""
+        assert isinstance(self.h_candidate, Tensor)
+
+        def score(query: Tensor, candidate: Tensor) -> Tensor:
+            return self._scores(query.unsqueeze(0), candidate.unsqueeze(0)).squeeze(0)
+
+        return replace(self, regions=Regions.of(self.h_query, self.h_candidate, score, generator))
+
     def pools(self, chunks: int, size: int, generator: torch.Generator | None) -> Tensor:
         """Uniform pools [C, min(M, N)] of distinct destinations, int64.
 
@@ -139,8 +151,11 @@ class Snapshot:
 
     def scores(self, query: Tensor, candidate: Tensor) -> Tensor:
         """Scores [C, Q, M], float32, of chunks of queries [C, Q] with their pools [C, M]."""
-        h_query, h_pool = rows_of(self.h_query, query), rows_of(self.h_candidate, candidate)
+        return self._scores(rows_of(self.h_query, query), rows_of(self.h_candidate, candidate))
+
+    def _scores(self, h_query: Tensor, h_pool: Tensor) -> Tensor:
+        """Scores [C, Q, M] of embeddings [C, Q, D] with [C, M, D]."""
         if self.scorer is None or self.scorer is dot_score:
             return h_query @ h_pool.transpose(1, 2)
         score = called_scorer(self.scorer, h_query.unsqueeze(2), h_pool.unsqueeze(1))
-        return checked_scores(score, (*query.shape, candidate.shape[1])).float()
+        return checked_scores(score, (*h_query.shape[:2], h_pool.shape[1])).float()

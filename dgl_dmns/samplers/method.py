@@ -119,7 +119,10 @@ class TableMethod(Method):
     def snapshot(self, ends: Ends) -> Snapshot:
         """What the rule chooses from."""
         model = self.model if self.rule.uses_generator else None
-        return Snapshot(ends.h_query, ends.h_candidate, ends.known, ends.scorer, model)
+        snapshot = Snapshot(ends.h_query, ends.h_candidate, ends.known, ends.scorer, model)
+        if not self.settings.reach or self.settings.pool >= ends.known.num_dst:
+            return snapshot
+        return snapshot.with_regions(torch.Generator().manual_seed(self.seed))
 
     def fill(  # noqa: D102
         self, ends: Ends, nodes: Tensor | None, on_rows: OnRows

@@ -1,0 +1,126 @@
+"""One run: an encoder of smoothed features, trained with the shared loss and a bounded pool."""
+
+from __future__ import annotations
+
+import copy
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import dgl
+import torch
+from dgl.dataloading import BlockSampler, DataLoader, as_edge_prediction_sampler
+from torch import Tensor, nn
+
+from benchmarks.common.rows import Cell, make_sampler
+from benchmarks.common.run import Runner
+from benchmarks.common.training import converged
+from benchmarks.scale.problem import Problem, load_problem
+from dgl_dmns.evaluate import full_ranking, ranking_metrics
+from dgl_dmns.samplers import RefreshingSampler
+from dgl_dmns.seeds import seed_all
+
+__all__ = ["Recipe", "run_cell", "train"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a model is trained."""
+
+    share: float = 1.0  # of the nodes that a positive is compared with, in the shared pool
+    hidden: int = 128
+    width: int = 64  # of the embeddings
+    batch_size: int = 2048  # positives in a batch
+    learning_rate: float = 3e-3  # of Adam
+    epochs: int = 200  # at most this many
+    patience: int = 10  # epochs without a better validation MRR
+    steps: int = 500  # batches between looks at the validation edges, and refreshes, at most
+
+    def pool(self, nodes: int) -> int:
+        """Shared negatives that each positive is compared with, at most."""
+        return max(1, round(self.share * nodes))
+
+
+class _NoNeighbours(BlockSampler):
+    """For a model whose inputs are the nodes themselves."""
+
+    def sample(self, g: Any, seed_nodes: Any, exclude_eids: Any = None) -> Any:
+        return seed_nodes, seed_nodes, []
+
+
+class _Run:
+    def __init__(self, problem: Problem, cell: Cell) -> None:
+        seed_all(cell.seed)
+        self.problem, self.recipe = problem, cell.recipe
+        recipe: Recipe = cell.recipe
+        self.model = nn.Sequential(
+            nn.Linear(problem.features.shape[1], recipe.hidden),
+            nn.ReLU(),
+            nn.Linear(recipe.hidden, recipe.width),
+        )
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=recipe.learning_rate)
+        g = dgl.graph((problem.src, problem.dst), num_nodes=problem.num_nodes)
+        self.sampler = make_sampler(cell.row, 1, g, self.embed, cell.seed)
+        edges = as_edge_prediction_sampler(_NoNeighbours(), negative_sampler=self.sampler)
+        ids = torch.arange(g.num_edges())
+        self.loader = DataLoader(g, ids, edges, batch_size=recipe.batch_size, shuffle=True)
+        self.batches = iter(self.loader)
+        self.seconds = self.refresh_seconds = 0.0
+        self.rounds = 0
+
+    @torch.no_grad()
+    def embed(self) -> Tensor:
+        """Embeddings of all nodes, float32 [N, D]."""
+        parts = self.problem.features.split(1 << 16)
+        return torch.cat([self.model(part) for part in parts])
+
+    def round(self) -> None:
+        """A refresh, and batches until the next: a pass, or as many as the recipe says."""
+        started = time.perf_counter()
+        if isinstance(self.sampler, RefreshingSampler):
+            self.refresh_seconds += self.sampler.refresh().seconds
+        pool = self.recipe.pool(self.problem.num_nodes)
+        for _ in range(min(self.recipe.steps, len(self.loader))):
+            batch = next(self.batches, None)
+            if batch is None:
+                self.batches = iter(self.loader)
+                batch = next(self.batches)
+            input_nodes, pos_graph, neg_graph, _ = batch
+            h = self.model(self.problem.features[input_nodes])
+            loss = self.sampler.loss(h, pos_graph, neg_graph, pool=pool)
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+        self.rounds += 1
+        self.seconds += time.perf_counter() - started
+
+    def rank(self, pairs: Tensor) -> dict[str, float]:
+        """Filtered ranks of pairs among all nodes."""
+        ranks = full_ranking(self.embed(), pairs, self.problem.csr)
+        return ranking_metrics(ranks, hits=(10, 50))
+
+
+def train(problem: Problem, cell: Cell) -> dict[str, Any]:
+    """Train until the validation MRR rises no more; test metrics of the best weights."""
+    run = _Run(problem, cell)
+    curve, best, weights = converged(
+        cell.recipe.epochs,
+        cell.recipe.patience,
+        run.round,
+        lambda: run.rank(problem.split.val)["MRR"],
+        lambda: copy.deepcopy(run.model.state_dict()),
+    )
+    run.model.load_state_dict(weights)
+    return {
+        "val": run.rank(problem.split.val),
+        "test": run.rank(problem.split.test),
+        "curve": curve,
+        "best round": best,
+        "rounds": len(curve),
+        "pool": cell.recipe.pool(problem.num_nodes),
+        "seconds per round": run.seconds / run.rounds,
+        "refresh share": run.refresh_seconds / run.seconds,
+    }
+
+
+run_cell = Runner(load_problem, train)
