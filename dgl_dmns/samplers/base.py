@@ -347,6 +347,15 @@ class NegativeSampler(_Base):  # type: ignore[misc]
 
         return negative_statistics(self, **arguments)
 
+    def export(self, path: Any, **arguments: Any) -> int:
+        """Write the negatives of every known edge to a CSV or Parquet file; its number of rows.
+
+        Arguments, columns and errors are those of `dgl_dmns.samplers.export.export_negatives`.
+        """
+        from dgl_dmns.samplers.export import export_negatives
+
+        return export_negatives(self, path, **arguments)
+
     def check_identity(self, g: Any, etype: EdgeType, pairs: Pair | None) -> None:
         """Refuse a graph that numbers its nodes otherwise, see `dgl_dmns.samplers.graphs`."""
         known = self.known_by_type.get(etype)
