@@ -291,7 +291,7 @@ def test_negatives_of_another_sampler_are_refused_by_the_loss() -> None:
 
 
 def test_settings_with_candidates() -> None:
-    assert Pools(candidates=SOME) == Pools()
+    assert Pools(pool=64, candidates=SOME) == Pools(pool=64, candidates=SOME.clone())
     for name in KINDS:
         assert "candidates" not in default_options(name)
     g = graph()
