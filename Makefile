@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 UNFINISHED := $(VENV)/.unfinished
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-all matrix lint format types docs dist clean
+.PHONY: help venv demo test test-all matrix lint format types docs dist release clean
 
 help:
 	@echo 'make venv    make $(VENV) with Python 3.11: DGL 2.1.0, torch 2.2.1, tools, this package'
@@ -20,6 +20,7 @@ help:
 	@echo 'make types   mypy only'
 	@echo 'make docs    build the documentation into site/; fails on a warning'
 	@echo 'make dist    build the wheel and the source distribution into dist/, and try them out'
+	@echo 'make release  check that the changelog has the version and the tree is clean; then make dist'
 	@echo 'make format  let ruff fix and format the files'
 	@echo 'make clean   remove caches and build outputs (not $(VENV), runs or results)'
 	@echo
@@ -111,6 +112,10 @@ dist: $(STAMP)
 	rm -rf dist
 	$(BIN)/python -m build --no-isolation --outdir dist .
 	$(BIN)/python -m pytest -q tests/test_published.py
+
+release: $(STAMP)
+	$(BIN)/python tools/release.py
+	$(MAKE) dist
 
 clean:
 	rm -rf build dist site .cache *.egg-info htmlcov .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache

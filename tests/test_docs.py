@@ -36,6 +36,15 @@ def test_code_of_a_page_runs(page, tmp_path, monkeypatch):
     exec(compile(source_of(page), str(page), "exec"), {"__name__": "page"})
 
 
+def test_the_section_without_dgl_needs_none(tmp_path):
+    page = (DOCS / "extending.md").read_text()
+    (code,) = BLOCK.findall(page.split("## Without DGL\n")[1].split("\n## ")[0])
+    code = f"import sys\nsys.modules['dgl'] = None\n{code}\nassert sys.modules['dgl'] is None\n"
+    words = [sys.executable, "-c", f"{code}assert not any(m[:4] == 'dgl.' for m in sys.modules)"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.slow
 def test_the_parts_of_ones_own_are_typed(tmp_path):
     """A rule, a predictor and samplers as the page shows them pass the checks of the package."""

@@ -1,5 +1,6 @@
 """The method in plain torch; nothing here imports DGL."""
 
+from dgl_dmns.core.candidates import CandidateEdges, candidates_fingerprint, restricted
 from dgl_dmns.core.choice import WeightedFallback, distinct_pools, first_above
 from dgl_dmns.core.depth_first import DepthFirstProposal, ListWeights
 from dgl_dmns.core.diffusion import (
@@ -89,6 +90,7 @@ __all__ = [
     "AffineNoisePredictor",
     "Barred",
     "Blend",
+    "CandidateEdges",
     "CandidateTable",
     "Candidates",
     "Density",
@@ -138,6 +140,7 @@ __all__ = [
     "amount",
     "called_scorer",
     "callers_device",
+    "candidates_fingerprint",
     "canonical_edge_type",
     "carry_over",
     "check_rule",
@@ -158,6 +161,7 @@ __all__ = [
     "noise_to",
     "outside_inference_mode",
     "pool_softmax",
+    "restricted",
     "reverse_step",
     "row_sizes",
     "rows_of",

@@ -101,7 +101,7 @@ class NodeDistribution:
     @shielded
     def log_prob(self, src: Tensor, dst: Tensor) -> Tensor:
         """Natural log probability ``log q(u|v)`` of any pairs, as `log_ratio`."""
-        return self.log_ratio(src, dst) - math.log(self.snapshot.known.num_dst)
+        return self.log_ratio(src, dst) - math.log(self.snapshot.known.num_candidates)
 
     @in_float32
     @torch.no_grad()
@@ -175,7 +175,7 @@ class NodeDistribution:
 
     def _beside(self, ratio: Tensor, rows: Tensor, known: Tensor, rate: Tensor | None) -> Tensor:
         """Log ratios over a pool, as of a node that stands in that pool."""
-        nodes, size = self.snapshot.known.num_dst, self.settings.pool
+        nodes, size = self.snapshot.known.num_candidates, self.settings.pool
         ratio = ratio.clamp(max=_LARGEST)
         if size < nodes:
             shift = 0.0 if rate is None else rate

@@ -92,7 +92,7 @@ def fill_table(
     if nodes is not None:
         table.keep()
         queries = nodes.numel()
-    searched = rule.nearest_among(snapshot.known.num_dst)
+    searched = rule.nearest_among(snapshot.known.num_candidates)
     order = torch.randperm(queries, generator=generator, device=snapshot.h_query.device)
     if nodes is not None:
         order = nodes[order]
@@ -331,7 +331,7 @@ def queries_at_a_time(
     levels, width = (0, 0) if model is None else (len(model.levels), model.space.width)
     each = 16 * levels * width + 80 * groups * k
     each += 80 * known.indices.numel() // max(1, known.num_src)
-    if takes_keys(settings.pool, known.num_dst):
-        each += 4 * known.num_dst // settings.queries_per_pool
+    if takes_keys(settings.pool, known.num_candidates):
+        each += 4 * known.num_candidates // settings.queries_per_pool
     left = max(0, chunk_bytes - 12 * (levels + 3) * CELLS)
     return max(1, min(_BLOCK, left // max(1, each)))

@@ -119,6 +119,20 @@ class KnownEdges(Shareable):
         super().share(what, folder)
         self.bitmap.share(what, folder)
 
+    @property
+    def candidates(self) -> Tensor | None:
+        """The destinations that may be drawn, if not all may, see `CandidateEdges`."""
+        return None
+
+    @property
+    def num_candidates(self) -> int:
+        """How many destinations may be drawn."""
+        return self.num_dst if self.candidates is None else self.candidates.numel()
+
+    def is_candidate(self, dst: Tensor) -> Tensor:
+        """Whether destinations [..] may be drawn at all, bool."""
+        return torch.ones_like(dst, dtype=torch.bool)
+
     def degrees(self) -> Tensor:
         """Number of distinct known destinations per source, shape [num_src], int64."""
         return self.indptr[1:] - self.indptr[:-1]
@@ -148,28 +162,28 @@ class KnownEdges(Shareable):
         """
         src, dst = src.to(torch.int64), dst.to(torch.int64)
         if not self._looks_first(torch.broadcast_shapes(src.shape, dst.shape).numel()):
-            return self._bars(*torch.broadcast_tensors(src, dst))
+            return self.knows(*torch.broadcast_tensors(src, dst))
         found = self.bitmap.may_contain(src, dst)
         left = found.nonzero(as_tuple=True)
         src, dst = torch.broadcast_tensors(src, dst)
-        found[left] = self._bars(src[left], dst[left])
+        found[left] = self.knows(src[left], dst[left])
         return found
 
     def _looks_first(self, pairs: int) -> bool:
         """Whether a look at the bitmap pays for so many pairs."""
         return self.bitmap.useful and pairs > (_FEW if self.keys.numel() else 1)
 
-    def _bars(self, src: Tensor, dst: Tensor) -> Tensor:
-        """What `contains` says of pairs of one shape, without a look at the bitmap."""
+    def knows(self, src: Tensor, dst: Tensor) -> Tensor:
+        """Whether pairs of one shape, int64, are known edges, or self pairs if excluded."""
         found = self.contains_edges(src, dst)
         return found | (self.itself(src) == dst) if self.exclude_self else found
 
     def _barred(self, src: Tensor, dst: Tensor) -> Tensor:
         """Places of the pairs, int64 [P] each, that `contains` finds; int64, ascending."""
         if not self._looks_first(src.numel()):
-            return self._bars(src, dst).nonzero().squeeze(1)
+            return self.knows(src, dst).nonzero().squeeze(1)
         left = self.bitmap.may_contain(src, dst).nonzero().squeeze(1)
-        return left[self._bars(src[left], dst[left])]
+        return left[self.knows(src[left], dst[left])]
 
     def contains_edges(self, src: Tensor, dst: Tensor) -> Tensor:
         """Whether pairs of one shape are stored edges."""
@@ -233,6 +247,16 @@ class KnownEdges(Shareable):
         if self.exclude_self:
             return torch.cat([owner, here]), torch.cat([known, self.itself(src)])
         return owner, known
+
+    def barred_once(self, src: Tensor) -> tuple[Tensor, Tensor]:
+        """The same, with a self loop among the known edges once."""
+        row, node = self.barred_of(src)
+        if not self.exclude_self:
+            return row, node
+        here = torch.arange(src.numel(), device=src.device)
+        own = self.itself(src)
+        other = (node != own[row]).nonzero().squeeze(1)
+        return torch.cat([row[other], here]), torch.cat([node[other], own])
 
     def admissible_count(self, src: Tensor) -> Tensor:
         """Destinations of each source that are neither known nor itself, int64."""
@@ -330,7 +354,7 @@ class KnownEdges(Shareable):
             Destination ids, shape [B, count], int64.
         """
         if self.crowded:
-            few = 4 * self.admissible_count(src) < self.num_dst
+            few = 4 * self.admissible_count(src) < self.num_candidates
             if bool(few.any()):
                 mixed = torch.zeros(src.shape[0], count, dtype=torch.int64, device=src.device)
                 mixed[few] = exact(src[few].repeat_interleave(count)).view(int(few.sum()), count)

@@ -124,6 +124,29 @@ class Look:
             ids = torch.cat([draw(query, None) for _ in range(_CALLS)], dim=1)
         return Candidates(ids, torch.full(ids.shape, NO_LEVEL, dtype=torch.uint8))
 
+    def negatives(
+        self, src: Tensor, dst: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Negatives of known edges as the first call after a refresh draws them; takes no turn.
+
+        Args:
+            src: source ids of the edges, shape [B], int64.
+            dst: their destination ids, shape [B], int64.
+            generator: source of the draws, see `sample`.
+
+        Returns:
+            Destination ids, int64 [B, k]; indices of their levels, uint8 [B, k], 255 for none; and
+            which were chosen for their edge, bool [B, k]: the others are uniform.
+        """
+        if self.rows is not None:
+            ids, level = self.rows.first_turns(src, dst, generator)
+            return ids, level, self.rows.chosen(torch.arange(src.numel()))
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(int(torch.randint(2**31, (), generator=generator)))
+            ids = self.draw()(src, dst)
+        level = torch.full(ids.shape, NO_LEVEL, dtype=torch.uint8)
+        return ids, level, torch.full(ids.shape, not self.uniform)
+
 
 class Looked(Protocol):
     """A sampler whose negatives can be looked at."""

@@ -1,7 +1,8 @@
 r"""The mixture that a batch's negatives come from, where each query draws by filtered weights.
 
-Symbols: B queries ``v_j``; weights ``a(u) >= 0`` of the N destination nodes; ``A_j``, their sum
-over the nodes that are admissible for ``v_j``, neither known nor itself. Query ``v_j`` draws with
+Symbols: B queries ``v_j``; weights ``a(u) >= 0`` of the N destination nodes that may be drawn at
+all (the others count as known to everyone); ``A_j``, their sum over the nodes that are admissible
+for ``v_j``, neither known nor itself. Query ``v_j`` draws with
 
     ``q(u|v_j) = a(u) / A_j`` where u is admissible, 0 where it is not;
 
@@ -38,8 +39,9 @@ def known_among(known: KnownEdges, queries: Tensor, nodes: Tensor) -> tuple[Tens
     """Which distinct, ascending nodes [C] are known to which queries [B]; forms no matrix [B, C].
 
     Returns:
-        Positions in ``queries`` and in ``nodes``, each of shape [P], int64: known pairs, and self
-        pairs if those are excluded; each once, the queries' positions not in order.
+        Positions in ``queries`` and in ``nodes``, each of shape [P], int64: known pairs, self pairs
+        if those are excluded, and nodes that are no candidates with each query; each pair once, the
+        queries' positions not in order.
     """
     empty = queries.new_empty(0)
     if not nodes.numel():
@@ -48,6 +50,11 @@ def known_among(known: KnownEdges, queries: Tensor, nodes: Tensor) -> tuple[Tens
     flags = torch.zeros(size, dtype=torch.bool, device=nodes.device)
     flags[nodes & (size - 1)] = True
     rows, columns = [empty], [empty]
+    if known.candidates is not None:
+        out = (~known.is_candidate(nodes)).nonzero().squeeze(1)
+        every = torch.arange(queries.numel(), device=nodes.device)
+        rows.append(every.repeat_interleave(out.numel()))
+        columns.append(out.repeat(queries.numel()))
     for row, node in _barred(known, queries):
         hit = flags[node & (size - 1)].nonzero().squeeze(1)
         row, node = row[hit], node[hit]
@@ -66,12 +73,7 @@ def _barred(known: KnownEdges, queries: Tensor) -> Iterator[tuple[Tensor, Tensor
         before = int(total[start - 1]) if start else 0
         end = max(start + 1, int(torch.searchsorted(total, before + _PAIRS, right=True)))
         part = queries[start:end]
-        row, node = known.barred_of(part)
-        if known.exclude_self:  # a self loop among the known edges would count twice
-            own = known.itself(part)
-            other = (node != own[row]).nonzero().squeeze(1)
-            here = torch.arange(part.numel(), device=part.device)
-            row, node = torch.cat([row[other], here]), torch.cat([node[other], own])
+        row, node = known.barred_once(part)
         yield row + start, node
         start = end
 
@@ -113,7 +115,7 @@ class FilteredDraws:
         density = (weighted + _left(even, knows[:, 1])).masked_fill(barred == queries.numel(), 0.0)
         if bool(none.any()):
             density += self._of_saturated(queries[none], nodes)
-        return density.log() + math.log(self.known.num_dst / queries.numel())
+        return density.log() + math.log(self.known.num_candidates / queries.numel())
 
     def own_log_ratio(self, queries: Tensor, candidates: Tensor) -> Tensor:
         """Log of the ratio ``N q(u|v)`` of candidates [B, K] that queries [B] have drawn.
@@ -125,7 +127,7 @@ class FilteredDraws:
         density = rate.unsqueeze(1).expand(candidates.shape)
         if self.weight is not None:
             density = density * self.weight(candidates.flatten()).view(candidates.shape)
-        ratio = (density + even.unsqueeze(1)).log() + math.log(self.known.num_dst)
+        ratio = (density + even.unsqueeze(1)).log() + math.log(self.known.num_candidates)
         return ratio.masked_fill(none.unsqueeze(1), 0.0)
 
     def _rates(self, queries: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -135,7 +137,7 @@ class FilteredDraws:
             float64 [B]; one over the number of admissible nodes if ``A_j = 0``, else 0, float64
             [B]; whether no node is admissible, bool [B].
         """
-        count = torch.full(queries.shape, float(self.known.num_dst), dtype=torch.float64)
+        count = torch.full(queries.shape, float(self.known.num_candidates), dtype=torch.float64)
         count = count.to(queries.device)
         mass, left = torch.full_like(count, self.total), torch.full_like(count, self.positive)
         for row, node in _barred(self.known, queries):
@@ -154,7 +156,8 @@ class FilteredDraws:
     def _of_saturated(self, queries: Tensor, nodes: Tensor) -> Tensor:
         """What queries without an admissible node add to the sum of densities, shape [C]."""
         if not self.known.exclude_self:
-            return torch.full(nodes.shape, queries.numel() / self.known.num_dst).double()
+            each = queries.numel() / self.known.num_candidates
+            return self.known.is_candidate(nodes).double() * each
         times = torch.zeros(nodes.numel(), dtype=torch.float64, device=nodes.device)
         own = self.known.itself(queries)
         column = torch.searchsorted(nodes, own).clamp(max=nodes.numel() - 1)

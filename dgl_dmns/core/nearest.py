@@ -53,8 +53,11 @@ class LatentDraw:
         self.shares = self.z_candidate.new_tensor(snapshot.model.levels.mixture_shares)
         self.latents = snapshot.model.latent_draws(snapshot.z_query[rows])
         self.searched = searched
-        everyone = searched >= self.known.num_dst
-        self.every = normalize(self.z_candidate, dim=1) if everyone else None
+        self.every: Tensor | None = None
+        if searched >= self.known.num_candidates:
+            some = self.known.candidates
+            every = self.z_candidate if some is None else self.z_candidate[some]
+            self.every = normalize(every, dim=1)
         self.step = max(1, min(_SIMILARITIES, chunk_bytes // 8) // max(1, searched))
         self.unstable = torch.zeros(rows.numel(), dtype=torch.bool, device=rows.device)
 
@@ -75,10 +78,11 @@ class LatentDraw:
             latents = self.latents(generator)
             latent = latents[component[:, slot], torch.arange(rows.numel(), device=device)]
             uniform[:, slot] = ~(latent.abs().amax(dim=1) < _LARGEST)
-            pool, unit = None, self.every
+            pool, unit = known.candidates, self.every
             if unit is None:
-                size = (self.searched,)
-                pool = torch.randint(0, known.num_dst, size, generator=generator, device=device)
+                size, nodes = (self.searched,), known.num_candidates
+                place = torch.randint(0, nodes, size, generator=generator, device=device)
+                pool = place if pool is None else pool[place]
                 unit = normalize(self.z_candidate[pool], dim=1)
             for lo in range(0, rows.numel(), self.step):
                 part = slice(lo, lo + self.step)
@@ -165,6 +169,9 @@ def draw_by_level(
         logits -= torch.empty_like(logits).exponential_(generator=generator).log()
         owner, node = known.barred_of(part)
         logits[:, owner, node] = -math.inf
+        if known.candidates is not None:
+            every = torch.arange(known.num_dst, device=rows.device)
+            logits[..., ~known.is_candidate(every)] = -math.inf
         best = logits.topk(taken, dim=-1)
         ids = best.indices.masked_fill(best.values.isneginf(), -1)
         ids = pad(ids, (0, n - taken), value=-1).transpose(0, 1)

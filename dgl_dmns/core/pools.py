@@ -206,7 +206,7 @@ class PoolDraw:
             left = (members - lost).float()
         else:  # as many as uniform pools would have on average
             known = self.snapshot.known
-            left = known.admissible_count(self.queries.flatten()) * (members / known.num_dst)
+            left = known.admissible_count(self.queries.flatten()) * (members / known.num_candidates)
         count = left.clamp_(min=1).float().view(*self.queries.shape, 1)
         starts = torch.arange(0, chunks, step, device=barred.device) * cells
         ends = [*torch.searchsorted(barred, starts).tolist(), barred.numel()]

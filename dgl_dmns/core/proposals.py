@@ -72,7 +72,7 @@ class Proposals:
         """A pool for each chunk."""
         chunks, size, regions = self.queries.shape[0], self.size, self.snapshot.regions
         reached = self.reached
-        if regions is None or not reached or size >= self.snapshot.known.num_dst:
+        if regions is None or not reached or size >= self.snapshot.known.num_candidates:
             return ProposedPools(self.snapshot.pools(chunks, size, generator))
         uniform = self.snapshot.pools(chunks, size - reached, generator)
         likely = regions.draw(self.queries, reached, generator)

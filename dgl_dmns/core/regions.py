@@ -40,7 +40,7 @@ class Regions:
     Attributes:
         of_query: the region of each query, shape [Nq], int16.
         of_node: the region of each destination, shape [Nc], int16.
-        members: destinations in the order of their regions, shape [Nc], int32.
+        members: destinations that may be drawn, in the order of their regions, [N], int32.
         start: where each region begins there, shape [C + 1], int64.
         order: the regions by rank for queries of each region, shape [C, C], int16.
         log_share: log of ``p(c|g)``, shape [C, C], float32; -inf for an empty region.
@@ -102,22 +102,27 @@ class Regions:
         h_candidate: Tensor,
         score: Callable[[Tensor, Tensor], Tensor],
         generator: torch.Generator | None = None,
+        allowed: Tensor | None = None,
     ) -> Regions | None:
         """Regions of embeddings [Nq, D] and [Nc, D]; None for fewer than 128 destinations.
 
         ``score`` is called with mean embeddings [C, D] of the queries and of the destinations of
-        each region, and returns scores [C, C].
+        each region, and returns scores [C, C]. Ids ``allowed``, int64, are of the destinations that
+        may be drawn; None for all.
         """
-        nodes, device = h_candidate.shape[0], h_candidate.device
-        halvings = min(_MOST, int(math.log2(max(1, nodes / _LEAST))))
+        device = h_candidate.device
+        nodes = torch.arange(h_candidate.shape[0], device=device) if allowed is None else allowed
+        halvings = min(_MOST, int(math.log2(max(1, len(nodes) / _LEAST))))
         if not halvings:
             return None
-        some = torch.randperm(nodes, generator=generator)[: _SAMPLE << halvings].to(device)
+        some = torch.randperm(len(nodes), generator=generator)[: _SAMPLE << halvings].to(device)
+        some = nodes[some]
         halves = _halved(normalize(h_candidate[some].float(), dim=1), halvings)
         of_node = _sent_through(h_candidate, halves)
         same = h_query is h_candidate
         of_query = of_node if same else _sent_through(h_query, halves)
-        count = of_node.long().bincount(minlength=1 << halvings)
+        of_allowed = of_node[nodes]
+        count = of_allowed.long().bincount(minlength=1 << halvings)
         start = torch.cat([count.new_zeros(1), count.cumsum(0)])
         means = _means(h_query, of_query, len(count)), _means(h_candidate, of_node, len(count))
         scores = score(*means).float().masked_fill(count == 0, -math.inf)
@@ -127,7 +132,7 @@ class Regions:
         share[:full] = _shares(full, device)
         log_share = torch.empty_like(scores)
         log_share.scatter_(1, order, share.log().float().expand_as(scores).contiguous())
-        members = of_node.argsort(stable=True).to(torch.int32)
+        members = nodes[of_allowed.argsort(stable=True)].to(torch.int32)
         return cls(of_query, of_node, members, start, order.to(torch.int16), log_share)
 
 

@@ -15,7 +15,7 @@ what is drawn does not depend on how many workers draw, or in which order.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -182,6 +182,12 @@ class RowDraws:
             numbers = torch.arange(query.numel()) * _LOOKED_AT + at
             parts.append(self._mixed(query, ids, level, generator, numbers))
         return Candidates(*(torch.cat(field, dim=1) for field in zip(*parts)))
+
+    def first_turns(self, src: Tensor, dst: Tensor, generator: torch.Generator) -> Candidates:
+        """What edges [B] are given in the first pass over them, without taking any turn: [B, k]."""
+        rows = self if self.turns is None else replace(self, turns=Turns(self.known))
+        ids, level = self.table.look_up(rows._places(src, dst, generator), count=False)
+        return self._mixed(src, ids, level, generator, _numbers(src, dst, generator))
 
     def first_places(self, query: Tensor) -> Tensor:
         """Places of the first eight groups of some rows, shorter ones over again; shape [Q, 8]."""

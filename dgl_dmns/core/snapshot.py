@@ -136,18 +136,22 @@ class Snapshot:
         def score(query: Tensor, candidate: Tensor) -> Tensor:
             return self._scores(query.unsqueeze(0), candidate.unsqueeze(0)).squeeze(0)
 
-        return replace(self, regions=Regions.of(self.h_query, self.h_candidate, score, generator))
+        allowed = self.known.candidates
+        made = Regions.of(self.h_query, self.h_candidate, score, generator, allowed)
+        return replace(self, regions=made)
 
     def pools(self, chunks: int, size: int, generator: torch.Generator | None) -> Tensor:
         """Uniform pools [C, min(M, N)] of distinct destinations, int64.
 
-        Of nodes of which some are held, pools are of these.
+        Of nodes of which some are held, or are candidates, pools are of these.
         """
         device = self.h_query.device
         if isinstance(self.h_candidate, FetchedRows):
             held = self.h_candidate.ids
             return held[distinct_pools(chunks, size, held.numel(), generator, device)]
-        return distinct_pools(chunks, size, self.known.num_dst, generator, device)
+        nodes = self.known.num_candidates
+        pool = distinct_pools(chunks, size, nodes, generator, device)
+        return pool if self.known.candidates is None else self.known.candidates[pool]
 
     def scores(self, query: Tensor, candidate: Tensor) -> Tensor:
         """Scores [C, Q, M], float32, of chunks of queries [C, Q] with their pools [C, M]."""

@@ -114,7 +114,7 @@ def summarise(look: Look, seen: Observation, pairs: Tensor | None, seed: int) ->
         if index < len(seen.levels):
             for column in ("expected_score", "density_auc", "psi_share"):
                 row[column] = float(getattr(seen, column)[index])
-        row.update(_variety(seen.negative[mask], seen.num_dst, generator))
+        row.update(_variety(seen.negative[mask], look.known, generator))
         row.update(false.get(name, {}))
         rows.append(row)
     draws = seen.random[:, : seen.negative.shape[1]]
@@ -122,7 +122,7 @@ def summarise(look: Look, seen: Observation, pairs: Tensor | None, seed: int) ->
         {
             **_row("random", seen.random_score, percentiles(seen.random_score, seen.random_score)),
             "above_positive": _mean(percentiles(seen.random_score, seen.positive_score)),
-            **_variety(draws.flatten(), seen.num_dst, generator),
+            **_variety(draws.flatten(), look.known, generator),
         }
     )
     rows.append(
@@ -158,14 +158,17 @@ def _row(level: str, score: Tensor, percentile: Tensor) -> dict[str, Any]:
     }
 
 
-def _variety(ids: Tensor, num_dst: int, generator: torch.Generator) -> dict[str, float]:
-    counts = torch.bincount(ids, minlength=num_dst)
-    uniform = torch.randint(0, num_dst, ids.shape, generator=generator)
+def _variety(ids: Tensor, known: KnownEdges, generator: torch.Generator) -> dict[str, float]:
+    """Over the nodes that may be drawn."""
+    counts, nodes = torch.bincount(ids, minlength=known.num_dst), known.num_candidates
+    if known.candidates is not None:
+        counts = counts[known.candidates]
+    uniform = torch.randint(0, nodes, ids.shape, generator=generator)
     return {
         "distinct": float((counts > 0).sum()),
         "entropy": entropy(counts),
         "gini": gini(counts),
-        "gini_uniform": gini(torch.bincount(uniform, minlength=num_dst)),
+        "gini_uniform": gini(torch.bincount(uniform, minlength=nodes)),
         "top_1_percent": top_share(counts),
     }
 
@@ -183,7 +186,7 @@ def _false_negatives(
         mine = hidden.degrees()[seen.query] > 0
         query, negative, level = seen.query[mine], seen.negative[mine], seen.level[mine]
     hit = hidden.contains(query.unsqueeze(1), negative)
-    chance = float(hidden.degrees()[query].double().mean()) / look.known.num_dst
+    chance = float(hidden.degrees()[query].double().mean()) / look.known.num_candidates
     found = {}
     for name, mask in level_masks(seen.levels, level, unclaimed=True).items():
         rate = _mean(hit[mask])
@@ -219,4 +222,5 @@ def _hidden(pairs: Tensor, known: KnownEdges) -> KnownEdges:
     pairs = pairs.cpu().long()
     if known.exclude_self:
         pairs = torch.cat([pairs, pairs.flip(0)], dim=1)
+    pairs = pairs[:, known.is_candidate(pairs[1])]  # others are never drawn
     return KnownEdges(pairs[0], pairs[1], known.num_src, known.num_dst, exclude_self=False)

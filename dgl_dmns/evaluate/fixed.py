@@ -30,6 +30,7 @@ from dgl_dmns.core import (
     fit_seed,
     in_float32,
     look_at,
+    restricted,
     shielded,
 )
 from dgl_dmns.evaluate.files import read, write
@@ -219,7 +220,8 @@ def fixed_negatives(
     it, and that one may find its own hard negatives the hardest.
 
     Never drawn for a query: itself, its training edges, the positives of ``pairs`` and ``known``,
-    and where both ends have one node type, the reverses of the latter two.
+    and where both ends have one node type, the reverses of the latter two; nor what is no candidate
+    of the sampler.
 
     Args:
         sampler: a sampler of this package; refreshed, if it follows an encoder.
@@ -293,7 +295,8 @@ def _all_known(training: KnownEdges, pairs: Tensor, known: Tensor | None) -> Kno
     src = torch.repeat_interleave(torch.arange(training.num_src), training.degrees())
     parts.append(torch.stack([src, training.indices.long()]))
     src, dst = torch.cat(parts, dim=1).unbind(0)
-    return KnownEdges(src, dst, training.num_src, training.num_dst, exclude_self=own)
+    every = KnownEdges(src, dst, training.num_src, training.num_dst, exclude_self=own)
+    return restricted(every, training.candidates)
 
 
 def _own_draws(

@@ -160,9 +160,9 @@ class NegativeSampler(_Base):  # type: ignore[misc]
         """Log ratio to uniform draws of what the queries of a batch draw, for `loss`.
 
         It is that of all of them together, ``log rbar(u) = log(1 / B sum_j N q(u|v_j))`` with the N
-        of the known edges' ``num_dst``, over the batch's own queries, each as often as it stands
-        there, known edges at 0. An unbiased estimate of ``1 / rbar(u)`` will do, and should not
-        exceed a bound. With ``share="edge"`` it is ``log(N q(u|v))`` of a query's own candidates.
+        of the known edges' ``num_candidates``, over the batch's own queries, each as often as it
+        stands there, known edges at 0. An unbiased estimate of ``1 / rbar(u)`` will do, and should
+        not exceed a bound. With ``share="edge"`` it is ``log(N q(u|v))`` of a query's own draws.
 
         Args:
             etype: canonical edge type.
@@ -318,7 +318,7 @@ class NegativeSampler(_Base):  # type: ignore[misc]
                 batch.src,
                 batch.dst,
                 batch.candidates,
-                num_nodes=known.num_dst,
+                num_nodes=known.num_candidates,
                 known=known,
                 ids=ids,
                 log_ratio=ratio,
@@ -346,6 +346,15 @@ class NegativeSampler(_Base):  # type: ignore[misc]
         from dgl_dmns.diagnostics import negative_statistics
 
         return negative_statistics(self, **arguments)
+
+    def export(self, path: Any, **arguments: Any) -> int:
+        """Write the negatives of every known edge to a CSV or Parquet file; its number of rows.
+
+        Arguments, columns and errors are those of `dgl_dmns.samplers.export.export_negatives`.
+        """
+        from dgl_dmns.samplers.export import export_negatives
+
+        return export_negatives(self, path, **arguments)
 
     def check_identity(self, g: Any, etype: EdgeType, pairs: Pair | None) -> None:
         """Refuse a graph that numbers its nodes otherwise, see `dgl_dmns.samplers.graphs`."""

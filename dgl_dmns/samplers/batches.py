@@ -86,7 +86,7 @@ class Batches(Tables):
         query = src.repeat_interleave(candidates.shape[1])
         hard = relation.over(draws.hard_log_ratio, query, candidates.flatten()).view_as(candidates)
         left = known.admissible_count(row).unsqueeze(1)
-        hard = hard.double() + math.log(known.num_dst) - left.clamp(min=1).double().log()
+        hard = hard.double() + math.log(known.num_candidates) - left.clamp(min=1).double().log()
         hard = hard.exp().masked_fill(left <= 0, 0.0)
         ratio = torch.log(fresh * uniform.exp() + (1 - fresh) * hard)
         return ratio.masked_fill(left <= 0, 0.0)

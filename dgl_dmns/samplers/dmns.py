@@ -26,6 +26,7 @@ from dgl_dmns.core import (
     draw_by_level,
     fill_table,
     in_float32,
+    restricted,
     shielded,
 )
 from dgl_dmns.samplers.callables import Scorers
@@ -205,7 +206,7 @@ class DMNSSampler(RefreshingSampler):
         assert look.diffusion is not None
         return draw_by_level(
             *look.diffusion,
-            relation.known if known is None else known,
+            relation.known if known is None else restricted(known, relation.known.candidates),
             nodes.cpu().long(),
             n,
             lam=look.lam,
@@ -254,6 +255,7 @@ class DMNSSampler(RefreshingSampler):
                 f"known: expected edges from {queries} queries (the rows of h_query) to {nodes} "
                 f"nodes of type {relation.etype[2]!r}, got {known}"
             )
+        known = restricted(known, relation.known.candidates)
         k = relation.k
         if not queries:
             return torch.empty(0, k, dtype=torch.int64, device=h_query.device)

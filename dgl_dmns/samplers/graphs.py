@@ -21,7 +21,7 @@ from torch.utils.data import get_worker_info
 
 from dgl_dmns._compat import is_distributed
 from dgl_dmns.checks import type_name
-from dgl_dmns.core import MOST_NODES, EdgeType, Folder, KnownEdges
+from dgl_dmns.core import MOST_NODES, EdgeType, Folder, KnownEdges, restricted
 from dgl_dmns.messages import warn
 
 __all__ = [
@@ -190,13 +190,18 @@ def shared_memory_for(etypes: Sequence[EdgeType]) -> Iterator[None]:
 
 
 def known_edges(
-    g: Any, etype: EdgeType, folder: Folder | None = None, held: Tensor | None = None
+    g: Any,
+    etype: EdgeType,
+    folder: Folder | None = None,
+    held: Tensor | None = None,
+    candidates: Tensor | None = None,
 ) -> KnownEdges:
     """The known edges of an edge type, on the CPU; self pairs are barred where ends have one type.
 
     Those of all sources, or of some of a distributed graph, ascending ids [Q], by their places
-    among these. They lie in shared memory, or where that has no room in files of the folder. A
-    warning names sources that are linked to every destination.
+    among these. They lie in shared memory, or where that has no room in files of the folder. Draws
+    are among all destinations, or some ``candidates``, ascending ids [C]. A warning names sources
+    that are linked to all of these.
     """
     src, dst = edges_of(g, etype) if held is None else edges_from(g, etype, held)
     one_type = etype[0] == etype[2]
@@ -205,11 +210,14 @@ def known_edges(
         counts[0] = held.numel()
     own = held if one_type else None
     known = KnownEdges(src, dst, *counts, exclude_self=one_type, own=own)
+    known = restricted(known, candidates)
     known.share(folder=folder)
     saturated = known.saturated()
     if saturated.numel():
-        instead = "the query itself (v, v)" if one_type else "any node"
+        any_node = "any node" if candidates is None else "any candidate"
+        instead = "the query itself (v, v)" if one_type else any_node
         other = "every other node" if one_type else "every destination"
+        other = other if candidates is None else "every other candidate"
         one = int(saturated[0] if held is None else held[saturated[0]])
         warn(
             f"{saturated.numel()} node(s), for example {one}, are linked to {other}: "
@@ -338,7 +346,7 @@ def _unknown(known: KnownEdges, pairs: Pair) -> int:
     """How many pairs are no known edges, nodes that are unknown included."""
     src, dst = pairs
     inside = (src < known.num_src) & (dst < known.num_dst)
-    return src.numel() - int(known.contains(src[inside], dst[inside]).sum())
+    return src.numel() - int(known.knows(src[inside], dst[inside]).sum())
 
 
 def _some(count: int, source: torch.Generator) -> Tensor:

@@ -120,7 +120,7 @@ class TableMethod(Method):
         """What the rule chooses from."""
         model = self.model if self.rule.uses_generator else None
         snapshot = Snapshot(ends.h_query, ends.h_candidate, ends.known, ends.scorer, model)
-        if not self.settings.reach or self.settings.pool >= ends.known.num_dst:
+        if not self.settings.reach or self.settings.pool >= ends.known.num_candidates:
             return snapshot
         return snapshot.with_regions(torch.Generator().manual_seed(self.seed))
 

@@ -310,10 +310,11 @@ def weighed(
     free = known.admissible_count(row) > 0
     own = known.contains(row[free].unsqueeze(1), candidates[free])
     if own.numel() >= _FEW and 2 * int(own.sum()) > own.numel():
+        what = "known edges of their sources"
+        what += "" if known.candidates is None else ", or no candidates"
         raise ValueError(
-            f"neg_graph: {int(own.sum())} of {own.numel()} negatives are known edges of their "
-            "sources; pass the positive graph first, and the negative graph that this sampler "
-            "drew for it"
+            f"neg_graph: {int(own.sum())} of {own.numel()} negatives are {what}; pass the positive "
+            "graph first, and the negative graph that this sampler drew for it"
         )
     chosen = sampler.chosen(batch.etype, batch.places) if share == "batch" else None
     if chosen is None:

@@ -88,8 +88,8 @@ class Asked:
         known, total = relation.known, src.numel()
         if not total or self._warned >= {"edges", "ratios"}:
             return
-        free = known.degrees()[src] < known.num_dst - 1  # others get what is no true negative
-        edges = int((known.contains(src, dst) & (src != dst) & free).sum())
+        free = known.admissible_count(src) > 0  # others get what is no true negative
+        edges = int((known.knows(src, dst) & (src != dst) & free).sum())
         if 2 * edges > total:
             self._say(
                 "edges",
@@ -118,7 +118,7 @@ class Asked:
         """Judge pairs that were handed over as positives."""
         if "positives" in self._warned or not pairs[0].numel():
             return
-        strange = int((~relation.known.contains(*pairs)).sum())
+        strange = int((~relation.known.knows(*pairs)).sum())
         if 2 * strange > pairs[0].numel():
             self._say(
                 "positives",

@@ -33,6 +33,7 @@ from dgl_dmns.core import (
     shielded,
 )
 from dgl_dmns.samplers.base import NegativeSampler
+from dgl_dmns.samplers.candidates import Allowed, candidates_by_type
 from dgl_dmns.samplers.embedder import check_embeddings
 from dgl_dmns.samplers.graphs import (
     GraphIdentity,
@@ -61,18 +62,22 @@ class FilteredSampler(NegativeSampler):
     Args:
         g: the training graph, of any number of types; its edges are the known positives.
         k: negatives per edge.
+        candidates: ids of the destinations that may be drawn at all, int64 [C]; a dict of such by
+            edge type or destination node type where there are several. Defaults to all nodes.
 
     Raises:
-        ValueError, TypeError: for a graph without edges, or no graph; and as `NegativeSampler`.
+        ValueError, TypeError: for a graph without edges, no graph, or what are no ``candidates``;
+            and as `NegativeSampler`.
     """
 
     uniform: ClassVar[bool] = False  # whether all negatives are
     shares: ClassVar[bool] = False  # whether a share of the sources is enough
 
     @shielded
-    def __init__(self, g: Any, k: int = 1) -> None:
+    def __init__(self, g: Any, k: int = 1, *, candidates: Allowed | None = None) -> None:
         super().__init__(k)
         check_has_edges(g)
+        some = candidates_by_type(candidates, g, g.canonical_etypes)
         types = [etype for etype in g.canonical_etypes if self.shares and g.num_edges(etype)]
         found = {etype: Share.of(g, etype, any_source=False, background=False) for etype in types}
         self._shares = {etype: one for etype, one in found.items() if one is not None}
@@ -81,7 +86,7 @@ class FilteredSampler(NegativeSampler):
             self._known = {
                 etype: self._shares[etype].known_edges(g, None)
                 if etype in self._shares
-                else known_edges(g, etype)
+                else known_edges(g, etype, candidates=some.get(etype))
                 for etype in g.canonical_etypes
             }
         self._identity = GraphIdentity(type(self).__name__, g, g.canonical_etypes)
@@ -193,26 +198,32 @@ class PopularitySampler(FilteredSampler):
         g: as for `FilteredSampler`.
         k: negatives per edge.
         exponent: finite and at least 0; 0 is uniform over the nodes that have incoming edges.
+        candidates: as for `FilteredSampler`.
 
     Raises:
         ValueError, TypeError: for such an ``exponent``; and as for `FilteredSampler`.
     """
 
     @shielded
-    def __init__(self, g: Any, k: int = 1, exponent: float = 0.75) -> None:
+    def __init__(
+        self, g: Any, k: int = 1, exponent: float = 0.75, *, candidates: Allowed | None = None
+    ) -> None:
         exponent = as_number("exponent", exponent)
         if not (math.isfinite(exponent) and exponent >= 0):
             raise ValueError(
                 f"exponent: expected a finite number of at least 0, got {exponent}; 0 is uniform "
                 "over the nodes with incoming edges, 1 proportional to the in-degree"
             )
-        super().__init__(g, k)
+        super().__init__(g, k, candidates=candidates)
         self.exponent = exponent
         self._cumulative: dict[EdgeType, Tensor] = {}
         self._fallback: dict[EdgeType, WeightedFallback] = {}  # made where one is needed
         self._positive: dict[EdgeType, int] = {}
         for etype in g.canonical_etypes:
             degree = _in_degree(g, etype).double()
+            some = self._known[etype].candidates
+            if some is not None:
+                degree = torch.zeros_like(degree).index_copy_(0, some, degree[some])
             # Degrees relative to the largest: no power of them overflows.
             largest = float(degree.max()) if degree.numel() else 1.0
             weight = (degree / max(1.0, largest)).pow(self.exponent)
@@ -285,8 +296,8 @@ class InBatchSampler(FilteredSampler):
     Arguments and errors are those of `FilteredSampler`.
     """
 
-    def __init__(self, g: Any, k: int = 1) -> None:
-        super().__init__(g, k)
+    def __init__(self, g: Any, k: int = 1, *, candidates: Allowed | None = None) -> None:
+        super().__init__(g, k, candidates=candidates)
         self._in_degree = {
             etype: share(_in_degree(g, etype), "in-degrees of nodes take")
             for etype in g.canonical_etypes
@@ -309,10 +320,11 @@ class InBatchSampler(FilteredSampler):
     def _share(self, known: KnownEdges, src: Tensor, offered: Tensor) -> Tensor:
         """Negatives [B, k] for sources [B] among the destinations on offer, shape [B]."""
         generator = self._call_generator()
+        offered = offered[known.is_candidate(offered)]
+        if not offered.numel():
+            return known.uniform(src, self.k, generator=generator)
 
         def propose(count: int) -> Tensor:
-            if not count:
-                return offered.new_empty(0)
             return offered[torch.randint(0, offered.numel(), (count,), generator=generator)]
 
         def listed(left: Tensor) -> Tensor:
@@ -322,11 +334,11 @@ class InBatchSampler(FilteredSampler):
 
     def _draws(self, etype: EdgeType, dst: Tensor) -> FilteredDraws:
         known = self._known[etype]
-        if dst.numel() == 1:
+        offered, count = dst[known.is_candidate(dst)].unique(return_counts=True)
+        if dst.numel() == 1 or not offered.numel():
             return FilteredDraws(known)
-        offered, count = dst.unique(return_counts=True)
         times = partial(_times, offered, count)
-        return FilteredDraws(known, times, float(dst.numel()), offered.numel())
+        return FilteredDraws(known, times, float(count.sum()), offered.numel())
 
     def batch_log_ratio(  # noqa: D102
         self,

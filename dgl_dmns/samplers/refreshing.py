@@ -8,7 +8,7 @@ edge type with a method that fits and fills, and a refresher: see the modules of
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, get_args
+from typing import Any, ClassVar, get_args
 
 import torch
 from torch import Tensor
@@ -30,6 +30,7 @@ from dgl_dmns.core import (
 from dgl_dmns.samplers.base import NegativeSampler
 from dgl_dmns.samplers.batches import Batches
 from dgl_dmns.samplers.callables import Scorers, scorers_by_type
+from dgl_dmns.samplers.candidates import candidates_by_type
 from dgl_dmns.samplers.embedder import Embedder, Encoder
 from dgl_dmns.samplers.graphs import (
     GraphIdentity,
@@ -55,9 +56,6 @@ from dgl_dmns.samplers.shares import Share
 from dgl_dmns.samplers.states import Saved
 from dgl_dmns.samplers.tables import Source
 from dgl_dmns.samplers.trainers import Trainers
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 __all__ = ["Encoder", "RefreshingSampler", "Source"]
 
@@ -147,6 +145,7 @@ class RefreshingSampler(Batches, Saved, NegativeSampler):
             raise ValueError(
                 f"pool: expected at least k = {self.k} candidates, got {settings.pool}; raise pool"
             )
+        candidates = candidates_by_type(pools.candidates, g, list(held))
         check_rule(rule)
         scorer_of = scorers_by_type(scorer, list(held), g.canonical_etypes)
         if source not in get_args(Source):
@@ -174,6 +173,7 @@ class RefreshingSampler(Batches, Saved, NegativeSampler):
                     alike=source == "uniform",
                     folder=resources.table_folder,
                     share=shares[etype],
+                    candidates=candidates.get(etype),
                 )
                 for etype, number in held.items()
             }
@@ -348,6 +348,7 @@ class RefreshingSampler(Batches, Saved, NegativeSampler):
         Known edges and tables are made anew; the next `refresh` learns from the new graph. Until
         then, negatives that are edges by now are replaced by uniform ones, and new query nodes have
         filtered uniform negatives (`DMNSSampler.for_embeddings` serves them from an embedding).
+        Candidates (`Pools`) stay what they were, so that new nodes are none.
         Call it outside of an epoch, on every rank alike, and make a new loader.
 
         Args:
@@ -383,10 +384,6 @@ class RefreshingSampler(Batches, Saved, NegativeSampler):
             relations = {etype: relation.on(g, groups[etype]) for etype, relation in held.items()}
         refresher.embedder, refresher.relations = embedder, relations
         self.relations, self._identity = relations, GraphIdentity(type(self).__name__, g, relations)
-
-    def stats(self, **arguments: Any) -> pd.DataFrame:  # noqa: D102
-        self._original("stats")
-        return super().stats(**arguments)
 
     def __getstate__(self) -> dict[str, Any]:
         """What workers and spawned processes get: all but what a refresh alone needs."""

@@ -50,7 +50,8 @@ _FAMILIES: dict[str, Any] = {"pools": Pools, "diffusion": Diffusion, "resources"
 def default_options(name: str) -> dict[str, Any]:
     """The options of a sampler with their defaults, by name; those of families as well.
 
-    The resources of a machine say nothing of the negatives, and stay together.
+    The resources of a machine say nothing of the negatives, and stay together; candidates are ids
+    of one graph, and left out.
     """
     kind = SAMPLERS[name]
     found = _keywords(kind)
@@ -60,8 +61,13 @@ def default_options(name: str) -> dict[str, Any]:
     for family in {"pools", "diffusion"} & found.keys():
         del found[family]
         defaults = kind.defaults if family == "pools" else _FAMILIES[family]()
-        found.update({one.name: getattr(defaults, one.name) for one in fields(_FAMILIES[family])})
+        found.update({n: getattr(defaults, n) for n in _names(family) if hasattr(defaults, n)})
+    found.pop("candidates", None)
     return found
+
+
+def _names(family: str) -> list[str]:
+    return [one.name for one in fields(_FAMILIES[family])]
 
 
 def _keywords(kind: type) -> dict[str, Any]:
@@ -82,7 +88,7 @@ def in_families(kind: type, options: Mapping[str, Any]) -> dict[str, Any]:
     """
     made, own = dict(options), _keywords(kind).keys()
     for family, settings in _FAMILIES.items():
-        names = {one.name for one in fields(settings)} & made.keys() - own
+        names = set(_names(family)) & made.keys() - own
         if names:
             made[family] = settings(**{name: made.pop(name) for name in names})
     return made

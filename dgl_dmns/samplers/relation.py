@@ -55,13 +55,17 @@ class Relation:
         alike: bool = False,  # whether all rows have so many, for queries that are drawn alike
         folder: Folder | None = None,  # for files; None is shared memory
         share: Share | None = None,  # of the sources; None is all
+        candidates: Tensor | None = None,  # ids of destinations, ascending; None is all
     ) -> None:
         self.etype = etype
         self.folder = folder
         self.groups = groups
         self.share = share
         self.pool = settings.pool
-        known = known_edges(g, etype, folder) if share is None else share.known_edges(g, folder)
+        if share is None:
+            known = known_edges(g, etype, folder, candidates=candidates)
+        else:
+            known = share.known_edges(g, folder)
         self.method = method(known, seed)
         self.alike = alike or not self.method.rebuilds_rows  # chains are carried on alike
         table = CandidateTable(self.sizes(known, 1), settings.hard(k), folder=folder)
@@ -169,7 +173,7 @@ class Relation:
         Scorer and random state are shared. The table is of the same version, with what has become
         an edge replaced, in ``groups`` groups a row on average, at most.
         """
-        known = known_edges(g, self.etype, self.folder)
+        known = known_edges(g, self.etype, self.folder, candidates=self.known.candidates)
         made = Relation.__new__(Relation)
         vars(made).update(vars(self), groups=groups, method=self.method.on(known))
         table = carry_over(self.table, known, made.sizes(known, self.passes), self.random)

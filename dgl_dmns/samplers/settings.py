@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Union
 
@@ -31,6 +31,7 @@ from dgl_dmns.core import (
     free_memory,
     shielded,
 )
+from dgl_dmns.samplers.candidates import Allowed
 from dgl_dmns.samplers.graphs import check_has_edges
 
 __all__ = [
@@ -60,6 +61,8 @@ class Pools:
         uniform_share: share of the negatives that are plain uniform ones, drawn in the call, in
             [0, 1]; above 0 for ``negatives.loss``, whose batch shares them. Where that is no whole
             number per edge, the place of an edge in its batch decides: shuffle the edges.
+        candidates: ids of the destinations that may be drawn at all, int64 [C]; a dict of such by
+            edge type or destination node type where there are several. Defaults to all nodes.
         groups: upper bound on the average number of groups in a row of the table. A row has a group
             for each time an edge of its source is asked for between two refreshes; longer rows are
             shortened evenly. Defaults to what fits in 90 bytes per node and negative.
@@ -74,10 +77,12 @@ class Pools:
     groups: int | None = None
     lam: float | None = None
     reach: float | None = None
+    candidates: Allowed | None = field(default=None, compare=False)
 
     def over(self, defaults: PoolSettings) -> PoolSettings:
         """A sampler's defaults with what is set here."""
-        given = {name: value for name, value in asdict(self).items() if value is not None}
+        given = {one: value for one, value in vars(self).items() if value is not None}
+        given.pop("candidates", None)
         return replace(defaults, **given)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dgl_dmns.core import MOST_PASSES, EdgeType, shielded
+from dgl_dmns.core import MOST_PASSES, EdgeType, candidates_fingerprint, shielded
 from dgl_dmns.files import read_state, write_state
 from dgl_dmns.samplers.method import Method
 from dgl_dmns.samplers.observed import ObservedEmbeddings
@@ -143,6 +143,7 @@ def _state_of(relation: Relation) -> dict[str, Any]:
     return {
         "nodes": relation.nodes,
         "edges": relation.known.fingerprint(),
+        "candidates": candidates_fingerprint(relation.known),
         "passes": relation.passes,
         "table": relation.table.fields(),
         "asked": None if turns is None else turns.asked.clone(),
@@ -174,6 +175,13 @@ def _check_state(relation: Relation, state: dict[str, Any]) -> None:
             f"state: made for other known edges (fingerprint {state.get('edges')}, this sampler's "
             f"is {known.fingerprint()}; {kind}); load it into a sampler of the graph that it was "
             "made for, and call update_graph then"
+        )
+    own = candidates_fingerprint(known)
+    if state.get("candidates", "") != own:
+        raise ValueError(
+            f"state: made for other candidates ({state.get('candidates') or 'all nodes'}, this "
+            f"sampler's are {own or 'all nodes'}; {kind}); load it into a "
+            "sampler with the same candidates"
         )
     passes = state["passes"]
     if not (isinstance(passes, int) and 1 <= passes <= MOST_PASSES):

@@ -36,6 +36,8 @@ from dgl_dmns.samplers.refresher import Refresher
 from dgl_dmns.samplers.relation import Relation, version_of
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from dgl_dmns.samplers.base import NegativeSampler as _Sampler
 else:
     _Sampler = object
@@ -150,6 +152,10 @@ class Tables(_Sampler):
         if relation.share is not None:
             relation.share.refuse("draw")
         return relation.rows.draw(src, dst, generator=self._call_generator())
+
+    def stats(self, **arguments: Any) -> pd.DataFrame:  # noqa: D102
+        self._original("stats")
+        return super().stats(**arguments)
 
     def negatives(self, g: Any, src: Tensor, etype: EdgeType) -> Tensor:  # noqa: D102
         return self.negatives_for_edges(g, src, None, etype)

@@ -16,6 +16,7 @@ from dgl_dmns.losses import shared_softmax_loss
 from dgl_dmns.samplers.minibatch import pair_batches, weighed
 
 N, D, K = 24, 3, 4
+SOME = torch.arange(1, N, 2)  # candidates
 OPTIONS: dict[str, dict[str, Any]] = {
     "uniform": {},
     "popularity": {},
@@ -68,20 +69,24 @@ def batch(g: Any, sampler: Any, eids: Tensor) -> tuple[Any, Any]:
 
 
 @pytest.mark.parametrize(
-    ("name", "more"),
-    [(n, m) for n in (*OPTIONS, *UNKNOWN) for m in ({}, {"pool": 3})]
-    + [(n, {"share": "edge"}) for n in OPTIONS],
+    ("name", "more", "some"),
+    [(n, m, None) for n in (*OPTIONS, *UNKNOWN) for m in ({}, {"pool": 3})]
+    + [(n, {"share": "edge"}, None) for n in OPTIONS]
+    + [(n, {}, SOME) for n in (*OPTIONS, *UNKNOWN)]
+    + [(n, {"share": "edge"}, SOME) for n in OPTIONS],
 )
-def test_sums_are_those_over_all_nodes_on_average(name: str, more: Any) -> None:
-    """Of the first edge's query, in batches whose other edges are random ones."""
+def test_sums_are_those_over_all_nodes_on_average(name: str, more: Any, some: Any) -> None:
+    """Of the first edge's query, in batches whose other edges are random ones; or of candidates."""
     g = graph()
-    sampler = made(name, g)
+    sampler = made(name, g) if some is None else made(name, g, candidates=some)
     known = next(iter(sampler.known_by_type.values()))
     h = embeddings()
     first = int(g.out_edges(torch.tensor([5]), form="eid")[0])
     # What nobody points to is no popular node, and no destination of a batch.
     can = torch.ones(N) if name == "uniform" else (g.in_degrees() > 0).float()
-    can = can * ~known.contains(torch.tensor(5), torch.arange(N))
+    can = can * ~known.knows(torch.full((N,), 5), torch.arange(N))
+    if some is not None:
+        can[~torch.isin(torch.arange(N), some)] = 0
     score = h @ h[5] / 2
     full = (score.exp() * can).sum()
     (slope,) = torch.autograd.grad(full, h, retain_graph=True)
@@ -118,7 +123,7 @@ def loss_of(place: int, sampler: Any, h: Tensor, pos: Any, neg: Any, more: Any) 
         one.src,
         one.dst,
         one.candidates,
-        num_nodes=N,
+        num_nodes=known.num_candidates,
         known=mask,
         log_ratio=ratio,
         chosen=chosen,
