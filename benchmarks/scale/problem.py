@@ -12,6 +12,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -31,6 +32,8 @@ _INWARD = 0.75  # share of the edges of a community that stay in one of its chil
 _TAIL, _HEAVIEST = 1.5, 30.0  # exponent of the weights' density, less one; the largest weight
 _WIDTH, _NOISE = 64, 1.0  # of the features; the standard deviation beside communities of 1
 _HELD = 2000  # pairs for validation, and for the test, at most
+
+_Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,10 +77,10 @@ def nested_graph(num_nodes: int, seed: int = 0, mean_degree: float = 10.0) -> Gr
     return GraphData("nested", num_nodes, *ends, found, torch.zeros(num_nodes).long(), *ends)
 
 
-def _by_weight(below: np.ndarray, point: np.ndarray) -> np.ndarray:
+def _by_weight(below: _Floats, point: _Floats) -> npt.NDArray[np.int64]:
     """The node under each point of [0, 1) of the cumulative weights [N + 1]."""
-    found = np.searchsorted(below, point * below[-1], side="right") - 1
-    return np.clip(found, 0, len(below) - 2)
+    found: npt.NDArray[np.int64] = np.searchsorted(below, point * below[-1], side="right") - 1
+    return np.minimum(found, len(below) - 2)
 
 
 def load_problem(dataset: str, recipe: object, seed: int, folder: str | None) -> Problem:

@@ -41,7 +41,7 @@ class Recipe:
         return max(1, round(self.share * nodes))
 
 
-class _NoNeighbours(BlockSampler):
+class _NoNeighbours(BlockSampler):  # type: ignore[misc]
     """For a model whose inputs are the nodes themselves."""
 
     def sample(self, g: Any, seed_nodes: Any, exclude_eids: Any = None) -> Any:

@@ -72,7 +72,9 @@ class Regions:
         """Log of ``rho(u|v)`` of queries and nodes of broadcastable shapes, float32 [..]."""
         region = self.of_node[nodes].long()
         excess = self.log_share[self.of_query[queries].long(), region] - self._log_even(region)
-        return torch.logaddexp(excess + math.log(share), excess.new_tensor(1 - share).log())
+        even = excess.new_tensor(1 - share).log()
+        rate: Tensor = torch.logaddexp(excess + math.log(share), even)
+        return rate
 
     def log_rate_of_pools(self, queries: Tensor, pools: Tensor, reached: int) -> Tensor:
         """The same of pools [C, M] of chunks of queries [C, Q], whose last members `draw` gave.
@@ -86,8 +88,8 @@ class Regions:
         share = self.log_share[of_group.unsqueeze(2), region.unsqueeze(1)].exp_()
         mean = (share * (times / reached).view(1, -1, 1)).sum(1)
         part = reached / pools.shape[1]
-        excess = mean / self._log_even(region).exp()
-        return (1 - part + part * excess).log()
+        rate: Tensor = (1 - part + part * mean / self._log_even(region).exp()).log()
+        return rate
 
     def _log_even(self, region: Tensor) -> Tensor:
         """Log of the share of all destinations that regions hold."""
@@ -145,7 +147,7 @@ class _Half(NamedTuple):
 
 def _shares(regions: int, device: torch.device) -> Tensor:
     """One over the rank of each region, as shares that sum to 1, float64 [C]."""
-    share = 1.0 / torch.arange(1, regions + 1, dtype=torch.float64, device=device)
+    share = torch.arange(1, regions + 1, dtype=torch.float64, device=device).reciprocal()
     return share / share.sum()
 
 

@@ -47,12 +47,14 @@ class Share:
     counts: tuple[int, int]
 
     @classmethod
-    def of(cls, g: Any, etype: EdgeType, any_source: bool, background: bool) -> Share | None:
+    def of(
+        cls, g: Any, etype: EdgeType, any_source: bool, background: bool, reach: float = 0.0
+    ) -> Share | None:
         """The share of this trainer; None for a graph that lies on one machine, which is held.
 
         Raises:
-            ValueError: for what no share can do: sources drawn among all nodes, and refreshes in
-                the background.
+            ValueError: for what no share can do: sources drawn among all nodes, refreshes in the
+                background, and pools with likely nodes.
         """
         if not is_distributed(g, "DistGraph"):
             return None
@@ -70,6 +72,11 @@ class Share:
                 "background: trainers of a distributed graph talk to each other and to its servers "
                 "in a refresh, which a thread beside the training must not do; leave "
                 "Resources(background=True) out"
+            )
+        if reach:
+            raise ValueError(
+                "reach: trainers of a distributed graph hold a sample of the nodes, which regions "
+                f"would have to hold all of; got {reach}, leave it out"
             )
         size, more = divmod(edges, parts)
         first = book.partid * size + min(book.partid, more)
