@@ -41,12 +41,12 @@ _FOLLOWS = {"etypes": ["to"]}
 
 ROWS: dict[str, Row] = {
     "bpr": Row("uniform, BPR", "uniform", {}, "bpr"),
-    "softmax": Row("uniform (64), softmax", "uniform", {"k": 64}, "softmax"),
+    "softmax": Row("uniform, softmax per edge", "uniform", {}, "softmax"),
     "uniform-shared": Row("uniform, shared, one an edge", "uniform", {}, "shared"),
     "in-batch": Row("in-batch, popularity corrected", "in-batch", {}, "shared"),
     "dynamic": Row("dynamic (DNS), BPR", "dynamic", _FOLLOWS, "bpr"),
-    "self-adversarial": Row("self-adversarial (64)", "uniform", {"k": 64}, "self-adversarial"),
-    "dmns": Row("DMNS (5), softmax", "dmns", {"k": 5, **_FOLLOWS}, "softmax"),
+    "self-adversarial": Row("self-adversarial", "uniform", {}, "self-adversarial"),
+    "dmns": Row("DMNS (5), softmax per edge", "dmns", {"k": 5, **_FOLLOWS}, "softmax"),
     "dmns-shared": Row("DMNS, shared, one an edge", "dmns", _FOLLOWS, "shared"),
     "full-softmax": Row("full softmax over all items", "every item", {}, "shared"),
 }
@@ -62,6 +62,7 @@ class Recipe:
     learning_rate: float = 3e-3  # of Adam
     temperature: Optional[float] = None  # noqa: UP007 - read at run time, in Python 3.9 too
     dropout: float = 0.0
+    k: int = 16  # negatives of an edge under ``softmax`` and ``self-adversarial``; 1 elsewhere
     batch_size: int = 2048  # positives in a batch
     fanout: int = -1  # neighbours for each node and hop, of models that read any; -1 for all
     epochs: int = 200  # at most this many
@@ -146,7 +147,7 @@ class _Run:
         started = time.perf_counter()
         self.sampler = make_sampler(
             cell.row,
-            1,
+            recipe.k if cell.row.loss in ("softmax", "self-adversarial") else 1,
             g,
             self.embed,
             cell.seed,
