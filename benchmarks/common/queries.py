@@ -50,6 +50,10 @@ ROWS: dict[str, Row] = {
     "self-adversarial": Row("self-adversarial", "uniform", {}, "self-adversarial"),
     "dmns": Row("DMNS (5), softmax per edge", "dmns", {"k": 5, **_FOLLOWS}, "softmax"),
     "dmns-shared": Row("DMNS, shared, one an edge", "dmns", _FOLLOWS, "shared"),
+    "dmns-shared-2": Row("DMNS, shared, two an edge", "dmns", {"k": 2, **_FOLLOWS}, "shared"),
+    "dmns-shared-80": Row(
+        "DMNS, shared, four fifths uniform", "dmns", {"uniform_share": 0.8, **_FOLLOWS}, "shared"
+    ),
     "full-softmax": Row("full softmax over all items", "every item", {}, "shared"),
 }
 """By command-line names; ratios are taken to the first that is run."""
