@@ -1,8 +1,8 @@
 """Train models of queries and items with each row, for the benchmarks recommend and knowledge.
 
-A row of ``bpr`` or ``self-adversarial`` has a loss of its own. The others have the sampler's, whose
-negatives stand for all items: ``softmax`` per edge, ``shared`` by the batch, and the full softmax
-over every item, which is what both estimate.
+A row of ``bpr``, ``self-adversarial`` or ``plain`` (balanced binary cross-entropy) has a loss of
+single negatives. The others have the sampler's, whose negatives stand for all items: ``softmax``
+per edge, ``shared`` by the batch, and the full softmax over every item, which both estimate.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from benchmarks.common.run import Runner
 from benchmarks.common.training import converged
 from dgl_dmns.core import KnownEdges, dot_score
 from dgl_dmns.data import QueryGraph, exclusion
-from dgl_dmns.losses import bpr_loss, shared_softmax_loss
+from dgl_dmns.losses import bce_loss, bpr_loss, shared_softmax_loss
 from dgl_dmns.models import block_sampler, make_model
 from dgl_dmns.samplers import RefreshingSampler
 from dgl_dmns.seeds import seed_all
@@ -49,6 +49,7 @@ ROWS: dict[str, Row] = {
     "dynamic": Row("dynamic (DNS), BPR", "dynamic", _FOLLOWS, "bpr"),
     "self-adversarial": Row("self-adversarial", "uniform", {}, "self-adversarial"),
     "dmns": Row("DMNS (5), softmax per edge", "dmns", {"k": 5, **_FOLLOWS}, "softmax"),
+    "dmns-bce": Row("DMNS (5), BCE", "dmns", {"k": 5, **_FOLLOWS}),
     "dmns-shared": Row("DMNS, shared, one an edge", "dmns", _FOLLOWS, "shared"),
     "dmns-shared-2": Row("DMNS, shared, two an edge", "dmns", {"k": 2, **_FOLLOWS}, "shared"),
     "dmns-shared-80": Row(
@@ -199,6 +200,8 @@ class _Run:
         negative = negative.view(len(positive), -1)
         if self.row.loss == "bpr":
             return bpr_loss(positive, negative)
+        if self.row.loss == "plain":
+            return bce_loss(positive, negative, balanced=True)
         return self_adversarial_loss(positive, negative)
 
     def epoch(self) -> None:
