@@ -17,6 +17,7 @@ LAYERS = [  # each imports from those before it, and from itself
     {"core"},
     {"seeds", "losses", "shared_softmax"},
     {"diagnostics", "evaluate", "data", "inference", "plots"},
+    {"models"},
     {"samplers"},
     {"graphbolt", "report"},
     {"cli"},

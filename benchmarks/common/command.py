@@ -8,13 +8,14 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from benchmarks.common.cells import CellStore, write_text
 from benchmarks.common.run import RunCell, environment_record, run_cells
 
-__all__ = ["Command", "benchmark_parser", "chosen", "public_command"]
+__all__ = ["Command", "benchmark_parser", "chosen", "public_command", "with_settings"]
 
 _PLACEHOLDERS = {
     "--data-dir": "CACHE",
@@ -155,3 +156,41 @@ class Command:
         for label, reason in self.failures.items():
             print(f"failed: {label}: {reason}", file=sys.stderr)
         return 1 if self.failures else 0
+
+
+def with_settings(recipe: Made, settings: Sequence[str]) -> Made:
+    """A recipe with fields changed by words such as ``dropout=0.2``, read as the fields' types.
+
+    The recipe is a frozen dataclass, which checks its fields.
+
+    Raises:
+        ValueError: for a word without "=", an unknown field, or a value that does not fit.
+    """
+    kinds = get_type_hints(type(recipe))
+    changes: dict[str, Any] = {}
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        if not equals or name not in kinds:
+            raise ValueError(
+                f"set: expected FIELD=VALUE with a field of {', '.join(kinds)}; got {setting!r}"
+            )
+        changes[name] = _read(name, text, kinds[name])
+    return replace(recipe, **changes)  # type: ignore[type-var]
+
+
+def _read(name: str, text: str, kind: Any) -> Any:
+    """A word as a value of a field's type; the recipe checks the choices of words."""
+    if get_origin(kind) is Union:
+        if text.lower() == "none":
+            return None
+        kind = get_args(kind)[0]
+    if get_origin(kind) is Literal:
+        return text
+    if kind is bool:
+        if text.lower() not in ("true", "false"):
+            raise ValueError(f"{name}: expected true or false, got {text!r}")
+        return text.lower() == "true"
+    try:
+        return kind(text)
+    except ValueError:
+        raise ValueError(f"{name}: expected {kind.__name__}, got {text!r}") from None

@@ -52,6 +52,13 @@ def _mean(figure: str, header: str = "", digits: int = 3, times: float = 1.0) ->
 
 _COSTS = (_mean("epochs", digits=0), _mean("seconds per epoch", "s / epoch"))
 
+_SETTINGS = (
+    _mean("learning rate", digits=4),
+    _mean("temperature", digits=2),
+    _mean("dropout", digits=1),
+    _mean("regularization", digits=2),
+)
+
 FIGURES: dict[str, Figures] = {
     "dropin": (
         *map(_mean, ("test MRR", "test Hits@10", "test Hits@50", "test MAP", "test HeaRT MRR")),
@@ -67,6 +74,12 @@ FIGURES: dict[str, Figures] = {
         ("test MRR", difference("MRR, difference", "test MRR")),
         *_COSTS,
     ),
+    "knowledge": (
+        *map(_mean, ("val MRR", "test MRR", "test Hits@1", "test Hits@3", "test Hits@10")),
+        ("test MRR", ratio("MRR, ratio", "test MRR")),
+        *_COSTS,
+        *_SETTINGS,
+    ),
     "paper": (
         _mean("val MAP"),
         *map(_mean, ("test MAP", "test NDCG", "test Hits@1")),
@@ -76,6 +89,12 @@ FIGURES: dict[str, Figures] = {
         *map(_mean, ("psi distance T*0.1", "psi density T*0.1")),
         _mean("psi >= 0"),
         _mean("psi >= 0, standard error"),
+    ),
+    "recommend": (
+        *(_mean(figure, digits=4) for figure in ("val NDCG@20", "test NDCG@20", "test Recall@20")),
+        ("test NDCG@20", ratio("NDCG@20, ratio", "test NDCG@20")),
+        *_COSTS,
+        *_SETTINGS,
     ),
     "soak": tuple(
         _mean(figure, digits=digits)

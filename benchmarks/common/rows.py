@@ -19,7 +19,9 @@ __all__ = ["RESULT_VERSION", "Cell", "Loss", "Row", "make_sampler"]
 
 RESULT_VERSION = 5  # raise it when a change of the code changes results
 
-Loss = Literal["plain", "negatives calibrated", "calibrated", "shared"]
+Loss = Literal[
+    "plain", "negatives calibrated", "calibrated", "shared", "softmax", "bpr", "self-adversarial"
+]
 
 _DGL: dict[str, Callable[[int], Any]] = {
     "dgl": dgl_negatives.PerSourceUniform,
@@ -43,7 +45,9 @@ class Row:
     # options of `dgl_dmns.samplers.registry` by name; ``k`` where the row has a number of its own
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)
     # ``plain``; ``negatives calibrated`` or ``calibrated``, which take the log ratio off the
-    # negatives' logits, or off the positives' too; or ``shared``, the sampler's own loss
+    # negatives' logits, or off the positives' too; or ``shared``, the sampler's own loss. Models of
+    # queries and items also have ``softmax`` (the sampler's own with ``share="edge"``), ``bpr`` and
+    # ``self-adversarial``
     loss: Loss = "plain"
     # positives of a batch that share their negatives under ``shared``; the whole batch where None
     queries: int | None = None

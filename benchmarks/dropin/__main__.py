@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, get_args, get_type_hints
 
-from benchmarks.common.command import Command, benchmark_parser, chosen
+from benchmarks.common.command import Command, benchmark_parser, chosen, with_settings
 from benchmarks.common.report import (
     Column,
     Done,
@@ -32,7 +32,7 @@ from benchmarks.common.report import (
     write_report,
 )
 from benchmarks.common.rows import Cell, Row
-from benchmarks.dropin.config import Recipe, with_settings
+from benchmarks.dropin.config import Recipe
 from benchmarks.dropin.measure import DRAWS, HEART_METRICS, METRICS
 from benchmarks.dropin.rows import GROUPS
 from benchmarks.dropin.train import run_cell

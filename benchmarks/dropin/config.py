@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal, Optional, Union, get_args, get_origin, get_type_hints
+from dataclasses import dataclass
+from typing import Literal, Optional, get_args, get_origin, get_type_hints
 
-__all__ = ["Recipe", "with_settings"]
+__all__ = ["Recipe"]
 
 
 @dataclass(frozen=True)
@@ -80,39 +79,3 @@ class Recipe:
             raise ValueError(
                 f"full_softmax: goes with loss 'cross-entropy' only, got {self.loss!r}"
             )
-
-
-def with_settings(recipe: Recipe, settings: Sequence[str]) -> Recipe:
-    """A recipe with fields changed by words such as ``dropout=0.2``, read as the fields' types.
-
-    Raises:
-        ValueError: for a word without "=", an unknown field, or a value that does not fit.
-    """
-    kinds = get_type_hints(Recipe)
-    changes: dict[str, Any] = {}
-    for setting in settings:
-        name, equals, text = setting.partition("=")
-        if not equals or name not in kinds:
-            raise ValueError(
-                f"set: expected FIELD=VALUE with a field of {', '.join(kinds)}; got {setting!r}"
-            )
-        changes[name] = _read(name, text, kinds[name])
-    return replace(recipe, **changes)
-
-
-def _read(name: str, text: str, kind: Any) -> Any:
-    """A word as a value of a field's type; `Recipe` checks the choices of words."""
-    if get_origin(kind) is Union:
-        if text.lower() == "none":
-            return None
-        kind = get_args(kind)[0]
-    if get_origin(kind) is Literal:
-        return text
-    if kind is bool:
-        if text.lower() not in ("true", "false"):
-            raise ValueError(f"{name}: expected true or false, got {text!r}")
-        return text.lower() == "true"
-    try:
-        return kind(text)
-    except ValueError:
-        raise ValueError(f"{name}: expected {kind.__name__}, got {text!r}") from None

@@ -27,6 +27,7 @@ from dgl_dmns.diagnostics import Monitor
 from dgl_dmns.evaluate import candidate_ranking, full_ranking, ranking_metrics
 from dgl_dmns.files import read_state, write_state
 from dgl_dmns.losses import bce_loss
+from dgl_dmns.models import GraphSAGE
 from dgl_dmns.samplers import RefreshingSampler
 from dgl_dmns.seeds import seed_all
 from dgl_dmns.shared_softmax import Share
@@ -56,33 +57,6 @@ class Settings:
     options: dict[str, Any] = field(default_factory=dict)
 
 
-class _SAGE(nn.Module):
-    """GraphSAGE with mean aggregation; without features (width 0) nodes have learned vectors."""
-
-    def __init__(self, num_nodes: int, features: int, hidden: int = 64, layers: int = 2) -> None:
-        super().__init__()
-        self.own = None if features else nn.Embedding(num_nodes, hidden)
-        if self.own is not None:
-            nn.init.normal_(self.own.weight, std=hidden**-0.5)
-        widths = [features or hidden, *[hidden] * layers]
-        layer: Any = _dgl.nn.SAGEConv
-        self.layers = nn.ModuleList([layer(a, b, "mean") for a, b in zip(widths, widths[1:])])
-
-    def forward(self, graph: Any, x: Tensor) -> Tensor:
-        """Embeddings [N, hidden] of the output nodes of blocks, or of all nodes of a graph.
-
-        ``x`` [M, F] are features of the input nodes, or ids [M] of those with learned vectors.
-        """
-        blocks = graph if isinstance(graph, list) else [graph] * len(self.layers)
-        if self.own is not None:
-            x = self.own(x)
-        for block, layer in zip(blocks, self.layers):
-            x = layer(block, x)
-            if layer is not self.layers[-1]:
-                x = torch.relu(x)
-        return x
-
-
 class Run:
     """Model, optimizer, sampler and loader of a run; what a checkpoint holds, and what it came to.
 
@@ -101,7 +75,7 @@ class Run:
         own = torch.arange(data.num_nodes)
         self.g.ndata["feat"] = nn.functional.normalize(data.features, dim=1) if width else own
         seed_all(settings.seed, 0)
-        self.model = _SAGE(data.num_nodes, width, settings.hidden, settings.layers)
+        self.model = GraphSAGE(data.num_nodes, settings.hidden, settings.layers, features=width)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=settings.lr)
         which, options, loss = settings.sampler, settings.options, settings.loss
         seed = fit_seed(settings.seed)

@@ -2,6 +2,7 @@
 
 from dgl_dmns.data.datasets import DATASET_NAMES, load_dataset
 from dgl_dmns.data.embedded import GraphData, dense_graph, embedded_graph, simple_undirected
+from dgl_dmns.data.queries import QueryGraph, exclusion, shop_graph
 from dgl_dmns.data.splits import (
     EdgeSplit,
     RankingSplit,
@@ -14,11 +15,14 @@ __all__ = [
     "DATASET_NAMES",
     "EdgeSplit",
     "GraphData",
+    "QueryGraph",
     "RankingSplit",
     "dense_graph",
     "embedded_graph",
+    "exclusion",
     "load_dataset",
     "official_split",
+    "shop_graph",
     "simple_undirected",
     "split_directed",
     "split_pairs",

@@ -7,9 +7,10 @@ import dgl
 import pytest
 import torch
 
+from benchmarks.common.command import with_settings
 from benchmarks.common.rows import Cell, Row
 from benchmarks.dropin.__main__ import main
-from benchmarks.dropin.config import Recipe, with_settings
+from benchmarks.dropin.config import Recipe
 from benchmarks.dropin.hardness import COLUMNS, WatchedCell, course
 from benchmarks.dropin.measure import HEART_METRICS, METRICS, false_negatives
 from benchmarks.dropin.model import DotScorer, Encoder, MLPScorer, make_scorer

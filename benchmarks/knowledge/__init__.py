@@ -1,0 +1,1 @@
+"""Knowledge graphs with every row in turn, in the filtered setting."""
