@@ -1,0 +1,156 @@
+"""When hard negatives add to shared ones: by the shared pool's share of the nodes, and by reach.
+
+python -m benchmarks.scale --datasets nested-10k --shares 0.02 0.001 --seeds 3
+python -m benchmarks.scale --datasets cora citeseer --shares 1 0.1 0.02 0.005
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+from benchmarks.common.command import Command, benchmark_parser, chosen
+from benchmarks.common.report import (
+    Done,
+    Found,
+    Section,
+    cells_of,
+    mean,
+    ratio,
+    sections_of,
+    table,
+    write_report,
+)
+from benchmarks.common.rows import Cell, Row
+from benchmarks.scale.problem import GENERATED
+from benchmarks.scale.train import Recipe, run_cell
+from dgl_dmns.core import Density
+from dgl_dmns.data import DATASET_NAMES
+
+__all__ = ["ROWS", "main"]
+
+_REACH = {"pool": 128, "reach": 0.5}
+
+
+def _row(title: str, sampler: str, **options: Any) -> Row:
+    if sampler != "uniform":
+        options.setdefault("uniform_share", 0.5)
+    return Row(title, sampler, options, "shared")
+
+
+ROWS = {
+    "uniform": _row("uniform (1)", "uniform", k=1),
+    "uniform-5": _row("uniform (5)", "uniform", k=5),
+    "score": _row("self-adversarial (5)", "self-adversarial", k=5),
+    "score-reach": _row("self-adversarial, reach (5)", "self-adversarial", k=5, **_REACH),
+    "hardest": _row("DNS (5)", "dynamic", k=5),
+    "hardest-reach": _row("DNS, reach (5)", "dynamic", k=5, **_REACH),
+    "dmns-1": _row("DMNS (1)", "dmns", k=1),
+    "dmns": _row("DMNS (5)", "dmns", k=5),
+    "dmns-reach": _row("DMNS, reach (5)", "dmns", k=5, **_REACH),
+    "density-reach": _row("DMNS, density, reach (5)", "dmns", k=5, rule=Density(), **_REACH),
+}
+"""Rows by their command-line names; differences are to the first."""
+
+_COLUMNS = (
+    mean("pool", "pool", 0),
+    mean("MRR (val)", "val MRR", 4),
+    mean("MRR", "test MRR", 4),
+    mean("Hits@10", "test Hits@10"),
+    ratio("MRR, ratio", "test MRR"),
+    mean("s / round", "seconds per round", 2),
+    mean("refresh share", "refresh share", 2),
+    mean("rounds", "rounds", 0),
+)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = benchmark_parser(
+        "scale",
+        "When hard negatives add to shared ones.",
+        datasets=(*GENERATED, *DATASET_NAMES),
+        chosen=["nested-10k"],
+        recipe=Recipe,
+        seeds=3,
+    )
+    text = "shared negatives that a positive is compared with, over all nodes"
+    parser.add_argument("--shares", type=float, nargs="+", default=[0.02, 0.001], help=text)
+    parser.add_argument("--steps", type=int, default=Recipe.steps, help="batches a round, at most")
+    parser.add_argument("--rows", nargs="+", metavar="ROW", help=f"of {', '.join(ROWS)}")
+    return parser
+
+
+def _sections(options: argparse.Namespace) -> list[Section]:
+    rows = list(chosen(options.rows, ROWS, "scale").values())
+    recipe = Recipe(epochs=options.epochs, patience=options.patience, steps=options.steps)
+    found = []
+    for share in options.shares:
+        own = replace(recipe, share=share)
+
+        def cell(dataset: str, row: Row, seed: int, own: Recipe = own) -> Cell:
+            return Cell(dataset, own, row, seed)
+
+        first, seeds = ROWS["uniform"].title, range(options.seeds)
+        for dataset in options.datasets:
+            (section,) = sections_of("shared pools", [dataset], rows, seeds, cell, first)
+            found.append(replace(section, dataset=f"{dataset}, pool {share:.1%} of the nodes"))
+    return found
+
+
+def _tables(section: Section, found: Found) -> str:
+    return table(found, section.reference, _COLUMNS)
+
+
+def _draw(plt: Any, done: Done) -> Any:
+    """The gain over uniform negatives, by the pool's share of the nodes."""
+    figure, axis = plt.subplots(figsize=(7, 4.5))
+    lines: dict[str, list[tuple[float, float]]] = {}
+    for section, found in done:
+        base = found.get(section.reference, {})
+        for title, runs in found.items():
+            for seed in runs.keys() & base.keys() if title != section.reference else ():
+                share = next(c.recipe.share for c in section.cells[title])
+                gain = runs[seed]["test MRR"] / base[seed]["test MRR"] - 1
+                name = f"{title}, {section.dataset.partition(',')[0]}"
+                lines.setdefault(name, []).append((share, 100 * gain))
+    for label, points in lines.items():
+        shares = sorted({share for share, _ in points})
+        gains = [[gain for other, gain in points if other == share] for share in shares]
+        axis.plot([100 * s for s in shares], [sum(g) / len(g) for g in gains], "o-", label=label)
+    axis.axhline(0, color="black", linewidth=0.8)
+    axis.set(xscale="log", xlabel="shared pool, % of the nodes", ylabel="MRR, % above uniform")
+    axis.grid(alpha=0.3)
+    if lines:
+        axis.legend(fontsize="x-small")
+    return figure
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run what is missing, then write the report.
+
+    Returns:
+        0, or 1 if a cell failed.
+    """
+    command = Command(_parser(), argv)
+    sections = command.made(_sections)
+    command.run(cells_of(sections), run_cell, command.arguments.data_dir)
+    recipe = cells_of(sections)[0].recipe
+    heading = command.heading(
+        "When hard negatives add to shared ones",
+        "An encoder of features and their means over one and two steps, with `negatives.loss` and "
+        "at most so many shared negatives for a positive. Test edges (at most 2000) ranked among "
+        "all nodes, known edges left out; early stopping on validation MRR. Ratios to uniform "
+        "negatives (geometric) are paired by seed, with a 95 % interval. Five negatives an edge "
+        "are half uniform; reach: half of a pool of 128 comes from regions of likely nodes. A "
+        "round is a pass, or a number of batches, and a refresh.",
+        "Recipe: " + ", ".join(f"{k} {v}" for k, v in asdict(recipe).items()),
+    )
+    store, out = command.store, command.out
+    return command.end(write_report(sections, store, out, heading, _tables, draw=_draw))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
