@@ -39,7 +39,10 @@ def run_recommend(arguments: argparse.Namespace) -> int:
     if arguments.users is None:
         asked = np.arange(len(users))
     else:
-        header, advice = not arguments.no_header, f"name the column of the users {name}"
+        header, advice = (
+            not arguments.no_header,
+            f"name the column of users {name}, or add --no-header",
+        )
         ((column,), _) = read_table(arguments.users, (name,), header, advice=advice)
         asked = pd.unique(look_up(column, users, "a user"))
     learned = run.learned(torch.from_numpy(asked)).numpy()

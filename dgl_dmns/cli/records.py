@@ -178,6 +178,7 @@ def read_records(
     if kind == "knowledge" or time is not None:
         named = [*KINDS[kind].columns, *([] if time is None else ["time"])]
         advice = f"name yours with {' '.join(f'--{option} NAME' for option in named)}"
+        advice += "" if time else ", or --no-header where this line is a row"
     tables = [read_table(file, wanted, header, advice=advice)[0] for file in files]
     nodes = NODES[kind]
     ids: dict[str, Array] = {}
