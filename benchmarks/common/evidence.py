@@ -56,6 +56,7 @@ _SETTINGS = (
     _mean("learning rate", digits=4),
     _mean("temperature", digits=2),
     _mean("dropout", digits=1),
+    _mean("regularization", digits=2),
 )
 
 FIGURES: dict[str, Figures] = {

@@ -19,8 +19,16 @@ __all__ = ["BENCHMARK", "main"]
 BENCHMARK = Benchmark(
     name="knowledge",
     title="Knowledge graphs, with every row in turn",
-    recipe=Recipe(model="complex", width=128, batch_size=1024, dropout=0.2),
-    grid={"learning_rate": (3e-3, 1e-2), "dropout": (0.2, 0.4)},
+    recipe=Recipe(
+        model="complex",
+        learning_rate=1e-2,
+        dropout=0.4,
+        regularization=0.05,
+        batch_size=4096,
+        epochs=30,
+        patience=4,
+    ),
+    grid={"learning_rate": (1e-2,), "regularization": (0.0, 0.05)},
     load=load_problem,
     metrics=("MRR", "Hits@1", "Hits@3", "Hits@10"),
     protocol=(

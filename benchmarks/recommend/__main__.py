@@ -21,8 +21,8 @@ _OTHERS = "Published, matrix factorization, NDCG@20 on this split (Yang et al.):
 BENCHMARK = Benchmark(
     name="recommend",
     title="Users and items, with every row in turn",
-    recipe=Recipe(model="mf", temperature=0.1),
-    grid={"learning_rate": (3e-3, 1e-2), "temperature": (0.05, 0.1, 0.2)},
+    recipe=Recipe(model="mf", learning_rate=1e-2, temperature=0.3, epochs=60, patience=8),
+    grid={"learning_rate": (1e-2, 3e-2), "temperature": (0.2, 0.3)},
     load=load_problem,
     metrics=("NDCG@20", "Recall@20"),
     protocol=(

@@ -36,22 +36,31 @@ _GRAPH: dict[str, Any] = {
     "hidden": 64,
     "temperature": None,
     "dropout": 0.0,
+    "regularization": 0.0,
 }
 KINDS: dict[str, Kind] = {
     "graph": Kind(("sage",), {"source": "src", "target": "dst"}, _GRAPH),
     "bipartite": Kind(
         ("mf", "lightgcn", "sage"),
         {"source": "user", "target": "item"},
-        {**_GRAPH, "patience": 10, "temperature": 0.1},
+        {**_GRAPH, "lr": 1e-2, "patience": 10, "temperature": 0.2},
     ),
     "knowledge": Kind(
         ("complex", "distmult", "transe", "rgcn"),
         {"head": "head", "relation": "relation", "tail": "tail"},
-        {**_GRAPH, "patience": 10, "batch_size": 1024, "hidden": 128, "dropout": 0.2},
+        {
+            **_GRAPH,
+            "patience": 10,
+            "batch_size": 4096,
+            "lr": 1e-2,
+            "dropout": 0.4,
+            "regularization": 0.05,
+        },
     ),
 }
 LAYERED = ("sage", "lightgcn", "rgcn")
 """The models with layers, which read neighbours."""
+_BY_MODEL = {"transe": {"dropout": 0.0, "regularization": 0.0}}  # against those of the kind
 _LAYERS = {"layers": 2, "fanout": 0}
 _BY_KIND = {  # options that not all kinds have, and which have them
     "features": ("graph",),
@@ -65,6 +74,7 @@ _BY_KIND = {  # options that not all kinds have, and which have them
     "time": ("bipartite", "knowledge"),
     "temperature": ("bipartite",),
     "dropout": ("bipartite", "knowledge"),
+    "regularization": ("knowledge",),
 }
 _OF_FILES = ("features", "source", "target", "head", "relation", "tail", "test", "validation")
 
@@ -81,18 +91,20 @@ def complete(arguments: argparse.Namespace) -> str | None:
     """Fill in what depends on the kind of data; what does not go together, if anything."""
     problem = _problem(arguments)
     kind = KINDS[arguments.kind or "graph"]
-    for name, value in kind.defaults.items():
+    arguments.model = arguments.model or kind.models[0]
+    for name, value in {**kind.defaults, **_BY_MODEL.get(arguments.model, {})}.items():
         if getattr(arguments, name, "none") is None:
             setattr(arguments, name, value)
     for name, value in _LAYERS.items():
         if getattr(arguments, name) is None:
             setattr(arguments, name, value)
-    arguments.model = arguments.model or kind.models[0]
     return problem
 
 
 def _problem(arguments: argparse.Namespace) -> str | None:
-    given = {name for name, value in vars(arguments).items() if value not in (None, False)}
+    given = {
+        name for name, value in vars(arguments).items() if value is not None and value is not False
+    }
     kind = arguments.kind or "graph"
     if arguments.edges is None:
         for name in (*_OF_FILES, "time", "no_header", "kind"):

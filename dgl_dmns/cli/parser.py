@@ -177,10 +177,15 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
     text = "neighbours sampled a node and layer; 0 is all; default: 0"
     add("--fanout", type=_whole(0), help=text)
     add("--lr", type=_rate, help=f"learning rate; default: {in_words('lr')}")
-    text = "cosines over this are the scores; default: 0.1; with --kind bipartite"
+    text = "cosines over this are the scores; default: 0.2; with --kind bipartite"
     add("--temperature", type=_rate, help=text)
     text = f"share of the entries of embeddings set to 0; default: {in_words('dropout')}"
     add("--dropout", type=_share, help=text)
+    text = (
+        "of DURA, times the squares of the embeddings of an edge; "
+        f"default: {in_words('regularization')}"
+    )
+    add("--regularization", type=_weight, help=text)
     add("--threads", type=_whole(1, 1024), default=1, help="of torch; default: 1")
     add("--quiet", action="store_true", help="no progress bar")
 
@@ -225,6 +230,10 @@ def _share(word: str) -> float:
     if not 0.0 <= share < 1.0:
         raise argparse.ArgumentTypeError(f"expected a number from 0 to below 1, got {word!r}")
     return share
+
+
+def _weight(word: str) -> float:
+    return 0.0 if word == "0" else _rate(word)
 
 
 def _answer(word: str) -> Path:

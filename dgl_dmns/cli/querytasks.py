@@ -89,6 +89,10 @@ class QueryTask(Task):
         score: Tensor = self.model.score(h["query"][query], h["item"][item])
         return score
 
+    def squares(self, h: Any, graph: Any) -> Tensor:  # noqa: D102
+        parts = zip(_SIDES, graph.edges(etype=_TO))
+        return torch.stack([h[n][ends].square().sum(1) for n, ends in parts]).sum(0).mean()
+
     def _some(self, count: int) -> Tensor:
         """At most so many places that validation looks at, the same in each epoch."""
         generator = torch.Generator().manual_seed(fit_seed(self.settings.seed))

@@ -46,6 +46,7 @@ class Settings:
     fanout: int = 0
     temperature: float | None = None
     dropout: float = 0.0
+    regularization: float = 0.0
     seed: int = 0
     options: dict[str, Any] = field(default_factory=dict)
 
@@ -86,6 +87,10 @@ class Task(ABC):
     @abstractmethod
     def scores(self, h: Any, graph: Any) -> Tensor:
         """Scores of the edges of a pair graph of a batch, [E]."""
+
+    def squares(self, h: Any, graph: Any) -> Tensor:
+        """The mean of ``|q|^2 + |u|^2`` over the edges of a pair graph, for regularization."""
+        raise NotImplementedError
 
     @abstractmethod
     def validate(self, h: Any) -> float:

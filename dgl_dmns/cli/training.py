@@ -97,7 +97,12 @@ class Run:
                 task.g, task.edges, task.flow(self.sampler), batch_size=size, shuffle=True
             )
             for input_nodes, pos_graph, neg_graph, blocks in loader:
-                loss = self._loss(task.forward(input_nodes, blocks), pos_graph, neg_graph)
+                h = task.forward(input_nodes, blocks)
+                loss = self._loss(h, pos_graph, neg_graph)
+                if self.settings.regularization:
+                    # DURA: Zhang et al., "Duality-Induced Regularizer for Tensor Factorization
+                    # Based Knowledge Graph Completion", NeurIPS 2020
+                    loss = loss + self.settings.regularization * task.squares(h, pos_graph)
                 self.optimizer.zero_grad()
                 loss.backward()
                 self.optimizer.step()

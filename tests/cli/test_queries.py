@@ -168,6 +168,15 @@ def test_other_samplers_train(folder, tmp_path, kind, sampler):
     assert main(words_of(folder, kind, tmp_path, *more)) == 0
 
 
+def test_regularization_makes_embeddings_short(folder, tmp_path):
+    squares = []
+    for weight in ("0", "0.5"):
+        more = ["--sampler", "uniform", "--epochs", 8, "--lr", 0.03, "--regularization", weight]
+        assert main(words_of(folder, "knowledge", tmp_path / weight, *more, "--patience", 8)) == 0
+        squares.append(float((arrays(tmp_path / weight)["item_embedding"] ** 2).sum()))
+    assert squares[1] < 0.7 * squares[0]
+
+
 def test_a_scorer_reaches_sampler_and_loss(folder, tmp_path):
     more = ["--model", "transe", "--epochs", 1, "--no-baseline"]
     assert main(words_of(folder, "knowledge", tmp_path, *more)) == 0
@@ -324,6 +333,8 @@ def test_a_folder_that_is_no_run(tmp_path, error):
         ("--kind knowledge --source s", "--source: goes with --kind graph or bipartite"),
         ("--kind knowledge --features f.npy", "--features: goes with --kind graph"),
         ("--kind knowledge --temperature 0.1", "--temperature: goes with --kind bipartite"),
+        ("--kind bipartite --regularization 0.1", "--regularization: goes with --kind knowledge"),
+        ("--kind knowledge --regularization -1", "expected a number above 0, got '-1'"),
         ("--kind bipartite --dropout 1", "from 0 to below 1, got '1'"),
         ("--test t.csv", "--test: goes with --kind bipartite or knowledge"),
         ("--kind bipartite --validation v.csv", "--validation: goes with --test"),
