@@ -25,43 +25,44 @@ from dgl_dmns.models import MODELS
 __all__ = ["run_rank", "run_recommend"]
 
 _BATCH = 256  # queries that are scored at once
-_COMMAND = {"bipartite": "recommend", "knowledge": "rank"}
+_COMMAND = {"graph": "recommend", "bipartite": "recommend", "knowledge": "rank"}
 
 
 def run_recommend(arguments: argparse.Namespace) -> int:
-    """Write the best items of users, those left out that they have already."""
+    """Write the best items of users, or neighbours of nodes, those left out that are known."""
     _check_out(arguments.out)
-    run = _Answers.load(arguments.run, "bipartite")
-    name, other = run.columns
-    users = ids_of(run.arrays, "query_id")
     if arguments.no_header and arguments.users is None:
         raise ValueError("--no-header: goes with --users; leave it out")
+    run = _Answers.load(arguments.run, "recommend")
+    name, other = run.columns
     if arguments.users is None:
-        asked = np.arange(len(users))
+        asked = np.arange(len(run.queries))
     else:
-        header, advice = (
-            not arguments.no_header,
-            f"name the column of users {name}, or add --no-header",
-        )
+        advice = f"name the column {name}, or add --no-header"
+        header = not arguments.no_header
         ((column,), _) = read_table(arguments.users, (name,), header, advice=advice)
-        asked = pd.unique(look_up(column, users, "a user"))
-    learned = run.learned(torch.from_numpy(asked)).numpy()
+        asked = pd.unique(look_up(column, run.queries, f"a {run.what}"))
+    learned = run.arrays["query_trained"][asked]
     if not learned.all():
-        sys.stderr.write(
-            f"warning: {int((~learned).sum())} user(s) left out, of whom no row was trained on, "
-            f"for example {one_line(users[asked[~learned][0]])}\n"
+        left_out = (
+            f"{int((~learned).sum())} user(s) left out, of whom no row was trained on, for example "
+            f"{one_line(run.queries[asked[~learned][0]])}"
         )
+        if not learned.any():
+            raise ValueError(f"{arguments.users}: {left_out}; none is left")
+        sys.stderr.write(f"warning: {left_out}\n")
     asked = asked[learned]
     h = torch.from_numpy(run.arrays["query_embedding"][asked])
     row, place, item, score = run.best(h, torch.from_numpy(asked), arguments.top)
-    found = {name: users[asked[row]], "rank": place, other: run.items[item], "score": score}
+    own = run.queries[asked[row]]
+    found = {name: own, "rank": place, other: run.items[item], "score": score}
     return _write(pd.DataFrame(found), arguments.out)
 
 
 def run_rank(arguments: argparse.Namespace) -> int:
     """Write the likeliest tails of heads and relations, or heads; known triples are left out."""
     _check_out(arguments.out)
-    run = _Answers.load(arguments.run, "knowledge")
+    run = _Answers.load(arguments.run, "rank")
     head, relation, tail = run.columns
     ends, tails = _queries(arguments.queries, run.columns)
     relations = ids_of(run.arrays, "relation_id")
@@ -109,43 +110,53 @@ def _queries(file: Path, columns: tuple[str, ...]) -> tuple[list[IdColumn], bool
 
 @dataclass(frozen=True, eq=False)
 class _Answers:
-    """What a run left to answer with; ``arrays`` are those of ``QueryTask.arrays``."""
+    """What a run left to answer with; ``arrays`` are those of ``Task.arrays``."""
 
     arrays: dict[str, Array]
+    kind: str
     columns: tuple[str, ...]
+    queries: Array  # ids of users or nodes; of entities for triples
     items: Array  # ids
     model: Any  # class of the model
 
+    @property
+    def what(self) -> str:
+        """What a query is, if it is no pair."""
+        return "user" if self.kind == "bipartite" else "node"
+
     @classmethod
-    def load(cls, folder: Path, kind: str) -> _Answers:
-        """Read ``embeddings.npz``.
+    def load(cls, folder: Path, command: str) -> _Answers:
+        """Read ``embeddings.npz`` for a command.
 
         Raises:
-            ValueError: if it is not there, not complete, or of another kind of data.
+            ValueError: if it is not there, not complete, or of data for the other command.
         """
         file = folder / "embeddings.npz"
         if not file.is_file():
             raise ValueError(
                 f"{folder}: expected the folder of a run, with a file embeddings.npz; dgl-dmns "
-                f"train --kind {kind} writes one"
+                "train writes one"
             )
         try:
             arrays = read_arrays(file)
-            own = str(arrays["kind"]) if "kind" in arrays else "graph"
-            if own == kind:
-                columns = tuple(map(str, arrays["columns"].tolist()))
-                return cls(arrays, columns, ids_of(arrays, "item_id"), MODELS[str(arrays["model"])])
+            kind = str(arrays["kind"])
+            other = _COMMAND[kind]
+            if kind == "graph":
+                ends = ("query", "item")
+                arrays.update({f"{end}_embedding": arrays["embedding"] for end in ends})
+                arrays["query_trained"] = np.ones(len(arrays["embedding"]), dtype=bool)
+            names = {"graph": ("id", "id"), "bipartite": ("query_id", "item_id")}
+            queries, items = (ids_of(arrays, n) for n in names.get(kind, ("item_id", "item_id")))
+            columns = tuple(map(str, arrays["columns"].tolist()))
+            made = cls(arrays, kind, columns, queries, items, MODELS[str(arrays["model"])])
         except Exception as error:  # a damaged archive fails in any part of zip and NumPy
             raise ValueError(
-                f"{file}: not a complete file of a run ({one_line(error)}); train it again into "
-                "another folder"
+                f"{file}: not a complete file of a run of this version ({one_line(error)}); train "
+                "it again into another folder"
             ) from error
-        other = f"; use dgl-dmns {_COMMAND[own]}" if own in _COMMAND else ""
-        raise ValueError(f"{folder}: expected a run with --kind {kind}, got --kind {own}{other}")
-
-    def learned(self, query: Tensor) -> Tensor:
-        """Which queries have a training edge, bool [B]."""
-        return torch.from_numpy(self.arrays["query_trained"])[query]
+        if other != command:
+            raise ValueError(f"{folder}: a run with --kind {kind}; use dgl-dmns {other} for it")
+        return made
 
     def numbered(self, entity: Tensor, relation: Tensor) -> Tensor:
         """The numbers of queries [B] whose known items the run holds; -1 for another."""
@@ -171,6 +182,8 @@ class _Answers:
         for first in range(0, len(query), batch):
             part, own = query[first : first + batch], h[first : first + batch]
             score = own @ item_h.t() if inner else self.model.score(own.unsqueeze(1), item_h)
+            if self.kind == "graph":
+                score[torch.arange(len(part)), part] = -torch.inf
             for row, one in enumerate(part.tolist()):
                 if one >= 0:
                     score[row, indices[indptr[one] : indptr[one + 1]]] = -torch.inf

@@ -67,10 +67,11 @@ _THINGS |= {"article", "page", "tag", "category", "business", "venue", "place", 
 
 @dataclass(frozen=True, eq=False)
 class NamedGraph:
-    """A graph, and the ids of its nodes in the files, int64 or text as objects, shape [N]."""
+    """A graph, the ids of its nodes, int64 or text as objects [N], and the names of the columns."""
 
     data: GraphData
     ids: Array
+    columns: tuple[str, str] = ("src", "dst")
 
     @property
     def name(self) -> str:
@@ -166,7 +167,7 @@ def read_edges(
         raw_src=src,
         raw_dst=dst,
     )
-    return NamedGraph(data, ids)
+    return NamedGraph(data, ids, (source, target))
 
 
 def name_of(file: Path) -> str:

@@ -87,24 +87,24 @@ def make_parser() -> argparse.ArgumentParser:
 
     add = command(
         "recommend",
-        "the best items for users, of a run with --kind bipartite",
+        "the best items for users, or the likeliest neighbours of nodes; known ones are left out",
         "runs/shop --users users.csv --top 20 --out recommended.csv",
     ).add_argument
     add("run", type=_path("folder"), metavar="RUN", help="folder that train wrote")
-    text = "such a file as of --edges, with the column of the users; default: all users"
+    text = "such a file as of --edges, with the column of users (or src); default: all of them"
     add("--users", type=_path("file"), metavar="FILE", help=text)
-    add("--no-header", action="store_true", help="the first line of --users is a user")
-    _add_answer(add, 20, "items for each user")
+    add("--no-header", action="store_true", help="the first line of --users is no header")
+    _add_answer(add, 20, "answers for each")
 
     add = command(
         "rank",
-        "the likeliest tails or heads, of a run with --kind knowledge",
+        "the likeliest tails or heads, of a run on triples; known triples are left out",
         "runs/facts --queries questions.csv --top 10 --out answers.csv",
     ).add_argument
     add("run", type=_path("folder"), metavar="RUN", help="folder that train wrote")
     text = "file with columns head and relation, to ask for tails, or relation and tail, for heads"
     add("--queries", type=_path("file"), required=True, metavar="FILE", help=text)
-    _add_answer(add, 10, "entities for each query")
+    _add_answer(add, 10, "answers for each")
 
     add = command("report", "write the HTML page of a run or a bench").add_argument
     text = "folder that train, bench or save_run wrote"

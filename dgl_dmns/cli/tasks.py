@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -173,7 +174,16 @@ class GraphTask(Task):
         )
 
     def arrays(self, h: Any) -> dict[str, Any]:  # noqa: D102
-        return {**arrays_of(self.graph.ids), "embedding": h.numpy()}
+        indptr, indices = self.known
+        return {
+            **arrays_of(self.graph.ids),
+            "embedding": h.numpy(),
+            "kind": np.array("graph"),
+            "model": np.array(self.settings.model),
+            "columns": np.array(self.graph.columns),
+            "known_indptr": indptr.numpy(),
+            "known_indices": indices.numpy(),
+        }
 
 
 def chance_mrr(candidates: int) -> float:

@@ -399,7 +399,7 @@ def test_options_for_files(tmp_path):
     assert main(words) == 0
     archive = embeddings(tmp_path)
     assert archive["id"].tolist() == list(range(30))
-    assert archive.keys() == {"id", "embedding"}
+    assert archive["columns"].tolist() == ["from", "to"]
 
 
 def test_a_data_set_that_is_not_there(tmp_path, monkeypatch, error):

@@ -223,6 +223,25 @@ def test_recommended_for_some_users(run, tmp_path, answers):
     assert answers(*words, "--top", 1)["user"].tolist() == ["u03", "u07"]
 
 
+def test_recommended_neighbours_of_nodes(folder, tmp_path, answers):
+    edges = pd.read_csv(folder / "facts.csv").drop(columns="relation")
+    edges.to_csv(tmp_path / "e.csv", index=False)
+    words = ["train", "--edges", tmp_path / "e.csv", "--source", "head", "--target", "tail", *SMALL]
+    words += ["--sampler", "uniform", "--epochs", 1, "--out", tmp_path / "r"]
+    assert main([*map(str, words)]) == 0
+    found = answers("recommend", tmp_path / "r", "--top", 99)
+    assert found.columns.tolist() == ["head", "rank", "tail", "score"]
+    assert set(found.groupby("head").size()) == {40 - 1 - 6}
+    pairs = set(zip(found["head"], found["tail"]))
+    joined = set(edges.itertuples(index=False, name=None))
+    assert not pairs & (joined | {(b, a) for a, b in joined})
+    assert not any(a == b for a, b in pairs)
+    made = arrays(tmp_path / "r")
+    first = found[found["head"] == "n00"].iloc[0]
+    a, b = (made["embedding"][made["id"].tolist().index(first[c])] for c in ("head", "tail"))
+    assert first["score"] == pytest.approx(float(a @ b), rel=1e-4)
+
+
 def test_users_that_were_not_trained_on_are_left_out(folder, tmp_path, capsys):
     (tmp_path / "t.csv").write_text("user,item\nu00,1\nu00,2\nu01,0\nnew,1\n")
     more = ["--sampler", "uniform", "--epochs", 1, "--test", tmp_path / "t.csv"]
@@ -234,6 +253,9 @@ def test_users_that_were_not_trained_on_are_left_out(folder, tmp_path, capsys):
         "warning: 1 user(s) left out, of whom no row was trained on, for example new\n"
     )
     assert "new" not in said.out
+    (tmp_path / "u.csv").write_text("user\nnew\n")
+    assert main(["recommend", str(tmp_path / "r"), "--users", str(tmp_path / "u.csv")]) == 1
+    assert "for example new; none is left" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("model", KINDS["knowledge"].models)
@@ -300,8 +322,13 @@ def test_answers_go_to_a_new_file(run, tmp_path, ending, answers, error):
         ("rank", "knowledge", "relation,tail\nnext,n99\n", "line 2, column tail: .* an entity"),
         ("rank", "knowledge", "head,tail\nn00,n01\n", "head and relation, to ask for tails"),
         ("rank", "knowledge", "head,relation,tail\nn00,next,n01\n", "expected two columns"),
-        ("rank", "bipartite", "head,relation\nn00,next\n", "got --kind bipartite; use dgl-dmns re"),
-        ("recommend", "knowledge", "user\nu01\n", "got --kind knowledge; use dgl-dmns rank"),
+        (
+            "rank",
+            "bipartite",
+            "head,relation\nn00,next\n",
+            "--kind bipartite; use dgl-dmns recommend",
+        ),
+        ("recommend", "knowledge", "user\nu01\n", "--kind knowledge; use dgl-dmns rank"),
     ],
 )
 def test_a_question_that_does_not_fit_is_one_line(
@@ -316,11 +343,11 @@ def test_a_question_that_does_not_fit_is_one_line(
 
 
 def test_a_folder_that_is_no_run(tmp_path, error):
-    assert "dgl-dmns train --kind bipartite writes one" in error("recommend", tmp_path)
+    assert "dgl-dmns train writes one" in error("recommend", tmp_path)
     (tmp_path / "embeddings.npz").write_bytes(b"broken")
     assert "not a complete file of a run" in error("recommend", tmp_path)
     np.savez(tmp_path / "embeddings.npz", id=np.arange(3), embedding=np.ones((3, 2)))
-    assert "expected a run with --kind bipartite, got --kind graph" in error("recommend", tmp_path)
+    assert "not a complete file of a run of this version" in error("recommend", tmp_path)
     words = ["--out", tmp_path / "no" / "a.csv"]
     assert "there is no folder" in error("recommend", tmp_path, *words)
 
