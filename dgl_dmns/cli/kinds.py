@@ -37,6 +37,7 @@ _GRAPH: dict[str, Any] = {
     "temperature": None,
     "dropout": 0.0,
     "regularization": 0.0,
+    "known": "leave-out",
 }
 KINDS: dict[str, Kind] = {
     "graph": Kind(("sage",), {"source": "src", "target": "dst"}, _GRAPH),
@@ -54,7 +55,7 @@ KINDS: dict[str, Kind] = {
             "batch_size": 4096,
             "lr": 1e-2,
             "dropout": 0.4,
-            "regularization": 0.05,
+            "known": "count",
         },
     ),
 }
@@ -130,6 +131,8 @@ def _problem(arguments: argparse.Namespace) -> str | None:
     for name in _LAYERS:
         if name in given and model not in LAYERED:
             return f"{_option(name)}: {model} has no layers; leave it out"
+    if "known" in given and arguments.loss != "shared":
+        return f"--known: goes with --loss shared, not with {arguments.loss}"
     if model == "transe" and arguments.loss == "bce":
         return "--loss bce: the scores of transe are distances; take --loss shared or softmax"
     return None

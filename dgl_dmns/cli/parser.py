@@ -186,6 +186,11 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
         f"default: {in_words('regularization')}"
     )
     add("--regularization", type=_weight, help=text)
+    text = (
+        "whether the shared loss compares an edge with known edges of the same query; default: "
+        f"{in_words('known')}"
+    )
+    add("--known", choices=("leave-out", "count"), help=text)
     add("--threads", type=_whole(1, 1024), default=1, help="of torch; default: 1")
     add("--quiet", action="store_true", help="no progress bar")
 

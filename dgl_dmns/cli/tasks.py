@@ -48,6 +48,7 @@ class Settings:
     temperature: float | None = None
     dropout: float = 0.0
     regularization: float = 0.0
+    known: str = "leave-out"
     seed: int = 0
     options: dict[str, Any] = field(default_factory=dict)
 

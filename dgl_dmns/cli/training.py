@@ -31,7 +31,6 @@ from dgl_dmns.files import read_state, write_state
 from dgl_dmns.losses import bce_loss
 from dgl_dmns.samplers import RefreshingSampler
 from dgl_dmns.seeds import seed_all
-from dgl_dmns.shared_softmax import Share
 
 __all__ = ["Run", "Settings", "read_checkpoint", "train"]
 
@@ -117,9 +116,14 @@ class Run:
         if self.settings.loss == "bce":
             positive, negative = (self.task.scores(h, graph) for graph in (pos_graph, neg_graph))
             return bce_loss(positive, negative.view(len(positive), -1), balanced=True)
-        share: Share = "batch" if self.settings.loss == "shared" else "edge"
-        scorer = self.task.own.get("scorer")
-        loss: Tensor = self.sampler.loss(h, pos_graph, neg_graph, share=share, scorer=scorer)
+        loss: Tensor = self.sampler.loss(
+            h,
+            pos_graph,
+            neg_graph,
+            share="batch" if self.settings.loss == "shared" else "edge",
+            scorer=self.task.own.get("scorer"),
+            filtered=self.settings.known == "leave-out",
+        )
         return loss
 
     @torch.no_grad()

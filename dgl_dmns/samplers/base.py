@@ -260,6 +260,7 @@ class NegativeSampler(_Base):  # type: ignore[misc]
         temperature: float = 1.0,
         share: Share = "batch",
         pool: int | None = None,
+        filtered: bool = True,
         reduce: Literal["sum", "none"] = "sum",
     ) -> Any:
         """Softmax cross-entropy of each positive against all negatives of the batch.
@@ -287,6 +288,8 @@ class NegativeSampler(_Base):  # type: ignore[misc]
             share: ``"batch"``, or ``"edge"`` to compare each positive with its own negatives alone.
             pool: upper bound on the shared negatives that each positive is compared with, drawn at
                 random; the hard ones of its own always count. Defaults to all.
+            filtered: whether known edges of a query are left out of the sum; False is the softmax
+                over all nodes (with ``share="batch"``), for queries that have many answers.
             reduce: with several edge types, ``"sum"`` of their losses, or ``"none"``: a dict of
                 them by canonical edge type (by the keys of a minibatch).
 
@@ -319,7 +322,7 @@ class NegativeSampler(_Base):  # type: ignore[misc]
                 batch.dst,
                 batch.candidates,
                 num_nodes=known.num_dst,
-                known=known,
+                known=known if filtered or share == "edge" else None,
                 ids=ids,
                 log_ratio=ratio,
                 chosen=chosen,

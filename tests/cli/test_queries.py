@@ -169,6 +169,18 @@ def test_other_samplers_train(folder, tmp_path, kind, sampler):
     assert main(words_of(folder, kind, tmp_path, *more)) == 0
 
 
+def test_the_loss_counts_known_triples_unless_they_are_left_out(tmp_path):
+    rows = [f"n{i},likes,n{(i + j) % 20}" for i in range(20) for j in (1, 2, 5)]
+    (tmp_path / "facts.csv").write_text("\n".join(["head,relation,tail", *rows, ""]))
+    losses = []
+    for known in ([], ["--known", "count"], ["--known", "leave-out"]):
+        out = tmp_path / "-".join(["r", *known])
+        more = ["--sampler", "uniform", "--epochs", 1, "--dropout", 0, *known]
+        assert main(words_of(tmp_path, "knowledge", out, *more)) == 0
+        losses.append(pd.read_csv(out / "metrics.csv")["loss"][0])
+    assert losses[0] == losses[1] != losses[2]
+
+
 def test_regularization_makes_embeddings_short(folder, tmp_path):
     squares = []
     for weight in ("0", "0.5"):
@@ -363,6 +375,7 @@ def test_a_folder_that_is_no_run(tmp_path, error):
         ("--kind knowledge --temperature 0.1", "--temperature: goes with --kind bipartite"),
         ("--kind bipartite --regularization 0.1", "--regularization: goes with --kind knowledge"),
         ("--kind knowledge --regularization -1", "expected a number above 0, got '-1'"),
+        ("--kind knowledge --loss softmax --known count", "--known: goes with --loss shared"),
         ("--kind bipartite --dropout 1", "from 0 to below 1, got '1'"),
         ("--test t.csv", "--test: goes with --kind bipartite or knowledge"),
         ("--kind bipartite --validation v.csv", "--validation: goes with --test"),
