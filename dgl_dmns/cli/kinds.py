@@ -39,29 +39,23 @@ _GRAPH: dict[str, Any] = {
     "regularization": 0.0,
     "known": "leave-out",
 }
+_QUERIES = {**_GRAPH, "sampler": "uniform", "patience": 10, "hidden": 128}
 KINDS: dict[str, Kind] = {
     "graph": Kind(("sage",), {"source": "src", "target": "dst"}, _GRAPH),
     "bipartite": Kind(
         ("mf", "lightgcn", "sage"),
         {"source": "user", "target": "item"},
-        {**_GRAPH, "lr": 1e-2, "patience": 10, "temperature": 0.2},
+        {**_QUERIES, "lr": 1e-2, "temperature": 0.2},
     ),
     "knowledge": Kind(
         ("complex", "distmult", "transe", "rgcn"),
         {"head": "head", "relation": "relation", "tail": "tail"},
-        {
-            **_GRAPH,
-            "patience": 10,
-            "batch_size": 4096,
-            "lr": 1e-2,
-            "dropout": 0.4,
-            "known": "count",
-        },
+        {**_QUERIES, "batch_size": 1024, "dropout": 0.2, "known": "count"},
     ),
 }
 LAYERED = ("sage", "lightgcn", "rgcn")
 """The models with layers, which read neighbours."""
-_BY_MODEL = {"transe": {"dropout": 0.0, "regularization": 0.0}}  # against those of the kind
+_BY_MODEL = {"transe": {"dropout": 0.0}}  # against those of the kind
 _LAYERS = {"layers": 2, "fanout": 0}
 _BY_KIND = {  # options that not all kinds have, and which have them
     "features": ("graph",),

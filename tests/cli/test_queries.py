@@ -17,7 +17,7 @@ from dgl_dmns.evaluate import filtered_ranking, ranking_metrics, recommendation_
 from dgl_dmns.models import MODELS
 
 SMALL = ["--quiet", "--hidden", "8", "--batch-size", "64", "--threads", "1"]
-QUICK = ["--set", "warmup_steps=10", "fit_steps=3"]
+DMNS = ["--sampler", "dmns", "--set", "warmup_steps=10", "fit_steps=3"]
 DATA = {"bipartite": "shop.csv", "knowledge": "facts.csv"}
 
 
@@ -44,7 +44,7 @@ def run(folder):
 
 def words_of(folder, kind, out, *more):
     words = ["train", "--kind", kind, "--edges", folder / DATA[kind], "--out", out, *SMALL]
-    return [*map(str, [*words, *([] if "--sampler" in more else QUICK), *more])]
+    return [*map(str, [*words, *([] if "--sampler" in more else DMNS), *more])]
 
 
 @pytest.fixture
