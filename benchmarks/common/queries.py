@@ -1,8 +1,8 @@
 """Train models of queries and items with each row, for the benchmarks recommend and knowledge.
 
-A row of ``bpr`` or ``self-adversarial`` has a loss of its own. The others have the sampler's, whose
-negatives stand for all items: ``softmax`` per edge, ``shared`` by the batch, and the full softmax
-over every item, which is what both estimate.
+A row of ``bpr``, ``self-adversarial`` or ``plain`` (balanced binary cross-entropy) has a loss of
+single negatives. The others have the sampler's, whose negatives stand for all items: ``softmax``
+per edge, ``shared`` by the batch, and the full softmax over every item, which both estimate.
 """
 
 from __future__ import annotations
@@ -23,13 +23,21 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from benchmarks.common.command import Command, benchmark_parser, chosen, with_settings
-from benchmarks.common.report import Section, cells_of, mean, ratio, table, write_report
+from benchmarks.common.report import (
+    Section,
+    cells_of,
+    mean,
+    ratio,
+    setting,
+    table,
+    write_report,
+)
 from benchmarks.common.rows import Cell, Row, make_sampler
 from benchmarks.common.run import Runner
 from benchmarks.common.training import converged
 from dgl_dmns.core import KnownEdges, dot_score
 from dgl_dmns.data import QueryGraph, exclusion
-from dgl_dmns.losses import bpr_loss, shared_softmax_loss
+from dgl_dmns.losses import bce_loss, bpr_loss, shared_softmax_loss
 from dgl_dmns.models import block_sampler, make_model
 from dgl_dmns.samplers import RefreshingSampler
 from dgl_dmns.seeds import seed_all
@@ -49,7 +57,12 @@ ROWS: dict[str, Row] = {
     "dynamic": Row("dynamic (DNS), BPR", "dynamic", _FOLLOWS, "bpr"),
     "self-adversarial": Row("self-adversarial", "uniform", {}, "self-adversarial"),
     "dmns": Row("DMNS (5), softmax per edge", "dmns", {"k": 5, **_FOLLOWS}, "softmax"),
+    "dmns-bce": Row("DMNS (5), BCE", "dmns", {"k": 5, **_FOLLOWS}),
     "dmns-shared": Row("DMNS, shared, one an edge", "dmns", _FOLLOWS, "shared"),
+    "dmns-shared-2": Row("DMNS, shared, two an edge", "dmns", {"k": 2, **_FOLLOWS}, "shared"),
+    "dmns-shared-80": Row(
+        "DMNS, shared, four fifths uniform", "dmns", {"uniform_share": 0.8, **_FOLLOWS}, "shared"
+    ),
     "full-softmax": Row("full softmax over all items", "every item", {}, "shared"),
 }
 """By command-line names; ratios are taken to the first that is run."""
@@ -195,6 +208,8 @@ class _Run:
         negative = negative.view(len(positive), -1)
         if self.row.loss == "bpr":
             return bpr_loss(positive, negative)
+        if self.row.loss == "plain":
+            return bce_loss(positive, negative, balanced=True)
         return self_adversarial_loss(positive, negative)
 
     def epoch(self) -> None:
@@ -316,7 +331,7 @@ def main(benchmark: Benchmark, argv: Sequence[str] | None = None) -> int:
         ),
         ratio(f"{watched}, ratio", f"test {watched}"),
         *(mean(cost, cost, 2) for cost in ("seconds per epoch", "epochs")),
-        *(mean(field, field, 4) for field in _TUNED),
+        *map(setting, _TUNED),
     )
     heading = command.heading(
         benchmark.title,
