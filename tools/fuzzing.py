@@ -35,6 +35,7 @@ from shared import graph, make
 
 from dgl_dmns import DMNSSampler, files
 from dgl_dmns.cli.edges import FileError, read_edges
+from dgl_dmns.cli.records import read_records
 from dgl_dmns.diagnostics import Monitor
 from dgl_dmns.evaluate import FixedNegatives, fixed_negatives
 from dgl_dmns.report import save_run, write_report
@@ -98,6 +99,9 @@ def prepare(folder: Path) -> None:
     x.to_csv(folder / "x.csv", index=False)
     x.to_parquet(folder / "x.parquet")
     pairs.replace({10: 0, 20: 1, 30: 2, 40: 3}).to_csv(folder / "numbered.csv", index=False)
+    user, item = np.arange(24) % 4, np.arange(24) // 4
+    shop = pd.DataFrame({"user": user, "item": item, "when": np.arange(24)})
+    shop.to_csv(folder / "shop.csv", index=False)
     np.save(folder / "x.npy", np.arange(8, dtype=np.float32).reshape(4, 2))
     one = sampler()
     monitor = Monitor(one)
@@ -125,6 +129,16 @@ KINDS = {
     "edges, packed": Kind(("words.tsv.gz",), lambda f: read_edges(f / "words.tsv.gz"), FileError),
     "edges, Parquet": Kind(
         ("edges.parquet",), lambda f: read_edges(f / "edges.parquet"), FileError
+    ),
+    "purchases, CSV": Kind(
+        ("shop.csv",),
+        lambda f: read_records(f / "shop.csv", "bipartite", ("user", "item"), time="when"),
+        ValueError,
+    ),
+    "triples, CSV": Kind(
+        ("shop.csv",),
+        lambda f: read_records(f / "shop.csv", "knowledge", ("user", "item", "when")),
+        FileError,
     ),
     "features, CSV": Kind(
         ("x.csv",), lambda f: read_edges(f / "edges.csv", f / "x.csv"), FileError

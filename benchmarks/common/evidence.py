@@ -29,6 +29,7 @@ from benchmarks.common.report import (
     difference,
     mean,
     ratio,
+    setting,
     table,
     write_csv,
 )
@@ -52,11 +53,8 @@ def _mean(figure: str, header: str = "", digits: int = 3, times: float = 1.0) ->
 
 _COSTS = (_mean("epochs", digits=0), _mean("seconds per epoch", "s / epoch"))
 
-_SETTINGS = (
-    _mean("learning rate", digits=4),
-    _mean("temperature", digits=2),
-    _mean("dropout", digits=1),
-    _mean("regularization", digits=2),
+_SETTINGS = tuple(
+    (name, setting(name)) for name in ("learning rate", "temperature", "dropout", "regularization")
 )
 
 FIGURES: dict[str, Figures] = {

@@ -23,7 +23,15 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from benchmarks.common.command import Command, benchmark_parser, chosen, with_settings
-from benchmarks.common.report import Section, cells_of, mean, ratio, table, write_report
+from benchmarks.common.report import (
+    Section,
+    cells_of,
+    mean,
+    ratio,
+    setting,
+    table,
+    write_report,
+)
 from benchmarks.common.rows import Cell, Row, make_sampler
 from benchmarks.common.run import Runner
 from benchmarks.common.training import converged
@@ -323,7 +331,7 @@ def main(benchmark: Benchmark, argv: Sequence[str] | None = None) -> int:
         ),
         ratio(f"{watched}, ratio", f"test {watched}"),
         *(mean(cost, cost, 2) for cost in ("seconds per epoch", "epochs")),
-        *(mean(field, field, 4) for field in _TUNED),
+        *map(setting, _TUNED),
     )
     heading = command.heading(
         benchmark.title,

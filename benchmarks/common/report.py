@@ -32,6 +32,7 @@ __all__ = [
     "ratio",
     "save_plot",
     "sections_of",
+    "setting",
     "spread",
     "table",
     "write_csv",
@@ -131,6 +132,16 @@ def mean(header: str, figure: str, digits: int = 3, times: float = 1.0) -> Colum
         return spread([times * value for value in values if value is not None], digits)
 
     return Column(header, text)
+
+
+def setting(figure: str) -> Column:
+    """The value of a setting in the runs, all of them where they differ."""
+
+    def text(runs: Runs, _: Runs) -> str:
+        values = {float(run[figure]) for run in runs.values() if run.get(figure) is not None}
+        return ", ".join(f"{value:g}" for value in sorted(values)) or "-"
+
+    return Column(figure, text)
 
 
 def _paired(runs: Runs, base: Runs, figure: str) -> tuple[list[float], list[float]]:

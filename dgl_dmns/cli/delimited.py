@@ -50,14 +50,20 @@ def _long_cells() -> Iterator[None]:
 
 
 @_long_cells()
-def read_text(file: Path, wanted: Sequence[str], header: bool = True, rest: bool = False) -> Table:
+def read_text(
+    file: Path,
+    wanted: Sequence[str],
+    header: bool = True,
+    rest: bool = False,
+    advice: str = "",
+) -> Table:
     """The table in a file of text, UTF-8, or that packed with gzip.
 
     ``wanted`` are the columns of ids, or the first ones where there is no ``header``; ``rest`` asks
-    for the others, as numbers.
+    for the others, as numbers. For ``advice`` see `find_columns`.
     """
     content = _content(file)
-    skip, names, places, separator = _layout(file, content, wanted, header)
+    skip, names, places, separator = _layout(file, content, wanted, header, advice)
 
     @_long_cells()
     def where(row: int) -> str:
@@ -168,7 +174,7 @@ def _check_closed(file: Path, last: list[str], line: int) -> None:
 
 
 def _layout(
-    file: Path, content: bytes, wanted: Sequence[str], header: bool
+    file: Path, content: bytes, wanted: Sequence[str], header: bool, advice: str
 ) -> tuple[int, tuple[str, ...], list[int], str | None]:
     """Lines above the rows, names of all columns, places of the wanted ones, and the separator.
 
@@ -189,7 +195,8 @@ def _layout(
     if cells[-1].endswith(_END):
         _check_closed(file, cells, ends[separator])
     if header:
-        places = find_columns(cells, wanted, place, ", or --no-header where this line is an edge")
+        more = ", or --no-header where this line is an edge"
+        places = find_columns(cells, wanted, place, more, advice)
         return ends[separator], tuple(cells), places, separator
     if len(cells) < len(wanted):
         raise FileError(

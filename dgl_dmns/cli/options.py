@@ -94,26 +94,43 @@ def _literal(text: str) -> Any:
 
 
 def sampler_of_options(
-    name: str, g: Any, encoder: Any, k: int, seed: int, options: Mapping[str, Any], loss: str
+    name: str,
+    g: Any,
+    encoder: Any,
+    k: int,
+    seed: int,
+    options: Mapping[str, Any],
+    loss: str,
+    own: Mapping[str, Any],
 ) -> NegativeSampler:
     """A sampler by name, with the options of the command line; errors name the option.
 
-    Under another loss than ``bce`` half of the negatives are uniform unless the options say more.
+    ``own`` are further arguments, for samplers that take them. Under another loss than ``bce`` half
+    of the negatives are uniform unless the options say more.
     """
     more = dict(options)
+    more.update({one: value for one, value in own.items() if one in default_options(name)})
     if loss != "bce" and "uniform_share" in default_options(name):
         more.setdefault("uniform_share", 0.5)
     with naming_options(name, options):
         return make_sampler(name, g, encoder, k, seed=seed, **more)
 
 
-def check_options(name: str, k: int, options: Mapping[str, Any], loss: str) -> None:
+def check_options(
+    name: str, k: int, options: Mapping[str, Any], loss: str, kind: str = "graph"
+) -> None:
     """Refuse what a sampler does not take, on a graph of three nodes: before data is read.
 
-    A loss may need the distribution of the negatives, which the sampler then has to have.
+    With queries and items it has to take a graph of several types. A loss may need the distribution
+    of the negatives, which the sampler then has to have.
     """
+    if kind != "graph" and name in ("mcns", "adversarial"):
+        raise ValueError(
+            f"--sampler {name}: it takes one kind of nodes; with --kind {kind} take dmns, "
+            "self-adversarial, dynamic or uniform"
+        )
     g = require_dgl().graph(([0, 1, 2], [1, 2, 0]))
-    sampler = sampler_of_options(name, g, lambda: torch.eye(3), k, 0, options, loss)
+    sampler = sampler_of_options(name, g, lambda: torch.eye(3), k, 0, options, loss, {})
     if loss == "bce":
         return
     if options.get("source", "edge") != "edge":

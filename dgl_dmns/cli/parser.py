@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 
 from dgl_dmns import __version__
 from dgl_dmns._compat import why_unusable
+from dgl_dmns.cli.kinds import KINDS, complete, in_words
 from dgl_dmns.messages import one_line
 
 __all__ = ["main", "make_parser"]
@@ -54,12 +55,12 @@ def make_parser() -> argparse.ArgumentParser:
 
     train = command(
         "train",
-        "train GraphSAGE on a data set or an edge list; write embeddings, metrics and a report",
+        "train on a graph, users and items, or triples; write embeddings, metrics and a report",
         "--edges friends.csv --out runs/friends",
     )
     _add_data(train)
     add = train.add_argument
-    add("--sampler", choices=_SAMPLERS, default="dmns", help="default: %(default)s")
+    add("--sampler", choices=_SAMPLERS, help=f"default: {in_words('sampler')}")
     text = "arguments of the sampler, for example uniform_share=0.7 pool=64"
     add("--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help=text)
     _add_training(train)
@@ -84,6 +85,27 @@ def make_parser() -> argparse.ArgumentParser:
     add("--seeds", type=_whole(1), default=3, help="seeds 0 .. SEEDS - 1; default: 3")
     add("--out", type=_path("folder"), required=True, metavar="DIR", help="folder of the table")
 
+    add = command(
+        "recommend",
+        "the best items for users, or the likeliest neighbours of nodes; known ones are left out",
+        "runs/shop --users users.csv --top 20 --out recommended.csv",
+    ).add_argument
+    add("run", type=_path("folder"), metavar="RUN", help="folder that train wrote")
+    text = "such a file as of --edges, with the column of users (or src); default: all of them"
+    add("--users", type=_path("file"), metavar="FILE", help=text)
+    add("--no-header", action="store_true", help="the first line of --users is no header")
+    _add_answer(add, 20, "answers for each")
+
+    add = command(
+        "rank",
+        "the likeliest tails or heads, of a run on triples; known triples are left out",
+        "runs/facts --queries questions.csv --top 10 --out answers.csv",
+    ).add_argument
+    add("run", type=_path("folder"), metavar="RUN", help="folder that train wrote")
+    text = "file with columns head and relation, to ask for tails, or relation and tail, for heads"
+    add("--queries", type=_path("file"), required=True, metavar="FILE", help=text)
+    _add_answer(add, 10, "answers for each")
+
     add = command("report", "write the HTML page of a run or a bench").add_argument
     text = "folder that train, bench or save_run wrote"
     add("run", type=_path("folder"), metavar="RUN", help=text)
@@ -92,19 +114,39 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_answer(add: Callable[..., Any], top: int, what: str) -> None:
+    add("--top", type=_whole(1), default=top, help=f"{what}; default: {top}")
+    text = "a new file, .csv or .parquet; default: CSV to the terminal"
+    add("--out", type=_answer, metavar="FILE", help=text)
+
+
 def _add_data(parser: argparse.ArgumentParser) -> None:
     add = parser.add_mutually_exclusive_group(required=True).add_argument
     text = "embedded and dense are generated; others are DGL's"
     add("--dataset", choices=_DATASETS, help=text)
-    text = "text (also .gz), Parquet or a folder of it, with the columns src and dst"
+    text = "text (also .gz), Parquet or a folder of it, with a column for each end of an edge"
     add("--edges", type=_path("file"), metavar="FILE", help=text)
     add = parser.add_argument
-    add("--source", metavar="NAME", help="column of one end; default: src")
-    add("--target", metavar="NAME", help="column of the other end; default: dst")
-    text = "the first line is an edge of the first two columns"
+    text = (
+        "whether both columns name the same nodes (graph, the default), or users and items "
+        "(bipartite), or the file has triples (knowledge)"
+    )
+    add("--kind", choices=tuple(KINDS), help=text)
+    text = "column of one end; default: src, with --kind bipartite user"
+    add("--source", metavar="NAME", help=text)
+    text = "column of the other end; default: dst, with --kind bipartite item"
+    add("--target", metavar="NAME", help=text)
+    for name in KINDS["knowledge"].columns:
+        text = f"column with --kind knowledge; default: {name}"
+        add(f"--{name}", metavar="NAME", help=text)
+    text = "the first line is no header; the first columns are taken, in the order above"
     add("--no-header", action="store_true", help=text)
-    text = "whether ids of both columns name the same nodes, or two kinds that are kept apart"
-    add("--kind", choices=("graph", "bipartite"), help=text)
+    text = "such a file with the test edges; default: a tenth of the edges, by chance"
+    add("--test", type=_path("file"), metavar="FILE", help=text)
+    text = "and with those for validation; default: a tenth of the training edges"
+    add("--validation", type=_path("file"), metavar="FILE", help=text)
+    text = "column with times: the last tenth of the edges is the test, 5 %% before are validation"
+    add("--time", metavar="NAME", help=text)
     text = "such a file with a column id and numbers, or .npy [N, F]; default: learned vectors"
     add("--features", type=_path("file"), metavar="FILE", help=text)
     add("--data-dir", metavar="DIR", help="DGL's cache of data sets")
@@ -119,34 +161,38 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
     add("--loss", choices=("shared", "softmax", "bce"), default="shared", help=text)
     text = "negatives an edge; default: 1 with --loss shared, else 5"
     add("--k", type=_whole(1), help=text)
-    for name, default, least, most, text in (
-        ("--epochs", 200, 1, _LARGEST, "at most this many"),
-        ("--patience", 30, 1, _LARGEST, "epochs without a better validation MRR before it stops"),
-        ("--batch-size", 2048, 1, _LARGEST, "edges in a batch"),
-        ("--hidden", 64, 1, _LARGEST, "width of the embeddings"),
-        ("--layers", 2, 1, _LARGEST, "GraphSAGE layers"),
-        ("--threads", 1, 1, 1024, "of torch"),
-        ("--fanout", 0, 0, _LARGEST, "neighbours sampled a node and layer; 0 is all"),
+    models = [f"{'/'.join(kind.models)} for {name}" for name, kind in KINDS.items()]
+    text = f"default: the first of its kind: {', '.join(models)}"
+    names = tuple(dict.fromkeys(model for kind in KINDS.values() for model in kind.models))
+    add("--model", choices=names, metavar="MODEL", help=text)
+    for name, least, text in (
+        ("epochs", 1, "at most this many"),
+        ("patience", 1, "epochs without a better validation metric before it stops"),
+        ("batch_size", 1, "edges in a batch"),
+        ("hidden", 1, "width of the embeddings"),
     ):
-        add(name, type=_whole(least, most), default=default, help=f"{text}; default: {default}")
-    add("--lr", type=_rate, default=3e-3, help="learning rate; default: 0.003")
+        option = f"--{name.replace('_', '-')}"
+        add(option, type=_whole(least), help=f"{text}; default: {in_words(name)}")
+    add("--layers", type=_whole(1), help="of sage, lightgcn and rgcn; default: 2")
+    text = "neighbours sampled a node and layer; 0 is all; default: 0"
+    add("--fanout", type=_whole(0), help=text)
+    add("--lr", type=_rate, help=f"learning rate; default: {in_words('lr')}")
+    text = "cosines over this are the scores; default: 0.2; with --kind bipartite"
+    add("--temperature", type=_rate, help=text)
+    text = f"share of the entries of embeddings set to 0; default: {in_words('dropout')}"
+    add("--dropout", type=_share, help=text)
+    text = (
+        "of DURA, times the squares of the embeddings of an edge; "
+        f"default: {in_words('regularization')}"
+    )
+    add("--regularization", type=_weight, help=text)
+    text = (
+        "whether the shared loss compares an edge with known edges of the same query; default: "
+        f"{in_words('known')}"
+    )
+    add("--known", choices=("leave-out", "count"), help=text)
+    add("--threads", type=_whole(1, 1024), default=1, help="of torch; default: 1")
     add("--quiet", action="store_true", help="no progress bar")
-
-
-def _problem_with_data(arguments: argparse.Namespace) -> str | None:
-    """What does not go together among the options of `_add_data`."""
-    if arguments.edges is None:
-        for name in ("features", "source", "target", "no_header", "kind"):
-            if getattr(arguments, name) not in (None, False):
-                return f"--{name.replace('_', '-')}: goes with --edges, a data set has its own"
-    if arguments.no_header and (arguments.source is not None or arguments.target is not None):
-        return (
-            "--no-header: without names, the first two columns are the ends; leave --source and "
-            "--target out"
-        )
-    if arguments.kind == "bipartite" and arguments.features is not None:
-        return "--features: goes with one kind of nodes, not with --kind bipartite"
-    return None
 
 
 def _whole(least: int, most: float = _LARGEST) -> Callable[[str], int]:
@@ -181,6 +227,28 @@ def _rate(word: str) -> float:
     return rate
 
 
+def _share(word: str) -> float:
+    try:
+        share = float(word)
+    except ValueError:
+        share = math.nan
+    if not 0.0 <= share < 1.0:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to below 1, got {word!r}")
+    return share
+
+
+def _weight(word: str) -> float:
+    return 0.0 if word == "0" else _rate(word)
+
+
+def _answer(word: str) -> Path:
+    if not word.lower().endswith((".csv", ".parquet")):
+        raise argparse.ArgumentTypeError(
+            f"expected a name that ends in .csv or .parquet, got {word!r}"
+        )
+    return Path(word)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
@@ -190,7 +258,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = make_parser()
     arguments = parser.parse_args(words)
     if arguments.command in ("train", "bench"):
-        problem = _problem_with_data(arguments)
+        problem = complete(arguments)
         if problem is not None:
             parser.error(problem)
     command = shlex.join(["dgl-dmns", *words])
@@ -235,6 +303,10 @@ def _run(arguments: argparse.Namespace, command: str) -> int:
     problem = why_unusable()
     if problem is not None:
         raise ImportError(problem)
+    if arguments.command in ("recommend", "rank"):
+        from dgl_dmns.cli.answers import run_rank, run_recommend
+
+        return (run_rank if arguments.command == "rank" else run_recommend)(arguments)
     from dgl_dmns.cli.train import run_bench, run_train
 
     run = run_train if arguments.command == "train" else run_bench

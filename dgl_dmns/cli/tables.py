@@ -13,7 +13,7 @@ part of it.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,12 +25,15 @@ from dgl_dmns.files import read_arrow, read_names
 from dgl_dmns.messages import one_line
 
 __all__ = [
+    "ColumnsError",
     "FileError",
     "IdColumn",
     "Table",
     "arrays_of",
     "find_columns",
+    "ids_of",
     "is_parquet",
+    "look_up",
     "number_nodes",
     "numbers",
     "read_columns",
@@ -58,6 +61,10 @@ class FileError(ValueError):
     """A file that cannot be used; the message names it and the line and column."""
 
 
+class ColumnsError(FileError):
+    """A file without the columns that were asked for."""
+
+
 @dataclass(frozen=True, eq=False)
 class IdColumn:
     """A column of ids as it stands in a file: int64, or text as objects, shape [rows].
@@ -76,11 +83,13 @@ Table = tuple[list[IdColumn], list[tuple[str, Array]]]
 """The columns of ids that were asked for, and the others as float64 with their names."""
 
 
-def find_columns(names: Sequence[str], wanted: Sequence[str], place: str, more: str) -> list[int]:
+def find_columns(
+    names: Sequence[str], wanted: Sequence[str], place: str, more: str, advice: str = ""
+) -> list[int]:
     """The places of the wanted columns; upper and lower case count where there are both.
 
-    Errors (a column that is absent, or there twice) begin with ``place``; ``more`` is what else to
-    do where both ends of edges are absent.
+    Errors (a column that is absent, or there twice) begin with ``place``; ``advice`` is what to do
+    where columns are absent, ``more`` what else for both ends of edges.
     """
     found = []
     for name in wanted:
@@ -95,8 +104,10 @@ def find_columns(names: Sequence[str], wanted: Sequence[str], place: str, more: 
         found += same
     if len(found) < len(wanted):
         got = one_line(", ".join(names)) or "none"
-        advice = f"{_advice_on_ends(names)}{more}" if len(wanted) > 1 else "rename the one meant"
-        raise FileError(f"{place}: expected the column(s) {', '.join(wanted)}, got {got}; {advice}")
+        ends = f"{_advice_on_ends(names)}{more}" if len(wanted) > 1 else "rename the one meant"
+        raise ColumnsError(
+            f"{place}: expected the column(s) {', '.join(wanted)}, got {got}; {advice or ends}"
+        )
     if len(set(found)) < len(found):
         raise FileError(f"{place}: expected different columns, got {wanted[0]!r} twice")
     return found
@@ -136,7 +147,7 @@ def is_parquet(file: Path) -> bool:
         return content.read(4) == b"PAR1" or file.suffix.lower() in (".parquet", ".pq")
 
 
-def read_columns(file: Path, wanted: Sequence[str], rest: bool = False) -> Table:
+def read_columns(file: Path, wanted: Sequence[str], rest: bool = False, advice: str = "") -> Table:
     """The table in a Parquet file, or in the part files below a folder as Spark writes it.
 
     Names that begin with ``.`` or ``_`` are left out, and values in the names of folders
@@ -145,7 +156,7 @@ def read_columns(file: Path, wanted: Sequence[str], rest: bool = False) -> Table
     parts = _parts(file)
     try:
         found = [read_names(part) for part in parts]
-        places = [find_columns(have, wanted, str(p), "") for have, p in zip(found, parts)]
+        places = [find_columns(have, wanted, str(p), "", advice) for have, p in zip(found, parts)]
         names = [[have[i] for i in place] for have, place in zip(found, places)]
         tables = read_arrow(parts, None if rest else names)
         others = _others(file, tables, names) if rest else []
@@ -280,17 +291,47 @@ def _integers(names: Array) -> Array:
     return found if np.array_equal(found.astype(str), names) else names
 
 
-def arrays_of(ids: Array) -> dict[str, Array]:
+def look_up(column: IdColumn, ids: Array, what: str) -> Array:
+    """The node of each row of a column, int64, among nodes with such ids.
+
+    Raises:
+        FileError: for an id that is none of these, or that is missing.
+    """
+    found, (codes,) = number_nodes([column])
+    place = {str(name): node for node, name in enumerate(ids.tolist())}
+    nodes = np.array([place.get(str(name), -1) for name in found.tolist()], dtype=np.int64)[codes]
+    if (nodes < 0).any():
+        row = int((nodes < 0).argmax())
+        got = one_line(repr(str(found[codes[row]])))
+        raise FileError(
+            f"{column.where(row)}, column {column.name}: expected {what} that the run was trained "
+            f"with, got {got}; correct it, remove the row, or train again with it"
+        )
+    return nodes
+
+
+def arrays_of(ids: Array, name: str = "id") -> dict[str, Array]:
     """The ids as arrays that NumPy stores without pickles, in proportion to their letters.
 
     Returns:
-        ``id`` [N], int64 or text of fixed width. Where a few long ones would blow that up, in its
-        place ``id_utf8``, the UTF-8 bytes of all of them, and ``id_end`` [N], where each ends.
+        ``NAME`` [N], int64 or text of fixed width. Where a few long ones would blow that up, in its
+        place ``NAME_utf8``, the UTF-8 bytes of all of them, and ``NAME_end`` [N], where each ends.
     """
     if ids.dtype != object:
-        return {"id": ids}
+        return {name: ids}
     packed = [text.encode("utf-8", "surrogatepass") for text in ids.tolist()]
     lengths = np.array([len(text) for text in packed])
     if 4 * len(ids) * max(map(len, ids.tolist())) <= max(_SMALL, _PROPORTION * lengths.sum()):
-        return {"id": ids.astype(str)}
-    return {"id_utf8": np.frombuffer(b"".join(packed), np.uint8), "id_end": lengths.cumsum()}
+        return {name: ids.astype(str)}
+    joined = np.frombuffer(b"".join(packed), np.uint8)
+    return {f"{name}_utf8": joined, f"{name}_end": lengths.cumsum()}
+
+
+def ids_of(arrays: Mapping[str, Array], name: str = "id") -> Array:
+    """The ids behind arrays of `arrays_of`, int64 or text as objects, [N]; KeyError for none."""
+    if name in arrays:
+        ids = arrays[name]
+        return ids if ids.dtype.kind == "i" else ids.astype(object)
+    text, ends = arrays[f"{name}_utf8"].tobytes(), arrays[f"{name}_end"].tolist()
+    parts = [text[a:b].decode("utf-8", "surrogatepass") for a, b in zip([0, *ends], ends)]
+    return np.array(parts, dtype=object)

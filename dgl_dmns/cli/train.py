@@ -16,9 +16,12 @@ import torch
 
 from dgl_dmns._compat import versions
 from dgl_dmns.cli.edges import FileError, NamedGraph, read_edges
+from dgl_dmns.cli.kinds import KINDS
 from dgl_dmns.cli.options import check_options, parse_options
-from dgl_dmns.cli.training import Run, Settings, read_checkpoint, train
-from dgl_dmns.data import GraphData, load_dataset
+from dgl_dmns.cli.records import Records, read_records
+from dgl_dmns.cli.tasks import Settings
+from dgl_dmns.cli.training import Run, read_checkpoint, train
+from dgl_dmns.data import load_dataset
 from dgl_dmns.files import whole_file, write_arrays
 from dgl_dmns.messages import one_line, say
 from dgl_dmns.report import save_run, write_report
@@ -46,19 +49,19 @@ def run_train(arguments: argparse.Namespace, command: str) -> int:
     runs = [(settings, out / "checkpoint.npz")]
     if arguments.baseline and follows_encoder(settings.sampler):
         runs.append((replace(settings, sampler="uniform", options={}), out / "baseline.npz"))
-    graph = _graph(arguments)
-    data, identity, quiet = graph.data, graph.fingerprints(), arguments.quiet
+    data = _data(arguments)
+    identity, quiet = data.fingerprints(), arguments.quiet
     states = [
         read_checkpoint(file, one, identity) if arguments.resume else None for one, file in runs
     ]
     out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(arguments.threads)
     of = f"{settings.k} negatives an edge, {settings.sampler}, {settings.loss} loss"
-    say(f"{_facts(data)}; {of}")
+    say(f"{data}; {of}")
     done: list[Run] = []
     for (one, file), state in zip(runs, states):
         done.append(train(data, one, checkpoint=file, identity=identity, state=state, quiet=quiet))
-        _write_results(out, graph, done)  # of the first as soon as it is there
+        _write_results(out, done)  # of the first as soon as it is there
     rows = [{"sampler": one.sampler, **o.metrics} for (one, _), o in zip(runs, done)]
     say(pd.DataFrame(rows).to_string(index=False, float_format=lambda v: f"{v:.3f}"))
     first, baseline = done[0], done[1].metrics if len(done) > 1 else None
@@ -76,14 +79,14 @@ def run_bench(arguments: argparse.Namespace, command: str) -> int:
     _check_out(out, resume=False)
     samplers = list(dict.fromkeys(arguments.samplers))
     settings = {name: _settings(arguments, sampler=name, seed=0) for name in samplers}
-    graph = _graph(arguments)
+    data = _data(arguments)
     torch.set_num_threads(arguments.threads)
     out.mkdir(parents=True, exist_ok=True)
-    facts = {"command": command, "data": repr(graph.data), "versions": versions()}
+    facts = {"command": command, "data": str(data), "versions": versions()}
     rows: list[dict[str, Any]] = []
     for seed in range(arguments.seeds):
         for name in samplers:
-            run = train(graph.data, replace(settings[name], seed=seed), quiet=arguments.quiet)
+            run = train(data, replace(settings[name], seed=seed), quiet=arguments.quiet)
             ran = {"sampler": name, "seed": seed, "epochs": run.epoch}
             rows.append({**ran, **run.metrics})
             pd.DataFrame(rows).to_csv(out / "bench.csv", index=False)
@@ -119,23 +122,39 @@ def _check_out(out: Path, resume: bool) -> None:
 def _settings(arguments: argparse.Namespace, sampler: str, seed: int) -> Settings:
     options = parse_options(sampler, getattr(arguments, "set", []))
     k = (1 if arguments.loss == "shared" else 5) if arguments.k is None else arguments.k
-    check_options(sampler, k, options, arguments.loss)
+    kind = arguments.kind or "graph"
+    check_options(sampler, k, options, arguments.loss, kind)
     own: dict[str, Any] = {"sampler": sampler, "k": k, "seed": seed, "options": options}
+    own["kind"] = kind
     names = {one.name for one in fields(Settings)} - own.keys()
     return Settings(**own, **{name: getattr(arguments, name) for name in names})
 
 
-def _graph(arguments: argparse.Namespace) -> NamedGraph:
+def _data(arguments: argparse.Namespace) -> NamedGraph | Records:
+    """The data set or the files that are named."""
+    kind = arguments.kind or "graph"
     if arguments.edges is None:
         data = load_dataset(arguments.dataset, arguments.data_dir)
         return NamedGraph(data, np.arange(data.num_nodes))
+    columns = [getattr(arguments, name) or own for name, own in KINDS[kind].columns.items()]
+    header = not arguments.no_header
+    if kind != "graph":
+        return read_records(
+            arguments.edges,
+            kind,
+            columns,
+            test=arguments.test,
+            validation=arguments.validation,
+            time=arguments.time,
+            header=header,
+        )
     graph = read_edges(
         arguments.edges,
         arguments.features,
-        source=arguments.source or "src",
-        target=arguments.target or "dst",
-        header=not arguments.no_header,
-        kind=arguments.kind,
+        source=columns[0],
+        target=columns[1],
+        header=header,
+        sure=arguments.kind is not None,
     )
     pairs = len(graph.data.src) // 2
     if pairs < _LEAST_PAIRS:
@@ -146,22 +165,16 @@ def _graph(arguments: argparse.Namespace) -> NamedGraph:
     return graph
 
 
-def _facts(data: GraphData) -> str:
-    width = data.features.shape[1]
-    features = f"{width} features" if width else "no features: a learned vector for each node"
-    return f"{data.name}: {data.num_nodes} nodes, {len(data.src) // 2} edges, {features}"
-
-
 def _write_json(file: Path, record: dict[str, Any]) -> None:
     with whole_file(file) as content:
         content.write(json.dumps(record, indent=1).encode())
 
 
-def _write_results(out: Path, graph: NamedGraph, done: list[Run]) -> None:
+def _write_results(out: Path, done: list[Run]) -> None:
     """Embeddings and metrics: what a run must not end without."""
     first, *baseline = done
     with whole_file(out / "embeddings.npz") as file:
-        write_arrays(file, {**graph.arrays(), "embedding": first.h.numpy()})
+        write_arrays(file, first.task.arrays(first.h))
     metrics: dict[str, Any] = {**first.metrics}
     if baseline:
         metrics["uniform"] = baseline[0].metrics
@@ -170,7 +183,7 @@ def _write_results(out: Path, graph: NamedGraph, done: list[Run]) -> None:
 
 def _write_report(
     out: Path,
-    data: GraphData,
+    data: NamedGraph | Records,
     settings: Settings,
     run: Run,
     baseline: dict[str, float] | None,
@@ -185,13 +198,7 @@ def _write_report(
             title=f"{data.name}: link prediction with {settings.sampler} negatives",
             embeddings=run.h,
             command=command,
-            data={
-                "name": data.name,
-                "nodes": data.num_nodes,
-                "edges": f"{len(data.src) // 2}, each in both directions",
-                "features": data.features.shape[1] or "none; a learned vector for each node",
-                "held out": "5 % of the edges for validation (mrr), 10 % for the test",
-            },
+            data=data.facts(),
             settings={**asdict(settings), "epochs run": run.epoch},
             result=run.metrics,
             baseline=baseline,

@@ -1,4 +1,4 @@
-"""The training of the command line: GraphSAGE with an inner product, and early stopping.
+"""The training of the command line, of any task, with early stopping.
 
 Everything random of an epoch is seeded by the seed and the epoch's number, and all that lasts is in
 a checkpoint, so that a run that was interrupted goes on as if it had not been.
@@ -11,88 +11,69 @@ import sys
 import time
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from dgl_dmns._compat import require_dgl
+from dgl_dmns.cli.edges import NamedGraph
 from dgl_dmns.cli.options import naming_options, sampler_of_options
+from dgl_dmns.cli.querytasks import KnowledgeTask, ShopTask
+from dgl_dmns.cli.records import Records
+from dgl_dmns.cli.tasks import GraphTask, Settings, Task
 from dgl_dmns.core import fit_seed
-from dgl_dmns.data import GraphData, split_pairs
 from dgl_dmns.diagnostics import Monitor
-from dgl_dmns.evaluate import candidate_ranking, full_ranking, ranking_metrics
 from dgl_dmns.files import read_state, write_state
 from dgl_dmns.losses import bce_loss
-from dgl_dmns.models import GraphSAGE
 from dgl_dmns.samplers import RefreshingSampler
 from dgl_dmns.seeds import seed_all
-from dgl_dmns.shared_softmax import Share
 
 __all__ = ["Run", "Settings", "read_checkpoint", "train"]
 
-_dgl: Any = require_dgl()
-_FORMAT = "dgl-dmns training 3"
-_MOST_PAIRS = 2000  # validation and test pairs that are ranked among all nodes
+_FORMAT = "dgl-dmns training 4"
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What decides a run; see ``dgl-dmns train --help``."""
-
-    sampler: str = "dmns"
-    loss: str = "shared"
-    k: int = 1
-    epochs: int = 200
-    patience: int = 30
-    batch_size: int = 2048
-    lr: float = 3e-3
-    hidden: int = 64
-    layers: int = 2
-    fanout: int = 0
-    seed: int = 0
-    options: dict[str, Any] = field(default_factory=dict)
+def _task(data: NamedGraph | Records, settings: Settings) -> Task:
+    if isinstance(data, NamedGraph):
+        return GraphTask(data, settings)
+    return (ShopTask if data.kind == "bipartite" else KnowledgeTask)(data, settings)
 
 
 class Run:
     """Model, optimizer, sampler and loader of a run; what a checkpoint holds, and what it came to.
 
-    ``h`` [N, D] are embeddings of the best epoch, ``metrics`` those of the test edges (``measured``
-    says how), once it has finished. ``monitor`` is None for a sampler that follows no encoder, and
-    ``history`` has loss, validation MRR and seconds of each epoch.
+    ``h`` are embeddings of the best epoch, ``metrics`` those of the test edges (``measured`` says
+    how), once it has finished. ``monitor`` is None for a sampler that follows no encoder, and
+    ``history`` has loss, the watched metric and seconds of each epoch.
     """
 
-    def __init__(self, data: GraphData, settings: Settings) -> None:
-        self.data, self.settings = data, settings
-        self.split = split_pairs(data, seed=settings.seed)
-        self.known = data.csr()
-        src, dst = self.split.message_edges()
-        self.g = _dgl.graph((src, dst), num_nodes=data.num_nodes)
-        width = data.features.shape[1]
-        own = torch.arange(data.num_nodes)
-        self.g.ndata["feat"] = nn.functional.normalize(data.features, dim=1) if width else own
-        seed_all(settings.seed, 0)
-        self.model = GraphSAGE(data.num_nodes, settings.hidden, settings.layers, features=width)
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=settings.lr)
-        which, options, loss = settings.sampler, settings.options, settings.loss
-        seed = fit_seed(settings.seed)
+    def __init__(self, data: NamedGraph | Records, settings: Settings) -> None:
+        self.settings = settings
+        self.task = task = _task(data, settings)
+        self.optimizer = torch.optim.Adam(task.model.parameters(), lr=settings.lr)
         self.sampler: Any = sampler_of_options(
-            which, self.g, self.model, settings.k, seed, options, loss
+            settings.sampler,
+            task.g,
+            task.model,
+            settings.k,
+            fit_seed(settings.seed),
+            settings.options,
+            settings.loss,
+            task.own,
         )
         self.monitor: Monitor | None = None
         if isinstance(self.sampler, RefreshingSampler):
-            self.monitor = Monitor(self.sampler, held_out=self.split.val)
-        key, twin = src * data.num_nodes + dst, dst * data.num_nodes + src
-        self.reverse = torch.searchsorted(key, twin)  # edges are ordered by (src, dst)
-        self.batches = -(-len(src) // settings.batch_size)
+            self.monitor = Monitor(self.sampler, held_out=task.held_out)
+        self.batches = -(-task.num_edges // settings.batch_size)
         self.epoch = 0
         self.history: list[dict[str, float]] = []
-        self.best = {"mrr": -1.0, "epoch": 0}
-        self.best_state = copy.deepcopy(self.model.state_dict())
-        self.h = torch.empty(0)
+        self.best = {"value": -1.0, "epoch": 0}
+        self.best_state = copy.deepcopy(task.model.state_dict())
+        self.h: Any = None
         self.metrics: dict[str, float] = {}
         self.measured = ""
 
@@ -102,30 +83,25 @@ class Run:
             with naming_options(self.settings.sampler, self.settings.options):
                 self.sampler.refresh()
 
-    def _loader(self) -> Any:
-        """A loader for one epoch: DGL's shuffles its edges further from epoch to epoch."""
-        settings, loading = self.settings, _dgl.dataloading
-        blocks: Any = loading.NeighborSampler(
-            [settings.fanout or -1] * settings.layers, prefetch_node_feats=["feat"]
-        )
-        sampler = loading.as_edge_prediction_sampler(
-            blocks, exclude="reverse_id", reverse_eids=self.reverse, negative_sampler=self.sampler
-        )
-        edges = torch.arange(self.g.num_edges())
-        return loading.DataLoader(
-            self.g, edges, sampler, batch_size=settings.batch_size, shuffle=True
-        )
-
     def run_epoch(self, bar: Any) -> float:
         """One pass over the training edges, then a refresh; the mean loss."""
-        self.model.train()
+        task, size = self.task, self.settings.batch_size
+        task.model.train()
         losses = []
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Dataloader CPU affinity")
             seed_all(self.settings.seed, self.epoch + 1)
-            for _, pos_graph, neg_graph, blocks in self._loader():
-                h = self.model(blocks, blocks[0].srcdata["feat"])
+            # A new one for each epoch: DGL's shuffles its edges further from epoch to epoch.
+            loader: Any = require_dgl().dataloading.DataLoader(
+                task.g, task.edges, task.flow(self.sampler), batch_size=size, shuffle=True
+            )
+            for input_nodes, pos_graph, neg_graph, blocks in loader:
+                h = task.forward(input_nodes, blocks)
                 loss = self._loss(h, pos_graph, neg_graph)
+                if self.settings.regularization:
+                    # DURA: Zhang et al., "Duality-Induced Regularizer for Tensor Factorization
+                    # Based Knowledge Graph Completion", NeurIPS 2020
+                    loss = loss + self.settings.regularization * task.squares(h, pos_graph)
                 self.optimizer.zero_grad()
                 loss.backward()
                 self.optimizer.step()
@@ -136,57 +112,42 @@ class Run:
         self.epoch += 1
         return sum(losses) / len(losses)
 
-    def _loss(self, h: Tensor, pos_graph: Any, neg_graph: Any) -> Tensor:
+    def _loss(self, h: Any, pos_graph: Any, neg_graph: Any) -> Tensor:
         if self.settings.loss == "bce":
-            ends = (graph.edges() for graph in (pos_graph, neg_graph))
-            positive, negative = ((h[src] * h[dst]).sum(-1) for src, dst in ends)
+            positive, negative = (self.task.scores(h, graph) for graph in (pos_graph, neg_graph))
             return bce_loss(positive, negative.view(len(positive), -1), balanced=True)
-        share: Share = "batch" if self.settings.loss == "shared" else "edge"
-        loss: Tensor = self.sampler.loss(h, pos_graph, neg_graph, share=share)
+        loss: Tensor = self.sampler.loss(
+            h,
+            pos_graph,
+            neg_graph,
+            share="batch" if self.settings.loss == "shared" else "edge",
+            scorer=self.task.own.get("scorer"),
+            filtered=self.settings.known == "leave-out",
+        )
         return loss
 
     @torch.no_grad()
-    def embed(self) -> Tensor:
-        """Embeddings of all nodes, shape [N, D]."""
-        self.model.eval()
-        h: Tensor = self.model(self.g, self.g.ndata["feat"])
-        return h
+    def embed(self) -> Any:
+        """Embeddings of all nodes."""
+        self.task.model.eval()
+        return self.task.embed()
 
     def validate(self, loss: float, seconds: float) -> float:
-        """The validation MRR; kept, with the weights if it is the best."""
-        mrr = self._rank(self.embed(), self.split.val)["MRR"]
-        self.history.append({"epoch": self.epoch, "loss": loss, "mrr": mrr, "seconds": seconds})
+        """The watched metric on validation edges; kept, with the weights if it is the best."""
+        watched, value = self.task.watched, self.task.validate(self.embed())
+        self.history.append({"epoch": self.epoch, "loss": loss, watched: value, "seconds": seconds})
         if self.monitor is not None:
-            self.monitor.log(watch="mrr", **self.history[-1])
-        if mrr > self.best["mrr"]:
-            self.best = {"mrr": mrr, "epoch": self.epoch}
-            self.best_state = copy.deepcopy(self.model.state_dict())
-        return mrr
-
-    def _rank(self, h: Tensor, pairs: Tensor) -> dict[str, float]:
-        """Metrics of pairs, each ranked among all nodes, known edges left out."""
-        ranks = full_ranking(h, pairs[:, :_MOST_PAIRS], self.known)
-        return ranking_metrics(ranks, hits=(10, 50))
+            self.monitor.log(watch=watched, **self.history[-1])
+        if value > self.best["value"]:
+            self.best = {"value": value, "epoch": self.epoch}
+            self.best_state = copy.deepcopy(self.task.model.state_dict())
+        return value
 
     def finish(self) -> None:
         """Test the weights of the best epoch."""
-        self.model.load_state_dict(self.best_state)
+        self.task.model.load_state_dict(self.best_state)
         self.h = self.embed()
-        nodes, pairs = self.data.num_nodes, self.split.test
-        full, count = self._rank(self.h, pairs), pairs.shape[1]
-        generator = torch.Generator().manual_seed(fit_seed(self.settings.seed))
-        nine = torch.randint(0, nodes, (count, 9), generator=generator)
-        candidates = torch.cat([pairs[1].unsqueeze(1), nine], dim=1)
-        among = ranking_metrics(candidate_ranking(self.h, pairs[0], candidates))
-        self.metrics = {name: full[name] for name in ("MRR", "Hits@10", "Hits@50")}
-        self.metrics["MAP@9"] = among["MRR"]
-        which = f"the {count}" if count <= _MOST_PAIRS else f"{_MOST_PAIRS} of the {count}"
-        chance = float((1 / torch.arange(1, nodes + 1, dtype=torch.float64)).mean())
-        self.measured = (
-            f"MRR and Hits: the destination of {which} test edges ranked among all {nodes} nodes, "
-            f"known edges left out; a random order would have an MRR of {chance:.2g}. MAP@9: "
-            "ranked among nine uniform nodes; a random order would have 0.29."
-        )
+        self.metrics, self.measured = self.task.test(self.h)
 
     def finished(self) -> bool:
         """Whether the epochs or the patience are used up."""
@@ -202,7 +163,7 @@ class Run:
             "history": self.history,
             "best": self.best,
             "best_state": self.best_state,
-            "model": self.model.state_dict(),
+            "model": self.task.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "sampler": self.sampler.state_dict() if self.monitor is not None else None,
             "monitor": self.monitor.state_dict() if self.monitor is not None else None,
@@ -212,7 +173,7 @@ class Run:
         """Go on where `state` was made, which is of this run."""
         self.epoch, self.best = state["epoch"], state["best"]
         self.history, self.best_state = state["history"], state["best_state"]
-        self.model.load_state_dict(state["model"])
+        self.task.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.monitor is not None:
             self.sampler.load_state_dict(state["sampler"])
@@ -220,7 +181,7 @@ class Run:
 
 
 def train(
-    data: GraphData,
+    data: NamedGraph | Records,
     settings: Settings,
     *,
     checkpoint: Path | None = None,
@@ -228,13 +189,13 @@ def train(
     state: dict[str, Any] | None = None,
     quiet: bool = False,
 ) -> Run:
-    """Train a link predictor and test it; 5 % of the pairs are for validation, 10 % for the test.
+    """Train a link predictor and test it.
 
     Args:
-        data: the graph.
+        data: a graph, or rows of users and items or of triples.
         settings: what decides the run.
         checkpoint: file that is written after every epoch, if any.
-        identity: what the checkpoint belongs to beside the settings; see `NamedGraph.fingerprints`.
+        identity: what the checkpoint belongs to beside the settings, ``data.fingerprints()``.
         state: where to go on, of `read_checkpoint`.
         quiet: no progress bar.
     """
@@ -253,8 +214,9 @@ def train(
         while not run.finished():
             started = time.perf_counter()
             loss = run.run_epoch(bar)
-            mrr = run.validate(loss, time.perf_counter() - started)
-            bar.set_postfix(epoch=run.epoch, loss=f"{loss:.3f}", mrr=f"{mrr:.3f}")
+            value = run.validate(loss, time.perf_counter() - started)
+            now = {"loss": f"{loss:.3f}", run.task.watched: f"{value:.3f}"}
+            bar.set_postfix({"epoch": run.epoch, **now})
             if checkpoint is not None:
                 write_state(checkpoint, {**run.state(), "identity": dict(identity or {})})
     run.finish()

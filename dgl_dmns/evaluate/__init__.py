@@ -4,6 +4,7 @@ from dgl_dmns.evaluate.fixed import FixedNegatives, fixed_negatives
 from dgl_dmns.evaluate.heart import heart_negatives, heart_ranking
 from dgl_dmns.evaluate.ranking import (
     candidate_ranking,
+    filtered_ranking,
     full_ranking,
     ranking_metrics,
     ranks,
@@ -14,6 +15,7 @@ from dgl_dmns.evaluate.statistics import mean_and_stderr, paired_difference
 __all__ = [
     "FixedNegatives",
     "candidate_ranking",
+    "filtered_ranking",
     "fixed_negatives",
     "full_ranking",
     "heart_negatives",

@@ -9,7 +9,7 @@ Symbols: B queries, C candidates a query, N nodes, D width, E edges.
    Hits@n = share of ranks <= n, NDCG = mean 1 / log2(1 + rank).
 3. Filter.  The full ranking leaves out the query and its known neighbours, the positive excepted:
    another true neighbour above the positive is no mistake.  "Known" has to be *all* edges, the
-   held-out ones included.
+   held-out ones included.  The filtered ranking does so where queries are no candidates.
 4. Recommendation, with R relevant items a query: the candidates of another node type are ranked,
    the known items of the query left out.  Recall@n = relevant items in the first n / R, NDCG@n =
    DCG / (its largest value, reached with min(n, R) relevant items in front), where DCG adds
@@ -35,6 +35,7 @@ from dgl_dmns.checks import as_integer
 __all__ = [
     "Score",
     "candidate_ranking",
+    "filtered_ranking",
     "full_ranking",
     "ranking_metrics",
     "ranks",
@@ -149,6 +150,55 @@ def full_ranking(
         mask = torch.ones_like(values, dtype=torch.bool)
         mask[known_of(indptr, indices, query)] = False
         mask[row, query] = False
+        mask[row, positive] = False
+        parts.append(ranks(values[row, positive], values, mask))
+    return torch.cat(parts)
+
+
+@torch.no_grad()
+def filtered_ranking(
+    h_query: Tensor,
+    h_candidate: Tensor,
+    pairs: Tensor,
+    known: tuple[Tensor, Tensor],
+    score: Score | None = None,
+    batch: int = 256,
+) -> Tensor:
+    """Rank each positive among all candidates, the query's other known ones left out.
+
+    For queries that are no candidates: users and items, or a knowledge graph as
+    `dgl_dmns.data.QueryGraph`, where this is the filtered setting.
+
+    Args:
+        h_query: float [Q, D], embeddings of the queries.
+        h_candidate: float [N, D], embeddings of the candidates.
+        pairs: int64 [2, B], (query, positive) columns.
+        known: (indptr, indices), int64 [Q + 1] and [E]: all known candidates of each query as CSR,
+            held-out ones included; ``indptr`` and ``indices`` of `KnownEdges` will do.
+        score: maps h_q [b, 1, D] and h_c [1, N, D] to scores [b, N]; None: dot product.
+        batch: b, queries scored at once.
+
+    Returns:
+        float64 [B], ranks, on the device of h_query.
+
+    Raises:
+        ValueError: a shape does not fit, an id is out of range, or a score is NaN.
+        TypeError: ids are not integers.
+    """
+    check_shape("h_query", h_query, (None, None), "[Q, D]")
+    check_shape("h_candidate", h_candidate, (None, None), "[N, D]")
+    check_shape("pairs", pairs, (2, None), "[2, B]")
+    batch = as_integer("batch", batch, 1)
+    check_ids("pairs", pairs[0], len(h_query))
+    check_ids("pairs", pairs[1], len(h_candidate))
+    device, build = h_query.device, "all edges, for example with KnownEdges"
+    indptr, indices = checked_known(known, len(h_query), len(h_candidate), build, device)
+    parts = [torch.empty(0, dtype=torch.float64, device=device)]
+    for query, positive in zip(*(end.to(device).long().split(batch) for end in pairs)):
+        values = _scores(h_query[query], h_candidate, score)
+        row = torch.arange(len(query), device=device)
+        mask = torch.ones_like(values, dtype=torch.bool)
+        mask[known_of(indptr, indices, query)] = False
         mask[row, positive] = False
         parts.append(ranks(values[row, positive], values, mask))
     return torch.cat(parts)

@@ -41,7 +41,8 @@ class KnowledgeModel(Model):
         r = self.dropped(self.relation(self.relation_of[query]))
         return self.finished(self.composed(e, r), self.dropped(self.entity(ids["item"])))
 
-    def composed(self, e: Tensor, r: Tensor) -> Tensor:
+    @staticmethod
+    def composed(e: Tensor, r: Tensor) -> Tensor:
         """Queries [n, D] of vectors of their entities and relations [n, D]."""
         raise NotImplementedError
 
@@ -56,7 +57,8 @@ class DistMult(KnowledgeModel):
         dropout: share of the entries of vectors of entities and relations that training sets to 0.
     """
 
-    def composed(self, e: Tensor, r: Tensor) -> Tensor:  # noqa: D102
+    @staticmethod
+    def composed(e: Tensor, r: Tensor) -> Tensor:  # noqa: D102
         return e * r
 
 
@@ -82,9 +84,20 @@ class ComplEx(KnowledgeModel):
         double = 2 * as_integer("width", width, 1)
         super().__init__(queries, double, temperature=temperature, dropout=dropout)
 
-    def composed(self, e: Tensor, r: Tensor) -> Tensor:  # noqa: D102
+    @staticmethod
+    def composed(e: Tensor, r: Tensor) -> Tensor:  # noqa: D102
         (e_re, e_im), (r_re, r_im) = e.chunk(2, dim=1), r.chunk(2, dim=1)
         return torch.cat([e_re * r_re - e_im * r_im, e_re * r_im + e_im * r_re], dim=1)
+
+
+def _L1(h_query: Tensor, h_candidate: Tensor) -> Tensor:  # noqa: N802
+    distance: Tensor = (h_query - h_candidate).abs().sum(-1)
+    return -distance
+
+
+def _L2(h_query: Tensor, h_candidate: Tensor) -> Tensor:  # noqa: N802
+    distance: Tensor = torch.linalg.vector_norm(h_query - h_candidate, dim=-1)
+    return -distance
 
 
 class TransE(KnowledgeModel):
@@ -100,6 +113,8 @@ class TransE(KnowledgeModel):
         temperature: positive; scores are divided by it; None for 1.
     """
 
+    score = staticmethod(_L2)
+
     def __init__(
         self,
         queries: QueryGraph,
@@ -112,13 +127,15 @@ class TransE(KnowledgeModel):
         super().__init__(queries, width, temperature=temperature, dropout=dropout)
         if norm not in (1, 2):
             raise ValueError(f"norm: expected 1 or 2, got {norm!r}")
-        self.score: Any = _L1 if norm == 1 else _L2
+        if norm == 1:
+            self.score = _L1
 
     def scaled(self, h: Tensor) -> Tensor:  # noqa: D102
         # A distance scales as its ends do.
         return h if self.temperature is None else h / self.temperature
 
-    def composed(self, e: Tensor, r: Tensor) -> Tensor:  # noqa: D102
+    @staticmethod
+    def composed(e: Tensor, r: Tensor) -> Tensor:  # noqa: D102
         return e + r
 
 
@@ -156,6 +173,10 @@ class RGCN(KnowledgeModel):
     def fanouts(self, fanout: int) -> list[Any]:  # noqa: D102
         return [{"to": fanout, "of": 0}, {"to": 0, "of": 1}] * len(self.layers)
 
+    @staticmethod
+    def composed(e: Tensor, r: Tensor) -> Tensor:  # noqa: D102
+        return e * r
+
     def forward(self, graph: Any, ids: Ids) -> dict[str, Tensor]:
         """Embeddings [n, D] by node type: of the output nodes of blocks, or of all of a graph."""
         blocks = blocks_of(graph, self.num_layers)
@@ -169,7 +190,7 @@ class RGCN(KnowledgeModel):
                 item = torch.relu(item)
             query, item = neighbour_mean(of, "of", item), item[: of.num_dst_nodes("item")]
         r = self.relation(relation[: len(query)])
-        return self.finished(query * r, item)
+        return self.finished(self.composed(query, r), item)
 
 
 class _Relational(nn.Module):
@@ -190,13 +211,3 @@ class _Relational(nn.Module):
         ).sum(0)
         own: Tensor = self.own(item[: block.num_dst_nodes("item")])
         return own + neighbour_mean(block, "to", message)
-
-
-def _L1(query: Tensor, item: Tensor) -> Tensor:  # noqa: N802
-    distance: Tensor = (query - item).abs().sum(-1)
-    return -distance
-
-
-def _L2(query: Tensor, item: Tensor) -> Tensor:  # noqa: N802
-    distance: Tensor = torch.linalg.vector_norm(query - item, dim=-1)
-    return -distance

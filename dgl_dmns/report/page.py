@@ -16,7 +16,15 @@ import pandas as pd
 from dgl_dmns.diagnostics import Thresholds
 from dgl_dmns.plots import label_of
 from dgl_dmns.report.pictures import PAPER, Picture, bench_chart, pictures_of
-from dgl_dmns.report.run import METRIC, Run, comparison, in_words, is_better, means, verdict
+from dgl_dmns.report.run import (
+    Run,
+    comparison,
+    in_words,
+    is_better,
+    means,
+    metrics_of,
+    verdict,
+)
 
 __all__ = ["write_report"]
 
@@ -60,7 +68,6 @@ dl.facts dd { margin: 0; overflow-wrap: anywhere; min-width: 0; }
   .figures dd { font-size: 1.2rem; } }
 """
 
-_NOT_METRICS = ("sampler", "seed", "epochs")
 _COLUMNS = {
     "level": ("level", "0.1T is the level at a tenth of the diffusion steps, the hardest"),
     "share": ("share", "of the negatives that are of this level"),
@@ -157,7 +164,7 @@ def _page_of_bench(folder: Path) -> str:
     if not isinstance(facts, dict):
         raise ValueError("bench.json: expected names and values")
     title = f"{runs['sampler'].nunique()} samplers at {runs['seed'].nunique()} seed(s)"
-    numbers = [name for name in runs.columns if name not in _NOT_METRICS]
+    numbers = metrics_of(runs)
     every = runs.assign(**{name: runs[name].map(lambda v: f"{v:.3f}") for name in numbers})
     parts = [
         f"<h1>{escape(title)}</h1>",
@@ -167,7 +174,7 @@ def _page_of_bench(folder: Path) -> str:
         "number of negatives, the same seeds and the same patience.</p>",
         _words(means(runs)),
         f'<p class="quiet">{escape(str(facts.get("measured", "")))}</p>',
-        *(_sections([bench_chart(runs)]) if METRIC in runs.columns else []),
+        *(_sections([bench_chart(runs)]) if numbers else []),
         f"<details><summary>All runs</summary>\n{_words(every)}</details>",
         _facts("Versions", dict(facts.get("versions") or {})),
         _command(str(facts.get("command", ""))),

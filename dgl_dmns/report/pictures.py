@@ -22,7 +22,7 @@ from dgl_dmns.plots import (
     plot_scores,
     pyplot,
 )
-from dgl_dmns.report.run import METRIC, Run, in_words
+from dgl_dmns.report.run import Run, compared, in_words, metrics_of
 
 __all__ = ["PAPER", "Picture", "bench_chart", "pictures_of"]
 
@@ -32,7 +32,11 @@ PAPER = "The paper's conditions"
 _END = "Negatives at the end"
 _LOOKS = {"scores.npz": "Scores", "query.npz": "One query"}
 _PARTS = 7  # rare events are averaged over this part of a run
-_NAMES = {"loss": ("Training loss", "training loss"), "mrr": ("Validation MRR", "validation MRR")}
+_NAMES = {
+    "loss": ("Training loss", "training loss"),
+    "mrr": ("Validation MRR", "validation MRR"),
+    "ndcg": ("Validation NDCG@20", "validation NDCG@20"),
+}
 _MOST_SERIES = 12  # of a training that are drawn
 _SIZE, _LOW = (4.8, 4.1), (4.8, 2.9)  # inches
 
@@ -233,14 +237,16 @@ def _plot_series(metrics: pd.DataFrame, name: str, words: str, ax: Any) -> None:
 def bench_chart(runs: pd.DataFrame) -> Picture:
     """A dot for each run and a bar at the mean, a row for each sampler; the axis starts at 0."""
     text = "A dot for each seed; the bar is the sampler's mean."
-    return _drawn("Runs", f"Test {METRIC} of every run", text, partial(_plot_bench, runs), _LOW)
+    metric = compared(metrics_of(runs))
+    draw = partial(_plot_bench, runs, metric)
+    return _drawn("Runs", f"Test {metric} of every run", text, draw, _LOW)
 
 
-def _plot_bench(runs: pd.DataFrame, ax: Any) -> None:
+def _plot_bench(runs: pd.DataFrame, metric: str, ax: Any) -> None:
     names = []
-    for row, (name, values) in enumerate(runs.groupby("sampler", sort=False)[METRIC]):
+    for row, (name, values) in enumerate(runs.groupby("sampler", sort=False)[metric]):
         names.append(str(name))
         ax.plot(values, [row] * len(values), "o", color="#00795a", alpha=0.5)
         ax.plot(values.mean(), row, "|", color="#1d2129", markersize=20)
     ax.set_yticks(range(len(names)), names)
-    ax.set(xlim=(0, None), ylim=(len(names) - 0.5, -0.5), xlabel=METRIC)
+    ax.set(xlim=(0, None), ylim=(len(names) - 0.5, -0.5), xlabel=metric)

@@ -27,10 +27,19 @@ from dgl_dmns.evaluate import mean_and_stderr
 from dgl_dmns.files import whole_file
 from dgl_dmns.messages import warn
 
-__all__ = ["METRIC", "Run", "comparison", "in_words", "is_better", "means", "save_run", "verdict"]
+__all__ = [
+    "Run",
+    "compared",
+    "comparison",
+    "in_words",
+    "is_better",
+    "means",
+    "metrics_of",
+    "save_run",
+    "verdict",
+]
 
-METRIC = "MRR"
-"""What samplers are compared by."""
+_METRIC = "MRR"
 
 _WORDS = ("title", "sampler", "command")
 _TABLES = ("data", "settings", "result", "baseline", "versions", "left_out")
@@ -287,7 +296,12 @@ def _compared(result: Mapping[str, float], baseline: Mapping[str, float]) -> str
     both = [name for name in result if name in baseline]
     if not both:
         raise ValueError("baseline: expected the metrics of result")
-    return METRIC if METRIC in both else both[0]
+    return compared(both)
+
+
+def compared(metrics: Sequence[str]) -> str:
+    """What samplers are compared by: the MRR, or else the first of their metrics."""
+    return _METRIC if _METRIC in metrics else metrics[0]
 
 
 def comparison(result: Mapping[str, float], baseline: Mapping[str, float]) -> pd.DataFrame:
@@ -302,17 +316,17 @@ def comparison(result: Mapping[str, float], baseline: Mapping[str, float]) -> pd
 def means(runs: pd.DataFrame) -> pd.DataFrame:
     """The mean of each metric by sampler, as text, with its standard error where there are more.
 
-    Where uniform negatives are among them, the last column is the difference of the MRR to theirs,
-    paired by seed.
+    Where uniform negatives are among them, the last column is the difference to theirs, paired by
+    seed, of what samplers are compared by.
     """
-    rows = []
+    rows, metrics = [], metrics_of(runs)
     for name, part in runs.groupby("sampler", sort=False):
         row = {"sampler": str(name)}
         for column in part.columns.drop(["sampler", "seed"]):
             row[str(column)] = _mean([float(value) for value in part[column]])
-        paired = _less_uniform(runs, str(name))
+        paired = _less_uniform(runs, str(name), compared(metrics)) if metrics else []
         if paired:
-            row[f"{METRIC} - uniform"] = _mean(paired)
+            row[f"{compared(metrics)} - uniform"] = _mean(paired)
         rows.append(row)
     return pd.DataFrame(rows).fillna("")
 
@@ -322,11 +336,16 @@ def _mean(values: list[float]) -> str:
     return f"{mean:.3f} ({error:.3f})" if len(values) > 1 else f"{mean:.3f}"
 
 
-def _less_uniform(runs: pd.DataFrame, name: str) -> list[float]:
-    """Differences of a sampler's MRR to that of uniform negatives at the same seeds."""
-    if name == "uniform" or METRIC not in runs.columns:
+def metrics_of(runs: pd.DataFrame) -> list[str]:
+    """The metrics of a table of runs, in its order."""
+    return [name for name in runs.columns if name not in ("sampler", "seed", "epochs")]
+
+
+def _less_uniform(runs: pd.DataFrame, name: str, metric: str) -> list[float]:
+    """Differences of a sampler's metric to that of uniform negatives at the same seeds."""
+    if name == "uniform":
         return []
-    by_seed = runs.pivot_table(index="seed", columns="sampler", values=METRIC)
+    by_seed = runs.pivot_table(index="seed", columns="sampler", values=metric)
     if "uniform" not in by_seed.columns or name not in by_seed.columns:
         return []
     return [float(value) for value in (by_seed[name] - by_seed["uniform"]).dropna()]

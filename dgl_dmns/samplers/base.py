@@ -260,15 +260,15 @@ class NegativeSampler(_Base):  # type: ignore[misc]
         temperature: float = 1.0,
         share: Share = "batch",
         pool: int | None = None,
+        filtered: bool = True,
         reduce: Literal["sum", "none"] = "sum",
     ) -> Any:
         """Softmax cross-entropy of each positive against all negatives of the batch.
 
         In place of scores and a loss of your own::
 
-            for input_nodes, pos_graph, neg_graph, blocks in loader:
-                h = model(blocks, blocks[0].srcdata["feat"])
-                loss = negatives.loss(h, pos_graph, neg_graph)
+            h = model(blocks, blocks[0].srcdata["feat"])
+            loss = negatives.loss(h, pos_graph, neg_graph)
 
         Each positive is compared with the random negatives of the whole batch and with the hard
         ones of its own edge, except for its known edges. They are weighed so that their sum
@@ -287,6 +287,8 @@ class NegativeSampler(_Base):  # type: ignore[misc]
             share: ``"batch"``, or ``"edge"`` to compare each positive with its own negatives alone.
             pool: upper bound on the shared negatives that each positive is compared with, drawn at
                 random; the hard ones of its own always count. Defaults to all.
+            filtered: whether known edges of a query are left out of the sum; False is the softmax
+                over all nodes (with ``share="batch"``), for queries that have many answers.
             reduce: with several edge types, ``"sum"`` of their losses, or ``"none"``: a dict of
                 them by canonical edge type (by the keys of a minibatch).
 
@@ -295,8 +297,8 @@ class NegativeSampler(_Base):  # type: ignore[misc]
 
         Raises:
             ValueError: if the sampler draws no random negatives (``uniform_share`` of 0), or with
-                ``share="edge"`` has no tractable distribution; if embeddings, graphs or arguments
-                do not fit, or if a score is NaN or infinite.
+                ``share="edge"`` has no tractable distribution; if arguments do not fit, or if a
+                score is NaN or infinite.
             TypeError: if an argument is of another kind.
             RuntimeError: with ``share="edge"``, if the graph of a sampler that follows an encoder
                 has changed, and there was no refresh since.
@@ -307,8 +309,7 @@ class NegativeSampler(_Base):  # type: ignore[misc]
         batches = pair_batches(h, pos_graph, neg_graph, list(held))
         scorer_of: Callable[[EdgeType], Scorer | None] = self.scorer_of
         if scorer is not None:
-            asked = [batch.etype for batch in batches.values()]
-            scorer_of = scorers_by_type(scorer, asked, list(held))
+            scorer_of = scorers_by_type(scorer, [b.etype for b in batches.values()], list(held))
         losses: dict[Any, Tensor] = {}
         for key, batch in batches.items():
             known, ids = known_by_row(self, batch)
@@ -319,7 +320,7 @@ class NegativeSampler(_Base):  # type: ignore[misc]
                 batch.dst,
                 batch.candidates,
                 num_nodes=known.num_candidates,
-                known=known,
+                known=known if filtered or share == "edge" else None,
                 ids=ids,
                 log_ratio=ratio,
                 chosen=chosen,
@@ -333,7 +334,7 @@ class NegativeSampler(_Base):  # type: ignore[misc]
             return losses
         if not losses:
             parts = h.values() if hasattr(h, "values") else [h]
-            return torch.stack([(part[:0].float()).sum() for part in parts]).sum()
+            return torch.stack([part[:0].float().sum() for part in parts]).sum()
         return torch.stack(list(losses.values())).sum()
 
     @shielded

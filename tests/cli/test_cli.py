@@ -390,21 +390,16 @@ def test_a_wrong_file_is_one_line_and_exit_code_1(tmp_path, error):
 
 
 def test_options_for_files(tmp_path):
-    """Users 0 .. 29 and items 0 .. 9 of a list without a header, packed."""
-    rows = "".join(f"{user}\t{(user * step) % 10}\n" for user in range(30) for step in (1, 2, 3))
+    """A list of 30 nodes with names of its own, packed."""
+    rows = "".join(f"{user},{(user * step) % 10}\n" for user in range(30) for step in (1, 2, 3))
     file = tmp_path / "likes.txt.gz"
-    file.write_bytes(gzip.compress(rows.encode()))
-    words = ["train", "--edges", str(file), "--no-header", "--epochs", "1", *SMALL, "--out"]
-    assert main([*words, str(tmp_path / "r"), "--kind", "bipartite", "--sampler", "uniform"]) == 0
-    archive = embeddings(tmp_path / "r")
-    assert archive["id"].tolist() == [*range(30), *range(10)]
-    assert archive["side"].tolist() == [0] * 30 + [1] * 10
-    file.write_bytes(gzip.compress(b"From,TO\n" + rows.replace("\t", ",").encode()))
-    words[3:4] = ["--source", "from", "--target", "to", "--kind", "graph"]
-    assert main([*words, str(tmp_path / "s"), "--sampler", "uniform"]) == 0
-    archive = embeddings(tmp_path / "s")
+    file.write_bytes(gzip.compress(b"From,TO\n" + rows.encode()))
+    words = ["train", "--edges", str(file), "--epochs", "1", *SMALL, "--sampler", "uniform"]
+    words += ["--source", "from", "--target", "to", "--kind", "graph", "--out", str(tmp_path)]
+    assert main(words) == 0
+    archive = embeddings(tmp_path)
     assert archive["id"].tolist() == list(range(30))
-    assert "side" not in archive
+    assert archive["columns"].tolist() == ["from", "to"]
 
 
 def test_a_data_set_that_is_not_there(tmp_path, monkeypatch, error):
@@ -437,7 +432,7 @@ def test_a_data_set_that_is_not_there(tmp_path, monkeypatch, error):
         ("bench --dataset cora --out r --kind graph", "--kind: goes with --edges"),
         ("bench --edges e.csv --out o --samplers foo", "--samplers"),
         ("train --edges e --out r --no-header --source a", "--no-header: without names"),
-        ("train --edges e --out r --kind bipartite --features f", "goes with one kind of nodes"),
+        ("train --edges e --out r --kind bipartite --features f", "--features: goes with"),
     ],
 )
 def test_a_command_line_that_is_wrong_is_one_line_and_exit_code_2(words, message, capsys):

@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from dgl_dmns.cli.edges import FileError, read_edges
+from dgl_dmns.cli.tables import arrays_of
 
 
 def write(folder, text, name="e.csv"):
@@ -188,7 +189,7 @@ def test_memory_follows_the_file_and_not_its_longest_id(tmp_path):
     file = write(tmp_path, f"src,dst\n{rows}n0,{'x' * 50_000}\n")
     tracemalloc.start()
     graph = read_edges(file)
-    arrays = graph.arrays()
+    arrays = arrays_of(graph.ids)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 20e6  # 400 MB with an array of fixed width

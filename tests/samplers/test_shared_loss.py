@@ -109,6 +109,25 @@ def test_sums_are_those_over_all_nodes_on_average(name: str, more: Any, some: An
         assert ((mean - truth).abs() <= 4 * error + 1e-5).all()
 
 
+def test_known_edges_count_where_they_are_not_left_out() -> None:
+    """With many draws the loss is the softmax over all nodes, known ones among them or not."""
+    g = graph()
+    sampler = made("uniform", g, k=256)
+    known = next(iter(sampler.known_by_type.values()))
+    h = embeddings().detach()
+    eids = torch.randint(g.num_edges() - N, (16,))
+    src, dst = g.find_edges(eids)
+    score = h[src] @ h.t()
+    rows = torch.arange(len(src))
+    barred = known.contains(src.unsqueeze(1), torch.arange(N))
+    barred[rows, src] = True
+    barred[rows, dst] = False
+    for filtered, other in ((False, torch.zeros_like(barred)), (True, barred)):
+        truth = torch.nn.functional.cross_entropy(score.masked_fill(other, -math.inf), dst)
+        found = sampler.loss(h, *batch(g, sampler, eids), filtered=filtered)
+        assert float(found) == pytest.approx(float(truth), rel=0.02)
+
+
 def loss_of(place: int, sampler: Any, h: Tensor, pos: Any, neg: Any, more: Any) -> Tensor:
     """The loss of one positive alone, against the batch's pool."""
     (one,) = pair_batches(h, pos, neg, list(sampler.known_by_type)).values()

@@ -1,0 +1,205 @@
+"""Users and items, and knowledge graphs: both as one graph of queries and items."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dgl_dmns._compat import require_dgl
+from dgl_dmns.cli.records import Records
+from dgl_dmns.cli.tables import arrays_of
+from dgl_dmns.cli.tasks import Settings, Task, chance_mrr
+from dgl_dmns.core import KnownEdges, dot_score, fit_seed
+from dgl_dmns.data import QueryGraph, exclusion, shop_graph
+from dgl_dmns.evaluate import filtered_ranking, ranking_metrics, recommendation_metrics
+from dgl_dmns.models import block_sampler, make_model
+from dgl_dmns.seeds import seed_all
+
+__all__ = ["KnowledgeTask", "QueryTask", "ShopTask"]
+
+_dgl: Any = require_dgl()
+_TO = ("query", "to", "item")
+_SIDES = ("query", "item")
+_MOST_QUERIES = 2000  # users or triples that validation looks at
+
+
+class QueryTask(Task):
+    """Queries of one node type, and items of another that are ranked for them.
+
+    Args:
+        records: the rows.
+        settings: what decides the run.
+        pairs: (query, item) by part, int64 [2, P] each.
+        g: the graph of the training pairs.
+        queries: of a knowledge graph.
+    """
+
+    def __init__(
+        self,
+        records: Records,
+        settings: Settings,
+        pairs: dict[str, Tensor],
+        g: Any,
+        queries: QueryGraph | None = None,
+    ) -> None:
+        self.records, self.settings, self.pairs, self.g = records, settings, pairs, g
+        options: dict[str, Any] = {"width": settings.hidden, "dropout": settings.dropout}
+        if settings.temperature is not None:
+            options["temperature"] = settings.temperature
+        if settings.model in ("sage", "lightgcn", "rgcn"):
+            options["layers"] = settings.layers
+        seed_all(settings.seed, 0)
+        self.model = make_model(settings.model, g, queries, **options)
+        self.scorer = None if self.model.score is dot_score else self.model.score
+        self.own = {"etypes": ["to"], "scorer": self.scorer}
+        self.ids = {ntype: g.nodes[ntype].data["feat"] for ntype in _SIDES}
+        self.num_edges = g.num_edges("to")
+        self.edges = {_TO: torch.arange(self.num_edges)}
+        self.held_out = {_TO: pairs["val"]}
+        self.known = {
+            "val": self._known(pairs["train"]),
+            "test": self._known(torch.cat([pairs["train"], pairs["val"]], dim=1)),
+        }
+
+    def _known(self, pairs: Tensor) -> tuple[Tensor, Tensor]:
+        """Items of each query as CSR."""
+        counts = (self.g.num_nodes(ntype) for ntype in _SIDES)
+        known = KnownEdges(pairs[0], pairs[1], *counts, exclude_self=False)
+        return known.indptr, known.indices
+
+    def flow(self, negatives: Any) -> Any:  # noqa: D102
+        excluded = exclusion(self.g) if self.model.num_layers else {}
+        return _dgl.dataloading.as_edge_prediction_sampler(
+            block_sampler(self.model, self.settings.fanout or -1),
+            negative_sampler=negatives,
+            **excluded,
+        )
+
+    def forward(self, input_nodes: Any, blocks: Any) -> Any:  # noqa: D102
+        return self.model(blocks, input_nodes)
+
+    def embed(self) -> Any:  # noqa: D102
+        return self.model(self.g, self.ids)
+
+    def scores(self, h: Any, graph: Any) -> Tensor:  # noqa: D102
+        query, item = graph.edges(etype=_TO)
+        score: Tensor = self.model.score(h["query"][query], h["item"][item])
+        return score
+
+    def squares(self, h: Any, graph: Any) -> Tensor:  # noqa: D102
+        parts = zip(_SIDES, graph.edges(etype=_TO))
+        return torch.stack([h[n][ends].square().sum(1) for n, ends in parts]).sum(0).mean()
+
+    def _some(self, count: int) -> Tensor:
+        """At most so many places that validation looks at, the same in each epoch."""
+        generator = torch.Generator().manual_seed(fit_seed(self.settings.seed))
+        return torch.randperm(count, generator=generator)[:_MOST_QUERIES]
+
+    def arrays(self, h: Any) -> dict[str, Any]:  # noqa: D102
+        indptr, indices = self._known(self._everything())
+        return {
+            "kind": np.array(self.records.kind),
+            "model": np.array(self.settings.model),
+            "columns": np.array(self.records.columns),
+            "query_trained": (self.g.out_degrees(etype="to") > 0).numpy(),
+            **{f"{ntype}_embedding": h[ntype].numpy() for ntype in _SIDES},
+            "known_indptr": indptr.numpy(),
+            "known_indices": indices.numpy(),
+        }
+
+    def _everything(self) -> Tensor:
+        """All pairs that are known, held-out ones included."""
+        raise NotImplementedError
+
+
+class ShopTask(QueryTask):
+    """Users and items: Recall and NDCG of the items of a user, those of the training left out."""
+
+    watched = "ndcg"
+
+    def __init__(self, records: Records, settings: Settings) -> None:
+        pairs, _ = records.split(settings.seed)
+        users, items = records.count("user"), records.count("item")
+        user, item = pairs["train"]
+        super().__init__(records, settings, pairs, shop_graph(user, item, users, items))
+        some = pairs["val"][0].unique()
+        self.validation = pairs["val"][:, torch.isin(pairs["val"][0], some[self._some(len(some))])]
+
+    def _metrics(self, h: Any, pairs: Tensor, part: str) -> dict[str, float]:
+        known, score = self.known[part], self.scorer
+        found = recommendation_metrics(h["query"], h["item"], pairs, known, 20, score)
+        return {name: found[name] for name in ("NDCG@20", "Recall@20")}
+
+    def validate(self, h: Any) -> float:  # noqa: D102
+        return self._metrics(h, self.validation, "val")["NDCG@20"]
+
+    def test(self, h: Any) -> tuple[dict[str, float], str]:  # noqa: D102
+        pairs, items = self.pairs["test"], self.records.count("item")
+        return self._metrics(h, pairs, "test"), (
+            f"NDCG@20 and Recall@20: the {pairs.shape[1]} test items of {len(pairs[0].unique())} "
+            f"users, ranked among all {items} items for each, those of training and validation "
+            "left out."
+        )
+
+    def arrays(self, h: Any) -> dict[str, Any]:  # noqa: D102
+        ids = {"query": self.records.ids["user"], "item": self.records.ids["item"]}
+        named = [arrays_of(own, f"{ntype}_id") for ntype, own in ids.items()]
+        return {**named[0], **named[1], **super().arrays(h)}
+
+    def _everything(self) -> Tensor:
+        return self.records.everything()
+
+
+class KnowledgeTask(QueryTask):
+    """Triples: filtered MRR and Hits of both their ends, each asked by the other."""
+
+    watched = "mrr"
+
+    def __init__(self, records: Records, settings: Settings) -> None:
+        triples, _ = records.split(settings.seed)
+        entities, relations = records.count("entity"), records.count("relation")
+        head, relation, tail = records.everything()
+        self.queries = QueryGraph.from_triples(head, relation, tail, entities, relations)
+        pairs = {part: self.queries.pairs(*rows) for part, rows in triples.items()}
+        g = self.queries.graph(pairs["train"])
+        super().__init__(records, settings, pairs, g, self.queries)
+        self.known["val"], self.known["test"] = self.known["test"], self._known(self._everything())
+        count = triples["val"].shape[1]
+        some = self._some(count)
+        self.validation = pairs["val"][:, torch.cat([some, some + count])]
+
+    def _metrics(self, h: Any, pairs: Tensor, part: str) -> dict[str, float]:
+        known, score = self.known[part], self.scorer
+        batch = 256 if score is None else 32  # a scorer forms [batch, N, D]
+        ranks = filtered_ranking(h["query"], h["item"], pairs, known, score, batch)
+        found = ranking_metrics(ranks, hits=(1, 3, 10))
+        return {name: found[name] for name in ("MRR", "Hits@1", "Hits@3", "Hits@10")}
+
+    def validate(self, h: Any) -> float:  # noqa: D102
+        return self._metrics(h, self.validation, "val")["MRR"]
+
+    def test(self, h: Any) -> tuple[dict[str, float], str]:  # noqa: D102
+        pairs, entities = self.pairs["test"], self.records.count("entity")
+        return self._metrics(h, pairs, "test"), (
+            f"MRR and Hits: the tail and the head of {pairs.shape[1] // 2} test triples, each "
+            f"ranked among all {entities} entities, other known triples left out (filtered); a "
+            f"random order would have an MRR of {chance_mrr(entities):.2g}."
+        )
+
+    def arrays(self, h: Any) -> dict[str, Any]:  # noqa: D102
+        ids = {"item": self.records.ids["entity"], "relation": self.records.ids["relation"]}
+        named = [arrays_of(own, f"{what}_id") for what, own in ids.items()]
+        return {
+            **named[0],
+            **named[1],
+            "query_entity": self.queries.entity.numpy(),
+            "query_relation": self.queries.relation.numpy(),
+            "relation_embedding": self.model.relation.weight.detach().numpy(),
+            **super().arrays(h),
+        }
+
+    def _everything(self) -> Tensor:
+        return self.queries.pairs(*self.records.everything())
