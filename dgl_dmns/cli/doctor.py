@@ -1,10 +1,13 @@
 """``dgl-dmns doctor``: what is installed, whether it fits together, and a short self-test.
 
-DGL is imported in the self-test alone, so that this works where DGL does not.
+With data it says which negatives suit them, by how large the shared pool of a batch is beside the
+nodes that negatives are drawn from (``python -m benchmarks.scale``). DGL is imported in the
+self-test and for data alone, so that this works where DGL does not.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
 import sys
@@ -18,13 +21,68 @@ from typing import Any
 from dgl_dmns._compat import PAIRS, version_of, versions, why_unusable
 from dgl_dmns.messages import say
 
-__all__ = ["run_doctor"]
+__all__ = ["run_doctor", "say_which", "which"]
 
 _OPTIONAL = {
     "matplotlib": "pictures and reports",
     "pyarrow": "Parquet files",
     "tensorboard": "the monitor in TensorBoard",
 }
+
+_SMALL = 0.01  # share of the nodes in a shared pool, below which hard negatives pay
+_FULL = 0.1  # from which on they add nothing
+
+
+def say_which(arguments: argparse.Namespace) -> int:
+    """Print what data hold, and which negatives suit them; 0.
+
+    Raises:
+        ValueError: for files that cannot be used, see `dgl_dmns.cli.train.read_data`.
+    """
+    problem = why_unusable()
+    if problem is not None:
+        raise ImportError(problem)
+    from dgl_dmns.cli.edges import NamedGraph
+    from dgl_dmns.cli.train import read_data
+
+    data = read_data(arguments)
+    if isinstance(data, NamedGraph):
+        nodes, edges, what = data.data.num_nodes, len(data.data.src), "nodes"
+    else:
+        triples = data.kind == "knowledge"  # asked from both ends
+        what, of = ("entities", "entity") if triples else ("items", "item")
+        nodes, edges = len(data.ids[of]), data.rows.shape[1] * (1 + triples)
+    say(f"{nodes} {what} that negatives are drawn from, {edges} edges to train on")
+    for line in which(nodes, min(edges, arguments.batch_size), what):
+        say(line)
+    return 0
+
+
+def which(nodes: int, batch: int, what: str = "nodes") -> Iterator[str]:
+    """Which negatives suit a graph, in lines.
+
+    Args:
+        nodes: that negatives are drawn from.
+        batch: edges in a batch.
+        what: the nodes are called.
+    """
+    share = batch / nodes
+    part = f"{share:.2g} times the {what}"
+    yield f"A batch of {batch} edges shares {batch} uniform negatives, {part}."
+    yield ""
+    if share >= _FULL:
+        yield "Take UniformSampler(g, 1) with negatives.loss: so many of the batch's negatives are"
+        yield "hard for each query that others add nothing."
+        return
+    hard = "DynamicSampler(g, model, k=5, pools=Pools(uniform_share=0.5))"
+    if share >= _SMALL:
+        yield "Start with UniformSampler(g, 1) and negatives.loss. Hard negatives may add a little:"
+        yield f"compare with {hard}"
+        yield "on validation data."
+    else:
+        yield f"Take hard negatives beside the shared ones: {hard}"
+        yield "with negatives.loss. A larger batch helps as well."
+    yield "dgl-dmns bench compares samplers with several seeds."
 
 
 def run_doctor() -> int:

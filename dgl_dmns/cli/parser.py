@@ -110,7 +110,15 @@ def make_parser() -> argparse.ArgumentParser:
     text = "folder that train, bench or save_run wrote"
     add("run", type=_path("folder"), metavar="RUN", help=text)
     add("--out", type=_path("file"), metavar="FILE", help="default: report.html in RUN")
-    command("doctor", "versions, what works with what, and a short self-test")
+    doctor = command(
+        "doctor",
+        "versions, what works with what, and a short self-test; with data, which negatives suit it",
+        "--edges friends.csv",
+    )
+    _add_data(doctor, required=False)
+    add = doctor.add_argument
+    add("--batch-size", type=_whole(1), help=f"edges in a batch; default: {in_words('batch_size')}")
+    doctor.set_defaults(model=None, loss="shared", layers=None, fanout=None)
     return parser
 
 
@@ -120,8 +128,8 @@ def _add_answer(add: Callable[..., Any], top: int, what: str) -> None:
     add("--out", type=_answer, metavar="FILE", help=text)
 
 
-def _add_data(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_mutually_exclusive_group(required=True).add_argument
+def _add_data(parser: argparse.ArgumentParser, required: bool = True) -> None:
+    add = parser.add_mutually_exclusive_group(required=required).add_argument
     text = "embedded and dense are generated; others are DGL's"
     add("--dataset", choices=_DATASETS, help=text)
     text = "text (also .gz), Parquet or a folder of it, with a column for each end of an edge"
@@ -257,7 +265,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")
     parser = make_parser()
     arguments = parser.parse_args(words)
-    if arguments.command in ("train", "bench"):
+    if arguments.command in ("train", "bench", "doctor"):
         problem = complete(arguments)
         if problem is not None:
             parser.error(problem)
@@ -289,9 +297,11 @@ def _go_on(arguments: argparse.Namespace, command: str) -> str:
 def _run(arguments: argparse.Namespace, command: str) -> int:
     # Imports wait until they are needed: the doctor and --help work where DGL does not.
     if arguments.command == "doctor":
-        from dgl_dmns.cli.doctor import run_doctor
+        from dgl_dmns.cli.doctor import run_doctor, say_which
 
-        return run_doctor()
+        if arguments.edges is None and arguments.dataset is None:
+            return run_doctor()
+        return say_which(arguments)
     if arguments.command == "report":
         from dgl_dmns.report import write_report
 

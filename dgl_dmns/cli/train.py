@@ -28,7 +28,7 @@ from dgl_dmns.report import save_run, write_report
 from dgl_dmns.report.run import means, verdict
 from dgl_dmns.samplers.registry import follows_encoder
 
-__all__ = ["run_bench", "run_train"]
+__all__ = ["read_data", "run_bench", "run_train"]
 
 _LEAST_PAIRS = 20  # the fewest with a validation edge, at 5 %
 _WRITTEN = (
@@ -49,7 +49,7 @@ def run_train(arguments: argparse.Namespace, command: str) -> int:
     runs = [(settings, out / "checkpoint.npz")]
     if arguments.baseline and follows_encoder(settings.sampler):
         runs.append((replace(settings, sampler="uniform", options={}), out / "baseline.npz"))
-    data = _data(arguments)
+    data = read_data(arguments)
     identity, quiet = data.fingerprints(), arguments.quiet
     states = [
         read_checkpoint(file, one, identity) if arguments.resume else None for one, file in runs
@@ -79,7 +79,7 @@ def run_bench(arguments: argparse.Namespace, command: str) -> int:
     _check_out(out, resume=False)
     samplers = list(dict.fromkeys(arguments.samplers))
     settings = {name: _settings(arguments, sampler=name, seed=0) for name in samplers}
-    data = _data(arguments)
+    data = read_data(arguments)
     torch.set_num_threads(arguments.threads)
     out.mkdir(parents=True, exist_ok=True)
     facts = {"command": command, "data": str(data), "versions": versions()}
@@ -130,7 +130,7 @@ def _settings(arguments: argparse.Namespace, sampler: str, seed: int) -> Setting
     return Settings(**own, **{name: getattr(arguments, name) for name in names})
 
 
-def _data(arguments: argparse.Namespace) -> NamedGraph | Records:
+def read_data(arguments: argparse.Namespace) -> NamedGraph | Records:
     """The data set or the files that are named."""
     kind = arguments.kind or "graph"
     if arguments.edges is None:

@@ -285,8 +285,8 @@ class NegativeSampler(_Base):  # type: ignore[misc]
                 the one that the sampler was made with, or else the inner product.
             temperature: positive; scores are divided by it.
             share: ``"batch"``, or ``"edge"`` to compare each positive with its own negatives alone.
-            pool: upper bound on the shared negatives that each positive is compared with, drawn at
-                random; the hard ones of its own always count. Defaults to all.
+            pool: upper bound on the shared negatives that each positive is compared with, random
+                ones; the hard ones of its own always count. Defaults to all.
             filtered: whether known edges of a query are left out of the sum; False is the softmax
                 over all nodes (with ``share="batch"``), for queries that have many answers.
             reduce: with several edge types, ``"sum"`` of their losses, or ``"none"``: a dict of
@@ -297,8 +297,7 @@ class NegativeSampler(_Base):  # type: ignore[misc]
 
         Raises:
             ValueError: if the sampler draws no random negatives (``uniform_share`` of 0), or with
-                ``share="edge"`` has no tractable distribution; if arguments do not fit, or if a
-                score is NaN or infinite.
+                ``share="edge"`` has no tractable distribution; if arguments or scores do not fit.
             TypeError: if an argument is of another kind.
             RuntimeError: with ``share="edge"``, if the graph of a sampler that follows an encoder
                 has changed, and there was no refresh since.

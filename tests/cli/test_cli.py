@@ -467,6 +467,27 @@ def test_the_doctor_finds_a_healthy_installation(capsys):
     assert f"torch        {torch.__version__.split('+')[0]}" in said
 
 
+@pytest.mark.parametrize(
+    ("batch", "line"),
+    [
+        ("9", "Take UniformSampler(g, 1) with negatives.loss"),
+        ("5", "Start with UniformSampler(g, 1) and negatives.loss"),
+        ("1", "0.011 times the nodes"),
+    ],
+)
+def test_the_doctor_says_which_negatives_suit_a_graph(edges, batch, line, capsys):
+    assert main(["doctor", "--edges", str(edges), "--batch-size", batch]) == 0
+    printed = capsys.readouterr().out
+    assert "90 nodes that negatives are drawn from, 540 edges to train on" in printed
+    assert line in printed
+
+
+def test_small_pools_ask_for_hard_negatives():
+    lines = list(dgl_dmns.cli.doctor.which(1_000_000, 2048))
+    assert lines[0] == "A batch of 2048 edges shares 2048 uniform negatives, 0.002 times the nodes."
+    assert any(line.startswith("Take hard negatives") for line in lines)
+
+
 def test_the_doctor_prints_commands_that_work(monkeypatch):
     monkeypatch.setattr("dgl_dmns.cli.doctor.util.find_spec", lambda _: None)
     lines = list(dgl_dmns.cli.doctor._lines())
