@@ -86,6 +86,8 @@ class Recipe:
     epochs: int = 200  # at most this many
     patience: int = 10  # epochs without a better validation figure before training stops
     refresh_every: int = 1  # epochs between refreshes of the samplers that follow the model
+    # whether a query's known items are left out of the sums of ``shared`` and of the full softmax
+    filtered: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,8 +121,10 @@ class EveryItem:
         src, _ = g.find_edges(next(iter(eids.values()))[:1], etype=_TO)
         return {_TO: (src.repeat(g.num_nodes("item")), g.nodes("item"))}
 
-    def loss(self, h: Any, pos_graph: Any, neg_graph: Any, *, scorer: Any = None) -> Tensor:
-        """The loss of a batch, for every positive the sum over all items but known ones."""
+    def loss(
+        self, h: Any, pos_graph: Any, neg_graph: Any, *, scorer: Any = None, filtered: bool = True
+    ) -> Tensor:
+        """The loss of a batch, for every positive the sum over all items, known ones or not."""
         src, dst = pos_graph.edges(etype=_TO)
         return shared_softmax_loss(
             (h["query"], h["item"]),
@@ -128,7 +132,7 @@ class EveryItem:
             dst,
             neg_graph.edges(etype=_TO)[1],
             num_nodes=self.known.num_dst,
-            known=self.known,
+            known=self.known if filtered else None,
             ids=(pos_graph.nodes["query"].data[dgl.NID], pos_graph.nodes["item"].data[dgl.NID]),
             scorer=scorer,
         )
@@ -150,7 +154,7 @@ class _Run:
         recipe: Recipe = cell.recipe
         seed_all(cell.seed)
         self.problem, self.row, g = problem, cell.row, problem.graph
-        self.regularization = recipe.regularization
+        self.regularization, self.filtered = recipe.regularization, recipe.filtered
         self.model = make_model(
             recipe.model,
             g,
@@ -200,8 +204,10 @@ class _Run:
 
     def _loss(self, h: dict[str, Tensor], pos_graph: Any, neg_graph: Any) -> Tensor:
         if self.row.loss in ("shared", "softmax"):
-            share = {} if self.row.loss == "shared" else {"share": "edge"}
-            own: Tensor = self.sampler.loss(h, pos_graph, neg_graph, scorer=self.scorer, **share)
+            how: dict[str, Any] = {"filtered": self.filtered}
+            if self.row.loss == "softmax":
+                how = {"share": "edge"}
+            own: Tensor = self.sampler.loss(h, pos_graph, neg_graph, scorer=self.scorer, **how)
             return own
         ends = (graph.edges(etype=_TO) for graph in (pos_graph, neg_graph))
         positive, negative = (self.model.score(h["query"][q], h["item"][i]) for q, i in ends)
