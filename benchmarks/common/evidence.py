@@ -94,6 +94,15 @@ FIGURES: dict[str, Figures] = {
         *_COSTS,
         *_SETTINGS,
     ),
+    "scale": (
+        _mean("pool", digits=0),
+        *(_mean(figure, digits=4) for figure in ("val MRR", "test MRR")),
+        _mean("test Hits@10"),
+        ("test MRR", ratio("MRR, ratio", "test MRR")),
+        _mean("rounds", digits=0),
+        _mean("seconds per round", "s / round", 1),
+        _mean("refresh share", digits=2),
+    ),
     "soak": tuple(
         _mean(figure, digits=digits)
         for figure, digits in (
