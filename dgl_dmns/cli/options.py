@@ -12,7 +12,7 @@ import torch
 
 from dgl_dmns._compat import require_dgl
 from dgl_dmns.samplers import NegativeSampler
-from dgl_dmns.samplers.registry import RULES, default_options, make_sampler
+from dgl_dmns.samplers.registry import RULES, default_options, follows_encoder, make_sampler
 
 __all__ = ["check_options", "naming_options", "parse_options", "sampler_of_options"]
 
@@ -121,8 +121,8 @@ def check_options(
 ) -> None:
     """Refuse what a sampler does not take, on a graph of three nodes: before data is read.
 
-    With queries and items it has to take a graph of several types. A loss may need the distribution
-    of the negatives, which the sampler then has to have.
+    With queries and items it has to take a graph of several types. A loss may need uniform
+    negatives, or the distribution of all, which the sampler then has to have.
     """
     if kind != "graph" and name in ("mcns", "adversarial"):
         raise ValueError(
@@ -139,13 +139,18 @@ def check_options(
             "--set source=uniform"
         )
     share = options.get("uniform_share", 0.5)
-    least = "at least a half" if loss == "shared" else "some"
-    if (share == 0 and name != "dmns") or (loss == "shared" and share < 0.5):
+    if share == 0 and (loss == "shared" or name != "dmns"):
         raise ValueError(
-            f"--set uniform_share={share}: --loss {loss} needs {least} of uniform negatives; leave "
-            "it out, or write --loss bce"
+            f"--set uniform_share={share}: --loss {loss} needs some uniform negatives; leave it "
+            "out, or write --loss bce"
         )
-    if not getattr(getattr(sampler, "rule", None), "tractable", True):
+    if loss == "shared":
+        if follows_encoder(name) and "uniform_share" not in default_options(name):
+            raise ValueError(
+                f"--loss shared: {name} draws no uniform negatives, which a batch could share; "
+                "write --loss bce"
+            )
+    elif not getattr(getattr(sampler, "rule", None), "tractable", True):
         raise ValueError(
             f"--loss {loss}: the negatives of {name} have no distribution that it could correct "
             "for; write --loss bce"
