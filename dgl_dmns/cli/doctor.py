@@ -74,7 +74,7 @@ def which(nodes: int, batch: int, what: str = "nodes") -> Iterator[str]:
         yield "Take UniformSampler(g, 1) with negatives.loss: so many of the batch's negatives are"
         yield "hard for each query that others add nothing."
         return
-    hard = "SelfAdversarialSampler(g, model, k=5, pools=Pools(uniform_share=0.5))"
+    hard = "DMNSSampler(g, model, k=5)"
     if share >= _SMALL:
         yield "Start with UniformSampler(g, 1) and negatives.loss. Hard negatives may add a little:"
         yield f"compare with {hard}"
