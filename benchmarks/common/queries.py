@@ -16,7 +16,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Optional
 
-import dgl
 import torch
 from dgl.dataloading import DataLoader, as_edge_prediction_sampler
 from torch import Tensor
@@ -34,11 +33,12 @@ from benchmarks.common.report import (
 )
 from benchmarks.common.rows import Cell, Row, make_sampler
 from benchmarks.common.run import Runner
-from benchmarks.common.training import converged
-from dgl_dmns.core import KnownEdges, dot_score
+from benchmarks.common.training import EveryNode, converged
+from dgl_dmns.core import dot_score
 from dgl_dmns.data import QueryGraph, exclusion
-from dgl_dmns.losses import bce_loss, bpr_loss, shared_softmax_loss
+from dgl_dmns.losses import bce_loss, bpr_loss
 from dgl_dmns.models import block_sampler, make_model
+from dgl_dmns.models.base import SIDES
 from dgl_dmns.samplers import RefreshingSampler
 from dgl_dmns.seeds import seed_all
 
@@ -63,7 +63,7 @@ ROWS: dict[str, Row] = {
     "dmns-shared-80": Row(
         "DMNS, shared, four fifths uniform", "dmns", {"uniform_share": 0.8, **_FOLLOWS}, "shared"
     ),
-    "full-softmax": Row("full softmax over all items", "every item", {}, "shared"),
+    "full-softmax": Row("full softmax over all items", "every node", _FOLLOWS, "shared"),
 }
 """By command-line names; ratios are taken to the first that is run."""
 
@@ -104,40 +104,6 @@ class Problem:
     watched: str  # the metric that validation goes by
 
 
-class EveryItem:
-    """All items as negatives, once a batch, beside the source of its first edge: full softmax.
-
-    Args:
-        graph: the training graph; its edges are the known positives.
-        *_, **__: what the other samplers take.
-    """
-
-    def __init__(self, graph: Any, *_: Any, **__: Any) -> None:
-        src, dst = graph.edges(etype=_TO)
-        queries, items = graph.num_nodes("query"), graph.num_nodes("item")
-        self.known = KnownEdges(src, dst, queries, items, exclude_self=False)
-
-    def __call__(self, g: Any, eids: Any) -> Any:
-        src, _ = g.find_edges(next(iter(eids.values()))[:1], etype=_TO)
-        return {_TO: (src.repeat(g.num_nodes("item")), g.nodes("item"))}
-
-    def loss(
-        self, h: Any, pos_graph: Any, neg_graph: Any, *, scorer: Any = None, filtered: bool = True
-    ) -> Tensor:
-        """The loss of a batch, for every positive the sum over all items, known ones or not."""
-        src, dst = pos_graph.edges(etype=_TO)
-        return shared_softmax_loss(
-            (h["query"], h["item"]),
-            src,
-            dst,
-            neg_graph.edges(etype=_TO)[1],
-            num_nodes=self.known.num_dst,
-            known=self.known if filtered else None,
-            ids=(pos_graph.nodes["query"].data[dgl.NID], pos_graph.nodes["item"].data[dgl.NID]),
-            scorer=scorer,
-        )
-
-
 def self_adversarial_loss(positive: Tensor, negative: Tensor) -> Tensor:
     """``-log sigmoid(s) - sum_i p_i log sigmoid(-s_i)``, p the softmax of scores [B, K], detached.
 
@@ -165,7 +131,7 @@ class _Run:
         )
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=recipe.learning_rate)
         self.scorer = None if self.model.score is dot_score else self.model.score
-        self.ids = {ntype: g.nodes[ntype].data["feat"] for ntype in ("query", "item")}
+        self.ids = {ntype: g.nodes[ntype].data["feat"] for ntype in SIDES}
         self.seconds = 0.0
         started = time.perf_counter()
         self.sampler = make_sampler(
@@ -175,7 +141,7 @@ class _Run:
             self.embed,
             cell.seed,
             scorer=self.scorer,
-            own={"every item": EveryItem},
+            own={"every node": EveryNode},
         )
         flow = as_edge_prediction_sampler(
             block_sampler(self.model, recipe.fanout),

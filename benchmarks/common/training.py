@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any, TypeVar
 
+import dgl
 import torch
 from dgl.dataloading import DataLoader, as_edge_prediction_sampler
 from torch import Tensor
 
 from benchmarks.common.rows import Row
+from dgl_dmns.core import KnownEdges
 from dgl_dmns.data import GraphData, embedded_graph, load_dataset
+from dgl_dmns.losses import shared_softmax_loss
 
-__all__ = ["benchmark_data", "converged", "edge_loader", "log_ratios", "reverse_ids"]
+__all__ = ["EveryNode", "benchmark_data", "converged", "edge_loader", "log_ratios", "reverse_ids"]
 
 _TINY_NODES = 120
 
@@ -57,6 +60,50 @@ def edge_loader(
         neighbours, exclude="reverse_id", reverse_eids=reverse, negative_sampler=negatives
     )
     return DataLoader(graph, eids, sampler, batch_size=batch_size, **options)
+
+
+class EveryNode:
+    """All nodes as negatives, once a batch, beside the source of its first edge: full softmax.
+
+    Args:
+        graph: the training graph; its edges are the known positives.
+        *_: what the other samplers take.
+        etypes: the predicted edge type, where there are several.
+        **__: what the other samplers take.
+    """
+
+    def __init__(self, graph: Any, *_: Any, etypes: Any = None, **__: Any) -> None:
+        (self.etype,) = map(graph.to_canonical_etype, etypes or graph.etypes)
+        source, destination = self.etype[::2]
+        src, dst = graph.edges(etype=self.etype)
+        sources, nodes = graph.num_nodes(source), graph.num_nodes(destination)
+        self.known = KnownEdges(src, dst, sources, nodes, exclude_self=source == destination)
+
+    def __call__(self, g: Any, eids: Any) -> Any:
+        several = isinstance(eids, Mapping)
+        given = next(iter(eids.values())) if several else eids
+        src, _ = g.find_edges(given[:1], etype=self.etype)
+        destination = self.etype[2]
+        pairs = src.repeat(g.num_nodes(destination)), g.nodes(destination)
+        return {self.etype: pairs} if several else pairs
+
+    def loss(
+        self, h: Any, pos_graph: Any, neg_graph: Any, *, scorer: Any = None, filtered: bool = True
+    ) -> Tensor:
+        """The loss of a batch, for every positive the sum over all nodes, known ones or not."""
+        source, destination = self.etype[::2]
+        src, dst = pos_graph.edges(etype=self.etype)
+        ids = [pos_graph.nodes[ntype].data[dgl.NID] for ntype in (source, destination)]
+        return shared_softmax_loss(
+            h if isinstance(h, Tensor) else (h[source], h[destination]),
+            src,
+            dst,
+            neg_graph.edges(etype=self.etype)[1],
+            num_nodes=self.known.num_dst,
+            known=self.known if filtered else None,
+            ids=(ids[0], ids[1]),
+            scorer=scorer,
+        )
 
 
 def log_ratios(row: Row, sampler: Any, positives: Any, negatives: Any, k: int) -> dict[str, Tensor]:

@@ -16,10 +16,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import dgl
 import torch
 from torch import Tensor
 
+from benchmarks.common.training import EveryNode
 from dgl_dmns.core import (
     DiffusionGenerator,
     FitReport,
@@ -28,45 +28,13 @@ from dgl_dmns.core import (
     Levels,
     sample_neighbours,
 )
-from dgl_dmns.losses import shared_softmax_loss
 from dgl_dmns.samplers import Diffusion, DMNSSampler
 from dgl_dmns.samplers.registry import in_families
 from dgl_dmns.seeds import fit_seed
 
-__all__ = ["OWN", "EveryNode", "NoisedCentre", "StandInSampler"]
+__all__ = ["OWN", "NoisedCentre", "StandInSampler"]
 
 Centre = Literal["query", "mean", "neighbour"]
-
-
-class EveryNode:
-    """All nodes as negatives, once a batch, beside the source of its first edge: full softmax.
-
-    Args:
-        graph: the training graph; its edges are the known positives.
-        *_, **__: what the other samplers take.
-    """
-
-    def __init__(self, graph: Any, *_: Any, **__: Any) -> None:
-        src, dst = graph.edges()
-        self.known = KnownEdges(src, dst, graph.num_nodes())
-
-    def __call__(self, g: Any, eids: Tensor) -> tuple[Tensor, Tensor]:
-        src, _ = g.find_edges(eids[:1])
-        return src.repeat(g.num_nodes()), g.nodes()
-
-    def loss(self, h: Tensor, pos_graph: Any, neg_graph: Any, *, scorer: Any = None) -> Tensor:
-        """The loss of a batch, for every positive the sum over all nodes but known ones."""
-        src, dst = pos_graph.edges()
-        return shared_softmax_loss(
-            h,
-            src,
-            dst,
-            neg_graph.edges()[1],
-            num_nodes=self.known.num_dst,
-            known=self.known,
-            ids=pos_graph.ndata[dgl.NID],
-            scorer=scorer,
-        )
 
 
 class NoisedCentre(DiffusionGenerator):

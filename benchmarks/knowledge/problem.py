@@ -15,7 +15,7 @@ from torch import Tensor
 from benchmarks.common.queries import Problem, Recipe
 from dgl_dmns.core import KnownEdges
 from dgl_dmns.data import QueryGraph
-from dgl_dmns.evaluate import ranking_metrics, ranks
+from dgl_dmns.evaluate import filtered_ranking, ranking_metrics
 
 __all__ = ["generated_triples", "load_problem", "read_triples"]
 
@@ -76,12 +76,9 @@ def load_problem(dataset: str, recipe: Recipe, seed: int, folder: Any) -> Proble
     known = KnownEdges(query, entity, queries.num_queries, entities, exclude_self=False)
 
     def rank(query: Tensor, item: Tensor, score: Any, part: str) -> dict[str, float]:
-        found, everyone = [], torch.arange(entities)
-        for q, u in zip(*(end.split(256) for end in pairs[part])):
-            h = query[q]
-            values = h @ item.t() if score is None else score(h.unsqueeze(1), item.unsqueeze(0))
-            rival = ~known.contains(q.unsqueeze(1), everyone)
-            found.append(ranks(values.gather(1, u.unsqueeze(1)).squeeze(1), values, rival))
-        return ranking_metrics(torch.cat(found), hits=(1, 3, 10))
+        seen = known.indptr, known.indices
+        return ranking_metrics(
+            filtered_ranking(query, item, pairs[part], seen, score), hits=(1, 3, 10)
+        )
 
     return Problem(queries.graph(pairs["train"]), queries, rank, "MRR")

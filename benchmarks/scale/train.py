@@ -66,7 +66,6 @@ class _Run:
         self.loader = DataLoader(g, ids, edges, batch_size=recipe.batch_size, shuffle=True)
         self.batches = iter(self.loader)
         self.seconds = self.refresh_seconds = 0.0
-        self.rounds = 0
 
     @torch.no_grad()
     def embed(self) -> Tensor:
@@ -91,7 +90,6 @@ class _Run:
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()
-        self.rounds += 1
         self.seconds += time.perf_counter() - started
 
     def rank(self, pairs: Tensor) -> dict[str, float]:
@@ -118,7 +116,7 @@ def train(problem: Problem, cell: Cell) -> dict[str, Any]:
         "best round": best,
         "rounds": len(curve),
         "pool": cell.recipe.pool(problem.num_nodes),
-        "seconds per round": run.seconds / run.rounds,
+        "seconds per round": run.seconds / len(curve),
         "refresh share": run.refresh_seconds / run.seconds,
     }
 

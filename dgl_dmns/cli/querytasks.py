@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dgl_dmns._compat import require_dgl
+from dgl_dmns.cli.kinds import LAYERED
 from dgl_dmns.cli.records import Records
 from dgl_dmns.cli.tables import arrays_of
 from dgl_dmns.cli.tasks import Settings, Task, chance_mrr
@@ -16,13 +17,13 @@ from dgl_dmns.core import KnownEdges, dot_score, fit_seed
 from dgl_dmns.data import QueryGraph, exclusion, shop_graph
 from dgl_dmns.evaluate import filtered_ranking, ranking_metrics, recommendation_metrics
 from dgl_dmns.models import block_sampler, make_model
+from dgl_dmns.models.base import SIDES
 from dgl_dmns.seeds import seed_all
 
 __all__ = ["KnowledgeTask", "QueryTask", "ShopTask"]
 
 _dgl: Any = require_dgl()
 _TO = ("query", "to", "item")
-_SIDES = ("query", "item")
 _MOST_QUERIES = 2000  # users or triples that validation looks at
 
 
@@ -33,6 +34,7 @@ class QueryTask(Task):
         records: the rows.
         settings: what decides the run.
         pairs: (query, item) by part, int64 [2, P] each.
+        known: (query, item) that a ranking of ``val`` and of ``test`` leaves out, likewise.
         g: the graph of the training pairs.
         queries: of a knowledge graph.
     """
@@ -42,6 +44,7 @@ class QueryTask(Task):
         records: Records,
         settings: Settings,
         pairs: dict[str, Tensor],
+        known: dict[str, Tensor],
         g: Any,
         queries: QueryGraph | None = None,
     ) -> None:
@@ -49,24 +52,21 @@ class QueryTask(Task):
         options: dict[str, Any] = {"width": settings.hidden, "dropout": settings.dropout}
         if settings.temperature is not None:
             options["temperature"] = settings.temperature
-        if settings.model in ("sage", "lightgcn", "rgcn"):
+        if settings.model in LAYERED:
             options["layers"] = settings.layers
         seed_all(settings.seed, 0)
         self.model = make_model(settings.model, g, queries, **options)
         self.scorer = None if self.model.score is dot_score else self.model.score
         self.own = {"etypes": ["to"], "scorer": self.scorer}
-        self.ids = {ntype: g.nodes[ntype].data["feat"] for ntype in _SIDES}
+        self.ids = {ntype: g.nodes[ntype].data["feat"] for ntype in SIDES}
         self.num_edges = g.num_edges("to")
         self.edges = {_TO: torch.arange(self.num_edges)}
         self.held_out = {_TO: pairs["val"]}
-        self.known = {
-            "val": self._known(pairs["train"]),
-            "test": self._known(torch.cat([pairs["train"], pairs["val"]], dim=1)),
-        }
+        self.known = {part: self._known(left_out) for part, left_out in known.items()}
 
     def _known(self, pairs: Tensor) -> tuple[Tensor, Tensor]:
         """Items of each query as CSR."""
-        counts = (self.g.num_nodes(ntype) for ntype in _SIDES)
+        counts = (self.g.num_nodes(ntype) for ntype in SIDES)
         known = KnownEdges(pairs[0], pairs[1], *counts, exclude_self=False)
         return known.indptr, known.indices
 
@@ -90,7 +90,7 @@ class QueryTask(Task):
         return score
 
     def squares(self, h: Any, graph: Any) -> Tensor:  # noqa: D102
-        parts = zip(_SIDES, graph.edges(etype=_TO))
+        parts = zip(SIDES, graph.edges(etype=_TO))
         return torch.stack([h[n][ends].square().sum(1) for n, ends in parts]).sum(0).mean()
 
     def _some(self, count: int) -> Tensor:
@@ -105,7 +105,7 @@ class QueryTask(Task):
             "model": np.array(self.settings.model),
             "columns": np.array(self.records.columns),
             "query_trained": (self.g.out_degrees(etype="to") > 0).numpy(),
-            **{f"{ntype}_embedding": h[ntype].numpy() for ntype in _SIDES},
+            **{f"{ntype}_embedding": h[ntype].numpy() for ntype in SIDES},
             "known_indptr": indptr.numpy(),
             "known_indices": indices.numpy(),
         }
@@ -124,7 +124,8 @@ class ShopTask(QueryTask):
         pairs, _ = records.split(settings.seed)
         users, items = records.count("user"), records.count("item")
         user, item = pairs["train"]
-        super().__init__(records, settings, pairs, shop_graph(user, item, users, items))
+        known = {"val": pairs["train"], "test": torch.cat([pairs["train"], pairs["val"]], dim=1)}
+        super().__init__(records, settings, pairs, known, shop_graph(user, item, users, items))
         some = pairs["val"][0].unique()
         self.validation = pairs["val"][:, torch.isin(pairs["val"][0], some[self._some(len(some))])]
 
@@ -165,8 +166,11 @@ class KnowledgeTask(QueryTask):
         self.queries = QueryGraph.from_triples(head, relation, tail, entities, relations)
         pairs = {part: self.queries.pairs(*rows) for part, rows in triples.items()}
         g = self.queries.graph(pairs["train"])
-        super().__init__(records, settings, pairs, g, self.queries)
-        self.known["val"], self.known["test"] = self.known["test"], self._known(self._everything())
+        known = {
+            "val": torch.cat([pairs["train"], pairs["val"]], dim=1),
+            "test": self.queries.pairs(head, relation, tail),
+        }
+        super().__init__(records, settings, pairs, known, g, self.queries)
         count = triples["val"].shape[1]
         some = self._some(count)
         self.validation = pairs["val"][:, torch.cat([some, some + count])]

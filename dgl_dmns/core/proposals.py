@@ -42,12 +42,9 @@ class ProposedPools(NamedTuple):
         again = pad(repeats, (1, 0))
         run = (~again).cumsum(1) - 1
         times = torch.zeros_like(run).scatter_add_(1, run, torch.ones_like(run)).gather(1, run)
-        back = torch.empty_like(order).scatter_(
-            1, order, torch.arange(order.shape[1]).expand_as(order)
-        )
         assert self.log_rate is not None
-        log_rate = self.log_rate - times.gather(1, back).float().log()
-        return ProposedPools(self.ids, log_rate, again.gather(1, back))
+        log_rate = self.log_rate - torch.empty_like(times).scatter_(1, order, times).float().log()
+        return ProposedPools(self.ids, log_rate, torch.empty_like(again).scatter_(1, order, again))
 
 
 class Proposals:

@@ -44,6 +44,7 @@ class Regions:
         start: where each region begins there, shape [C + 1], int64.
         order: the regions by rank for queries of each region, shape [C, C], int16.
         log_share: log of ``p(c|g)``, shape [C, C], float32; -inf for an empty region.
+        total: sums of the shares of the first ranks, without those of empty regions, float64.
     """
 
     of_query: Tensor
@@ -52,6 +53,7 @@ class Regions:
     start: Tensor
     order: Tensor
     log_share: Tensor
+    total: Tensor
 
     def draw(self, queries: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
         """Nodes [C, R] for chunks of queries [C, Q], each for one of them in turn, int64."""
@@ -60,9 +62,8 @@ class Regions:
         group = self.of_query[queries[:, slot]].long()
         point = torch.rand(2, chunks, count, generator=generator, dtype=torch.float64)
         point = point.to(queries.device)
-        full = int((self.start[1:] > self.start[:-1]).sum())  # empty regions have the last ranks
-        total = _shares(full, queries.device).cumsum(0)
-        rank = torch.searchsorted(total, point[0] * total[-1], right=True).clamp(max=full - 1)
+        rank = torch.searchsorted(self.total, point[0] * self.total[-1], right=True)
+        rank.clamp_(max=len(self.total) - 1)
         region = self.order[group, rank].long()
         size = self.start[region + 1] - self.start[region]
         within = (point[1] * size).long().clamp(max=size - 1)
@@ -121,21 +122,21 @@ class Regions:
         some = nodes[some]
         halves = _halved(normalize(h_candidate[some].float(), dim=1), halvings)
         of_node = _sent_through(h_candidate, halves)
-        same = h_query is h_candidate
-        of_query = of_node if same else _sent_through(h_query, halves)
+        of_query = of_node if h_query is h_candidate else _sent_through(h_query, halves)
         of_allowed = of_node[nodes]
         count = of_allowed.long().bincount(minlength=1 << halvings)
         start = torch.cat([count.new_zeros(1), count.cumsum(0)])
         means = _means(h_query, of_query, len(count)), _means(h_candidate, of_node, len(count))
         scores = score(*means).float().masked_fill(count == 0, -math.inf)
         order = scores.argsort(dim=1, descending=True, stable=True)
-        full = int((count > 0).sum())
+        full = int((count > 0).sum())  # empty ones have the last ranks
         share = torch.zeros(len(count), device=device).double()
         share[:full] = _shares(full, device)
+        total = share[:full].cumsum(0)
         log_share = torch.empty_like(scores)
         log_share.scatter_(1, order, share.log().float().expand_as(scores).contiguous())
         members = nodes[of_allowed.argsort(stable=True)].to(torch.int32)
-        return cls(of_query, of_node, members, start, order.to(torch.int16), log_share)
+        return cls(of_query, of_node, members, start, order.to(torch.int16), log_share, total)
 
 
 class _Half(NamedTuple):

@@ -135,24 +135,14 @@ def full_ranking(
     check_shape("h", h, (None, None), "[N, D]")
     check_shape("pairs", pairs, (2, None), "[2, B]")
     batch = as_integer("batch", batch, 1)
-    num_nodes, device = len(h), h.device
-    check_ids("pairs", pairs, num_nodes)
+    check_ids("pairs", pairs, len(h))
     build = "all edges in both directions, for example with GraphData.csr()"
-    indptr, indices = checked_known(known, num_nodes, num_nodes, build, device)
+    known = checked_known(known, len(h), len(h), build, h.device)
     if bool((pairs[0] == pairs[1]).any()):
         raise ValueError(
             "pairs: expected a positive that differs from its query, got self loops; remove them"
         )
-    parts = []
-    for query, positive in zip(*(end.to(device).long().split(batch) for end in pairs)):
-        values = _scores(h[query], h, score)
-        row = torch.arange(len(query), device=device)
-        mask = torch.ones_like(values, dtype=torch.bool)
-        mask[known_of(indptr, indices, query)] = False
-        mask[row, query] = False
-        mask[row, positive] = False
-        parts.append(ranks(values[row, positive], values, mask))
-    return torch.cat(parts)
+    return _among_unknown(h, h, pairs, known, score, batch, itself=True)
 
 
 @torch.no_grad()
@@ -191,14 +181,29 @@ def filtered_ranking(
     batch = as_integer("batch", batch, 1)
     check_ids("pairs", pairs[0], len(h_query))
     check_ids("pairs", pairs[1], len(h_candidate))
-    device, build = h_query.device, "all edges, for example with KnownEdges"
-    indptr, indices = checked_known(known, len(h_query), len(h_candidate), build, device)
-    parts = [torch.empty(0, dtype=torch.float64, device=device)]
+    build, counts = "all edges, for example with KnownEdges", (len(h_query), len(h_candidate))
+    known = checked_known(known, *counts, build, h_query.device)
+    return _among_unknown(h_query, h_candidate, pairs, known, score, batch)
+
+
+def _among_unknown(
+    h_query: Tensor,
+    h_candidate: Tensor,
+    pairs: Tensor,
+    known: tuple[Tensor, Tensor],
+    score: Score | None,
+    batch: int,
+    itself: bool = False,
+) -> Tensor:
+    """Ranks of positives among candidates that are not known; ``itself``: nor the query."""
+    parts, device = [], h_query.device
     for query, positive in zip(*(end.to(device).long().split(batch) for end in pairs)):
         values = _scores(h_query[query], h_candidate, score)
         row = torch.arange(len(query), device=device)
         mask = torch.ones_like(values, dtype=torch.bool)
-        mask[known_of(indptr, indices, query)] = False
+        mask[known_of(*known, query)] = False
+        if itself:
+            mask[row, query] = False
         mask[row, positive] = False
         parts.append(ranks(values[row, positive], values, mask))
     return torch.cat(parts)

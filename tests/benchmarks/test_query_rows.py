@@ -8,8 +8,9 @@ import dgl
 import pytest
 import torch
 
-from benchmarks.common.queries import ROWS, EveryItem, self_adversarial_loss, train
+from benchmarks.common.queries import ROWS, self_adversarial_loss, train
 from benchmarks.common.rows import Cell
+from benchmarks.common.training import EveryNode
 from benchmarks.knowledge.__main__ import BENCHMARK as KNOWLEDGE
 from benchmarks.knowledge.__main__ import main as knowledge
 from benchmarks.knowledge.problem import generated_triples, load_problem, read_triples
@@ -69,7 +70,7 @@ def test_full_softmax_is_the_mean_over_all_items_that_are_not_known(problems):
             made.nodes[ntype].data[dgl.NID] = made.nodes(ntype)
         return made
 
-    every = EveryItem(g)
+    every = EveryNode(g, etypes=["to"])
     (drawn,) = every(g, {"to": torch.arange(5)}).values()
     assert torch.allclose(every.loss(h, graph(user, item), graph(*drawn)), wanted, atol=1e-5)
 
