@@ -26,6 +26,12 @@ is the mean of
 
 that of the full softmax, whose negatives are all nodes but known ones.
 
+With ``discount=a`` the gradient of a positive's own score is lowered by ``a`` times its loss over
+``log N``, the loss of a model that knows nothing: edges that the model cannot fit, as there are
+among purchases, pull less, and negatives are pushed away as before. So does the weight
+``sigmoid((s - beta) / tau)`` of Yang et al., "Breaking the Top-K Barrier", KDD 2025 (SoftmaxLoss@K)
+by its own gradient; this form has no quantile and no scale of the scores to choose.
+
 With ``pool=m`` a random part of m shared candidates takes the place of P. With ``share="edge"``
 nothing is shared, ``Z_b = N / K sum over own u of e^s(v_b, u) / r(u|v_b)``.
 """
@@ -74,6 +80,7 @@ def shared_softmax_loss(
     temperature: float = 1.0,
     share: Share = "batch",
     pool: int | None = None,
+    discount: float = 0.0,
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """Softmax cross-entropy of each positive against candidates that the batch shares.
@@ -116,6 +123,8 @@ def shared_softmax_loss(
         temperature: positive; scores are divided by it.
         share: ``"batch"``: shared candidates for all positives; ``"edge"``: its own for each.
         pool: at most so many of the shared candidates, random ones, are scored; None for all.
+        discount: share in [0, 1] by which a positive pulls less where its loss is ``log N``, in
+            proportion to its loss; the value of the loss stays. Defaults to none.
         generator: source of that choice, on the CPU; defaults to torch's global one.
 
     Returns:
@@ -131,6 +140,8 @@ def shared_softmax_loss(
         raise ValueError(f"share: expected 'batch' or 'edge', got {share!r}")
     if not (math.isfinite(as_number("temperature", temperature)) and temperature > 0):
         raise ValueError(f"temperature: expected a positive, finite number, got {temperature}")
+    if not 0.0 <= as_number("discount", discount) <= 1.0:
+        raise ValueError(f"discount: expected a share between 0 and 1, got {discount}")
     num_nodes = as_integer("num_nodes", num_nodes, least=1)
     of_src, of_dst = _embeddings(h)
     src = _rows("pos_src", pos_src, of_src)
@@ -172,9 +183,10 @@ def shared_softmax_loss(
         row, slot = (found & ~out).nonzero(as_tuple=True)
         apart = row, column[row, slot]
     excess = (other - positive).sum()
+    each = (other - positive).detach()
     if len(shared):
         queries, query_of, corrections = barred.among(members, src, apart)
-        excess = excess + pool_softmax(
+        total, added = pool_softmax(
             of_src.index_select(0, src[queries]),
             of_dst.index_select(0, members.nodes),
             members.log_weight,
@@ -184,6 +196,10 @@ def shared_softmax_loss(
             temperature,
             query_of,
         )
+        excess, each = excess + total, each + added
+    if discount:
+        lower = (discount / math.log(max(2, num_nodes)) * each).clamp(max=1.0)
+        excess = excess + (lower * (positive - positive.detach())).sum()
     loss = excess / len(src)
     if not bool(loss.isfinite()):
         raise ValueError(

@@ -78,6 +78,36 @@ def gradient(loss: Tensor, h: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("scorer", [None, dot])
+def test_a_discount_lowers_the_pull_of_each_positive_by_its_loss(scorer: Any) -> None:
+    h, same = embeddings(), {"candidates": EVERYONE, "scorer": scorer, "temperature": 0.5}
+    score = h @ h.t() / 0.5
+    barred = KNOWN.contains(SRC.unsqueeze(1), EVERYONE)
+    positive = score[SRC, DST]
+    logits = torch.cat([positive.unsqueeze(1), score[SRC].masked_fill(barred, -math.inf)], 1)
+    each = logits.logsumexp(1) - positive
+    loss = loss_of(h, discount=0.3, **same)
+    torch.testing.assert_close(loss, each.mean())  # its value stays
+    lower = (0.3 * each.detach() / math.log(N)).clamp(max=1)  # none pushes itself away
+    assert 0.1 < float(lower.mean()) < float(lower.max()) == 1
+    expected = gradient((each + lower * positive).mean(), h)
+    torch.testing.assert_close(gradient(loss, h), expected)
+
+
+def test_a_discount_where_nothing_is_shared() -> None:
+    h = embeddings()
+    ones = [
+        loss_of(h, pos_src=SRC[i : i + 1], pos_dst=DST[i : i + 1], candidates=drawn()[i : i + 1],
+                share="edge")
+        for i in range(len(SRC))
+    ]  # fmt: skip
+    each, positive = torch.stack(ones), dot(h[SRC], h[DST])
+    loss = loss_of(h, share="edge", discount=0.2)
+    lower = (0.2 / math.log(N) * each.detach()).clamp(max=1)
+    expected = gradient((each + lower * positive).mean(), h)
+    torch.testing.assert_close(gradient(loss, h), expected)
+
+
+@pytest.mark.parametrize("scorer", [None, dot])
 @pytest.mark.parametrize("temperature", [1.0, 0.3])
 def test_all_nodes_as_candidates_are_the_full_softmax(scorer: Any, temperature: float) -> None:
     h = embeddings()
@@ -375,6 +405,7 @@ def with_one(value: float) -> Tensor:
         ({"temperature": math.nan}, ValueError, "temperature: expected a positive"),
         ({"share": "graph"}, ValueError, "share: expected 'batch' or 'edge', got 'graph'"),
         ({"pool": 0}, ValueError, "pool: expected at least 1"),
+        ({"discount": 1.5}, ValueError, "discount: expected a share"),
         ({"chosen": torch.zeros(73, K)}, ValueError, "chosen: expected booleans in the shape"),
         ({"chosen": torch.zeros(K, 73).bool()}, ValueError, "chosen: expected booleans in the"),
         (

@@ -88,6 +88,7 @@ class Recipe:
     refresh_every: int = 1  # epochs between refreshes of the samplers that follow the model
     # whether a query's known items are left out of the sums of ``shared`` and of the full softmax
     filtered: bool = True
+    discount: float = 0.0  # of `dgl_dmns.losses.shared_softmax_loss`
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +121,7 @@ class _Run:
         recipe: Recipe = cell.recipe
         seed_all(cell.seed)
         self.problem, self.row, g = problem, cell.row, problem.graph
-        self.regularization, self.filtered = recipe.regularization, recipe.filtered
+        self.recipe = recipe
         self.model = make_model(
             recipe.model,
             g,
@@ -170,9 +171,10 @@ class _Run:
 
     def _loss(self, h: dict[str, Tensor], pos_graph: Any, neg_graph: Any) -> Tensor:
         if self.row.loss in ("shared", "softmax"):
-            how: dict[str, Any] = {"filtered": self.filtered}
+            how: dict[str, Any] = {"filtered": self.recipe.filtered}
             if self.row.loss == "softmax":
                 how = {"share": "edge"}
+            how["discount"] = self.recipe.discount
             own: Tensor = self.sampler.loss(h, pos_graph, neg_graph, scorer=self.scorer, **how)
             return own
         ends = (graph.edges(etype=_TO) for graph in (pos_graph, neg_graph))
@@ -191,10 +193,10 @@ class _Run:
         for input_nodes, pos_graph, neg_graph, blocks in self.loader:
             h = self.model(blocks, input_nodes)
             loss = self._loss(h, pos_graph, neg_graph)
-            if self.regularization:
+            if self.recipe.regularization:
                 q, i = pos_graph.edges(etype=_TO)
                 squares = h["query"][q].square().sum(1) + h["item"][i].square().sum(1)
-                loss = loss + self.regularization * squares.mean()
+                loss = loss + self.recipe.regularization * squares.mean()
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()

@@ -64,6 +64,8 @@ _COLUMNS = (
     mean("s / round", "seconds per round", 2),
     mean("refresh share", "refresh share", 2),
     mean("rounds", "rounds", 0),
+    mean("held-out, share of the hard", "false share", 4),
+    mean("of their weight", "false weight", 4),
 )
 
 

@@ -16,12 +16,15 @@ from benchmarks.common.rows import Cell, make_sampler
 from benchmarks.common.run import Runner
 from benchmarks.common.training import converged
 from benchmarks.scale.problem import Problem, load_problem
+from dgl_dmns.core import KnownEdges
 from dgl_dmns.evaluate import full_ranking, ranking_metrics
 from dgl_dmns.models import block_sampler
 from dgl_dmns.samplers import RefreshingSampler
 from dgl_dmns.seeds import seed_all
 
 __all__ = ["Recipe", "run_cell", "train"]
+
+_LOOKED_AT = 1000  # training edges whose hard negatives are looked at
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,31 @@ class _Run:
         ranks = full_ranking(self.embed(), pairs, self.problem.csr)
         return ranking_metrics(ranks, hits=(10, 50))
 
+    def false_negatives(self) -> dict[str, float]:
+        """Held-out pairs among the hard negatives after a refresh: their share, and their weight.
+
+        A negative weighs its probability under the softmax over all nodes, which is its pull in the
+        loss; the weight is the share of the held-out ones in the sum. Nothing without a refresh.
+        """
+        if not isinstance(self.sampler, RefreshingSampler):
+            return {}
+        self.sampler.refresh()
+        problem, g = self.problem, self.sampler.refresher.embedder.g
+        eids = torch.randint(len(problem.src), (_LOOKED_AT,))
+        query, drawn = (ends.view(_LOOKED_AT, -1) for ends in self.sampler(g, eids))
+        hard = self.sampler.chosen(self.sampler.relation().etype, torch.arange(_LOOKED_AT))
+        held = torch.cat([problem.split.val, problem.split.test], dim=1)
+        src, dst = torch.cat([held, held.flip(0)], dim=1)
+        known = KnownEdges(src, dst, problem.num_nodes, exclude_self=False)
+        false = known.contains(query, drawn)[hard]
+        h = self.embed()
+        score = h[query[:, 0]] @ h.t()
+        weight = score.softmax(1).gather(1, drawn)[hard]
+        return {
+            "false share": float(false.float().mean()),
+            "false weight": float(weight[false].sum() / weight.sum()),
+        }
+
 
 def train(problem: Problem, cell: Cell) -> dict[str, Any]:
     """Train until the validation MRR rises no more; test metrics of the best weights."""
@@ -118,6 +146,7 @@ def train(problem: Problem, cell: Cell) -> dict[str, Any]:
         "pool": cell.recipe.pool(problem.num_nodes),
         "seconds per round": run.seconds / len(curve),
         "refresh share": run.refresh_seconds / run.seconds,
+        **run.false_negatives(),
     }
 
 

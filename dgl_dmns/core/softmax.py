@@ -8,10 +8,10 @@ Computed is what the pool adds,
     ``sum over b of log(e^{o_b} + Z_{j(b)}) - o_b``,
     ``Z_j = sum over c of e^{s(q_j, p_c) + w_c + d_jc}``,
 
-where a query with many positives is scored once. The queries are taken in chunks. For the inner
-product the gradients are sums of the same exponentials, so they are made in the forward pass, and
-nothing of size Q C is kept. Other scorers go through autograd, and each chunk is computed again in
-the backward pass.
+and its terms. A query with many positives is scored once. The queries are taken in chunks. For the
+inner product the gradients are sums of the same exponentials, so they are made in the forward pass,
+and nothing of size Q C is kept. Other scorers go through autograd, and each chunk is computed again
+in the backward pass.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def pool_softmax(
     scorer: Scorer | None = None,
     temperature: float = 1.0,
     query_of: Tensor | None = None,
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
     """What the pool adds to the log denominators of all positives; see the top of this module.
 
     Args:
@@ -84,35 +84,36 @@ def pool_softmax(
         query_of: the query of each positive, shape [B], int64; defaults to one after the other.
 
     Returns:
-        A scalar of the dtype of ``other``.
+        The sum, a scalar of the dtype of ``other``, and its terms, shape [B], without gradient.
     """
     corrections = corrections.in_order(other)
     log_weight = log_weight.to(other)
     if query_of is None:
         query_of = torch.arange(len(other), device=other.device)
-    else:
-        query_of, order = query_of.sort()
-        other = other[order]
+    query_of, order = query_of.sort()
+    other, terms = other[order], torch.empty_like(other)
     if scorer is None:
         query, pool = query.to(other.dtype) / temperature, pool.to(other.dtype)
         with torch.autocast(other.device.type, enabled=False):
             apply: Any = _InnerProducts.apply
-            total: Tensor = apply(query, pool, log_weight, other, query_of, corrections)
-        return total
+            total, terms[order] = apply(query, pool, log_weight, other, query_of, corrections)
+        return total, terms
 
     def chunk_of(query: Tensor, pool: Tensor, other: Tensor, of: Tensor, start: int) -> Tensor:
         score = scorer(query.unsqueeze(1), pool.unsqueeze(0))
         score = checked_scores(score, (query.shape[0], pool.shape[0]))
         logits = corrections.add_to(score.to(other.dtype) / temperature + log_weight, start)
         logits = torch.cat([logits[of], other.unsqueeze(1)], dim=1)
-        return (logits.logsumexp(1) - other).sum()
+        return logits.logsumexp(1) - other
 
     step = max(1, min(_CHUNK, _ENTRIES // max(1, pool.numel())))
     parts = [
         checkpoint(chunk_of, query[some], pool, other[mine], of, some.start, use_reentrant=False)
         for some, mine, of in _chunks(query, query_of, step)
     ]
-    return torch.stack(parts).sum()
+    added = torch.cat(parts)
+    terms[order] = added.detach()
+    return added.sum(), terms
 
 
 def _chunks(query: Tensor, query_of: Tensor, step: int) -> Iterator[tuple[slice, slice, Tensor]]:
@@ -137,11 +138,11 @@ class _InnerProducts(torch.autograd.Function):
         other: Tensor,
         query_of: Tensor,
         add: Corrections,
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
         needed = any(ctx.needs_input_grad)
         by_query, by_pool, by_other = (torch.zeros_like(x) for x in (query, pool, other))
         step = max(1, min(_CHUNK, _ENTRIES // max(1, pool.shape[0])))
-        total = other.new_zeros(())
+        terms = torch.empty_like(other)
         columns = pool.t()
         least = torch.finfo(other.dtype).min  # in place of -inf, where all are left out
         for some, mine, of in _chunks(query, query_of, step):
@@ -150,7 +151,7 @@ class _InnerProducts(torch.autograd.Function):
             weight = logits.sub_(largest).clamp_(min=_LOWEST).exp_()
             sum_ = weight.sum(1, keepdim=True)
             above = (sum_.log() + largest).squeeze(1)[of] - other[mine]
-            total += torch.logaddexp(above, torch.zeros_like(above)).sum()
+            terms[mine] = torch.logaddexp(above, torch.zeros_like(above))
             if needed:
                 share = above.sigmoid()  # of the pool in the denominator
                 by_other[mine] = -share
@@ -159,7 +160,8 @@ class _InnerProducts(torch.autograd.Function):
                 by_pool.addmm_(weight.t(), query[some] * times)
         if needed:
             ctx.save_for_backward(by_query, by_pool, by_other, query, pool, other)
-        return total
+        ctx.mark_non_differentiable(terms)
+        return terms.sum(), terms
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:

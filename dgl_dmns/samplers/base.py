@@ -222,7 +222,7 @@ class NegativeSampler(_Base):  # type: ignore[misc]
     def _pairs_for_edges(
         self, g: Any, src: Tensor, dst: Tensor, etype: EdgeType, eids: Tensor
     ) -> Pair:
-        """Negative pairs for B edges, k in a row for each: two tensors [B * k], int64."""
+        """Negative pairs for B edges, k in a row for each: [B * k], int64."""
         chosen = self.negatives_for_edges(g, src, dst, etype)
         return src.repeat_interleave(chosen.shape[1]), chosen.flatten()
 
@@ -233,7 +233,7 @@ class NegativeSampler(_Base):  # type: ignore[misc]
         Args:
             g: the graph.
             nodes: ids of source nodes, shape [B], of the graph's id type.
-            etype: edge type, canonical or by its relation alone; defaults to the graph's only one.
+            etype: edge type; may be left out where the graph has one.
 
         Returns:
             Destination ids, shape [B, k], of the dtype and on the device of ``nodes``.
@@ -261,6 +261,7 @@ class NegativeSampler(_Base):  # type: ignore[misc]
         share: Share = "batch",
         pool: int | None = None,
         filtered: bool = True,
+        discount: float = 0.0,
         reduce: Literal["sum", "none"] = "sum",
     ) -> Any:
         """Softmax cross-entropy of each positive against all negatives of the batch.
@@ -270,27 +271,25 @@ class NegativeSampler(_Base):  # type: ignore[misc]
             h = model(blocks, blocks[0].srcdata["feat"])
             loss = negatives.loss(h, pos_graph, neg_graph)
 
-        Each positive is compared with the random negatives of the whole batch and with the hard
-        ones of its own edge, except for its known edges. They are weighed so that their sum
-        estimates the sum over all nodes without bias (`dgl_dmns.shared_softmax`).
+        Each positive is compared with the random negatives of the batch and the hard ones of its
+        own edge, which estimate all nodes without bias (`dgl_dmns.shared_softmax`).
 
         Args:
             h: embeddings of the batch's nodes, shape [n, D], in the order of
-                ``pos_graph.ndata[dgl.NID]``: what the model returns for the blocks. A dict by node
-                type for several.
-            pos_graph: the positive graph from the loader, also one of a ``DistGraph``; or a
-                GraphBolt minibatch.
+                ``pos_graph.ndata[dgl.NID]``: what the model returns. A dict for several node types.
+            pos_graph: the positive graph from the loader; or a GraphBolt minibatch.
             neg_graph: the negative graph; left out with a minibatch.
             scorer: scores of broadcastable embeddings, or a dict of such by edge type; defaults to
                 the one that the sampler was made with, or else the inner product.
             temperature: positive; scores are divided by it.
             share: ``"batch"``, or ``"edge"`` to compare each positive with its own negatives alone.
-            pool: upper bound on the shared negatives that each positive is compared with, random
-                ones; the hard ones of its own always count. Defaults to all.
-            filtered: whether known edges of a query are left out of the sum; False is the softmax
-                over all nodes (with ``share="batch"``), for queries that have many answers.
-            reduce: with several edge types, ``"sum"`` of their losses, or ``"none"``: a dict of
-                them by canonical edge type (by the keys of a minibatch).
+            pool: most shared negatives that each positive is compared with; defaults to all.
+            filtered: whether known edges are left out of the sum; False is the softmax over all
+                nodes (with ``share="batch"``), for queries that have many answers.
+            discount: share in [0, 1] by which a positive pulls less where the model ranks it no
+                better than chance, in proportion to its loss; 0.25 suits purchases.
+            reduce: with several edge types, ``"sum"`` of their losses, or ``"none"``: a dict by
+                canonical edge type (by the keys of a minibatch).
 
         Returns:
             The mean loss over the positives, a scalar, float32; 0 for an empty batch.
@@ -327,6 +326,7 @@ class NegativeSampler(_Base):  # type: ignore[misc]
                 temperature=temperature,
                 share=share,
                 pool=pool,
+                discount=discount,
                 generator=generator,
             )
         if reduce == "none":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -51,3 +52,6 @@ def test_a_run_writes_its_table(tmp_path: Path) -> None:
     text = (tmp_path / "results.md").read_text()
     assert "tiny, pool 50.0% of the nodes" in text
     assert "| DNS, reach (5) | 1 | 12 |" in text
+    cells = [json.loads(path.read_text())["result"] for path in tmp_path.glob("cells/*.json")]
+    for false in [cell["false share"] for cell in cells if cell["refresh share"]]:
+        assert 0 < false < 0.5  # the hardest are often held-out
