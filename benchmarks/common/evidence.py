@@ -66,6 +66,17 @@ FIGURES: dict[str, Figures] = {
         *_COSTS,
         _mean("refresh share", digits=2),
     ),
+    "distributed": (
+        _mean("held", "sources held", 0),
+        _mean("held MB", digits=1),
+        ("held MB", ratio("of one partition", "held MB")),
+        _mean("cpu", "refresh (CPU s)", 2),
+        ("cpu", ratio("of one partition", "cpu")),
+        _mean("wall", "refresh (s)", 2),
+        _mean("messages", "reads and writes", 0),
+        _mean("MRR"),
+        ("MRR", difference("to one partition", "MRR")),
+    ),
     "gae": (
         *map(_mean, ("test Hits@10", "test Hits@20", "test Hits@100", "test MRR")),
         ("test Hits@100", difference("Hits@100, difference", "test Hits@100")),

@@ -33,7 +33,8 @@ _ROW = Row("dmns", "dmns")
 
 
 def _parts(runs: Runs, base: Runs) -> str:
-    return ", ".join(mean("", part, 2).text(runs, base) for part in ("embed", "fit", "table"))
+    parts = ("embed seconds", "fit seconds", "table seconds")
+    return ", ".join(mean("", part, 2).text(runs, base) for part in parts)
 
 
 _COLUMNS = (

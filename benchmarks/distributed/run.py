@@ -210,7 +210,8 @@ def _train(folder: Path) -> None:
         sent, cpu = rpc.get_msg_seq(), time.process_time()
         report = negatives.refresh()
         cost = {"cpu": time.process_time() - cpu, "messages": rpc.get_msg_seq() - sent}
-        costs.append({**cost, "wall": report.seconds, **report.seconds_by_part})
+        parts = {f"{part} seconds": spent for part, spent in report.seconds_by_part.items()}
+        costs.append({**cost, "wall": report.seconds, **parts})
     share = negatives.relation().share
     result = {
         "held": g.num_nodes() if share is None else len(share.ids),
