@@ -105,11 +105,11 @@ def main(argv: list[str] | None = None) -> int:
     rows = []
     for seed in range(args.seeds):
         triples = generated_triples(args.entities, args.relations, seed)
-        for kind in ("uniform", "dmns"):
-            rows.append({"sampler": kind, **train(kind, triples, seed, args)})
-    print(
-        f"{args.entities} entities, {args.relations} relations; mean over {args.seeds} seed(s):\n"
-    )
+        rows += [
+            {"sampler": kind, **train(kind, triples, seed, args)} for kind in ("uniform", "dmns")
+        ]
+    sizes = f"{args.entities} entities, {args.relations} relations"
+    print(f"{sizes}; mean over {args.seeds} seed(s):\n")
     result = pd.DataFrame(rows).groupby("sampler", sort=False).mean()
     print(result.to_string(float_format=lambda v: f"{v:.3f}"))
     return 0
