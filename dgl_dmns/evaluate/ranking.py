@@ -175,15 +175,21 @@ def filtered_ranking(
         ValueError: a shape does not fit, an id is out of range, or a score is NaN.
         TypeError: ids are not integers.
     """
-    check_shape("h_query", h_query, (None, None), "[Q, D]")
-    check_shape("h_candidate", h_candidate, (None, None), "[N, D]")
-    check_shape("pairs", pairs, (2, None), "[2, B]")
     batch = as_integer("batch", batch, 1)
+    known = _checked(h_query, h_candidate, pairs, known, "all edges, for example with KnownEdges")
+    return _among_unknown(h_query, h_candidate, pairs, known, score, batch)
+
+
+def _checked(
+    h_query: Tensor, h_candidate: Tensor, pairs: Tensor, known: tuple[Tensor, Tensor], build: str
+) -> tuple[Tensor, Tensor]:
+    """The known candidates of queries, see `checked_known`, once all arguments fit."""
+    check_shape("h_query", h_query, (None, None), "[Nq, D]")
+    check_shape("h_candidate", h_candidate, (None, None), "[Nc, D]")
+    check_shape("pairs", pairs, (2, None), "[2, P]")
     check_ids("pairs", pairs[0], len(h_query))
     check_ids("pairs", pairs[1], len(h_candidate))
-    build, counts = "all edges, for example with KnownEdges", (len(h_query), len(h_candidate))
-    known = checked_known(known, *counts, build, h_query.device)
-    return _among_unknown(h_query, h_candidate, pairs, known, score, batch)
+    return checked_known(known, len(h_query), len(h_candidate), build, h_query.device)
 
 
 def _among_unknown(
@@ -279,15 +285,11 @@ def recommendation_metrics(
             twice or among the known ones, ``n`` or ``batch`` is below 1, or a score is not finite.
         TypeError: ids are not integers.
     """
-    check_shape("h_query", h_query, (None, None), "[Nq, D]")
-    check_shape("h_candidate", h_candidate, (None, None), "[Nc, D]")
-    check_shape("pairs", pairs, (2, None), "[2, P] with P >= 1", least=1)
     n, batch = as_integer("n", n, 1), as_integer("batch", batch, 1)
-    nodes, device = len(h_candidate), h_query.device
-    check_ids("pairs", pairs[0], len(h_query))
-    check_ids("pairs", pairs[1], nodes)
     build = "the training edges, for example with KnownEdges"
-    indptr, indices = checked_known(known, len(h_query), nodes, build, device)
+    indptr, indices = _checked(h_query, h_candidate, pairs, known, build)
+    check_shape("pairs", pairs, (2, None), "[2, P] with P >= 1", least=1)
+    nodes, device = len(h_candidate), h_query.device
     key = (pairs[0].long() * nodes + pairs[1].long()).to(device).sort().values
     query, item = torch.div(key, nodes, rounding_mode="floor"), key % nodes
     if bool((key.diff() == 0).any()):
