@@ -52,8 +52,7 @@ def train(kind: str, purchases: Tensor, seed: int, args: argparse.Namespace) -> 
     def evaluate(pairs: Tensor) -> dict[str, float]:
         """Recall@20 and NDCG@20 among all items that the user has not bought in training."""
         h = model.eval()(g, g.ndata["feat"])
-        known = bought.indptr, bought.indices
-        return recommendation_metrics(h["query"], h["item"], pairs, known, n=20)
+        return recommendation_metrics(h["query"], h["item"], pairs, bought, n=20)
 
     best, best_epoch, best_state, seconds = -1.0, 0, {}, 0.0
     for epoch in range(args.epochs):

@@ -55,7 +55,7 @@ def train(kind: str, triples: Tensor, seed: int, args: argparse.Namespace) -> di
     def evaluate(pairs: Tensor) -> dict[str, float]:
         """Each held-out tail and head among all entities that make no known triple."""
         h = model.eval()(g, g.ndata["feat"])
-        ranks = filtered_ranking(h["query"], h["item"], pairs, (known.indptr, known.indices))
+        ranks = filtered_ranking(h["query"], h["item"], pairs, known)
         return ranking_metrics(ranks, hits=(1, 10))
 
     best, best_epoch, best_state, seconds = -1.0, 0, {}, 0.0

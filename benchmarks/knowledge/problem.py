@@ -52,9 +52,7 @@ def load_problem(dataset: str, recipe: Recipe, seed: int, folder: Any) -> Proble
     known = KnownEdges(query, entity, queries.num_queries, entities, exclude_self=False)
 
     def rank(query: Tensor, item: Tensor, score: Any, part: str) -> dict[str, float]:
-        seen = known.indptr, known.indices
-        return ranking_metrics(
-            filtered_ranking(query, item, pairs[part], seen, score), hits=(1, 3, 10)
-        )
+        ranks = filtered_ranking(query, item, pairs[part], known, score)
+        return ranking_metrics(ranks, hits=(1, 3, 10))
 
     return Problem(queries.graph(pairs["train"]), queries, rank, "MRR")

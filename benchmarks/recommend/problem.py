@@ -48,7 +48,7 @@ def load_problem(dataset: str, recipe: Recipe, seed: int, folder: Any) -> Proble
     }
 
     def rank(query: Tensor, item: Tensor, score: Any, part: str) -> dict[str, float]:
-        seen = known[part].indptr, known[part].indices
+        seen = known[part]
         return recommendation_metrics(query, item, pairs[part], seen, n=20, score=score, batch=512)
 
     return Problem(shop_graph(rest[0], rest[1], users, items), None, rank, "NDCG@20")

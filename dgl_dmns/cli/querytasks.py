@@ -60,11 +60,9 @@ class QueryTask(Task):
         self.held_out = {_TO: pairs["val"]}
         self.known = {part: self._known(left_out) for part, left_out in known.items()}
 
-    def _known(self, pairs: Tensor) -> tuple[Tensor, Tensor]:
-        """Items of each query as CSR."""
+    def _known(self, pairs: Tensor) -> KnownEdges:
         counts = (self.g.num_nodes(ntype) for ntype in SIDES)
-        known = KnownEdges(pairs[0], pairs[1], *counts, exclude_self=False)
-        return known.indptr, known.indices
+        return KnownEdges(pairs[0], pairs[1], *counts, exclude_self=False)
 
     def loader(self, negatives: Any) -> Any:  # noqa: D102
         fanout, size = self.settings.fanout or -1, self.settings.batch_size
@@ -82,15 +80,15 @@ class QueryTask(Task):
         return torch.randperm(count, generator=generator)[:_MOST_QUERIES]
 
     def arrays(self, h: Any) -> dict[str, Any]:  # noqa: D102
-        indptr, indices = self._known(self._everything())
+        known = self._known(self._everything())
         return {
             "kind": np.array(self.records.kind),
             "model": np.array(self.settings.model),
             "columns": np.array(self.records.columns),
             "query_trained": (self.g.out_degrees(etype="to") > 0).numpy(),
             **{f"{ntype}_embedding": h[ntype].numpy() for ntype in SIDES},
-            "known_indptr": indptr.numpy(),
-            "known_indices": indices.numpy(),
+            "known_indptr": known.indptr.numpy(),
+            "known_indices": known.indices.numpy(),
         }
 
     def _everything(self) -> Tensor:
