@@ -71,9 +71,6 @@ class QueryTask(Task):
     def forward(self, input_nodes: Any, blocks: Any) -> Any:  # noqa: D102
         return self.model(blocks, input_nodes)
 
-    def embed(self) -> Any:  # noqa: D102
-        return self.model(self.g, self.g.ndata["feat"])
-
     def _some(self, count: int) -> Tensor:
         """At most so many places that validation looks at, the same in each epoch."""
         generator = torch.Generator().manual_seed(fit_seed(self.settings.seed))

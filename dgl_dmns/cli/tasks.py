@@ -57,7 +57,7 @@ class Task(ABC):
     """Data of one kind, split and made ready to train on; the constructor makes the model.
 
     Attributes:
-        g: the graph of the training edges.
+        g: the graph of the training edges; ``feat`` is what the model takes of its nodes.
         model: called by samplers as a module on the graph.
         num_edges: how many edges are trained on.
         held_out: validation edges, for the monitor.
@@ -79,10 +79,6 @@ class Task(ABC):
     @abstractmethod
     def forward(self, input_nodes: Any, blocks: Any) -> Any:
         """Embeddings of a batch."""
-
-    @abstractmethod
-    def embed(self) -> Any:
-        """Embeddings of all nodes."""
 
     @abstractmethod
     def validate(self, h: Any) -> float:
@@ -133,9 +129,6 @@ class GraphTask(Task):
 
     def forward(self, input_nodes: Any, blocks: Any) -> Any:  # noqa: D102
         return self.model(blocks, blocks[0].srcdata["feat"])
-
-    def embed(self) -> Any:  # noqa: D102
-        return self.model(self.g, self.g.ndata["feat"])
 
     def _rank(self, h: Tensor, pairs: Tensor) -> dict[str, float]:
         ranks = full_ranking(h, pairs[:, :_MOST_PAIRS], self.known)

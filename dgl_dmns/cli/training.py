@@ -124,8 +124,8 @@ class Run:
     @torch.no_grad()
     def embed(self) -> Any:
         """Embeddings of all nodes."""
-        self.task.model.eval()
-        return self.task.embed()
+        g = self.task.g
+        return self.task.model.eval()(g, g.ndata["feat"])
 
     def validate(self, loss: float, seconds: float) -> float:
         """The watched metric on validation edges; kept, with the weights if it is the best."""

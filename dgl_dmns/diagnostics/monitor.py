@@ -238,9 +238,10 @@ class Monitor:
             )
         frame = self.frame()
         if path.suffix == ".csv":
-            return frame.to_csv(path, index=False)
-        check_parquet(path, "write a .csv file")
-        return frame.to_parquet(path, index=False)
+            frame.to_csv(path, index=False)
+        else:
+            check_parquet(path, "write a .csv file")
+            frame.to_parquet(path, index=False)
 
     # ---- ending and resuming ----------------------------------------------------------------
 
