@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = [
+    "check_parquet",
     "read_arrays",
     "read_arrow",
     "read_names",
@@ -248,6 +249,20 @@ def _digest(nesting: str, arrays: Mapping[str, np.ndarray[Any, Any]]) -> str:
         total.update(f"{name} {array.dtype.str} {array.shape}".encode())
         total.update(np.ascontiguousarray(array).data)
     return total.hexdigest()
+
+
+def check_parquet(path: Path, instead: str) -> None:
+    """Say what to install, or what to do ``instead``, where Parquet cannot be read or written.
+
+    Raises:
+        ImportError: if pyarrow is missing.
+    """
+    try:
+        from pyarrow import parquet  # noqa: F401
+    except ImportError as error:
+        raise ImportError(
+            f"{path}: Parquet needs pyarrow (python -m pip install pyarrow); or {instead}"
+        ) from error
 
 
 def read_parquet(path: Path) -> pd.DataFrame:

@@ -14,37 +14,19 @@ from typing import Any
 import dgl
 import torch
 from dgl import graphbolt as gb
-from dgl.nn import SAGEConv
 from torch import Tensor, nn
 
 import dgl_dmns.graphbolt  # noqa: F401  (registers sample_negative_with)
 from dgl_dmns import DMNSSampler, UniformSampler
 from dgl_dmns.data import EdgeSplit, GraphData, embedded_graph, split_pairs
 from dgl_dmns.evaluate import full_ranking, ranking_metrics
+from dgl_dmns.models import GraphSAGE
 from dgl_dmns.seeds import fit_seed, seed_all
 
 KINDS = ("uniform", "dmns")
 
 
-# 1. The model: two GraphSAGE layers, and the inner product of two nodes as the score of an edge. --
-
-
-class SAGE(nn.Module):
-    """Called with a minibatch's blocks in training, and with the whole graph elsewhere."""
-
-    def __init__(self, in_feats: int, hidden: int = 64) -> None:
-        super().__init__()
-        self.first = SAGEConv(in_feats, hidden, "mean")
-        self.second = SAGEConv(hidden, hidden, "mean")
-
-    def forward(self, graph: Any, x: Tensor) -> Tensor:
-        """Embeddings of the output nodes, shape [N, hidden]."""
-        first, second = graph if isinstance(graph, list) else (graph, graph)
-        h: Tensor = self.second(second, torch.relu(self.first(first, x)))
-        return h
-
-
-# 2. The pipeline. ---------------------------------------------------------------------------------
+# 1. The pipeline. ---------------------------------------------------------------------------------
 
 
 def pipeline(g: Any, negatives: Any, args: argparse.Namespace) -> Any:
@@ -66,7 +48,7 @@ def pipeline(g: Any, negatives: Any, args: argparse.Namespace) -> Any:
     return gb.DataLoader(datapipe, num_workers=args.workers)
 
 
-# 3. Training. -------------------------------------------------------------------------------------
+# 2. Training. -------------------------------------------------------------------------------------
 
 
 def training_graph(data: GraphData, split: EdgeSplit) -> Any:
@@ -81,7 +63,7 @@ def train(kind: str, data: GraphData, split: EdgeSplit, args: argparse.Namespace
     seed_all(args.seed)
     gb.seed(fit_seed(args.seed, bits=31))
     g = training_graph(data, split)
-    model = SAGE(g.ndata["feat"].shape[1])
+    model = GraphSAGE(data.num_nodes, features=g.ndata["feat"].shape[1])
     optimizer = torch.optim.Adam(model.parameters(), lr=args.lr)
     if kind == "dmns":
         negatives = DMNSSampler(g, model, k=args.k, seed=args.seed)

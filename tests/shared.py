@@ -81,8 +81,8 @@ def seed(value: int = 0) -> None:
     dgl.seed(value)
 
 
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=rng(seed))
+def normal(*shape: int, seed: int = 0, **more: Any) -> Tensor:
+    return torch.randn(shape, generator=rng(seed), **more)
 
 
 def pairs(sources: int, destinations: int, count: int, seed: int = 1) -> tuple[Tensor, Tensor]:

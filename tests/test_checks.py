@@ -67,8 +67,6 @@ NO_IDS = {
     "number": (3, r"torch\.tensor"),
 }
 CALLS = {
-    "call": lambda s, ids: s(G, ids),
-    "for_queries": lambda s, ids: s.for_queries(G, ids),
     "observe": lambda s, ids: s.observe(ids, H[: len(ids) if hasattr(ids, "__len__") else 1]),
     "negatives_by_level": lambda s, ids: s.negatives_by_level(ids, 3),
     "refresh": lambda s, ids: s.refresh(nodes=ids),
@@ -130,12 +128,6 @@ def test_small_integers_are_told_how_to_become_ids() -> None:
     with pytest.raises(TypeError, match=r"\.to\(torch\.int64\)"):
         check_ids("nodes", torch.tensor([1], dtype=torch.int16), 5)
     check_ids("nodes", torch.tensor([[1]]), 5, dim=None)
-
-
-def test_observing_a_mask_leaves_everything_as_it_was(refreshed: Any) -> None:
-    with pytest.raises(TypeError, match="node_ids"):
-        refreshed.observe(MASK, H)
-    assert refreshed.report.version == 1
 
 
 # Numbers.

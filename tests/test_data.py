@@ -20,6 +20,8 @@ from dgl_dmns.data import (
     GraphData,
     datasets,
     embedded_graph,
+    generated_shop,
+    generated_triples,
     load_dataset,
     official_split,
     simple_undirected,
@@ -133,6 +135,22 @@ def test_embedded_can_be_learnt_but_not_solved(embedded):
 def test_embedded_messages(arguments, message):
     with pytest.raises(ValueError, match=message):
         embedded_graph(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("made", "sizes", "each"), [(generated_shop, (30, 20), 16), (generated_triples, (20, 3), 5)]
+)
+def test_generated_rows_are_different_and_decided_by_their_seed(made, sizes, each):
+    rows = made(*sizes, 5)
+    assert torch.equal(rows, made(*sizes, 5))
+    assert not torch.equal(rows, made(*sizes, 6))
+    assert len(rows.unique(dim=1)[0]) == rows.shape[1]
+    if made is generated_triples:
+        assert (rows[0] != rows[2]).all()
+    groups = rows[:1] if made is generated_shop else rows[:2]
+    assert groups.unique(dim=1, return_counts=True)[1].unique().tolist() == [each]
+    with pytest.raises(ValueError, match="expected at least"):
+        made(5, 15)
 
 
 @pytest.mark.parametrize(

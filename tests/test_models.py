@@ -8,9 +8,8 @@ import torch
 from dgl.dataloading import DataLoader, as_edge_prediction_sampler
 
 from dgl_dmns import DMNSSampler, UniformSampler
-from dgl_dmns.core import dot_score
-from dgl_dmns.data import QueryGraph, exclusion, shop_graph
-from dgl_dmns.models import MODELS, block_sampler, make_model
+from dgl_dmns.data import QueryGraph, shop_graph
+from dgl_dmns.models import MODELS, block_sampler, edge_loader, make_model
 from tests.shared import make, normal, pairs, rng, seed
 
 ENTITIES, RELATIONS, TRIPLES = 14, 3, 40
@@ -191,12 +190,8 @@ def test_blocks_with_all_neighbours_give_what_the_whole_graph_gives(name):
 @pytest.mark.parametrize("name", MODELS)
 def test_training_with_dmns_needs_nothing_else(name):
     model, g, _ = built(name, temperature=0.5, dropout=0.1)
-    scorer = None if model.score is dot_score else model.score
-    negatives = make("dmns", g, model, 1, etypes=["to"], scorer=scorer)
-    flow = as_edge_prediction_sampler(
-        block_sampler(model, 3), negative_sampler=negatives, **exclusion(g)
-    )
-    loader = DataLoader(g, {"to": torch.arange(g.num_edges("to"))}, flow, batch_size=16)
+    negatives = make("dmns", g, model, 1, etypes=["to"], scorer=model.scorer)
+    loader = edge_loader(model, g, negatives, 3, batch_size=16)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.03)
     negatives.attach(optimizer, every=len(loader))
     losses = []
@@ -215,11 +210,8 @@ def test_a_batch_has_none_of_its_edges_among_its_messages():
     for g in (shop(), knowledge()[1]):
         shopping = "from" in g.etypes
         model, _, _ = built("sage" if shopping else "rgcn")
-        flow = as_edge_prediction_sampler(
-            block_sampler(model), negative_sampler=UniformSampler(g, 1), **exclusion(g)
-        )
         count = g.num_edges("to")
-        for _, pos, _, blocks in DataLoader(g, {"to": torch.arange(count)}, flow, batch_size=4):
+        for _, pos, _, blocks in edge_loader(model, g, UniformSampler(g, 1), batch_size=4):
             mine = set(pos.edges["to"].data[dgl.EID].tolist())
             twins = mine if shopping else {(e + count // 2) % count for e in mine}
             for block in blocks:
@@ -249,7 +241,21 @@ def test_graphsage_of_one_type_takes_features_or_ids():
     g = dgl.graph(pairs(20, 20, 60), num_nodes=20)
     for features, x in ((0, torch.arange(20)), (5, normal(20, 5))):
         model = make_model("sage", g, width=6, features=features).eval()
-        assert model(g, x).shape == (20, 6)
+        h = model(g, x)
+        assert h.shape == (20, 6)
+        src, dst = g.edges()
+        assert torch.equal(model.scores(h, g), (h[src] * h[dst]).sum(1))
+
+
+def test_squares_are_those_of_both_ends():
+    for name in ("mf", "transe"):
+        model, g, _ = built(name)
+        h = model(g, everyone(g))
+        query, item = g.edges(etype="to")
+        q, u = h["query"][query], h["item"][item]
+        assert torch.allclose(model.scores(h, g), model.score(q, u))
+        assert torch.allclose(model.squares(h, g), (q**2).sum(1).mean() + (u**2).sum(1).mean())
+        assert (model.scorer is None) == (name == "mf")
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, Optional
 
 import torch
-from dgl.dataloading import DataLoader, as_edge_prediction_sampler
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
@@ -34,17 +33,14 @@ from benchmarks.common.report import (
 from benchmarks.common.rows import Cell, Row, make_sampler
 from benchmarks.common.run import Runner
 from benchmarks.common.training import EveryNode, converged
-from dgl_dmns.core import dot_score
-from dgl_dmns.data import QueryGraph, exclusion
+from dgl_dmns.data import QueryGraph
 from dgl_dmns.losses import bce_loss, bpr_loss
-from dgl_dmns.models import block_sampler, make_model
-from dgl_dmns.models.base import SIDES
+from dgl_dmns.models import edge_loader, make_model
 from dgl_dmns.samplers import RefreshingSampler
 from dgl_dmns.seeds import seed_all
 
 __all__ = ["ROWS", "Benchmark", "Problem", "Recipe", "main", "train"]
 
-_TO = ("query", "to", "item")
 _FOLLOWS = {"etypes": ["to"]}
 
 _TUNED = ("learning rate", "temperature", "dropout", "regularization")
@@ -77,9 +73,7 @@ class Recipe:
     learning_rate: float = 3e-3  # of Adam
     temperature: Optional[float] = None  # noqa: UP007 - read at run time, in Python 3.9 too
     dropout: float = 0.0
-    # times the mean of ``|q|^2 + |u|^2`` over the positives: the DURA of Zhang et al., "Duality-
-    # Induced Regularizer for Tensor Factorization Based Knowledge Graph Completion", NeurIPS 2020
-    regularization: float = 0.0
+    regularization: float = 0.0  # times `Model.squares` of the positives
     k: int = 16  # negatives of an edge under ``softmax`` and ``self-adversarial``; 1 elsewhere
     batch_size: int = 2048  # positives in a batch
     fanout: int = -1  # neighbours for each node and hop, of models that read any; -1 for all
@@ -120,37 +114,30 @@ class _Run:
     def __init__(self, problem: Problem, cell: Cell) -> None:
         recipe: Recipe = cell.recipe
         seed_all(cell.seed)
-        self.problem, self.row, g = problem, cell.row, problem.graph
-        self.recipe = recipe
+        self.problem, self.row, self.recipe = problem, cell.row, recipe
         self.model = make_model(
             recipe.model,
-            g,
+            problem.graph,
             problem.queries,
             width=recipe.width,
             temperature=recipe.temperature,
             dropout=recipe.dropout,
         )
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=recipe.learning_rate)
-        self.scorer = None if self.model.score is dot_score else self.model.score
-        self.ids = {ntype: g.nodes[ntype].data["feat"] for ntype in SIDES}
         self.seconds = 0.0
         started = time.perf_counter()
         self.sampler = make_sampler(
             cell.row,
             recipe.k if cell.row.loss in ("softmax", "self-adversarial") else 1,
-            g,
+            problem.graph,
             self.embed,
             cell.seed,
-            scorer=self.scorer,
+            scorer=self.model.scorer,
             own={"every node": EveryNode},
         )
-        flow = as_edge_prediction_sampler(
-            block_sampler(self.model, recipe.fanout),
-            negative_sampler=self.sampler,
-            **(exclusion(g) if self.model.num_layers else {}),
+        self.loader = edge_loader(
+            self.model, problem.graph, self.sampler, recipe.fanout, batch_size=recipe.batch_size
         )
-        edges = {_TO: torch.arange(g.num_edges("to"))}
-        self.loader = DataLoader(g, edges, flow, batch_size=recipe.batch_size, shuffle=True)
         if isinstance(self.sampler, RefreshingSampler):
             self.sampler.attach(self.optimizer, every=recipe.refresh_every * len(self.loader))
             self.seconds = time.perf_counter() - started
@@ -158,27 +145,27 @@ class _Run:
     @torch.no_grad()
     def embed(self) -> dict[str, Tensor]:
         """Embeddings of all queries and items for tests and refreshes."""
-        mode = self.model.training
+        mode, g = self.model.training, self.problem.graph
         self.model.eval()
-        h: dict[str, Tensor] = self.model(self.problem.graph, self.ids)
+        h: dict[str, Tensor] = self.model(g, g.ndata["feat"])
         self.model.train(mode)
         return h
 
     def rank(self, part: str) -> dict[str, float]:
         """Metrics of ``val`` or ``test``."""
         h = self.embed()
-        return self.problem.rank(h["query"], h["item"], self.scorer, part)
+        return self.problem.rank(h["query"], h["item"], self.model.scorer, part)
 
     def _loss(self, h: dict[str, Tensor], pos_graph: Any, neg_graph: Any) -> Tensor:
         if self.row.loss in ("shared", "softmax"):
-            how: dict[str, Any] = {"filtered": self.recipe.filtered}
+            how: dict[str, Any] = {"scorer": self.model.scorer, "discount": self.recipe.discount}
             if self.row.loss == "softmax":
-                how = {"share": "edge"}
-            how["discount"] = self.recipe.discount
-            own: Tensor = self.sampler.loss(h, pos_graph, neg_graph, scorer=self.scorer, **how)
+                how["share"] = "edge"
+            else:
+                how["filtered"] = self.recipe.filtered
+            own: Tensor = self.sampler.loss(h, pos_graph, neg_graph, **how)
             return own
-        ends = (graph.edges(etype=_TO) for graph in (pos_graph, neg_graph))
-        positive, negative = (self.model.score(h["query"][q], h["item"][i]) for q, i in ends)
+        positive, negative = (self.model.scores(h, graph) for graph in (pos_graph, neg_graph))
         negative = negative.view(len(positive), -1)
         if self.row.loss == "bpr":
             return bpr_loss(positive, negative)
@@ -194,9 +181,7 @@ class _Run:
             h = self.model(blocks, input_nodes)
             loss = self._loss(h, pos_graph, neg_graph)
             if self.recipe.regularization:
-                q, i = pos_graph.edges(etype=_TO)
-                squares = h["query"][q].square().sum(1) + h["item"][i].square().sum(1)
-                loss = loss + self.recipe.regularization * squares.mean()
+                loss = loss + self.recipe.regularization * self.model.squares(h, pos_graph)
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()

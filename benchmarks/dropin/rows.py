@@ -79,45 +79,6 @@ def calibrated_rows(k: int) -> dict[str, Row]:
     return _stand_ins("calibrated", row, score)
 
 
-def space_rows(k: int) -> dict[str, Row]:
-    """The generator's space: compact, or all directions of the embeddings, whose densities peak."""
-    compact = {
-        "default-compact": Row("default: 16 directions", "dmns"),
-        "density-compact": Row(
-            "density, calibrated: 16 directions", "dmns", {"rule": Density()}, "calibrated"
-        ),
-    }
-    rows = {}
-    for name, row in compact.items():
-        rows[name] = row
-        title = row.title.replace("16", "all")
-        rows[name.replace("compact", "raw")] = replace(row, title=title).with_options(space="raw")
-    return rows
-
-
-def fitting_rows(k: int) -> dict[str, Row]:
-    """How far a refresh fits the diffusion model: steps after the first fit, which has 200."""
-    rows = {"default": Row("default", "dmns")}
-    for steps in (0, 5, 160):
-        rows[f"steps-{steps}"] = Row(f"{steps} fitting steps", "dmns", {"fit_steps": steps})
-    return rows
-
-
-def sharpness_rows(k: int) -> dict[str, Row]:
-    """Scores sharpened at each refresh, with the generator and without, beside scores as is."""
-    mostly = "four fifths by the score"
-    as_is = Row(mostly, "dmns", {"rule": Blend(score_share=0.8)})
-    return {
-        "default": Row("default", "dmns"),
-        "half-sharpened": Row("default, sharpened", "dmns", {"rule": Blend(edge_ratio=8.0)}),
-        "as-they-are": as_is,
-        "as-they-are-calibrated": replace(as_is, title=f"{mostly}, calibrated", loss="calibrated"),
-        "sharpened": Row(f"{mostly}, sharpened", "dmns", _SHARPENED),
-        "score": Row("the score alone, sharpened", "self-adversarial", {"edge_ratio": 8.0}),
-        "score-as-it-is": Row("the score alone", "self-adversarial"),
-    }
-
-
 def shared_rows(k: int) -> dict[str, Row]:
     """Negatives that the batch shares, beside those of the recipe's loss."""
 
@@ -146,9 +107,6 @@ GROUPS: dict[str, Callable[[int], dict[str, Row]]] = {
     "gate": gate_rows,
     "blend": blend_rows,
     "calibrated": calibrated_rows,
-    "spaces": space_rows,
-    "fitting": fitting_rows,
-    "sharpness": sharpness_rows,
     "shared": shared_rows,
 }
 """Groups by their command-line names."""

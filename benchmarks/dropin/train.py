@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable
 from typing import Any
 
 import dgl
@@ -25,10 +24,7 @@ from dgl_dmns.losses import bce_loss, bpr_loss, softmax_loss
 from dgl_dmns.samplers import RefreshingSampler
 from dgl_dmns.seeds import seed_all
 
-__all__ = ["Watch", "objective", "run_cell", "train"]
-
-Watch = Callable[[RefreshingSampler], object]
-"""What looks at a sampler's refreshes, such as one that makes a `Monitor`."""
+__all__ = ["objective", "run_cell", "train"]
 
 
 def objective(
@@ -49,7 +45,7 @@ def objective(
 class _Run:
     """Model, sampler and loader of one cell, and what its epochs add up to."""
 
-    def __init__(self, problem: Problem, cell: Cell, watch: Watch | None = None) -> None:
+    def __init__(self, problem: Problem, cell: Cell) -> None:
         recipe: Recipe = cell.recipe
         seed_all(cell.seed)
         self.problem, self.recipe, self.row = problem, recipe, cell.row
@@ -95,8 +91,6 @@ class _Run:
         self.random = torch.Generator().manual_seed(cell.seed)  # of the rows that are rebuilt
         self.mean_score: dict[str, float] = {}
         if self.refreshing is not None:
-            if watch is not None:
-                watch(self.refreshing)
             self._refresh_first(self.refreshing)
 
     def _refresh_first(self, sampler: RefreshingSampler) -> None:
@@ -194,11 +188,8 @@ class _Run:
         return weights, self.refreshing and self.refreshing.state_dict()
 
 
-def train(problem: Problem, cell: Cell, watch: Watch | None = None) -> dict[str, Any]:
+def train(problem: Problem, cell: Cell) -> dict[str, Any]:
     """Train on a problem that is already loaded.
-
-    ``watch`` is called with the sampler before its first refresh, if it follows the encoder; what
-    it does then counts as time of the training.
 
     Returns:
         ``val`` and ``test`` (metrics at the best epoch), ``curve`` (validation MRR of each epoch),
@@ -207,7 +198,7 @@ def train(problem: Problem, cell: Cell, watch: Watch | None = None) -> dict[str,
         on average), ``positive score`` and ``negative score`` (means over the last epoch), and what
         `false_negatives` has, at the best epoch.
     """
-    run = _Run(problem, cell, watch)
+    run = _Run(problem, cell)
     curve, best_epoch, (weights, state) = converged(
         cell.recipe.epochs,
         cell.recipe.patience,

@@ -8,7 +8,7 @@ CoDEx-S, three seeds, each row tuned by the same grid:
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from functools import partial
 
 from benchmarks.common.queries import Benchmark, Recipe
 from benchmarks.common.queries import main as run
@@ -46,10 +46,8 @@ BENCHMARK = Benchmark(
 )
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run what is missing, then write the report; returns 0, or 1 if a cell failed."""
-    return run(BENCHMARK, argv)
-
+main = partial(run, BENCHMARK)
+"""Run what is missing, then write the report; returns 0, or 1 if a cell failed."""
 
 if __name__ == "__main__":
     sys.exit(main())

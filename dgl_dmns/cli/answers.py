@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import io
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +15,9 @@ import torch
 from torch import Tensor
 
 from dgl_dmns.cli.edges import read_table
-from dgl_dmns.cli.tables import Array, ColumnsError, FileError, IdColumn, ids_of, look_up
+from dgl_dmns.cli.tables import Array, ColumnsError, FileError, IdColumn, Wanted, ids_of, look_up
 from dgl_dmns.core import dot_score
-from dgl_dmns.files import read_arrays, whole_file
+from dgl_dmns.files import check_parquet, read_arrays, whole_file
 from dgl_dmns.messages import one_line
 from dgl_dmns.models import MODELS
 
@@ -39,8 +38,8 @@ def run_recommend(arguments: argparse.Namespace) -> int:
         asked = np.arange(len(run.queries))
     else:
         advice = f"name the column {name}, or add --no-header"
-        header = not arguments.no_header
-        ((column,), _) = read_table(arguments.users, (name,), header, advice=advice)
+        wanted = Wanted((name,), not arguments.no_header, advice=advice)
+        ((column,), _) = read_table(arguments.users, wanted)
         asked = pd.unique(look_up(column, run.queries, f"a {run.what}"))
     learned = run.arrays["query_trained"][asked]
     if not learned.all():
@@ -97,9 +96,9 @@ def _queries(file: Path, columns: tuple[str, ...]) -> tuple[list[IdColumn], bool
     tables = {}
     for tails, wanted in ((True, (head, relation)), (False, (relation, tail))):
         with contextlib.suppress(ColumnsError):
-            tables[tails] = read_table(file, wanted, advice=advice)[0]
+            tables[tails] = read_table(file, Wanted(wanted, advice=advice))[0]
     if not tables:
-        read_table(file, (head, relation), advice=advice)  # says what is there
+        read_table(file, Wanted((head, relation), advice=advice))  # says what is there
     if len(tables) > 1:
         raise FileError(
             f"{file}: expected two columns, got {head}, {relation} and {tail}; {advice}"
@@ -204,13 +203,7 @@ def _check_out(out: Path | None) -> None:
     if not out.parent.is_dir():
         raise ValueError(f"--out: there is no folder {out.parent}; make it, or name another")
     if out.suffix.lower() == ".parquet":
-        try:
-            import pyarrow  # noqa: F401
-        except ImportError as error:
-            raise ValueError(
-                f"--out: {out}: writing Parquet needs pyarrow (python -m pip install pyarrow); or "
-                "name a .csv file"
-            ) from error
+        check_parquet(out, "name a .csv file")
 
 
 def _write(table: pd.DataFrame, out: Path | None) -> int:
@@ -221,7 +214,5 @@ def _write(table: pd.DataFrame, out: Path | None) -> int:
         if out.suffix.lower() == ".csv":
             file.write(table.to_csv(index=False).encode("utf-8", "surrogatepass"))
         else:
-            content = io.BytesIO()
-            table.to_parquet(content, index=False)
-            file.write(content.getvalue())
+            table.to_parquet(file.name, index=False)
     return 0

@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, Optional, cast
 
 import pandas as pd
 
-from dgl_dmns.cli.tables import FileError, IdColumn, Table, find_columns, numbers
+from dgl_dmns.cli.tables import FileError, IdColumn, Table, Wanted, find_columns, numbers
 from dgl_dmns.messages import one_line
 
 __all__ = ["LARGEST", "read_text"]
@@ -50,20 +50,10 @@ def _long_cells() -> Iterator[None]:
 
 
 @_long_cells()
-def read_text(
-    file: Path,
-    wanted: Sequence[str],
-    header: bool = True,
-    rest: bool = False,
-    advice: str = "",
-) -> Table:
-    """The table in a file of text, UTF-8, or that packed with gzip.
-
-    ``wanted`` are the columns of ids, or the first ones where there is no ``header``; ``rest`` asks
-    for the others, as numbers. For ``advice`` see `find_columns`.
-    """
-    content = _content(file)
-    skip, names, places, separator = _layout(file, content, wanted, header, advice)
+def read_text(file: Path, wanted: Wanted) -> Table:
+    """The table in a file of text, UTF-8, or that packed with gzip."""
+    content, rest = _content(file), wanted.rest
+    skip, names, places, separator = _layout(file, content, wanted)
 
     @_long_cells()
     def where(row: int) -> str:
@@ -174,7 +164,7 @@ def _check_closed(file: Path, last: list[str], line: int) -> None:
 
 
 def _layout(
-    file: Path, content: bytes, wanted: Sequence[str], header: bool, advice: str
+    file: Path, content: bytes, wanted: Wanted
 ) -> tuple[int, tuple[str, ...], list[int], str | None]:
     """Lines above the rows, names of all columns, places of the wanted ones, and the separator.
 
@@ -190,21 +180,21 @@ def _layout(
         ends[one] = skip + reader.line_num
     if heads[None] == [_END]:
         raise FileError(f"{file}: the file is empty but for comments")
-    separator = _separator(heads, wanted, place) if header else _separator_of_data(heads, place)
+    separator = (_separator if wanted.header else _separator_of_data)(heads, wanted.columns, place)
     cells = heads[separator]
     if cells[-1].endswith(_END):
         _check_closed(file, cells, ends[separator])
-    if header:
+    if wanted.header:
         more = ", or --no-header where this line is an edge"
-        places = find_columns(cells, wanted, place, more, advice)
+        places = find_columns(cells, wanted, place, more)
         return ends[separator], tuple(cells), places, separator
-    if len(cells) < len(wanted):
+    if len(cells) < len(wanted.columns):
         raise FileError(
-            f"{place}: expected {len(wanted)} ids, got {len(cells)} cell(s); cells are separated "
-            "by commas, tabs, semicolons, bars or blanks"
+            f"{place}: expected {len(wanted.columns)} ids, got {len(cells)} cell(s); cells are "
+            "separated by commas, tabs, semicolons, bars or blanks"
         )
     names = tuple(f"{i + 1}" for i in range(len(cells)))
-    return skip, names, list(range(len(wanted))), separator
+    return skip, names, list(range(len(wanted.columns))), separator
 
 
 _Heads = dict[Optional[str], list[str]]
@@ -218,7 +208,7 @@ def _separator(heads: _Heads, wanted: Sequence[str], place: str) -> str | None:
     return fit[0] if fit else max(heads, key=lambda one: (len(heads[one]), one or ""))
 
 
-def _separator_of_data(heads: _Heads, place: str) -> str | None:
+def _separator_of_data(heads: _Heads, _: Sequence[str], place: str) -> str | None:
     """The separator of a first line that is an edge: one that its ids do not hold others of."""
     found = [one for one, cells in heads.items() if one and len(cells) > 1]
     clean = [

@@ -37,6 +37,7 @@ from dgl_dmns.cli.tables import (
     FileError,
     IdColumn,
     Table,
+    Wanted,
     arrays_of,
     is_parquet,
     number_nodes,
@@ -143,7 +144,7 @@ def read_edges(
         FileError: if a file is missing, cannot be read, lacks a column or a value, holds no edge
             between two nodes, or may be of either kind.
     """
-    ends, _ = read_table(edges, (source, target), header=header)
+    ends, _ = read_table(edges, Wanted((source, target), header))
     given = None if features is None else _features(features)
     ids, (first, second, *own) = number_nodes(ends if given is None else [*ends, given[0]])
     if not header:
@@ -175,26 +176,20 @@ def name_of(file: Path) -> str:
     return file.stem if file.suffix != ".gz" else Path(file.stem).stem
 
 
-def read_table(
-    file: Path,
-    wanted: Sequence[str],
-    header: bool = True,
-    rest: bool = False,
-    advice: str = "",
-) -> Table:
+def read_table(file: Path, wanted: Wanted) -> Table:
     """The columns of ids in a file, see `read_text` and `read_columns`."""
     if not file.exists():
         raise FileError(f"{file}: there is no such file; check the name")
     if not file.is_dir() and not file.is_file():
         raise FileError(f"{file}: expected a file or a folder of Parquet files, got neither")
     if file.is_dir() or is_parquet(file):
-        if not header:
+        if not wanted.header:
             raise FileError(
                 f"{file}: --no-header is for text; name columns of Parquet by their options, such "
                 "as --source"
             )
-        return read_columns(file, wanted, rest, advice)
-    return read_text(file, wanted, header, rest, advice)
+        return read_columns(file, wanted)
+    return read_text(file, wanted)
 
 
 def check_first_row(column: IdColumn, ends: Sequence[tuple[Array, Array]]) -> None:
@@ -220,7 +215,7 @@ def _features(file: Path) -> tuple[IdColumn, torch.Tensor]:
         ids, x = _numpy(file)
         names = list(map(str, range(x.shape[1])))
     else:
-        (ids,), rest = read_table(file, ("id",), rest=True)
+        (ids,), rest = read_table(file, Wanted(("id",), rest=True))
         names = [name for name, _ in rest]
         if not names:
             raise FileError(f"{file}: expected columns with numbers beside the ids, got none")

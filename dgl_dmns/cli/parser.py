@@ -225,28 +225,22 @@ def _path(kind: str) -> Callable[[str], Path]:
     return read
 
 
-def _rate(word: str) -> float:
-    try:
-        rate = float(word)
-    except ValueError:
-        rate = math.nan
-    if not 0.0 < rate < math.inf:
-        raise argparse.ArgumentTypeError(f"expected a number above 0, got {word!r}")
-    return rate
+def _number(fits: Callable[[float], bool], expected: str) -> Callable[[str], float]:
+    def read(word: str) -> float:
+        try:
+            value = float(word)
+        except ValueError:
+            value = math.nan
+        if not fits(value):
+            raise argparse.ArgumentTypeError(f"expected a number {expected}, got {word!r}")
+        return value
+
+    return read
 
 
-def _share(word: str) -> float:
-    try:
-        share = float(word)
-    except ValueError:
-        share = math.nan
-    if not 0.0 <= share < 1.0:
-        raise argparse.ArgumentTypeError(f"expected a number from 0 to below 1, got {word!r}")
-    return share
-
-
-def _weight(word: str) -> float:
-    return 0.0 if word == "0" else _rate(word)
+_rate = _number(lambda value: 0.0 < value < math.inf, "above 0")
+_weight = _number(lambda value: 0.0 <= value < math.inf, "from 0 on")
+_share = _number(lambda value: 0.0 <= value < 1.0, "from 0 to below 1")
 
 
 def _answer(word: str) -> Path:

@@ -8,21 +8,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dgl_dmns._compat import require_dgl
 from dgl_dmns.cli.kinds import LAYERED
 from dgl_dmns.cli.records import Records
 from dgl_dmns.cli.tables import arrays_of
 from dgl_dmns.cli.tasks import Settings, Task, chance_mrr
-from dgl_dmns.core import KnownEdges, dot_score, fit_seed
-from dgl_dmns.data import QueryGraph, exclusion, shop_graph
+from dgl_dmns.core import KnownEdges, fit_seed
+from dgl_dmns.data import QueryGraph, shop_graph
 from dgl_dmns.evaluate import filtered_ranking, ranking_metrics, recommendation_metrics
-from dgl_dmns.models import block_sampler, make_model
+from dgl_dmns.models import edge_loader, make_model
 from dgl_dmns.models.base import SIDES
 from dgl_dmns.seeds import seed_all
 
 __all__ = ["KnowledgeTask", "QueryTask", "ShopTask"]
 
-_dgl: Any = require_dgl()
 _TO = ("query", "to", "item")
 _MOST_QUERIES = 2000  # users or triples that validation looks at
 
@@ -56,42 +54,22 @@ class QueryTask(Task):
             options["layers"] = settings.layers
         seed_all(settings.seed, 0)
         self.model = make_model(settings.model, g, queries, **options)
-        self.scorer = None if self.model.score is dot_score else self.model.score
+        self.scorer = self.model.scorer
         self.own = {"etypes": ["to"], "scorer": self.scorer}
-        self.ids = {ntype: g.nodes[ntype].data["feat"] for ntype in SIDES}
         self.num_edges = g.num_edges("to")
-        self.edges = {_TO: torch.arange(self.num_edges)}
         self.held_out = {_TO: pairs["val"]}
         self.known = {part: self._known(left_out) for part, left_out in known.items()}
 
-    def _known(self, pairs: Tensor) -> tuple[Tensor, Tensor]:
-        """Items of each query as CSR."""
+    def _known(self, pairs: Tensor) -> KnownEdges:
         counts = (self.g.num_nodes(ntype) for ntype in SIDES)
-        known = KnownEdges(pairs[0], pairs[1], *counts, exclude_self=False)
-        return known.indptr, known.indices
+        return KnownEdges(pairs[0], pairs[1], *counts, exclude_self=False)
 
-    def flow(self, negatives: Any) -> Any:  # noqa: D102
-        excluded = exclusion(self.g) if self.model.num_layers else {}
-        return _dgl.dataloading.as_edge_prediction_sampler(
-            block_sampler(self.model, self.settings.fanout or -1),
-            negative_sampler=negatives,
-            **excluded,
-        )
+    def loader(self, negatives: Any) -> Any:  # noqa: D102
+        fanout, size = self.settings.fanout or -1, self.settings.batch_size
+        return edge_loader(self.model, self.g, negatives, fanout, batch_size=size)
 
     def forward(self, input_nodes: Any, blocks: Any) -> Any:  # noqa: D102
         return self.model(blocks, input_nodes)
-
-    def embed(self) -> Any:  # noqa: D102
-        return self.model(self.g, self.ids)
-
-    def scores(self, h: Any, graph: Any) -> Tensor:  # noqa: D102
-        query, item = graph.edges(etype=_TO)
-        score: Tensor = self.model.score(h["query"][query], h["item"][item])
-        return score
-
-    def squares(self, h: Any, graph: Any) -> Tensor:  # noqa: D102
-        parts = zip(SIDES, graph.edges(etype=_TO))
-        return torch.stack([h[n][ends].square().sum(1) for n, ends in parts]).sum(0).mean()
 
     def _some(self, count: int) -> Tensor:
         """At most so many places that validation looks at, the same in each epoch."""
@@ -99,15 +77,15 @@ class QueryTask(Task):
         return torch.randperm(count, generator=generator)[:_MOST_QUERIES]
 
     def arrays(self, h: Any) -> dict[str, Any]:  # noqa: D102
-        indptr, indices = self._known(self._everything())
+        known = self._known(self._everything())
         return {
             "kind": np.array(self.records.kind),
             "model": np.array(self.settings.model),
             "columns": np.array(self.records.columns),
             "query_trained": (self.g.out_degrees(etype="to") > 0).numpy(),
             **{f"{ntype}_embedding": h[ntype].numpy() for ntype in SIDES},
-            "known_indptr": indptr.numpy(),
-            "known_indices": indices.numpy(),
+            "known_indptr": known.indptr.numpy(),
+            "known_indices": known.indices.numpy(),
         }
 
     def _everything(self) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dgl_dmns.cli.edges import check_first_row, digest, name_of, read_table
 from dgl_dmns.cli.kinds import KINDS
-from dgl_dmns.cli.tables import Array, FileError, IdColumn, arrays_of, number_nodes
+from dgl_dmns.cli.tables import Array, FileError, IdColumn, Wanted, arrays_of, number_nodes
 from dgl_dmns.core import fit_seed
 from dgl_dmns.messages import one_line
 
@@ -173,13 +173,13 @@ def read_records(
             rows.
     """
     files = [file for file in (edges, test, validation) if file is not None]
-    wanted = (*columns, *(() if time is None else (time,)))
     advice = ""
     if kind == "knowledge" or time is not None:
         named = [*KINDS[kind].columns, *([] if time is None else ["time"])]
         advice = f"name yours with {' '.join(f'--{option} NAME' for option in named)}"
         advice += "" if time else ", or --no-header where this line is a row"
-    tables = [read_table(file, wanted, header, advice=advice)[0] for file in files]
+    wanted = Wanted((*columns, *(() if time is None else (time,))), header, advice=advice)
+    tables = [read_table(file, wanted)[0] for file in files]
     nodes = NODES[kind]
     ids: dict[str, Array] = {}
     numbered: list[list[Array]] = [[np.empty(0)] * len(nodes) for _ in files]

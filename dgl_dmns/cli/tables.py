@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dgl_dmns.files import read_arrow, read_names
+from dgl_dmns.files import check_parquet, read_arrow, read_names
 from dgl_dmns.messages import one_line
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "FileError",
     "IdColumn",
     "Table",
+    "Wanted",
     "arrays_of",
     "find_columns",
     "ids_of",
@@ -65,6 +66,23 @@ class ColumnsError(FileError):
     """A file without the columns that were asked for."""
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """What is read of a file.
+
+    Attributes:
+        columns: names of the columns of ids; without a header the first ones count.
+        header: whether the first line of text has the names.
+        rest: whether the others are read as well, as numbers.
+        advice: what to do where columns are absent.
+    """
+
+    columns: Sequence[str]
+    header: bool = True
+    rest: bool = False
+    advice: str = ""
+
+
 @dataclass(frozen=True, eq=False)
 class IdColumn:
     """A column of ids as it stands in a file: int64, or text as objects, shape [rows].
@@ -83,16 +101,14 @@ Table = tuple[list[IdColumn], list[tuple[str, Array]]]
 """The columns of ids that were asked for, and the others as float64 with their names."""
 
 
-def find_columns(
-    names: Sequence[str], wanted: Sequence[str], place: str, more: str, advice: str = ""
-) -> list[int]:
+def find_columns(names: Sequence[str], wanted: Wanted, place: str, more: str = "") -> list[int]:
     """The places of the wanted columns; upper and lower case count where there are both.
 
-    Errors (a column that is absent, or there twice) begin with ``place``; ``advice`` is what to do
-    where columns are absent, ``more`` what else for both ends of edges.
+    Errors (a column that is absent, or there twice) begin with ``place``; ``more`` is what else to
+    do where both ends of edges are absent and no advice is given.
     """
     found = []
-    for name in wanted:
+    for name in wanted.columns:
         same = [i for i, one in enumerate(names) if one == name]
         same = same or [i for i, one in enumerate(names) if one.lower() == name.lower()]
         if len(same) > 1:
@@ -102,14 +118,16 @@ def find_columns(
                 got, advice = f"{first!r} twice", "rename one"
             raise FileError(f"{place}: expected one column {name}, got {got}; {advice}")
         found += same
-    if len(found) < len(wanted):
+    columns = wanted.columns
+    if len(found) < len(columns):
         got = one_line(", ".join(names)) or "none"
-        ends = f"{_advice_on_ends(names)}{more}" if len(wanted) > 1 else "rename the one meant"
+        ends = f"{_advice_on_ends(names)}{more}" if len(columns) > 1 else "rename the one meant"
         raise ColumnsError(
-            f"{place}: expected the column(s) {', '.join(wanted)}, got {got}; {advice or ends}"
+            f"{place}: expected the column(s) {', '.join(columns)}, got {got}; "
+            f"{wanted.advice or ends}"
         )
     if len(set(found)) < len(found):
-        raise FileError(f"{place}: expected different columns, got {wanted[0]!r} twice")
+        raise FileError(f"{place}: expected different columns, got {columns[0]!r} twice")
     return found
 
 
@@ -147,26 +165,22 @@ def is_parquet(file: Path) -> bool:
         return content.read(4) == b"PAR1" or file.suffix.lower() in (".parquet", ".pq")
 
 
-def read_columns(file: Path, wanted: Sequence[str], rest: bool = False, advice: str = "") -> Table:
+def read_columns(file: Path, wanted: Wanted) -> Table:
     """The table in a Parquet file, or in the part files below a folder as Spark writes it.
 
     Names that begin with ``.`` or ``_`` are left out, and values in the names of folders
-    (``key=value``) are not read. ``wanted`` are the columns of ids, ``rest`` asks for the others.
+    (``key=value``) are not read.
     """
+    check_parquet(file, "convert the file to CSV")
     parts = _parts(file)
     try:
         found = [read_names(part) for part in parts]
-        places = [find_columns(have, wanted, str(p), "", advice) for have, p in zip(found, parts)]
+        places = [find_columns(have, wanted, str(p)) for have, p in zip(found, parts)]
         names = [[have[i] for i in place] for have, place in zip(found, places)]
-        tables = read_arrow(parts, None if rest else names)
-        others = _others(file, tables, names) if rest else []
+        tables = read_arrow(parts, None if wanted.rest else names)
+        others = _others(file, tables, names) if wanted.rest else []
     except FileError:
         raise
-    except ImportError as error:
-        raise FileError(
-            f"{file}: reading Parquet needs pyarrow (python -m pip install pyarrow); or convert "
-            "the file to CSV"
-        ) from error
     except Exception as error:  # pyarrow has errors of its own
         raise FileError(f"{file}: not a Parquet file ({one_line(error)})") from error
 
@@ -180,7 +194,7 @@ def read_columns(file: Path, wanted: Sequence[str], rest: bool = False, advice: 
         return f"{parts[part]}, row {row - ends[part] + rows[part] + 1}"
 
     ids = []
-    for place, name in enumerate(wanted):
+    for place, name in enumerate(wanted.columns):
         values, first = [], 0
         for table, own in zip(tables, names):
             if table.num_rows:

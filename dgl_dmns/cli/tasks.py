@@ -20,7 +20,7 @@ from dgl_dmns.cli.tables import arrays_of
 from dgl_dmns.core import fit_seed
 from dgl_dmns.data import split_pairs
 from dgl_dmns.evaluate import candidate_ranking, full_ranking, ranking_metrics
-from dgl_dmns.models import GraphSAGE
+from dgl_dmns.models import GraphSAGE, block_sampler
 from dgl_dmns.seeds import seed_all
 
 __all__ = ["GraphTask", "Settings", "Task", "chance_mrr"]
@@ -57,10 +57,9 @@ class Task(ABC):
     """Data of one kind, split and made ready to train on; the constructor makes the model.
 
     Attributes:
-        g: the graph of the training edges.
+        g: the graph of the training edges; ``feat`` is what the model takes of its nodes.
         model: called by samplers as a module on the graph.
-        edges: ids of the edges that are trained on, or a dict of them by edge type.
-        num_edges: how many these are.
+        num_edges: how many edges are trained on.
         held_out: validation edges, for the monitor.
         own: arguments of samplers that take them, beside the user's.
         watched: what decides when training stops, a name in ``metrics.csv``.
@@ -68,31 +67,18 @@ class Task(ABC):
 
     g: Any
     model: Any
-    edges: Any
     num_edges: int
     held_out: Any
     own: Mapping[str, Any]
     watched: str
 
     @abstractmethod
-    def flow(self, negatives: Any) -> Any:
-        """DGL's sampler of a batch, with the negatives of a sampler."""
+    def loader(self, negatives: Any) -> Any:
+        """DGL's loader of the training edges, with the negatives of a sampler."""
 
     @abstractmethod
     def forward(self, input_nodes: Any, blocks: Any) -> Any:
         """Embeddings of a batch."""
-
-    @abstractmethod
-    def embed(self) -> Any:
-        """Embeddings of all nodes."""
-
-    @abstractmethod
-    def scores(self, h: Any, graph: Any) -> Tensor:
-        """Scores of the edges of a pair graph of a batch, [E]."""
-
-    def squares(self, h: Any, graph: Any) -> Tensor:
-        """The mean of ``|q|^2 + |u|^2`` over the edges of a pair graph, for regularization."""
-        raise NotImplementedError
 
     @abstractmethod
     def validate(self, h: Any) -> float:
@@ -128,28 +114,21 @@ class GraphTask(Task):
         key, twin = src * data.num_nodes + dst, dst * data.num_nodes + src
         self.reverse = torch.searchsorted(key, twin)  # edges are ordered by (src, dst)
         self.num_edges = len(src)
-        self.edges = torch.arange(self.num_edges)
         self.held_out = self.split.val
 
-    def flow(self, negatives: Any) -> Any:  # noqa: D102
-        settings, loading = self.settings, _dgl.dataloading
-        blocks: Any = loading.NeighborSampler(
-            [settings.fanout or -1] * settings.layers, prefetch_node_feats=["feat"]
+    def loader(self, negatives: Any) -> Any:  # noqa: D102
+        loading, size = _dgl.dataloading, self.settings.batch_size
+        flow = loading.as_edge_prediction_sampler(
+            block_sampler(self.model, self.settings.fanout or -1, prefetch_node_feats=["feat"]),
+            exclude="reverse_id",
+            reverse_eids=self.reverse,
+            negative_sampler=negatives,
         )
-        return loading.as_edge_prediction_sampler(
-            blocks, exclude="reverse_id", reverse_eids=self.reverse, negative_sampler=negatives
-        )
+        eids = torch.arange(self.num_edges)
+        return loading.DataLoader(self.g, eids, flow, batch_size=size, shuffle=True)
 
     def forward(self, input_nodes: Any, blocks: Any) -> Any:  # noqa: D102
         return self.model(blocks, blocks[0].srcdata["feat"])
-
-    def embed(self) -> Any:  # noqa: D102
-        return self.model(self.g, self.g.ndata["feat"])
-
-    def scores(self, h: Any, graph: Any) -> Tensor:  # noqa: D102
-        src, dst = graph.edges()
-        score: Tensor = (h[src] * h[dst]).sum(-1)
-        return score
 
     def _rank(self, h: Tensor, pairs: Tensor) -> dict[str, float]:
         ranks = full_ranking(h, pairs[:, :_MOST_PAIRS], self.known)

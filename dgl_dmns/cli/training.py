@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from dgl_dmns._compat import require_dgl
 from dgl_dmns.cli.edges import NamedGraph
 from dgl_dmns.cli.options import naming_options, sampler_of_options
 from dgl_dmns.cli.querytasks import KnowledgeTask, ShopTask
@@ -85,23 +84,18 @@ class Run:
 
     def run_epoch(self, bar: Any) -> float:
         """One pass over the training edges, then a refresh; the mean loss."""
-        task, size = self.task, self.settings.batch_size
+        task = self.task
         task.model.train()
         losses = []
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Dataloader CPU affinity")
             seed_all(self.settings.seed, self.epoch + 1)
             # A new one for each epoch: DGL's shuffles its edges further from epoch to epoch.
-            loader: Any = require_dgl().dataloading.DataLoader(
-                task.g, task.edges, task.flow(self.sampler), batch_size=size, shuffle=True
-            )
-            for input_nodes, pos_graph, neg_graph, blocks in loader:
+            for input_nodes, pos_graph, neg_graph, blocks in task.loader(self.sampler):
                 h = task.forward(input_nodes, blocks)
                 loss = self._loss(h, pos_graph, neg_graph)
                 if self.settings.regularization:
-                    # DURA: Zhang et al., "Duality-Induced Regularizer for Tensor Factorization
-                    # Based Knowledge Graph Completion", NeurIPS 2020
-                    loss = loss + self.settings.regularization * task.squares(h, pos_graph)
+                    loss = loss + self.settings.regularization * task.model.squares(h, pos_graph)
                 self.optimizer.zero_grad()
                 loss.backward()
                 self.optimizer.step()
@@ -114,7 +108,8 @@ class Run:
 
     def _loss(self, h: Any, pos_graph: Any, neg_graph: Any) -> Tensor:
         if self.settings.loss == "bce":
-            positive, negative = (self.task.scores(h, graph) for graph in (pos_graph, neg_graph))
+            scores = self.task.model.scores
+            positive, negative = (scores(h, graph) for graph in (pos_graph, neg_graph))
             return bce_loss(positive, negative.view(len(positive), -1), balanced=True)
         loss: Tensor = self.sampler.loss(
             h,
@@ -129,8 +124,8 @@ class Run:
     @torch.no_grad()
     def embed(self) -> Any:
         """Embeddings of all nodes."""
-        self.task.model.eval()
-        return self.task.embed()
+        g = self.task.g
+        return self.task.model.eval()(g, g.ndata["feat"])
 
     def validate(self, loss: float, seconds: float) -> float:
         """The watched metric on validation edges; kept, with the weights if it is the best."""

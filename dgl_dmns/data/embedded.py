@@ -303,21 +303,11 @@ def embedded_graph(
     )
 
 
-def dense_graph(num_nodes: int = 1200, seed: int = 0, *, mean_degree: float = 30.0) -> GraphData:
-    """A graph with many edges for each node, hubs, and no features, of `embedded_graph`.
+def dense_graph() -> GraphData:
+    """A graph of 1200 nodes, with 30 edges for each and hubs, of `embedded_graph`.
 
-    Queries are drawn often between two refreshes here, and a model has learned vectors alone.
-
-    Args:
-        num_nodes: N, at least 50.
-        seed: seed of the generator, 0 or more.
-        mean_degree: wished number of neighbours of a node.
-
-    Returns:
-        The graph, named ``dense``, with features of width 0.
-
-    Raises:
-        ValueError: as `embedded_graph`.
+    Queries are drawn often between two refreshes here. It has no features (their width is 0): a
+    model has learned vectors alone.
     """
-    made = embedded_graph(num_nodes, seed, words=1, mean_degree=mean_degree)
+    made = embedded_graph(1200, words=1, mean_degree=30.0)
     return replace(made, name="dense", features=made.features[:, :0])

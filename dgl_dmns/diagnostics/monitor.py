@@ -24,6 +24,7 @@ from dgl_dmns.diagnostics.measures import percentiles
 from dgl_dmns.diagnostics.observation import Observation, observe_look
 from dgl_dmns.diagnostics.signs import NegativesWarning, Sign, Thresholds, signs
 from dgl_dmns.diagnostics.statistics import HeldOut, held_out_pairs, summarise
+from dgl_dmns.files import check_parquet
 from dgl_dmns.messages import warn
 
 __all__ = ["Monitor"]
@@ -236,12 +237,11 @@ class Monitor:
                 f"path: expected a name that ends in .csv or .parquet, got {path.name!r}"
             )
         frame = self.frame()
-        try:
-            (frame.to_csv if path.suffix == ".csv" else frame.to_parquet)(path, index=False)
-        except ImportError as error:
-            raise ImportError(
-                f"{path}: writing Parquet needs pyarrow (pip install pyarrow); or write a .csv file"
-            ) from error
+        if path.suffix == ".csv":
+            frame.to_csv(path, index=False)
+        else:
+            check_parquet(path, "write a .csv file")
+            frame.to_parquet(path, index=False)
 
     # ---- ending and resuming ----------------------------------------------------------------
 

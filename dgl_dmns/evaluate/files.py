@@ -1,4 +1,4 @@
-"""Files of fixed negatives: NumPy archives, and Parquet tables by way of pandas.
+"""Files of fixed negatives: NumPy archives, and Parquet tables.
 
 An archive holds the attributes of `FixedNegatives` as arrays under their names. A table is long,
 for readers in any language: a row a negative, pair by pair, level by level, with what holds for all
@@ -7,8 +7,7 @@ in columns that are constant.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Callable, TypeVar
 
@@ -16,7 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from dgl_dmns.files import read_arrays, read_parquet, whole_file, write_arrays
+from dgl_dmns.files import check_parquet, read_arrays, read_parquet, whole_file, write_arrays
 
 __all__ = ["read", "write"]
 
@@ -42,19 +41,18 @@ _CONSTANT = ["seed", "fingerprint", "num_src", "num_dst", "source", "relation", 
 
 def write(path: Path, values: Mapping[str, Any]) -> None:
     """Write attributes to a file whose suffix says its kind; see `FixedNegatives.save`."""
-    _check_suffix(path)
+    _check_kind(path)
     with whole_file(path) as file:
         if path.suffix == ".npz":
             arrays = {name: np.asarray(value) for name, value in values.items()}
             write_arrays(file, {"format": np.array(FORMAT), **arrays})
         else:
-            with _engine():  # by name, since not all engines take an open file
-                _to_frame(values).to_parquet(file.name, index=False)
+            _to_frame(values).to_parquet(file.name, index=False)
 
 
 def read(path: Path, make: Callable[..., _Made]) -> _Made:
     """What ``make`` makes of the attributes in a file; see `FixedNegatives.load`."""
-    _check_suffix(path)
+    _check_kind(path)
     if not path.is_file():
         raise FileNotFoundError(
             f"path: there is no file {path}; write one with FixedNegatives.save, or check the name"
@@ -62,11 +60,7 @@ def read(path: Path, make: Callable[..., _Made]) -> _Made:
     try:
         if path.suffix == ".npz":
             return make(**_from_arrays(read_arrays(path)))
-        with _engine():
-            frame = read_parquet(path)
-        return make(**_from_frame(frame))
-    except ImportError:
-        raise
+        return make(**_from_frame(read_parquet(path)))
     except Exception as error:  # a damaged file fails in any part of zip, NumPy, Arrow or pandas
         raise ValueError(
             f"{path}: not a complete file of fixed negatives ({type(error).__name__}: {error}); "
@@ -74,21 +68,11 @@ def read(path: Path, make: Callable[..., _Made]) -> _Made:
         ) from error
 
 
-def _check_suffix(path: Path) -> None:
+def _check_kind(path: Path) -> None:
     if path.suffix not in (".npz", ".parquet"):
         raise ValueError(f"path: expected a name that ends in .npz or .parquet, got {path.name!r}")
-
-
-@contextmanager
-def _engine() -> Iterator[None]:
-    """Say what to install where pandas cannot use Parquet."""
-    try:
-        yield
-    except ImportError as error:
-        raise ImportError(
-            "Parquet needs an engine that pandas can use; install one (python -m pip install "
-            "pyarrow), or save to a name that ends in .npz"
-        ) from error
+    if path.suffix == ".parquet":
+        check_parquet(path, "take a name that ends in .npz")
 
 
 def _from_arrays(found: dict[str, np.ndarray[Any, Any]]) -> dict[str, Any]:

@@ -24,13 +24,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Callable
+from typing import Any, Callable, Union
 
 import torch
 from torch import Tensor
 
 from dgl_dmns import checks
 from dgl_dmns.checks import as_integer
+from dgl_dmns.core import KnownEdges
 
 __all__ = [
     "Score",
@@ -44,6 +45,8 @@ __all__ = [
 
 Score = Callable[[Tensor, Tensor], Tensor]
 """Scores of broadcastable embeddings of queries and candidates, larger for likelier."""
+Known = Union[KnownEdges, tuple[Tensor, Tensor]]
+"""What a ranking leaves out: known edges, or their (indptr, indices) as CSR, int64."""
 
 _DIVERGED = "the encoder or the scorer has diverged, lower the learning rate or clip gradients"
 
@@ -109,7 +112,7 @@ def ranking_metrics(rank: Tensor, hits: Sequence[int] = (1, 10, 50)) -> dict[str
 def full_ranking(
     h: Tensor,
     pairs: Tensor,
-    known: tuple[Tensor, Tensor],
+    known: Known,
     score: Score | None = None,
     batch: int = 1024,
 ) -> Tensor:
@@ -118,8 +121,8 @@ def full_ranking(
     Args:
         h: float [N, D], embeddings.
         pairs: int64 [2, B], (query, positive) columns.
-        known: (indptr, indices), int64 [N + 1] and [E]: all known edges in both directions as
-            CSR, held-out ones included (`GraphData.csr`).
+        known: `KnownEdges`, or (indptr, indices), int64 [N + 1] and [E]: all known edges in both
+            directions, held-out ones included (`GraphData.csr`).
         score: maps h_q [b, 1, D] and h_c [1, N, D] to scores [b, N], larger for likelier; None:
             dot product, as one matrix product.  It is called without gradients.
         batch: b, queries scored at once; a scorer that forms [b, N, D] wants a small one.
@@ -150,7 +153,7 @@ def filtered_ranking(
     h_query: Tensor,
     h_candidate: Tensor,
     pairs: Tensor,
-    known: tuple[Tensor, Tensor],
+    known: Known,
     score: Score | None = None,
     batch: int = 256,
 ) -> Tensor:
@@ -163,8 +166,8 @@ def filtered_ranking(
         h_query: float [Q, D], embeddings of the queries.
         h_candidate: float [N, D], embeddings of the candidates.
         pairs: int64 [2, B], (query, positive) columns.
-        known: (indptr, indices), int64 [Q + 1] and [E]: all known candidates of each query as CSR,
-            held-out ones included; ``indptr`` and ``indices`` of `KnownEdges` will do.
+        known: `KnownEdges`, or (indptr, indices), int64 [Q + 1] and [E]: all known candidates of
+            each query, held-out ones included.
         score: maps h_q [b, 1, D] and h_c [1, N, D] to scores [b, N]; None: dot product.
         batch: b, queries scored at once.
 
@@ -175,15 +178,20 @@ def filtered_ranking(
         ValueError: a shape does not fit, an id is out of range, or a score is NaN.
         TypeError: ids are not integers.
     """
-    check_shape("h_query", h_query, (None, None), "[Q, D]")
-    check_shape("h_candidate", h_candidate, (None, None), "[N, D]")
-    check_shape("pairs", pairs, (2, None), "[2, B]")
     batch = as_integer("batch", batch, 1)
+    known = _checked(h_query, h_candidate, pairs, known)
+    return _among_unknown(h_query, h_candidate, pairs, known, score, batch)
+
+
+def _checked(h_query: Tensor, h_candidate: Tensor, pairs: Tensor, known: Known) -> Any:
+    """The known candidates of queries, see `checked_known`, once all arguments fit."""
+    check_shape("h_query", h_query, (None, None), "[Nq, D]")
+    check_shape("h_candidate", h_candidate, (None, None), "[Nc, D]")
+    check_shape("pairs", pairs, (2, None), "[2, P]")
     check_ids("pairs", pairs[0], len(h_query))
     check_ids("pairs", pairs[1], len(h_candidate))
-    build, counts = "all edges, for example with KnownEdges", (len(h_query), len(h_candidate))
-    known = checked_known(known, *counts, build, h_query.device)
-    return _among_unknown(h_query, h_candidate, pairs, known, score, batch)
+    counts, build = (len(h_query), len(h_candidate)), "the edges, for example with KnownEdges"
+    return checked_known(known, *counts, build, h_query.device)
 
 
 def _among_unknown(
@@ -254,7 +262,7 @@ def recommendation_metrics(
     h_query: Tensor,
     h_candidate: Tensor,
     pairs: Tensor,
-    known: tuple[Tensor, Tensor],
+    known: Known,
     n: int = 20,
     score: Score | None = None,
     batch: int = 1024,
@@ -265,8 +273,8 @@ def recommendation_metrics(
         h_query: float [Nq, D], embeddings of the queries (users).
         h_candidate: float [Nc, D], embeddings of the candidates (items).
         pairs: int64 [2, P], (query, relevant item) columns, without duplicates.
-        known: (indptr, indices), int64 [Nq + 1] and [E]: the items to leave out, those of training,
-            as CSR; ``indptr`` and ``indices`` of `dgl_dmns.core.KnownEdges` will do.
+        known: `KnownEdges`, or (indptr, indices), int64 [Nq + 1] and [E]: the items to leave out,
+            those of training.
         n: places that count.
         score: maps h_q [b, 1, D] and h_c [1, Nc, D] to scores [b, Nc]; None: dot product.
         batch: b, queries scored at once.
@@ -279,15 +287,10 @@ def recommendation_metrics(
             twice or among the known ones, ``n`` or ``batch`` is below 1, or a score is not finite.
         TypeError: ids are not integers.
     """
-    check_shape("h_query", h_query, (None, None), "[Nq, D]")
-    check_shape("h_candidate", h_candidate, (None, None), "[Nc, D]")
-    check_shape("pairs", pairs, (2, None), "[2, P] with P >= 1", least=1)
     n, batch = as_integer("n", n, 1), as_integer("batch", batch, 1)
+    indptr, indices = _checked(h_query, h_candidate, pairs, known)
+    check_shape("pairs", pairs, (2, None), "[2, P] with P >= 1", least=1)
     nodes, device = len(h_candidate), h_query.device
-    check_ids("pairs", pairs[0], len(h_query))
-    check_ids("pairs", pairs[1], nodes)
-    build = "the training edges, for example with KnownEdges"
-    indptr, indices = checked_known(known, len(h_query), nodes, build, device)
     key = (pairs[0].long() * nodes + pairs[1].long()).to(device).sort().values
     query, item = torch.div(key, nodes, rounding_mode="floor"), key % nodes
     if bool((key.diff() == 0).any()):
@@ -369,17 +372,14 @@ def check_numbers(name: str, score: Tensor) -> None:
 
 
 def checked_known(
-    known: tuple[Tensor, Tensor],
+    known: Known,
     num_nodes: int,
     num_candidates: int,
     build: str,
     device: torch.device | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The CSR arrays of the known edges of queries, int64 on a device, or an error.
-
-    It says what to ``build`` them from.
-    """
-    indptr, indices = known
+    """The CSR arrays of known edges, int64; the error says what to ``build`` them from."""
+    indptr, indices = (known.indptr, known.indices) if isinstance(known, KnownEdges) else known
     fits = indptr.dim() == 1 and indices.dim() == 1 and len(indptr) == num_nodes + 1
     if not fits or int(indptr[0]) != 0 or int(indptr[-1]) != len(indices):
         raise ValueError(

@@ -10,6 +10,8 @@ Symbols: ``q`` the embedding of a query, ``u`` of an item, D their width; ``e``,
 entity and a relation. ``model.score(q, u)`` is what the model means by a score: for all but
 `TransE` the inner product, since queries are composed of entity and relation beforehand.
 
+Hand ``scorer=model.scorer`` to samplers and losses.
+
 With ``temperature=t``, embeddings are normalised and divided by ``sqrt(t)``: the inner product is
 then the cosine over t, in the loss and for samplers that draw by the softmax of scores.
 """
@@ -19,8 +21,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
 from dgl_dmns._compat import require_dgl
-from dgl_dmns.data import QueryGraph
+from dgl_dmns.data import QueryGraph, exclusion
 from dgl_dmns.models.base import SIDES, Model
 from dgl_dmns.models.knowledge import RGCN, ComplEx, DistMult, KnowledgeModel, TransE
 from dgl_dmns.models.shops import GraphSAGE, LightGCN, MatrixFactorization
@@ -36,6 +40,7 @@ __all__ = [
     "Model",
     "TransE",
     "block_sampler",
+    "edge_loader",
     "make_model",
 ]
 
@@ -114,3 +119,25 @@ def block_sampler(model: Any, fanout: int = -1, **options: Any) -> Any:
     if not model.num_layers:
         return _SeedsAlone()
     return _dgl.dataloading.NeighborSampler(model.fanouts(fanout), **options)
+
+
+def edge_loader(model: Any, g: Any, negatives: Any, fanout: int = -1, **options: Any) -> Any:
+    """DGL's loader of all training pairs of queries and items, in another order each epoch.
+
+    It samples the neighbours that the model reads, see `block_sampler`, and takes the edges of a
+    batch out of its messages, see `dgl_dmns.data.exclusion`.
+
+    Args:
+        model: a model of this module.
+        g: the training graph, of `shop_graph` or `QueryGraph.graph`.
+        negatives: a sampler.
+        fanout: neighbours for each node and edge type; -1 for all.
+        **options: keyword arguments of ``dgl.dataloading.DataLoader``, such as ``batch_size``.
+    """
+    flow = _dgl.dataloading.as_edge_prediction_sampler(
+        block_sampler(model, fanout),
+        negative_sampler=negatives,
+        **(exclusion(g) if model.num_layers else {}),
+    )
+    eids = {"to": torch.arange(g.num_edges("to"), dtype=g.idtype)}
+    return _dgl.dataloading.DataLoader(g, eids, flow, **{"shuffle": True, **options})

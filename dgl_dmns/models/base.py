@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout, normalize
 
@@ -36,6 +37,32 @@ class Model(nn.Module):
         if not 0 <= as_number("dropout", dropout) < 1:
             raise ValueError(f"dropout: expected a number in [0, 1), got {dropout}")
         self.temperature, self.dropout = temperature, dropout
+
+    @property
+    def scorer(self) -> Any:
+        """What samplers and losses take as ``scorer``; None for the inner product."""
+        return None if self.score is dot_score else self.score
+
+    def ends(self, h: Any, graph: Any) -> tuple[Tensor, Tensor]:
+        """Embeddings of both ends of the edges of a batch's positive or negative graph, [E, D]."""
+        if isinstance(h, Tensor):
+            src, dst = graph.edges()
+            return h[src], h[dst]
+        query, item = graph.edges(etype="to")
+        return h["query"][query], h["item"][item]
+
+    def scores(self, h: Any, graph: Any) -> Tensor:
+        """Scores of these edges, [E]; ``h`` is what the model returned for the batch."""
+        score: Tensor = self.score(*self.ends(h, graph))
+        return score
+
+    def squares(self, h: Any, graph: Any) -> Tensor:
+        """The mean of ``|q|^2 + |u|^2`` over these edges, a scalar; times a weight, it is DURA.
+
+        Source: Zhang et al., "Duality-Induced Regularizer for Tensor Factorization Based Knowledge
+        Graph Completion", NeurIPS 2020.
+        """
+        return torch.cat(self.ends(h, graph), dim=1).square().sum(1).mean()
 
     def fanouts(self, fanout: int) -> list[Any]:
         """Neighbours to sample in each hop, as ``dgl.dataloading.NeighborSampler`` takes them."""

@@ -14,12 +14,12 @@ from typing import Any
 import pandas as pd
 
 from dgl_dmns.diagnostics import Thresholds
+from dgl_dmns.messages import one_line
 from dgl_dmns.plots import label_of
 from dgl_dmns.report.pictures import PAPER, Picture, bench_chart, pictures_of
 from dgl_dmns.report.run import (
     Run,
     comparison,
-    in_words,
     is_better,
     means,
     metrics_of,
@@ -128,7 +128,7 @@ def write_report(folder: str | Path, out: str | Path | None = None) -> Path:
     except Exception as error:  # values of the files that do not fit together
         kind = "bench" if bench else "run"
         raise ValueError(
-            f"{folder}: not a complete {kind} ({in_words(error)}); run it again into another folder"
+            f"{folder}: not a complete {kind} ({one_line(error)}); run it again into another folder"
         ) from error
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(page.encode("utf-8", "replace"))

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from dgl_dmns.messages import one_line
 from dgl_dmns.plots import (
     plain_ticks,
     plot_hardness,
@@ -22,7 +23,7 @@ from dgl_dmns.plots import (
     plot_scores,
     pyplot,
 )
-from dgl_dmns.report.run import Run, compared, in_words, metrics_of
+from dgl_dmns.report.run import Run, compared, metrics_of
 
 __all__ = ["PAPER", "Picture", "bench_chart", "pictures_of"]
 
@@ -87,7 +88,7 @@ def _drawn(
     try:
         return Picture(section, title, text, _png(draw, size))
     except Exception as error:  # whatever values of the run's files may lead to
-        return Picture(section, title, text, reason=in_words(error))
+        return Picture(section, title, text, reason=one_line(error))
 
 
 def _png(draw: Callable[..., Any], size: tuple[float, float]) -> bytes:

@@ -25,13 +25,12 @@ from dgl_dmns.diagnostics import Monitor, Observation, QueryView
 from dgl_dmns.diagnostics.observation import observe_look, view_look
 from dgl_dmns.evaluate import mean_and_stderr
 from dgl_dmns.files import whole_file
-from dgl_dmns.messages import warn
+from dgl_dmns.messages import one_line, warn
 
 __all__ = [
     "Run",
     "compared",
     "comparison",
-    "in_words",
     "is_better",
     "means",
     "metrics_of",
@@ -110,7 +109,7 @@ class Run:
             )
         except (ValueError, TypeError, KeyError, OSError, RecursionError) as error:
             raise ValueError(
-                f"{folder}: not a complete run ({in_words(error)}); remove the file that is named, "
+                f"{folder}: not a complete run ({one_line(error)}); remove the file that is named, "
                 "or run it again into another folder"
             ) from error
 
@@ -180,12 +179,6 @@ def save_run(
     return folder
 
 
-def in_words(error: Exception) -> str:
-    """What an error says, in one line, after its kind where that says more."""
-    kind = "" if type(error) in (ValueError, RuntimeError) else f"{type(error).__name__}: "
-    return " ".join(f"{kind}{error}".split())
-
-
 def _save_looks(folder: Path, sampler: Any, embeddings: Any) -> dict[str, str]:
     """Write the last looks at the negatives; why one is missing, by the name of its file.
 
@@ -203,8 +196,8 @@ def _save_looks(folder: Path, sampler: Any, embeddings: Any) -> dict[str, str]:
         if look.closed_form:
             looks["query.npz"] = view_look(look)
     except Exception as error:
-        warn(f"{folder}: scores.npz and query.npz are left out: {in_words(error)}")
-        return dict.fromkeys(("scores.npz", "query.npz"), in_words(error))
+        warn(f"{folder}: scores.npz and query.npz are left out: {one_line(error)}")
+        return dict.fromkeys(("scores.npz", "query.npz"), one_line(error))
     for name, seen in looks.items():
         seen.save(folder / name)
     missing = {"query.npz": "it needs level Gaussians, which this sampler does not hold"}

@@ -151,14 +151,12 @@ def test_differences_and_ratios_are_paired_by_seed(tmp_path):
 
 COMMANDS = {
     "dropin": "--datasets tiny --rows uniform self-adversarial --set hidden=16 --epochs 2",
-    "dropin.hardness": "--datasets tiny --rows self-adversarial gate --epochs 2",
     "paper": "--datasets tiny --rows uniform-5 dmns-latent --ablations psi --epochs 2",
     "gae": "--datasets tiny --rows global density-calibrated --hidden 8 --epochs 1",
     "speed": "--nodes 200 400 --widths 8 --k 2 --batch-size 256 --batches 2 --rounds 1",
 }
 TITLES = {
     "dropin": ("uniform (5)", "self-adversarial (5)"),
-    "dropin.hardness": ("self-adversarial (5)", "DMNS, gate (5)"),
     "paper": ("uniform, redrawn (5)", "DMNS, latent (5)", "Psi < 0 dropped (density)"),
     "gae": ("both ends uniform (the recipe's own)", "DMNS, density, calibrated"),
     "speed": ("dmns, N 200, D 8, K 2, workers 0", "dmns, N 400, D 8, K 2, workers 0"),
@@ -167,7 +165,7 @@ TITLES = {
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_command_reports_each_row_and_resumes(name, tmp_path, monkeypatch, capsys):
-    module = importlib.import_module(f"benchmarks.{name}{'' if '.' in name else '.__main__'}")
+    module = importlib.import_module(f"benchmarks.{name}.__main__")
     words = [*COMMANDS[name].split(), "--jobs", "0", "--quiet", "--out", str(tmp_path)]
     assert module.main([*words, "--seeds", "2"]) == 0
     text = (tmp_path / "results.md").read_text(encoding="utf-8")
@@ -188,8 +186,6 @@ def test_a_command_reports_each_row_and_resumes(name, tmp_path, monkeypatch, cap
         ("dropin", "--seeds 0", "--seeds: expected at least 1, got 0"),
         ("dropin", "--first-seed -1", "first seed: expected at least 0"),
         ("dropin", "--set k", "set: expected FIELD=VALUE"),
-        ("dropin.hardness", "--rows uniform", "invalid choice: 'uniform'"),
-        ("dropin.hardness", "--epochs 0", "--epochs: expected at least 1"),
         ("gae", "--hidden 0", "--hidden: expected at least 1, got 0"),
         ("speed", "--rows none", "rows: expected some of dmns"),
         ("speed", "--nodes 10 --workers -1", "workers: expected at least 0, got -1"),
@@ -203,7 +199,7 @@ def test_a_command_reports_each_row_and_resumes(name, tmp_path, monkeypatch, cap
     ],
 )
 def test_a_command_refuses(name, words, message, capsys):
-    module = importlib.import_module(f"benchmarks.{name}{'' if '.' in name else '.__main__'}")
+    module = importlib.import_module(f"benchmarks.{name}.__main__")
     with pytest.raises(SystemExit):
         module.main(words.split())
     assert message in capsys.readouterr().err

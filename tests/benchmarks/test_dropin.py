@@ -11,7 +11,6 @@ from benchmarks.common.command import with_settings
 from benchmarks.common.rows import Cell, Row
 from benchmarks.dropin.__main__ import main
 from benchmarks.dropin.config import Recipe
-from benchmarks.dropin.hardness import COLUMNS, WatchedCell, course
 from benchmarks.dropin.measure import HEART_METRICS, METRICS, false_negatives
 from benchmarks.dropin.model import DotScorer, Encoder, MLPScorer, make_scorer
 from benchmarks.dropin.problem import load_problem, prepared_features
@@ -68,22 +67,6 @@ def a_batch(problem, recipe, row):
     run = _Run(problem, Cell("tiny", recipe, row, 0))
     nodes, pos_graph, neg_graph, blocks = next(iter(run.loader))
     return run, run.encoder(blocks, problem.features[nodes]), pos_graph, neg_graph
-
-
-def test_full_softmax_row_sums_over_all_nodes(problem):
-    recipe = replace(SHORT, batch_size=4096)
-    run, h, pos_graph, neg_graph = a_batch(problem, recipe, SHARED["full-softmax"])
-    ids = pos_graph.ndata[dgl.NID]
-    assert torch.equal(ids.sort().values, torch.arange(problem.data.num_nodes))
-    src, dst = pos_graph.edges()
-    known = problem.graph.has_edges_between(
-        ids[src].repeat_interleave(len(ids)), ids.repeat(len(src))
-    )
-    barred = known.view(len(src), -1) | (ids[src].unsqueeze(1) == ids)
-    row = (h[src] @ h.t()).masked_fill(barred, -math.inf)
-    positive = (h[src] * h[dst]).sum(1, keepdim=True)
-    expected = (torch.cat([positive, row], 1).logsumexp(1) - positive.squeeze(1)).mean()
-    torch.testing.assert_close(run.loss(h, pos_graph, neg_graph)[0], expected)
 
 
 def test_parts_of_a_batch_share_their_own_negatives(problem):
@@ -282,18 +265,3 @@ def test_seeds_can_be_shared_out(tmp_path, monkeypatch, problem):
         assert main([*words, *options]) == 0
         assert f"| uniform (5) | {runs} |" in (tmp_path / "results.md").read_text(encoding="utf-8")
     assert ran == [1, 2, 0]
-
-
-def test_watching_records_each_refresh_and_changes_nothing(problem):
-    row = quick(Row("small", "dmns"))
-    seen = course(problem, WatchedCell("tiny", SHORT, row, 0))
-    for name in ("auc", *COLUMNS):
-        assert len(seen[name]) == 1 + SHORT.epochs
-    assert all(0 < value < 1 for name in ("auc", "percentile") for value in seen[name])
-    assert seen["auc"][0] != seen["auc"][-1]
-    watched, never = [], []
-    curve = train(problem, Cell("tiny", SHORT, row, 0), watch=watched.append)["curve"]
-    assert len(watched) == 1
-    assert curve == train(problem, Cell("tiny", SHORT, row, 0))["curve"]
-    train(problem, Cell("tiny", SHORT, MAIN["uniform"], 0), watch=never.append)
-    assert not never  # these do not change

@@ -13,7 +13,7 @@ from benchmarks.common.rows import Cell
 from benchmarks.common.training import EveryNode
 from benchmarks.knowledge.__main__ import BENCHMARK as KNOWLEDGE
 from benchmarks.knowledge.__main__ import main as knowledge
-from benchmarks.knowledge.problem import generated_triples, load_problem, read_triples
+from benchmarks.knowledge.problem import load_problem, read_triples
 from benchmarks.recommend.__main__ import BENCHMARK as RECOMMEND
 from benchmarks.recommend.__main__ import main as recommend
 from dgl_dmns.seeds import seed_all
@@ -84,7 +84,7 @@ def test_self_adversarial_loss_weighs_negatives_by_their_scores():
 
 def test_ranks_of_triples_are_filtered_and_of_both_sides():
     problem = load_problem("generated", KNOWLEDGE.recipe, 0, None)
-    triples, entities, _ = generated_triples(0)
+    triples, entities, _ = read_triples(None, 0)
     every = {tuple(one) for part in triples.values() for one in part.t().tolist()}
     queries = problem.queries
     seed_all(0)
@@ -114,17 +114,19 @@ def test_held_out_purchases_are_no_training_edges(problems):
 
 
 def test_files_are_read(tmp_path):
-    for name, line in (("train", "a\tlikes\tNA"), ("valid", "NA\tlikes\tb"), ("test", "b\tis\ta")):
-        (tmp_path / f"{name}.txt").write_text(line + "\n")
-    triples, entities, relations = read_triples(tmp_path)
-    assert (entities, relations) == (3, 2)
-    assert triples["train"].tolist() == [[0], [0], [1]]
-    assert triples["test"].tolist() == [[2], [1], [0]]
-    for name, rows in (("train", range(12)), ("test", range(12, 15))):
+    training = "".join(f"e{i:02d}\tlikes\tNA\n" for i in range(20))
+    for name, text in (("train", training), ("valid", "NA\tis\te00\n"), ("test", "e01\tis\te02\n")):
+        (tmp_path / f"{name}.txt").write_text(text)
+    triples, entities, relations = read_triples(tmp_path, 0)
+    assert (entities, relations) == (21, 2)
+    assert triples["train"].tolist() == [list(range(1, 21)), [1] * 20, [0] * 20]
+    assert triples["val"].tolist() == [[0], [0], [1]]
+    assert triples["test"].tolist() == [[2], [0], [3]]
+    for name, rows in (("train", range(22)), ("test", range(22, 25))):
         lines = "".join(f"{row % 3}\t{row}\n" for row in rows)
-        (tmp_path / f"{name}.tsv").write_text("user\titem\n" + lines)
+        (tmp_path / f"{name}.tsv").write_text("user_id\titem_id\n" + lines)
     g = RECOMMEND.load("shop", RECOMMEND.recipe, 0, tmp_path).graph
-    assert (g.num_nodes("query"), g.num_nodes("item"), g.num_edges("to")) == (3, 15, 11)
+    assert (g.num_nodes("query"), g.num_nodes("item"), g.num_edges("to")) == (3, 25, 20)
 
 
 @pytest.mark.parametrize("main", [recommend, knowledge])

@@ -58,19 +58,6 @@ def train(edges, tmp_path):
     return trained
 
 
-@pytest.fixture
-def error(capsys):
-    """Runs a command that has to fail; its one line."""
-
-    def fails(*words, code=1):
-        capsys.readouterr()
-        assert main([*map(str, words)]) == code
-        (line,) = capsys.readouterr().err.splitlines()
-        return line
-
-    return fails
-
-
 def record(folder, name):
     return json.loads((folder / name).read_text())
 
@@ -249,14 +236,6 @@ def test_without_matplotlib_a_run_says_how_to_get_it(with_features, monkeypatch,
     assert main([*words, "--out", str(tmp_path)]) == 0
     assert "pip install matplotlib" in capsys.readouterr().out
     assert "report.html" not in contents(tmp_path)
-
-
-@pytest.mark.parametrize("width", [["--hidden", "1"], ["--set", "compact_width=1"]])
-def test_width_1(with_features, tmp_path, width):
-    _, words = with_features
-    words = [*words, "--sampler", "dmns", "--no-baseline", *QUICK, *width, "--out", str(tmp_path)]
-    assert main([*words, "--patience", "1"]) == 0
-    assert {"embeddings.npz", "metrics.json", "run.json"} < set(contents(tmp_path))
 
 
 LEARNING = ["--sampler", "uniform", "--lr", "0.03", "--seed", "4"]

@@ -48,19 +48,6 @@ def words_of(folder, kind, out, *more):
 
 
 @pytest.fixture
-def error(capsys):
-    """Runs a command that has to fail; its one line."""
-
-    def fails(*words):
-        capsys.readouterr()
-        assert main([*map(str, words)]) == 1
-        (line,) = capsys.readouterr().err.splitlines()
-        return line
-
-    return fails
-
-
-@pytest.fixture
 def answers(capsys):
     """Runs a command; the table that it prints."""
 
@@ -374,7 +361,7 @@ def test_a_folder_that_is_no_run(tmp_path, error):
         ("--kind knowledge --features f.npy", "--features: goes with --kind graph"),
         ("--kind knowledge --temperature 0.1", "--temperature: goes with --kind bipartite"),
         ("--kind bipartite --regularization 0.1", "--regularization: goes with --kind knowledge"),
-        ("--kind knowledge --regularization -1", "expected a number above 0, got '-1'"),
+        ("--kind knowledge --regularization -1", "expected a number from 0 on, got '-1'"),
         ("--kind knowledge --loss softmax --known count", "--known: goes with --loss shared"),
         ("--kind bipartite --dropout 1", "from 0 to below 1, got '1'"),
         ("--test t.csv", "--test: goes with --kind bipartite or knowledge"),

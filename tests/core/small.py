@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from shared import normal as normal
+from shared import rng as rng
 from torch import Tensor
 
 from dgl_dmns.core import (
@@ -19,14 +21,6 @@ from dgl_dmns.core import (
 )
 
 NONE = torch.empty(0, dtype=torch.int64)
-
-
-def rng(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def normal(*shape: int, seed: int = 0, **more: Any) -> Tensor:
-    return torch.randn(shape, generator=rng(seed), **more)
 
 
 def random_edges(nodes: int, count: int, seed: int = 1, **more: Any) -> KnownEdges:

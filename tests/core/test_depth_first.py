@@ -12,11 +12,6 @@ from torch import Tensor
 from dgl_dmns.core import DepthFirstProposal, KnownEdges
 
 
-@pytest.fixture(autouse=True)
-def _seeded() -> None:
-    torch.manual_seed(0)
-
-
 def lists_of(src: Tensor, dst: Tensor, count: int, **arguments: Any) -> DepthFirstProposal:
     return DepthFirstProposal(KnownEdges(src, dst, count), **arguments)
 
@@ -102,15 +97,3 @@ def test_a_node_without_a_list_proposes_uniformly() -> None:
         assert density.tolist() == pytest.approx([0.2] * 5)
         drawn, _ = proposal.propose(torch.full((5000,), 4))
         assert_drawn_from(drawn, torch.ones(5))
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"width": 0}, "^width: expected a list of at least 1 node, got 0"),
-        ({"weights": "flat"}, "^weights: expected 'gaussian' or 'uniform', got 'flat'"),
-    ],
-)
-def test_arguments_are_refused(arguments: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        lists_of(*path(3), **arguments)

@@ -289,14 +289,6 @@ def test_a_state_of_other_levels_is_refused() -> None:
             DiffusionGenerator(WIDTH, levels=other).load_state_dict(state)
 
 
-def test_defaults_are_the_papers() -> None:
-    model = DiffusionGenerator(32)
-    assert model.steps == (5, 6, 12, 25)
-    assert isinstance(model.predictor, FiLMPredictor)
-    assert (model.schedule.steps, model.predictor.layers) == (50, 2)
-    assert (model.loss, model.space.width) == ("l1", 16)
-
-
 # Training pairs.
 
 # Node 0 has four neighbours, 1 has two, 2 one and itself, 3 and 4 none.

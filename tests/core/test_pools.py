@@ -137,9 +137,12 @@ MANY = 2000
 
 
 def peak_bytes(work: Callable[[], Any]) -> int:
-    """The most that tensors took beside what was there before."""
+    """The most that tensors took beside what was there before; the profiler sees one thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         work()
+    torch.set_num_threads(threads)
     events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
     clock = "start_ns" if events and hasattr(events[0], "start_ns") else "start_us"
     now = most = 0

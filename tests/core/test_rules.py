@@ -112,16 +112,6 @@ def test_a_pool_member_that_the_generator_bars_has_no_weight() -> None:
     assert logits(Gate(), s, w).softmax(-1).tolist() == [1.0, 0.0]
 
 
-def test_rules_are_values() -> None:
-    assert Gate() == Gate()
-    assert SelfAdversarial(2.0) != SelfAdversarial()
-    assert len({Nearest(), Nearest(5), Nearest(5)}) == 2
-    assert repr(Nearest(5)) == "Nearest(pool=5)"
-    assert repr(SelfAdversarial(2.0)) == "SelfAdversarial(temperature=2.0, edge_ratio=None)"
-    with pytest.raises(AttributeError):
-        SelfAdversarial().temperature = 3.0  # type: ignore[misc]
-
-
 def test_the_parts_of_the_other_rules_are_their_definitions() -> None:
     s, w = doubles(6, 20, seed=8), doubles(6, 20, seed=9)
     gate, soft = Blend(0.3, 8.0).with_measures({"sharpness": 2.0}).parts(s, w)

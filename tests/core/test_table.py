@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import copy
 import io
-import time
 from typing import Any
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 from shared import assert_drawn_from
 from small import rng
 from torch import Tensor
@@ -168,36 +166,6 @@ def test_all_tensors_are_buffers_in_shared_memory() -> None:
     table = filled()
     assert set(table.state_dict()) == {"start", "cells", "counter", "unfinished"}
     assert all(buffer.is_shared() for buffer in table.buffers())
-
-
-def _draw_in_a_process(table: CandidateTable, done: Tensor, results: Tensor) -> None:
-    for step in range(2):
-        while table.version <= step:
-            time.sleep(0.002)
-        results[step, 0] = table.version
-        results[step, 1] = int(table.ids_at(torch.zeros(1, dtype=torch.int64)))
-        done.fill_(step + 1)
-
-
-@pytest.mark.parametrize("start", ["fork", "spawn"])
-def test_another_process_sees_what_is_published_later(start: str) -> None:
-    table = CandidateTable(torch.ones(1).long(), 1)
-    one = torch.ones(1, 1, 1)
-    done = torch.zeros(1, dtype=torch.int64).share_memory_()
-    results = torch.zeros((2, 2), dtype=torch.int64).share_memory_()
-    process = mp.get_context(start).Process(
-        target=_draw_in_a_process, args=(table, done, results), daemon=True
-    )
-    process.start()
-    deadline = time.monotonic() + 200
-    for step in range(2):
-        table.write(torch.tensor([0]), Candidates(one * (step + 40), one))
-        table.publish()
-        while int(done) <= step and process.is_alive() and time.monotonic() < deadline:
-            time.sleep(0.002)
-    process.join(timeout=60)
-    assert process.exitcode == 0
-    assert results.tolist() == [[1, 40], [2, 41]]
 
 
 def test_state_goes_through_a_file() -> None:

@@ -17,12 +17,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import torch
-from shared import graph, make, refreshed, same
+from shared import graph, make
 
-from dgl_dmns import Resources
 from dgl_dmns.cli import main
-from dgl_dmns.core import CandidateTable
 
 G = graph(60, 240)
 PREAMBLE = """
@@ -215,47 +212,3 @@ print(one.refresh().version)
 
 def test_memory_that_runs_out_in_a_refresh_leaves_the_last_table() -> None:
     assert run(MEMORY).split() == ["error", "True", "1", "True", "False", "2"]
-
-
-# Code of the user that fails: test_transaction. A writer that stops changes nothing that is read.
-
-
-def test_a_writer_that_stops_before_the_end_changes_nothing_that_is_read(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    sampler = refreshed("dmns", G)
-    drawn = sampler.table.current()
-    before = [field.clone() for field in drawn]
-
-    def stop(_: CandidateTable) -> None:
-        raise RuntimeError("stop")
-
-    monkeypatch.setattr(CandidateTable, "publish", stop)
-    with pytest.raises(RuntimeError, match="stop"):
-        sampler.refresh()
-    assert sampler.version == 1
-    assert all(torch.equal(a, b) for a, b in zip(drawn, before))
-
-
-def test_a_scorer_that_raises_in_the_middle_leaves_the_last_table() -> None:
-    calls: list[int] = []
-
-    def scorer(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-        calls.append(1)
-        if calls[0] < 0 and len(calls) > 1:
-            raise KeyError("the user's")
-        return (a * b).sum(-1)
-
-    sampler = refreshed("dmns", G, scorer=scorer, resources=Resources(background=True))
-    before = [field.clone() for field in sampler.table.current()]
-    calls[:] = [-1]
-    sampler.refresh()
-    with pytest.raises(RuntimeError, match="the user's"):
-        sampler.wait()
-    assert sampler.version == 1
-    assert same(before, list(sampler.table.current()))
-    calls[:] = [1]
-    ratio = sampler.log_ratio(sampler(G, torch.arange(30)))  # of the distribution before
-    assert bool(ratio.isfinite().all())
-    sampler.refresh()
-    assert sampler.wait().version == 2

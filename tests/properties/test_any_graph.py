@@ -134,14 +134,6 @@ def test_what_an_edge_gets_does_not_depend_on_the_others_in_its_batch(name: str)
     assert float((counts[0] - counts[1]).abs().max()) < 0.144
 
 
-def test_a_graph_without_edges_is_refused() -> None:
-    for count in (0, 1, 5):
-        g = dgl.graph(([], []), num_nodes=count)
-        for name in NAMES:
-            with pytest.raises(ValueError, match="at least one edge"):
-                build(name, g, 1)
-
-
 @pytest.mark.parametrize("rule", ["density", "gate", "blend", "self-adversarial"])
 def test_drawn_nodes_follow_the_rules_distribution(rule: str) -> None:
     """With a pool of all nodes `distribution` is exact, the uniform share included."""

@@ -97,15 +97,6 @@ def test_by_edge_type_and_destination_type() -> None:
 # ---- distributions ------------------------------------------------------------------------------
 
 
-def test_uniform_negatives_are_uniform_over_admissible_candidates() -> None:
-    g = graph()
-    sampler = make("uniform", g, k=4000, candidates=SOME)
-    torch.manual_seed(1)
-    drawn = sampler.for_queries(g, torch.arange(40))
-    for v in range(40):
-        assert_drawn_from(drawn[v], may_be(g)[v].double(), least=1e-4)
-
-
 def test_densities_are_over_admissible_candidates() -> None:
     """Pools of all candidates: the mixture of levels, each normalised over who is admissible."""
     g, many = graph(), 4000

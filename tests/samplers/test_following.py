@@ -73,18 +73,6 @@ def test_embeddings_that_are_refused_leave_everything_as_it_was(name: str, given
     check(g, *sampler(g, EIDS))
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-@pytest.mark.parametrize("name", FOLLOWING)
-def test_embeddings_of_any_float_type_get_no_gradient(name: str, dtype: torch.dtype) -> None:
-    g = graph()
-    h = H.to(dtype).requires_grad_()
-    sampler = refreshed(name, g, lambda: h * 2.0)
-    sampler.refresh(h * 2.0)
-    _, dst = sampler(g, EIDS)
-    assert h.grad is None
-    assert not dst.requires_grad
-
-
 @pytest.mark.parametrize("name", FOLLOWING)
 def test_refreshes_are_reported_and_reach_the_negatives(name: str) -> None:
     sampler = make(name, graph())

@@ -37,7 +37,6 @@ from shared import (
 from torch import Tensor, nn
 
 from dgl_dmns.core import Density, FiLMPredictor, Hardest, NoiseSchedule, dot_score
-from dgl_dmns.samplers import Resources
 
 H = embed(shop())
 
@@ -143,35 +142,6 @@ def test_every_relation_heeds_its_own_scorer() -> None:
         assert torch.equal(chosen.sort(1).values, best.sort(1).values)
 
 
-@pytest.mark.parametrize("background", [False, True])
-def test_a_refresh_that_fails_in_one_relation_publishes_none(background: bool) -> None:
-    spoilt = False
-
-    def of_knows(query: Tensor, candidate: Tensor) -> Tensor:
-        return dot_score(query, candidate) * (torch.nan if spoilt else 1.0)
-
-    scorer = {"buys": dot_score, "bought by": dot_score, "knows": of_knows}
-    sampler = refreshed("dmns", shop(), scorer=scorer, resources=Resources(background=background))
-    before = sampler.state_dict()
-
-    def refresh() -> None:
-        sampler.refresh()
-        sampler.wait()
-
-    spoilt = True
-    with pytest.raises((ValueError, RuntimeError), match="NaN or infinite"):
-        refresh()
-    assert [r.table.version for r in sampler.relations.values()] == [1, 1, 1]
-    spoilt = False
-    refresh()
-    assert [r.table.version for r in sampler.relations.values()] == [2, 2, 2]
-    twin = make("dmns", shop(), scorer=scorer, resources=Resources(background=background))
-    twin.load_state_dict(before)
-    twin.refresh()
-    twin.wait()
-    assert same(twin.state_dict(), sampler.state_dict())
-
-
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_training_epoch_over_many_relations(workers: int) -> None:
     g = knowledge_graph()
@@ -243,14 +213,6 @@ def test_a_type_does_not_depend_on_what_else_is_held() -> None:
         drawn.append(sampler(g, {"knows": torch.arange(20)}))
     assert same(drawn[0], drawn[1])
     assert same(drawn[0], drawn[2])
-
-
-def test_a_table_takes_the_memory_that_is_said() -> None:
-    relation = make("dmns", shop(), groups=4, uniform_share=0.0).relation("buys")
-    table, needed = relation.table, relation.known.degrees().clamp(min=1)
-    assert torch.equal(table.sizes(), needed)
-    taken = sum(b.numel() * b.element_size() for b in table.buffers())
-    assert taken == 8 * 3 * int(needed.sum()) + 8 * 13 + 32  # rows, and four counters
 
 
 @pytest.mark.parametrize(
@@ -459,11 +421,3 @@ def test_states_that_do_not_fit_change_nothing() -> None:
     message = r"^state: made for \(9, 12\) nodes, this sampler has \(10, 12\); .* 'bought by'"
     with pytest.raises(ValueError, match=message):
         make("dmns", g).load_state_dict(before)
-
-
-def test_users_with_no_edge_of_a_type_get_filtered_negatives_all_the_same() -> None:
-    g = dgl.heterograph({BUYS: ([0, 0], [1, 2])}, num_nodes_dict={"user": 4, "item": 6})
-    sampler = refreshed("dmns", g, k=4, uniform_share=0.0)
-    chosen = sampler.for_queries(g, torch.arange(4))
-    check(g, torch.arange(4).repeat_interleave(4), chosen.flatten())
-    assert all(len(set(row)) == 4 for row in chosen.tolist())

@@ -13,7 +13,7 @@ import dgl
 import pytest
 import torch
 from dgl.dataloading import MultiLayerFullNeighborSampler, NeighborSampler
-from shared import BUYS, check, ends, loader, optimizer, pairs, refreshed
+from shared import BUYS, check, ends, loader, pairs, refreshed
 from torch import Tensor
 
 NODES, K = 30, 3
@@ -142,32 +142,3 @@ def test_parallel_edges_of_the_predicted_one_have_to_be_named() -> None:
             check_negatives(g, g.canonical_etypes[0], positive, negative)
     assert leaked["function"] == 0
     assert leaked["self"] > 0
-
-
-@pytest.mark.parametrize("name", ["dmns", "uniform"])
-def test_isolated_nodes_are_candidates_and_may_be_queries(name: str) -> None:
-    g, _ = graph(isolated)
-    sampler = refreshed(name, g)
-    alone = torch.arange(12, NODES)
-    drawn = torch.cat([sampler(g, torch.arange(g.num_edges()))[1] for _ in range(20)])
-    assert torch.isin(alone, drawn).all()
-    chosen = sampler.for_queries(g, alone)
-    assert chosen.shape == (len(alone), K)
-    assert (chosen != alone.unsqueeze(1)).all()
-
-
-def test_refreshes_in_the_middle_of_an_epoch_change_no_message() -> None:
-    g, reverse = graph(multigraph)
-    sampler, one = refreshed("dmns", g), optimizer()
-    handle = sampler.attach(one, every=2)
-    etype = g.canonical_etypes[0]
-    more = {"exclude": "reverse_id", "reverse_eids": reverse, "batch_size": 16}
-    for _, positive, negative, blocks in loader(
-        g, sampler, 2, flow=NeighborSampler([4, 4]), **more
-    ):
-        one.step()
-        asked = positive.edata[dgl.EID]
-        assert not torch.isin(messages(blocks, etype), torch.cat([asked, reverse[asked]])).any()
-        check_negatives(g, etype, positive, negative)
-    handle.remove()
-    assert sampler.version == 2 + 15 // 2

