@@ -200,6 +200,19 @@ def check_share(g: Any, one: Any) -> None:
         assert text.startswith(f"{kind}: {start}: "), (name, text)
 
 
+def test_trainers_share_their_candidates(tmp_path: Path) -> None:
+    needs_namespaces()
+    partition(large_graph(), 2, tmp_path)
+    results = job.run("gathering", tmp_path, machines=2, trainers=1, samplers=0)
+    for one, other in zip(results, reversed(results)):
+        assert one["version"] == 4
+        assert all(torch.equal(w, other["weights"][name]) for name, w in one["weights"].items())
+        assert sum(one["losses"][-2:]) < sum(one["losses"][:2])
+        assert torch.isin(other["drawn"], one["asked"]).all()
+        ours, whole = one["compared"]
+        assert ours == pytest.approx(whole, rel=0.05)
+
+
 @pytest.mark.slow
 def test_a_trainer_that_is_killed_in_a_refresh_ends_the_run(tmp_path: Path) -> None:
     needs_namespaces()
