@@ -44,7 +44,14 @@ from dgl_dmns.core.predictor import (
     MLPPredictor,
     NoisePredictor,
 )
-from dgl_dmns.core.reports import RefreshReport, Stopwatch, TableReport, TypeReport
+from dgl_dmns.core.reports import (
+    RankReport,
+    RefreshReport,
+    Stopwatch,
+    TableReport,
+    TypeReport,
+    held_bytes,
+)
 from dgl_dmns.core.rows import MOST_PASSES, RowDraws, Turns, row_sizes
 from dgl_dmns.core.rules import (
     Blend,
@@ -121,6 +128,7 @@ __all__ = [
     "Part",
     "PoolDensities",
     "PoolSettings",
+    "RankReport",
     "RefreshReport",
     "Refreshed",
     "RowDraws",
@@ -155,6 +163,7 @@ __all__ = [
     "fit_seed",
     "free_in",
     "free_memory",
+    "held_bytes",
     "in_float32",
     "level_gaussians",
     "look_at",

@@ -293,6 +293,7 @@ def shares() -> dict[str, Any]:
     taken = reads(h)
     sampler.refresh()
     result["reads"] = list(taken)
+    result["by rank"] = [sampler.report.by_rank]
     result["model"] = {
         name: value for name, value in sampler.model.state_dict().items() if name[0] != "_"
     }
@@ -357,6 +358,8 @@ def shares() -> dict[str, Any]:
     assert sampler.version == 1
     filled(torch.randn(nodes, WIDTH))
     sampler.refresh(nodes=every[:100])
+    result["by rank"].append(sampler.report.by_rank)
+    result["part"] = int((relation.share.ids < 100).sum())
     result["version"] = sampler.version
     result["again"] = epoch(loader(sampler, mine))
     return result

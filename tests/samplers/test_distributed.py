@@ -146,8 +146,16 @@ def test_each_trainer_holds_its_share(machines: int, trainers: int, tmp_path: Pa
     g = large_graph()
     partition(g, machines, tmp_path)
     results = job.run("shares", tmp_path, machines=machines, trainers=trainers, samplers=0)
-    for one in results:
+    for rank, one in enumerate(results):
         check_share(g, one)
+        # Each trainer knows what the refresh was for all of them.
+        assert one["by rank"] == results[0]["by rank"]
+        for reports, rows in zip(one["by rank"], (len(one["held"]), one["part"])):
+            assert len(reports) == len(results)
+            own = reports[rank]
+            assert (own.sources, own.rows) == (len(one["held"]), rows)
+            assert own.seconds_by_part.keys() == {"embed", "fit", "table"}
+            assert own.held_bytes > sum(part.nbytes for part in one["known"])
         # One model, and one error.
         assert all(torch.equal(one["model"][n], v) for n, v in results[0]["model"].items())
         assert one["failed"] == results[0]["failed"]
