@@ -39,7 +39,6 @@ nothing is shared, ``Z_b = N / K sum over own u of e^s(v_b, u) / r(u|v_b)``.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Literal, Union, get_args
 
 import torch
@@ -49,14 +48,14 @@ from dgl_dmns.checks import as_integer, as_number
 from dgl_dmns.core import (
     Barred,
     KnownEdges,
+    PairScores,
     Scorer,
     SharedPool,
-    checked_scores,
     dot_score,
     pool_softmax,
 )
 
-__all__ = ["Ends", "Share", "shared_softmax_loss"]
+__all__ = ["Ends", "Share", "checked_ends", "shared_places", "shared_softmax_loss"]
 
 Share = Literal["batch", "edge"]
 """Whose candidates a positive is compared with: those of the batch, or its own."""
@@ -82,6 +81,7 @@ def shared_softmax_loss(
     pool: int | None = None,
     discount: float = 0.0,
     generator: torch.Generator | None = None,
+    shared: SharedPool | None = None,
 ) -> Tensor:
     """Softmax cross-entropy of each positive against candidates that the batch shares.
 
@@ -126,6 +126,9 @@ def shared_softmax_loss(
         discount: share in [0, 1] by which a positive pulls less where its loss is ``log N``, in
             proportion to its loss; the value of the loss stays. Defaults to none.
         generator: source of that choice, on the CPU; defaults to torch's global one.
+        shared: what takes the place of the shared ones among ``candidates``, as
+            `dgl_dmns.gathered` makes it of all ranks; then ``ids`` are needed, and ``known`` is no
+            mask.
 
     Returns:
         The mean loss over the positives, a scalar, float32 (float64 for such embeddings). 0 with
@@ -143,7 +146,7 @@ def shared_softmax_loss(
     if not 0.0 <= as_number("discount", discount) <= 1.0:
         raise ValueError(f"discount: expected a share between 0 and 1, got {discount}")
     num_nodes = as_integer("num_nodes", num_nodes, least=1)
-    of_src, of_dst = _embeddings(h)
+    of_src, of_dst = checked_ends(h)
     src = _rows("pos_src", pos_src, of_src)
     dst = _rows("pos_dst", pos_dst, of_dst)
     if src.shape != dst.shape or src.dim() != 1:
@@ -151,45 +154,57 @@ def shared_softmax_loss(
             f"pos_src, pos_dst: expected two tensors of one shape [B], got {tuple(src.shape)} and "
             f"{tuple(dst.shape)}"
         )
-    way = _Way(None if scorer is dot_score else scorer, temperature)
+    way = PairScores(None if scorer is dot_score else scorer, temperature)
     if not src.numel():
         return way.pairs(of_src[src], of_dst[dst]).sum()
     drawn = _rows("candidates", candidates, of_dst).flatten()
     ratio = _log_ratio(log_ratio, drawn)
     own = None if chosen is None else _chosen(chosen, candidates, share).to(drawn.device)
-    shared = _shared(drawn, len(src), own, share, pool, generator)
+    if shared is not None and (ids is None or isinstance(known, Tensor) or share == "edge"):
+        raise ValueError(
+            "shared: its candidates are known by ids, so pass ids=..., known edges in place of a "
+            "mask, and share='batch'"
+        )
+    places = shared_places(drawn, len(src), own, share, pool, generator)
+    names = torch.arange(len(of_dst), device=of_dst.device)
+    if isinstance(known, KnownEdges) or shared is not None:
+        of_edges = None if isinstance(known, Tensor) else known
+        ids_src, ids_dst = _ids(ids, (of_src, of_dst), of_edges)
+        names = ids_dst.to(of_dst.device)
     if isinstance(known, KnownEdges):
-        barred = Barred.of_edges(known, _ids(ids, (of_src, of_dst), known), src, dst)
+        barred = Barred.of_edges(known, ids_src[src.to(ids_src.device)], names[dst])
     else:
         columns = len(drawn) // len(src) if share == "edge" else len(drawn)
-        barred = Barred.of_mask(known, dst, shared, columns)
+        barred = Barred.of_mask(known, names[dst], places, columns)
 
     positive = way.pairs(of_src[src], of_dst[dst])
     log_weight = math.log(num_nodes) - ratio
     other, apart = positive, (src[:0], src[:0])
-    members = SharedPool.of(drawn[shared], log_weight[shared] - math.log(max(1, len(shared))))
+    if shared is None:
+        shared = SharedPool.of(of_dst, names, drawn[places], log_weight[places])
     if share == "edge":
         rows = drawn.view(len(src), -1)
         at = torch.arange(rows.shape[1], device=rows.device).expand(rows.shape)
         weight = log_weight.view(rows.shape) - math.log(rows.shape[1])
-        other = way.beside(positive, of_src[src], of_dst, rows, barred.own(at, rows), weight)
+        other = way.beside(positive, of_src[src], of_dst, rows, barred.own(at, names[rows]), weight)
     elif own is not None:
         at, filled = _places(own)
         rows = drawn[at]
-        out = ~filled | barred.own(at, rows)
-        out |= ((rows.unsqueeze(2) == rows.unsqueeze(1)) & ~out.unsqueeze(1)).tril(-1).any(2)
+        node = names[rows]
+        out = ~filled | barred.own(at, node)
+        out |= ((node.unsqueeze(2) == node.unsqueeze(1)) & ~out.unsqueeze(1)).tril(-1).any(2)
         other = way.beside(positive, of_src[src], of_dst, rows, out)
-        column, found = members.find(rows)
-        row, slot = (found & ~out).nonzero(as_tuple=True)
-        apart = row, column[row, slot]
+        row, slot = (~out).nonzero(as_tuple=True)
+        place, column = shared.find(node[row, slot])
+        apart = row[place], column
     excess = (other - positive).sum()
     each = (other - positive).detach()
-    if len(shared):
-        queries, query_of, corrections = barred.among(members, src, apart)
+    if len(shared.nodes):
+        queries, query_of, corrections = barred.among(shared, src, apart)
         total, added = pool_softmax(
             of_src.index_select(0, src[queries]),
-            of_dst.index_select(0, members.nodes),
-            members.log_weight,
+            shared.h,
+            shared.log_weight,
             other,
             corrections,
             way.scorer,
@@ -209,43 +224,8 @@ def shared_softmax_loss(
     return loss
 
 
-@dataclass(frozen=True, eq=False)
-class _Way:
-    """How pairs are scored: scores over the temperature, in float32 at least."""
-
-    scorer: Scorer | None
-    temperature: float
-
-    def pairs(self, query: Tensor, candidate: Tensor) -> Tensor:
-        """Scores [..] of embeddings [.., D]."""
-        dtype = torch.promote_types(query.dtype, torch.float32)
-        if self.scorer is None:
-            with torch.autocast(query.device.type, enabled=False):
-                score = dot_score(query.to(dtype), candidate.to(dtype))
-        else:
-            shape = torch.broadcast_shapes(query.shape, candidate.shape)[:-1]
-            score = checked_scores(self.scorer(query, candidate), shape)
-        return score.to(dtype) / self.temperature
-
-    def beside(
-        self,
-        positive: Tensor,
-        query: Tensor,
-        h: Tensor,
-        rows: Tensor,
-        out: Tensor,
-        log_weight: Tensor | None = None,
-    ) -> Tensor:
-        """Log of the sum of positives [B] and candidates, rows [B, H] of ``h``, but for some."""
-        candidate = h.index_select(0, rows.flatten()).view(*rows.shape, h.shape[1])
-        score = self.pairs(query.unsqueeze(1), candidate)
-        if log_weight is not None:
-            score = score + log_weight.to(score)
-        score = score.masked_fill(out.to(score.device), -math.inf)
-        return torch.cat([positive.unsqueeze(1), score], dim=1).logsumexp(1)
-
-
-def _embeddings(h: Ends) -> tuple[Tensor, Tensor]:
+def checked_ends(h: Ends) -> tuple[Tensor, Tensor]:
+    """Embeddings of the nodes of both ends, if they are fine."""
     both = (h, h) if isinstance(h, Tensor) else h
     for part in both[:1] if isinstance(h, Tensor) else both:
         if not part.is_floating_point():
@@ -288,7 +268,7 @@ def _check_integers(name: str, ids: Tensor) -> None:
         raise TypeError(f"{name}: expected integers, got {ids.dtype}")
 
 
-def _shared(
+def shared_places(
     drawn: Tensor,
     positives: int,
     own: Tensor | None,
@@ -364,16 +344,19 @@ def _log_ratio(log_ratio: Tensor | None, drawn: Tensor) -> Tensor:
     return ratio
 
 
-def _ids(ids: Ends | None, h: tuple[Tensor, Tensor], known: KnownEdges) -> tuple[Tensor, Tensor]:
-    """Node ids of the rows of both ends, int64, on the device of the known edges."""
-    device, counts = known.indices.device, (known.num_src, known.num_dst)
+def _ids(
+    ids: Ends | None, h: tuple[Tensor, Tensor], known: KnownEdges | None
+) -> tuple[Tensor, Tensor]:
+    """Node ids of the rows of both ends, int64, on the device of the known edges, if any."""
+    device = h[0].device if known is None else known.indices.device
+    counts = (None, None) if known is None else (known.num_src, known.num_dst)
     if ids is None:
-        if tuple(map(len, h)) != counts:
+        if known is None or tuple(map(len, h)) != counts:
             raise ValueError(
-                f"ids: needed beside known edges unless h has a row for each of the "
-                f"{known.num_dst} nodes, got {len(h[1])} rows; pass pos_graph.ndata[dgl.NID]"
+                f"ids: needed beside known edges unless h has a row for each of the {counts[1]} "
+                f"nodes, got {len(h[1])} rows; pass pos_graph.ndata[dgl.NID]"
             )
-        ids = torch.arange(counts[0], device=device), torch.arange(counts[1], device=device)
+        ids = torch.arange(len(h[0]), device=device), torch.arange(len(h[1]), device=device)
     both = (ids, ids) if isinstance(ids, Tensor) else ids
     found = []
     for part, rows, count in zip(both, h, counts):
@@ -383,7 +366,7 @@ def _ids(ids: Ends | None, h: tuple[Tensor, Tensor], known: KnownEdges) -> tuple
                 f"ids: expected one for each of the {len(rows)} rows of h, got shape "
                 f"{tuple(part.shape)}"
             )
-        if part.numel() and not (int(part.min()) >= 0 and int(part.max()) < count):
+        if part.numel() and count and not (int(part.min()) >= 0 and int(part.max()) < count):
             raise ValueError(
                 f"ids: expected node ids in 0 .. {count - 1}, as in the known edges, got "
                 f"{int(part.min())} .. {int(part.max())}"

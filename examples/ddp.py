@@ -101,7 +101,8 @@ def train(rank: int, args: argparse.Namespace) -> None:
         model.train()
         for _, positive, negative, blocks in loader:
             h = model(blocks, blocks[0].srcdata["feat"])
-            loss = negatives.loss(h, positive, negative)  # each positive against all negatives
+            # Each positive against all negatives, of this process or of all of them.
+            loss = negatives.loss(h, positive, negative, gather=args.gather)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -142,6 +143,9 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--batch-size", type=int, default=1024, help="of each process")
     parser.add_argument("--lr", type=float, default=3e-3)
+    parser.add_argument(
+        "--gather", action="store_true", help="share the negatives of all processes"
+    )
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
     for name in ("processes", "epochs", "k", "batch_size"):

@@ -148,7 +148,7 @@ def run_apart(name, *options):
     ("name", "options", "what", "epochs"),
     [
         ("ddp", "--processes 2", "2 processes", 1),
-        pytest.param("ddp", "--processes 2", "2 processes", 3, marks=pytest.mark.slow),
+        pytest.param("ddp", "--processes 2 --gather", "2 processes", 3, marks=pytest.mark.slow),
         ("distributed", "--trainers 1 --samplers 1 --batch-size 256", "1 trainers", 1),
         *(
             pytest.param(

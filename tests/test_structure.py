@@ -15,7 +15,7 @@ FILES = {
 LAYERS = [  # each imports from those before it, and from itself
     {"_compat", "checks", "messages", "files", "eval_mode"},
     {"core"},
-    {"seeds", "losses", "shared_softmax"},
+    {"seeds", "losses", "shared_softmax", "gathered"},
     {"diagnostics", "evaluate", "data", "inference", "plots"},
     {"models"},
     {"samplers"},

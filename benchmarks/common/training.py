@@ -88,9 +88,12 @@ class EveryNode:
         return {self.etype: pairs} if several else pairs
 
     def loss(
-        self, h: Any, pos_graph: Any, neg_graph: Any, *, scorer: Any = None, filtered: bool = True
+        self, h: Any, pos_graph: Any, neg_graph: Any, *, filtered: bool = True, **options: Any
     ) -> Tensor:
-        """The loss of a batch, for every positive the sum over all nodes, known ones or not."""
+        """The loss of a batch, for every positive the sum over all nodes, known ones or not.
+
+        Further options are those of `shared_softmax_loss`.
+        """
         source, destination = self.etype[::2]
         src, dst = pos_graph.edges(etype=self.etype)
         ids = [pos_graph.nodes[ntype].data[dgl.NID] for ntype in (source, destination)]
@@ -102,7 +105,7 @@ class EveryNode:
             num_nodes=self.known.num_dst,
             known=self.known if filtered else None,
             ids=(ids[0], ids[1]),
-            scorer=scorer,
+            **options,
         )
 
 

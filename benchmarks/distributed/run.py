@@ -28,9 +28,10 @@ from torch.nn.parallel import DistributedDataParallel
 from benchmarks.common.rows import Cell
 from benchmarks.common.run import Runner
 from dgl_dmns import DMNSSampler
+from dgl_dmns.core import held_bytes
 from dgl_dmns.evaluate import full_ranking, ranking_metrics
 
-__all__ = ["Setting", "held_bytes", "ring_pairs", "run_cell"]
+__all__ = ["Setting", "ring_pairs", "run_cell"]
 
 _EXAMPLE = Path(__file__).parents[2] / "examples" / "distributed.py"
 _TESTED = 1000  # held-out pairs
@@ -129,24 +130,6 @@ run_cell = Runner(_load, _work)
 # What each trainer does. --------------------------------------------------------------------------
 
 
-def held_bytes(value: Any, seen: set[int]) -> int:
-    """Bytes of all tensors that an object of this package leads to, each memory counted once."""
-    if id(value) in seen:
-        return 0
-    seen.add(id(value))
-    if isinstance(value, Tensor):
-        memory = value.untyped_storage()
-        new = memory.data_ptr() not in seen
-        seen.add(memory.data_ptr())
-        return memory.nbytes() if new else 0
-    if isinstance(value, dict):
-        return sum(held_bytes(one, seen) for one in value.values())
-    if isinstance(value, (list, tuple)):
-        return sum(held_bytes(one, seen) for one in value)
-    ours = type(value).__module__.startswith("dgl_dmns")
-    return held_bytes(vars(value), seen) if ours and hasattr(value, "__dict__") else 0
-
-
 class _Encoder:
     """Embeddings of all nodes in a DistTensor, of which each trainer computes its part."""
 
@@ -215,7 +198,7 @@ def _train(folder: Path) -> None:
     share = negatives.relation().share
     result = {
         "held": g.num_nodes() if share is None else len(share.ids),
-        "held MB": held_bytes([negatives.refresher, negatives.relation()], set()) / 1e6,
+        "held MB": held_bytes([negatives.refresher, negatives.relation()]) / 1e6,
         **{name: min(one[name] for one in costs) for name in costs[0]},
     }
     h, rank = embeddings(), distributed.get_rank()

@@ -44,7 +44,14 @@ from dgl_dmns.core.predictor import (
     MLPPredictor,
     NoisePredictor,
 )
-from dgl_dmns.core.reports import RefreshReport, Stopwatch, TableReport, TypeReport
+from dgl_dmns.core.reports import (
+    RankReport,
+    RefreshReport,
+    Stopwatch,
+    TableReport,
+    TypeReport,
+    held_bytes,
+)
 from dgl_dmns.core.rows import MOST_PASSES, RowDraws, Turns, row_sizes
 from dgl_dmns.core.rules import (
     Blend,
@@ -69,7 +76,7 @@ from dgl_dmns.core.snapshot import (
     dot_score,
     rows_of,
 )
-from dgl_dmns.core.softmax import pool_softmax
+from dgl_dmns.core.softmax import PairScores, pool_softmax
 from dgl_dmns.core.space import Space, SpaceKind
 from dgl_dmns.core.table import (
     BYTES_PER_CANDIDATE,
@@ -118,9 +125,11 @@ __all__ = [
     "NodeDistribution",
     "NoisePredictor",
     "NoiseSchedule",
+    "PairScores",
     "Part",
     "PoolDensities",
     "PoolSettings",
+    "RankReport",
     "RefreshReport",
     "Refreshed",
     "RowDraws",
@@ -155,6 +164,7 @@ __all__ = [
     "fit_seed",
     "free_in",
     "free_memory",
+    "held_bytes",
     "in_float32",
     "level_gaussians",
     "look_at",

@@ -15,7 +15,8 @@ to uniform draws,
 Queries come from edges, so those that know a popular node are many: `mixture_log_ratio` counts the
 batch's own, exactly. Known edges are looked up for the nodes in question only.
 
-A **shared pool** holds S draws of a batch, C distinct nodes, which all queries are scored against.
+A **shared pool** holds S draws of a batch, C distinct nodes, which all queries are scored against;
+or those of the batches of several ranks, each of which has embedded the nodes that it drew.
 """
 
 from __future__ import annotations
@@ -176,32 +177,43 @@ def _left(rate: Tensor, knows: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class SharedPool:
-    """The nodes that are scored against all queries, each once.
+    """What is scored against all queries.
 
     Attributes:
-        nodes: rows of ``h``, distinct and ascending, shape [C], int64.
-        log_weight: of each, summed over its draws, shape [C], float64.
-        column: where each of the draws stands in it, shape [S], int64.
+        h: embeddings, shape [C, D].
+        nodes: whose they are, as ids or, without these, as rows, shape [C], int64, on the device of
+            ``h``. A node stands there once for each rank that has drawn it.
+        log_weight: of each in the sum over all nodes, of all its draws, shape [C], float64.
+        column: where each of the batch's own draws stands in it, shape [S], int64.
     """
 
+    h: Tensor
     nodes: Tensor
     log_weight: Tensor
     column: Tensor
 
     @classmethod
-    def of(cls, drawn: Tensor, log_weight: Tensor) -> SharedPool:
-        """The pool of draws [S], rows of ``h``, with their log weights, float64 [S]."""
-        nodes, column = drawn.unique(return_inverse=True)
-        weight = log_weight.exp()
-        total = weight.new_zeros(len(nodes)).index_add_(0, column, weight)
-        return cls(nodes, total.log(), column)
+    def of(cls, h: Tensor, names: Tensor, drawn: Tensor, log_weight: Tensor) -> SharedPool:
+        """The pool of draws [S], rows of ``h`` that have names, with the log ``N / r`` of each."""
+        rows, column = drawn.unique(return_inverse=True)
+        weight = log_weight.exp() / len(drawn)
+        total = weight.new_zeros(len(rows)).index_add_(0, column, weight)
+        nodes = names[rows]
+        if nodes.unique().numel() < len(nodes):
+            raise ValueError(
+                "ids: expected distinct nodes, got one for several rows of h; give each node of "
+                "the batch one row"
+            )
+        return cls(h.index_select(0, rows), nodes, total.log(), column)
 
-    def find(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Where rows [..] of ``h`` stand in it, and whether they do."""
-        if not len(self.nodes):
-            return torch.zeros_like(rows), torch.zeros_like(rows, dtype=torch.bool)
-        column = torch.searchsorted(self.nodes, rows).clamp(max=len(self.nodes) - 1)
-        return column, self.nodes[column] == rows
+    def find(self, nodes: Tensor) -> tuple[Tensor, Tensor]:
+        """Where some nodes [P] stand in it: places among these, and columns, each once."""
+        ordered, order = self.nodes.sort()
+        first, end = (torch.searchsorted(ordered, nodes, right=right) for right in (False, True))
+        times = end - first
+        place = torch.arange(len(nodes), device=nodes.device).repeat_interleave(times)
+        nth = torch.arange(len(place), device=nodes.device) - (times.cumsum(0) - times)[place]
+        return place, order[first[place] + nth]
 
 
 @dataclass(frozen=True, eq=False)
@@ -209,9 +221,9 @@ class Barred:
     """What is no negative of which positive, its own destination among it.
 
     Attributes:
-        dst: rows of the positives' destinations, shape [B], int64.
+        dst: the positives' destinations, as a shared pool names them, shape [B], int64.
         alike: which positives of one source bar the same but for what they say apart, bool [B].
-        is_own: which candidates, in columns [B, H] of a mask and of rows [B, H], are no negatives.
+        is_own: which candidates, in columns [B, H] of a mask and of names [B, H], are no negatives.
         is_among: positions (positives out of some [Q], columns) of what are none in a shared pool.
     """
 
@@ -221,34 +233,20 @@ class Barred:
     is_among: Callable[[Tensor, SharedPool], tuple[Tensor, Tensor]]
 
     @classmethod
-    def of_edges(
-        cls,
-        known: KnownEdges,
-        ids: tuple[Tensor, Tensor],
-        src: Tensor,
-        dst: Tensor,
-    ) -> Barred:
-        """By known edges, between rows ``src`` and ``dst`` [B], int64.
+    def of_edges(cls, known: KnownEdges, queries: Tensor, dst: Tensor) -> Barred:
+        """By known edges, of queries [B] on their device, with destinations [B]: ids, int64."""
+        device = queries.device
 
-        ``ids`` are node ids of the rows of both ends' embeddings, on the device of ``known``.
-        """
-        device = ids[0].device
-        queries = ids[0][src.to(device)]
-
-        def is_own(at: Tensor, rows: Tensor) -> Tensor:
-            return known.contains(queries.unsqueeze(1), ids[1][rows.to(device)]).to(dst.device)
+        def is_own(at: Tensor, names: Tensor) -> Tensor:
+            return known.contains(queries.unsqueeze(1), names.to(device)).to(dst.device)
 
         def is_among(some: Tensor, shared: SharedPool) -> tuple[Tensor, Tensor]:
-            nodes, order = ids[1][shared.nodes.to(device)].sort()
-            if bool((nodes[1:] == nodes[:-1]).any()):
-                raise ValueError(
-                    "ids: expected distinct nodes, got one for several rows of h; give each node "
-                    "of the batch one row"
-                )
-            row, column = known_among(known, queries[some.to(device)], nodes)
-            return row, order[column]
+            nodes = shared.nodes.unique()
+            row, column = known_among(known, queries[some.to(device)], nodes.to(device))
+            place, at = shared.find(nodes[column.to(nodes.device)])
+            return row.to(nodes.device)[place], at
 
-        alike = known.contains(queries, ids[1][dst.to(device)]).to(dst.device)
+        alike = known.contains(queries, dst.to(device)).to(dst.device)
         return cls(dst, alike, is_own, is_among)
 
     @classmethod
@@ -270,7 +268,7 @@ class Barred:
             )
         barred = mask.to(dst.device)
 
-        def is_own(at: Tensor, rows: Tensor) -> Tensor:
+        def is_own(at: Tensor, names: Tensor) -> Tensor:
             return barred.gather(1, at)
 
         def is_among(some: Tensor, shared: SharedPool) -> tuple[Tensor, Tensor]:
@@ -279,9 +277,9 @@ class Barred:
 
         return cls(dst, torch.zeros_like(dst, dtype=torch.bool), is_own, is_among)
 
-    def own(self, at: Tensor, rows: Tensor) -> Tensor:
-        """Which candidates, of columns and rows [B, H], are no negatives, bool [B, H]."""
-        return self.is_own(at, rows) | (rows == self.dst.unsqueeze(1))
+    def own(self, at: Tensor, names: Tensor) -> Tensor:
+        """Which candidates, of columns and names [B, H], are no negatives, bool [B, H]."""
+        return self.is_own(at, names) | (names == self.dst.unsqueeze(1))
 
     def among(
         self, shared: SharedPool, src: Tensor, apart: tuple[Tensor, Tensor]
@@ -305,10 +303,10 @@ class Barred:
         sources, query_of = torch.where(alike, src, alone).unique(return_inverse=True)
         queries = torch.empty_like(sources)
         queries[query_of] = every  # any of a source will do
-        column, found = shared.find(self.dst)
-        own = (found & ~self.alike).nonzero().squeeze(1)
+        own = (~self.alike).nonzero().squeeze(1)
+        place, column = shared.find(self.dst[own])
         row, at = self.is_among(queries, shared)
-        row = torch.cat([query_of[own], query_of[apart[0]], row.to(src.device)])
-        at = torch.cat([column[own], apart[1], at.to(src.device)])
+        row = torch.cat([query_of[own[place]], query_of[apart[0]], row])
+        at = torch.cat([column, apart[1], at])
         left_out = torch.full(row.shape, -math.inf, dtype=torch.float64, device=row.device)
         return queries, query_of, Corrections(row, at, left_out)

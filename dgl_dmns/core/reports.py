@@ -5,14 +5,22 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from dgl_dmns.core.generator import FitReport
 
-__all__ = ["LevelScores", "RefreshReport", "Stopwatch", "TableReport", "TypeReport"]
+__all__ = [
+    "LevelScores",
+    "RankReport",
+    "RefreshReport",
+    "Stopwatch",
+    "TableReport",
+    "TypeReport",
+    "held_bytes",
+]
 
 
 @dataclass(frozen=True)
@@ -56,6 +64,24 @@ class TypeReport:
 
 
 @dataclass(frozen=True)
+class RankReport:
+    """What one refresh was for one of several trainers of a distributed graph.
+
+    Args:
+        seconds_by_part: its seconds by part (embed, fit, table), until it had filled its tables;
+            those of the first two end when all trainers are done with them.
+        sources: how many source nodes it holds, those of each edge type for themselves.
+        held_bytes: what its known edges, tables, models and embeddings take in memory.
+        rows: how many rows of the tables it has filled.
+    """
+
+    seconds_by_part: dict[str, float]
+    sources: int
+    held_bytes: int
+    rows: int
+
+
+@dataclass(frozen=True)
 class RefreshReport:
     """What one refresh did.
 
@@ -63,13 +89,17 @@ class RefreshReport:
         version: version of the tables that it published.
         seconds: wall-clock seconds of the whole refresh.
         seconds_by_part: the same by part (embed, fit, table).
-        by_type: the reports of the edge types, by canonical edge type.
+        by_type: the reports of the edge types, by canonical edge type, of this process.
+        by_rank: where trainers hold shares of a distributed graph, what it was for each of them, in
+            order of rank; the rest is of this one alone. Empty for one process, and where each
+            holds all. All refresh after the same step, so that staleness is that of all of them.
     """
 
     version: int
     seconds: float
     seconds_by_part: dict[str, float]
     by_type: dict[tuple[str, str, str], TypeReport]
+    by_rank: tuple[RankReport, ...] = ()
 
     @property
     def fit(self) -> FitReport | None:
@@ -129,3 +159,22 @@ class Stopwatch:
     def total(self) -> float:
         """Seconds since the start."""
         return type(self).clock() - self.started
+
+
+def held_bytes(value: Any, seen: set[int] | None = None) -> int:
+    """Bytes of all tensors that objects of this package lead to, each memory counted once."""
+    seen = set() if seen is None else seen
+    if id(value) in seen:
+        return 0
+    seen.add(id(value))
+    if isinstance(value, Tensor):
+        memory = value.untyped_storage()
+        new = memory.data_ptr() not in seen
+        seen.add(memory.data_ptr())
+        return memory.nbytes() if new else 0
+    if isinstance(value, dict):
+        return sum(held_bytes(one, seen) for one in value.values())
+    if isinstance(value, (list, tuple)):
+        return sum(held_bytes(one, seen) for one in value)
+    ours = type(value).__module__.startswith("dgl_dmns")
+    return held_bytes(vars(value), seen) if ours and hasattr(value, "__dict__") else 0

@@ -16,6 +16,7 @@ in the backward pass.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -24,9 +25,9 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from dgl_dmns.core.snapshot import Scorer, checked_scores
+from dgl_dmns.core.snapshot import Scorer, checked_scores, dot_score
 
-__all__ = ["Corrections", "pool_softmax"]
+__all__ = ["Corrections", "PairScores", "pool_softmax"]
 
 _CHUNK = 128  # queries at a time
 _ENTRIES = 1 << 22  # scores of a chunk, or products of embeddings before another scorer: at most
@@ -59,6 +60,42 @@ class Corrections:
         low, high = torch.searchsorted(self.row, ends).tolist()
         at = (self.row[low:high] - start, self.column[low:high])
         return logits.index_put_(at, self.value[low:high], accumulate=True)
+
+
+@dataclass(frozen=True, eq=False)
+class PairScores:
+    """How pairs are scored: scores over the temperature, in float32 at least."""
+
+    scorer: Scorer | None
+    temperature: float
+
+    def pairs(self, query: Tensor, candidate: Tensor) -> Tensor:
+        """Scores [..] of embeddings [.., D]."""
+        dtype = torch.promote_types(query.dtype, torch.float32)
+        if self.scorer is None:
+            with torch.autocast(query.device.type, enabled=False):
+                score = dot_score(query.to(dtype), candidate.to(dtype))
+        else:
+            shape = torch.broadcast_shapes(query.shape, candidate.shape)[:-1]
+            score = checked_scores(self.scorer(query, candidate), shape)
+        return score.to(dtype) / self.temperature
+
+    def beside(
+        self,
+        positive: Tensor,
+        query: Tensor,
+        h: Tensor,
+        rows: Tensor,
+        out: Tensor,
+        log_weight: Tensor | None = None,
+    ) -> Tensor:
+        """Log of the sum of positives [B] and candidates, rows [B, H] of ``h``, but for some."""
+        candidate = h.index_select(0, rows.flatten()).view(*rows.shape, h.shape[1])
+        score = self.pairs(query.unsqueeze(1), candidate)
+        if log_weight is not None:
+            score = score + log_weight.to(score)
+        score = score.masked_fill(out.to(score.device), -math.inf)
+        return torch.cat([positive.unsqueeze(1), score], dim=1).logsumexp(1)
 
 
 def pool_softmax(

@@ -8,7 +8,6 @@ edge ``i // k``), with the id type of the graph, on the device of the edge ids.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -29,12 +28,12 @@ from dgl_dmns.core import (
     canonical_edge_type,
     shielded,
 )
-from dgl_dmns.samplers.callables import Scorers, scorers_by_type
+from dgl_dmns.samplers.batchloss import loss_of_batch
+from dgl_dmns.samplers.callables import Scorers
 from dgl_dmns.samplers.graphs import GraphIdentity, KnownGraph, Pair, check_graph, ends_of
-from dgl_dmns.samplers.minibatch import known_by_row, pair_batches, weighed
 from dgl_dmns.samplers.settings import check_k
 from dgl_dmns.samplers.streams import Stream
-from dgl_dmns.shared_softmax import Share, shared_softmax_loss
+from dgl_dmns.shared_softmax import Share
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -263,6 +262,7 @@ class NegativeSampler(_Base):  # type: ignore[misc]
         filtered: bool = True,
         discount: float = 0.0,
         reduce: Literal["sum", "none"] = "sum",
+        gather: bool = False,
     ) -> Any:
         """Softmax cross-entropy of each positive against all negatives of the batch.
 
@@ -290,6 +290,9 @@ class NegativeSampler(_Base):  # type: ignore[misc]
                 better than chance, in proportion to its loss; 0.25 suits purchases.
             reduce: with several edge types, ``"sum"`` of their losses, or ``"none"``: a dict by
                 canonical edge type (by the keys of a minibatch).
+            gather: whether the random negatives of all ranks of ``torch.distributed`` are shared,
+                see `dgl_dmns.gathered`; ``pool`` then bounds those of all ranks together. All ranks
+                have to call it after the same step, with an empty batch, too.
 
         Returns:
             The mean loss over the positives, a scalar, float32; 0 for an empty batch.
@@ -299,42 +302,22 @@ class NegativeSampler(_Base):  # type: ignore[misc]
                 ``share="edge"`` has no tractable distribution; if arguments or scores do not fit.
             TypeError: if an argument is of another kind.
             RuntimeError: with ``share="edge"``, if the graph of a sampler that follows an encoder
-                has changed, and there was no refresh since.
+                has changed, and there was no refresh since. With ``gather=True``, if
+                ``torch.distributed`` was not initialised, or another rank cannot take part.
         """
-        if reduce not in ("sum", "none"):
-            raise ValueError(f"reduce: expected 'sum' or 'none', got {reduce!r}")
-        generator, held = self._call_generator(), self.known_by_type
-        batches = pair_batches(h, pos_graph, neg_graph, list(held))
-        scorer_of: Callable[[EdgeType], Scorer | None] = self.scorer_of
-        if scorer is not None:
-            scorer_of = scorers_by_type(scorer, [b.etype for b in batches.values()], list(held))
-        losses: dict[Any, Tensor] = {}
-        for key, batch in batches.items():
-            known, ids = known_by_row(self, batch)
-            ratio, chosen = weighed(self, batch, share) if len(batch.src) else (None, None)
-            losses[key] = shared_softmax_loss(
-                batch.h,
-                batch.src,
-                batch.dst,
-                batch.candidates,
-                num_nodes=known.num_candidates,
-                known=known if filtered or share == "edge" else None,
-                ids=ids,
-                log_ratio=ratio,
-                chosen=chosen,
-                scorer=scorer_of(batch.etype),
-                temperature=temperature,
-                share=share,
-                pool=pool,
-                discount=discount,
-                generator=generator,
-            )
-        if reduce == "none":
-            return losses
-        if not losses:
-            parts = h.values() if hasattr(h, "values") else [h]
-            return torch.stack([part[:0].float().sum() for part in parts]).sum()
-        return torch.stack(list(losses.values())).sum()
+        return loss_of_batch(
+            self,
+            (h, pos_graph, neg_graph),
+            scorer=scorer,
+            temperature=temperature,
+            share=share,
+            pool=pool,
+            filtered=filtered,
+            discount=discount,
+            reduce=reduce,
+            gather=gather,
+            generator=self._call_generator(),
+        )
 
     @shielded
     def stats(self, **arguments: Any) -> pd.DataFrame:

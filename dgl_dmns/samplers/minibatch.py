@@ -283,11 +283,17 @@ def _made(
     return PairBatch(etype, both, ids, src, dst, drawn.view(count, k), places)
 
 
-def known_by_row(sampler: NegativeSampler, batch: PairBatch) -> tuple[KnownEdges, Pair]:
-    """Known edges of a batch, and the ids that rows of its embeddings have in them."""
+def known_by_row(
+    sampler: NegativeSampler, batch: PairBatch, more: Tensor | None = None
+) -> tuple[KnownEdges, Pair]:
+    """Known edges of a batch, and the ids that rows of its embeddings have in them.
+
+    Destinations that are looked up are those of the batch, and ``more`` of other batches, ids [S].
+    """
     sources, nodes = batch.ids
     at = batch.src.cpu()
-    known, row = sampler.known_of_batch(batch.etype, sources[at], nodes)
+    asked = nodes if more is None else torch.cat([nodes, more.cpu()])
+    known, row = sampler.known_of_batch(batch.etype, sources[at], asked)
     if known is sampler.known_by_type[batch.etype]:
         return known, batch.ids
     numbered = torch.zeros_like(sources)  # others are no queries

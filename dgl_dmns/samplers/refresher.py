@@ -22,10 +22,13 @@ from tqdm import tqdm
 from dgl_dmns.core import (
     EdgeType,
     Embeddings,
+    RankReport,
     RefreshReport,
     Stopwatch,
+    TableReport,
     TypeReport,
     callers_device,
+    held_bytes,
     in_float32,
     outside_inference_mode,
     shielded,
@@ -212,15 +215,22 @@ class Refresher:
             None if self._skips(some) else method.fit(ends) for _, method, ends, some in work.parts
         ]
         work.watch.mark("fit")
-        tables = self._agreed(
-            lambda: [method.fill(ends, some, on_rows) for _, method, ends, some in work.parts]
-        )
+        tables: list[TableReport] = []
+
+        def fill() -> RankReport:
+            for _, method, ends, some in work.parts:
+                tables.append(method.fill(ends, some, on_rows))
+            work.watch.mark("table")
+            return _of_rank(work)
+
+        by_rank = [fill()] if self.trainers is None else self.trainers.each(fill)
         work.watch.mark("table")
         report = RefreshReport(
             version=self.version + 1,
             seconds=work.watch.total,
             seconds_by_part=work.watch.parts,
             by_type=dict(zip(self.relations, map(TypeReport, fits, tables))),
+            by_rank=tuple(by_rank) if len(by_rank) > 1 else (),
         )
         self._swap(work, report)
         return report
@@ -334,9 +344,24 @@ class Refresher:
         return handle
 
 
+def _rows_of(work: _Work) -> int:
+    """How many rows a refresh fills."""
+    rows = (held.known.num_src if some is None else some.numel() for held, *_, some in work.parts)
+    return sum(rows)
+
+
+def _of_rank(work: _Work) -> RankReport:
+    """What a refresh was for this process."""
+    return RankReport(
+        dict(work.watch.parts),
+        sources=sum(held.known.num_src for held, *_ in work.parts),
+        held_bytes=held_bytes([(held.rows, held.share, m, e) for held, m, e, _ in work.parts]),
+        rows=_rows_of(work),
+    )
+
+
 def _progress(work: _Work) -> Any:
     """A bar of the rows that a refresh fills, which shows itself where that takes long."""
-    rows = (held.known.num_src if some is None else some.numel() for held, *_, some in work.parts)
     return tqdm(
-        total=sum(rows), desc="refresh", unit="row", delay=_PATIENCE, disable=None, leave=False
+        total=_rows_of(work), desc="refresh", unit="row", delay=_PATIENCE, disable=None, leave=False
     )

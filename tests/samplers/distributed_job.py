@@ -23,6 +23,7 @@ import torch
 from dgl.dataloading import NeighborSampler
 from dgl.distributed import DistTensor, edge_split, rpc_client
 from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from shared import BUYS, WIDTH, ends, make, star
@@ -292,6 +293,7 @@ def shares() -> dict[str, Any]:
     taken = reads(h)
     sampler.refresh()
     result["reads"] = list(taken)
+    result["by rank"] = [sampler.report.by_rank]
     result["model"] = {
         name: value for name, value in sampler.model.state_dict().items() if name[0] != "_"
     }
@@ -356,8 +358,54 @@ def shares() -> dict[str, Any]:
     assert sampler.version == 1
     filled(torch.randn(nodes, WIDTH))
     sampler.refresh(nodes=every[:100])
+    result["by rank"].append(sampler.report.by_rank)
+    result["part"] = int((relation.share.ids < 100).sum())
     result["version"] = sampler.version
     result["again"] = epoch(loader(sampler, mine))
+    return result
+
+
+def gathering() -> dict[str, Any]:
+    """Training on the candidates of all trainers."""
+    g = dgl.distributed.DistGraph("graph")
+    nodes, rank = g.num_nodes(), distributed.get_rank()
+    h = DistTensor((nodes, WIDTH), torch.float32, "h")
+    if not rank:
+        write(h, torch.randn(nodes, WIDTH))
+    g.barrier()
+    model = DistributedDataParallel(nn.Linear(WIDTH, WIDTH))
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
+    sampler, whole, uniform = make("dmns", g, lambda: h), Whole(g, K), UniformSampler(g, K)
+    sampler.attach(optimizer, every=3)
+    torch.manual_seed(rank)
+    some = torch.randperm(g.num_edges())[: 200 + 40 * rank]  # of all trainers
+    batches = list(
+        DistEdgeDataLoader(g, some, NeighborSampler([2]), negative_sampler=sampler, batch_size=100)
+    )[:2]
+    result: dict[str, Any] = {"losses": [], "compared": []}
+    for _, pos, neg, _ in batches * 5:
+        loss = sampler.loss(model(h[pos.ndata[dgl.NID]]), pos, neg, gather=True, temperature=3.0)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        result["losses"].append(float(loss))
+    result["version"] = sampler.version
+    result["weights"] = model.module.state_dict()
+
+    # Known edges of queries that are not held are looked up among the others' candidates, too.
+    asked: list[Tensor] = []
+    original = uniform.known_of_batch
+
+    def watched(etype: Any, src: Tensor, nodes: Tensor) -> Any:
+        asked.append(nodes)
+        return original(etype, src, nodes)
+
+    uniform.known_of_batch = watched
+    _, pos, neg, _ = batches[0]
+    for kind in (uniform, whole):
+        result["compared"].append(float(kind.loss(h[pos.ndata[dgl.NID]], pos, neg, gather=True)))
+    result["asked"] = asked[-1]
+    result["drawn"] = ends(neg)[1]
     return result
 
 
@@ -415,8 +463,8 @@ def main() -> None:
     distributed.init_process_group(  # by a file: no other port to be free
         "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=ranks
     )
-    jobs = {"homogeneous": homogeneous, "market": market, "shares": shares, "killed": killed}
-    result = jobs[job]()
+    jobs = (homogeneous, market, shares, gathering, killed)
+    result = {one.__name__: one for one in jobs}[job]()
     torch.save(result, Path(folder) / f"{rank}.pt")
 
 

@@ -146,8 +146,16 @@ def test_each_trainer_holds_its_share(machines: int, trainers: int, tmp_path: Pa
     g = large_graph()
     partition(g, machines, tmp_path)
     results = job.run("shares", tmp_path, machines=machines, trainers=trainers, samplers=0)
-    for one in results:
+    for rank, one in enumerate(results):
         check_share(g, one)
+        # Each trainer knows what the refresh was for all of them.
+        assert one["by rank"] == results[0]["by rank"]
+        for reports, rows in zip(one["by rank"], (len(one["held"]), one["part"])):
+            assert len(reports) == len(results)
+            own = reports[rank]
+            assert (own.sources, own.rows) == (len(one["held"]), rows)
+            assert own.seconds_by_part.keys() == {"embed", "fit", "table"}
+            assert own.held_bytes > sum(part.nbytes for part in one["known"])
         # One model, and one error.
         assert all(torch.equal(one["model"][n], v) for n, v in results[0]["model"].items())
         assert one["failed"] == results[0]["failed"]
@@ -198,6 +206,19 @@ def check_share(g: Any, one: Any) -> None:
         kind = kinds.get(name, "ValueError")
         start = "distribution" if name == "state" else name.split()[0]
         assert text.startswith(f"{kind}: {start}: "), (name, text)
+
+
+def test_trainers_share_their_candidates(tmp_path: Path) -> None:
+    needs_namespaces()
+    partition(large_graph(), 2, tmp_path)
+    results = job.run("gathering", tmp_path, machines=2, trainers=1, samplers=0)
+    for one, other in zip(results, reversed(results)):
+        assert one["version"] == 4
+        assert all(torch.equal(w, other["weights"][name]) for name, w in one["weights"].items())
+        assert sum(one["losses"][-2:]) < sum(one["losses"][:2])
+        assert torch.isin(other["drawn"], one["asked"]).all()
+        ours, whole = one["compared"]
+        assert ours == pytest.approx(whole, rel=0.05)
 
 
 @pytest.mark.slow
