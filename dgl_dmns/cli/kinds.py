@@ -38,6 +38,7 @@ _GRAPH: dict[str, Any] = {
     "dropout": 0.0,
     "regularization": 0.0,
     "known": "leave-out",
+    "discount": 0.0,
 }
 _QUERIES = {**_GRAPH, "sampler": "uniform", "patience": 10, "hidden": 128}
 KINDS: dict[str, Kind] = {
@@ -45,7 +46,7 @@ KINDS: dict[str, Kind] = {
     "bipartite": Kind(
         ("mf", "lightgcn", "sage"),
         {"source": "user", "target": "item"},
-        {**_QUERIES, "lr": 1e-2, "temperature": 0.2},
+        {**_QUERIES, "lr": 1e-2, "temperature": 0.2, "discount": 0.25},
     ),
     "knowledge": Kind(
         ("complex", "distmult", "transe", "rgcn"),
@@ -127,6 +128,8 @@ def _problem(arguments: argparse.Namespace) -> str | None:
             return f"{_option(name)}: {model} has no layers; leave it out"
     if "known" in given and arguments.loss != "shared":
         return f"--known: goes with --loss shared, not with {arguments.loss}"
+    if "discount" in given and arguments.loss == "bce":
+        return "--discount: goes with --loss shared or softmax, not with bce"
     if model == "transe" and arguments.loss == "bce":
         return "--loss bce: the scores of transe are distances; take --loss shared or softmax"
     return None

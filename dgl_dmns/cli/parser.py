@@ -199,6 +199,11 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
         f"{in_words('known')}"
     )
     add("--known", choices=("leave-out", "count"), help=text)
+    text = (
+        "share by which an edge pulls less that the model ranks no better than chance, under "
+        f"--loss shared and softmax; default: {in_words('discount')}"
+    )
+    add("--discount", type=_share, help=text)
     add("--threads", type=_whole(1, 1024), default=1, help="of torch; default: 1")
     add("--quiet", action="store_true", help="no progress bar")
 

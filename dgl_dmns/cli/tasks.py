@@ -49,6 +49,7 @@ class Settings:
     dropout: float = 0.0
     regularization: float = 0.0
     known: str = "leave-out"
+    discount: float = 0.0
     seed: int = 0
     options: dict[str, Any] = field(default_factory=dict)
 

@@ -118,6 +118,7 @@ class Run:
             share="batch" if self.settings.loss == "shared" else "edge",
             scorer=self.task.own.get("scorer"),
             filtered=self.settings.known == "leave-out",
+            discount=self.settings.discount,
         )
         return loss
 

@@ -177,6 +177,17 @@ def test_regularization_makes_embeddings_short(folder, tmp_path):
     assert squares[1] < 0.7 * squares[0]
 
 
+def test_purchases_have_a_discount_by_default(folder, tmp_path):
+    found = []
+    for discount in ([], ["--discount", 0.25], ["--discount", 0]):
+        out = tmp_path / "-".join(map(str, ["r", *discount]))
+        more = ["--sampler", "uniform", "--epochs", 1, *discount]
+        assert main(words_of(folder, "bipartite", out, *more)) == 0
+        found.append(arrays(out)["item_embedding"])
+    assert (found[0] == found[1]).all()
+    assert not (found[0] == found[2]).all()
+
+
 def test_a_scorer_reaches_sampler_and_loss(folder, tmp_path):
     more = ["--model", "transe", "--epochs", 1, "--no-baseline"]
     assert main(words_of(folder, "knowledge", tmp_path, *more)) == 0
@@ -361,6 +372,8 @@ def test_a_folder_that_is_no_run(tmp_path, error):
         ("--kind knowledge --features f.npy", "--features: goes with --kind graph"),
         ("--kind knowledge --temperature 0.1", "--temperature: goes with --kind bipartite"),
         ("--kind bipartite --regularization 0.1", "--regularization: goes with --kind knowledge"),
+        ("--kind bipartite --loss bce --discount 0.2", "--discount: goes with --loss shared or softmax"),
+        ("--kind bipartite --discount 1.5", "--discount"),
         ("--kind knowledge --regularization -1", "expected a number from 0 on, got '-1'"),
         ("--kind knowledge --loss softmax --known count", "--known: goes with --loss shared"),
         ("--kind bipartite --dropout 1", "from 0 to below 1, got '1'"),
