@@ -59,7 +59,8 @@ class _Offer(NamedTuple):
     dtype: torch.dtype = torch.float32
 
     @property
-    def count(self) -> int:
+    def size(self) -> int:
+        """How many candidates there are."""
         return 0 if self.ids is None else len(self.ids)
 
 
@@ -135,11 +136,11 @@ def gathered(
         raise error
     _check([one for one, _, _ in found], [one for _, one, _ in found], [one for *_, one in found])
     every = [one for _, one, _ in found]
-    dtypes = [one.dtype for offers in every for one in offers.values() if one.count]
+    dtypes = [one.dtype for offers in every for one in offers.values() if one.size]
     wide = reduce(torch.promote_types, dtypes, torch.float32)
     mine = [pool.h for pool in (pools.get(kind) for kind in num_nodes) if pool is not None]
     flat = torch.cat([part.flatten().to(wide) for part in (*mine, *(x[:0] for x in embedded))])
-    sizes = [sum(one.count * one.width for one in offers.values()) for offers in every]
+    sizes = [sum(one.size * one.width for one in offers.values()) for offers in every]
     apply: Any = _OfAll.apply
     whole = apply(flat, sizes, group)
     return Gathered(_pools(whole, every), whole[:0].sum())
@@ -172,7 +173,7 @@ def _check(said: list[str | None], every: list[dict[Hashable, _Offer]], sloped: 
         forms = [
             (rank, f"D = {offers[kind].width}, {offers[kind].dtype}")
             for rank, offers in enumerate(every)
-            if offers[kind].count
+            if offers[kind].size
         ]
         for rank, form in forms:
             if form != forms[0][1]:
@@ -194,14 +195,14 @@ def _pools(whole: Tensor, every: list[dict[Any, _Offer]]) -> dict[Any, SharedPoo
     start = 0
     for offers in every:
         for kind, one in offers.items():
-            if one.count:
-                end = start + one.count * one.width
-                parts[kind].append(whole[start:end].view(one.count, one.width).to(one.dtype))
+            if one.size:
+                end = start + one.size * one.width
+                parts[kind].append(whole[start:end].view(one.size, one.width).to(one.dtype))
                 start = end
     made, device = {}, whole.device
     for kind, of_ranks in parts.items():
         if of_ranks:
-            some = [offers[kind] for offers in every if offers[kind].count]
+            some = [offers[kind] for offers in every if offers[kind].size]
             ids = torch.cat([torch.from_numpy(one.ids) for one in some]).to(device)
             weight = torch.cat([torch.from_numpy(one.log_weight) for one in some]).to(device)
             weight -= math.log(len(some))

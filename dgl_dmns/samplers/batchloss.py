@@ -127,10 +127,9 @@ def _offered(
 ) -> SharedPool:
     """The shared candidates of a batch, ``most`` at most, for the positives of all ranks."""
     h = checked_ends(batch.h)[1]
-    ratio, chosen, drawn = (
-        None if part is None else part.to(h.device) for part in (*weights, batch.candidates)
-    )
+    drawn, (ratio, chosen) = batch.candidates.to(h.device), weights
+    chosen = None if chosen is None else chosen.to(h.device)
     places = shared_places(drawn.flatten(), len(drawn), chosen, "batch", most, generator)
     num_nodes = sampler.known_by_type[batch.etype].num_candidates
-    log_weight = math.log(num_nodes) - ratio.flatten()[places]
+    log_weight = math.log(num_nodes) - ratio.to(h.device).flatten()[places]
     return SharedPool.of(h, batch.ids[1].to(h.device), drawn.flatten()[places], log_weight)

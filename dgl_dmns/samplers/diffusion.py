@@ -29,9 +29,20 @@ class DiffusionMethod(TableMethod):
         made.model = copy.deepcopy(self.model)
         return made
 
+    def prepared(self, ends: Ends) -> Ends:  # noqa: D102
+        if ends.trainers is None:
+            return ends
+        count = -(-self._steps() * self.diffusion.batch_pairs // ends.trainers.count)
+        query, neighbour = sample_pairs(ends.known, count, generator=ends.random)
+        pairs = torch.stack([ends.h_query[query], rows_of(ends.h_candidate, neighbour)])
+        return ends._replace(pairs=pairs)
+
+    def _steps(self) -> int:
+        """Steps of the next fit."""
+        return self.diffusion.warmup_steps if self.model is None else self.diffusion.fit_steps
+
     def fit(self, ends: Ends) -> FitReport:  # noqa: D102
-        first, random = self.model is None, ends.random
-        steps = self.diffusion.warmup_steps if first else self.diffusion.fit_steps
+        first, random, steps = self.model is None, ends.random, self._steps()
         if ends.trainers is not None:
             return self._fit_together(ends, ends.trainers, steps, settle=not first)
         model = self._of(ends.h_query.shape[1])
@@ -70,10 +81,9 @@ class DiffusionMethod(TableMethod):
         def pairs() -> Tensor:
             model = self._of(h_query.shape[1])
             model.space.load_state_dict(states[0])
-            count = -(-steps * model.batch_pairs // trainers.count)
-            query, neighbour = sample_pairs(ends.known, count, generator=random)
-            h = torch.stack([h_query[query], rows_of(candidates, neighbour)])
-            return model.space.encode(h.flatten(0, 1)).view(2, count, -1)
+            h = ends.pairs
+            assert h is not None
+            return model.space.encode(h.flatten(0, 1)).view(2, h.shape[1], -1)
 
         def fitted() -> tuple[dict[str, Any], FitReport] | None:
             if not first:

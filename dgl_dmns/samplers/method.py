@@ -49,6 +49,7 @@ class Ends(NamedTuple):
     scorer: Scorer | None  # of broadcastable embeddings; None is the inner product
     random: torch.Generator
     trainers: Trainers | None = None  # where each has a share, and destinations are `FetchedRows`
+    pairs: Tensor | None = None  # embeddings of known edges for a fit, likewise, float32 [2, P, D]
 
 
 class Method:
@@ -67,6 +68,10 @@ class Method:
     def copy(self) -> Self:
         """The same with what a refresh changes in place as copies."""
         return copy.copy(self)
+
+    def prepared(self, ends: Ends) -> Ends:
+        """The same with what a fit has to ask servers for, which a thread must not do."""
+        return ends
 
     def fit(self, ends: Ends) -> FitReport | None:
         """Fit what is learned, if anything."""

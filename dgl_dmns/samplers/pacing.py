@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -19,8 +20,17 @@ import torch
 from dgl_dmns.checks import as_integer, as_number, type_name
 from dgl_dmns.core import Stopwatch
 
-__all__ = ["Cadence", "Stopped", "Task", "check_optimizer", "passes_of", "steps_of_a_pass"]
+__all__ = [
+    "Cadence",
+    "Stopped",
+    "Task",
+    "check_optimizer",
+    "in_a_task",
+    "passes_of",
+    "steps_of_a_pass",
+]
 
+_GRACE = 0.05  # seconds
 _BATCH = 1024  # positives that a step is taken to have, where nothing is said
 
 
@@ -109,6 +119,15 @@ class Stopped(Exception):  # noqa: N818 - no error: the process is about to end
     """Raised in a task that is to stop."""
 
 
+class _Thread(threading.Thread):
+    """One that a task runs in."""
+
+
+def in_a_task() -> bool:
+    """Whether the caller runs in the thread of a task."""
+    return isinstance(threading.current_thread(), _Thread)
+
+
 class Task(Generic[Result]):
     """A function that runs in a thread of its own from now on.
 
@@ -130,7 +149,7 @@ class Task(Generic[Result]):
             except BaseException as error:
                 ended.set_exception(error)
 
-        thread = threading.Thread(target=run, name="dgl-dmns-refresh", daemon=True)
+        thread = _Thread(target=run, name="dgl-dmns-refresh", daemon=True)
         # Called at the latest when the interpreter ends, before its threads are.
         weakref.finalize(self, _end, stop, thread)
         thread.start()
@@ -140,3 +159,6 @@ def _end(stop: threading.Event, thread: threading.Thread) -> None:
     stop.set()
     if thread is not threading.current_thread():  # whose end may be what ends the task's life
         thread.join()
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            # A thread of gloo that has yet to let go of a tensor needs the interpreter for it.
+            time.sleep(_GRACE)

@@ -79,7 +79,7 @@ class FilteredSampler(NegativeSampler):
         check_has_edges(g)
         some = candidates_by_type(candidates, g, g.canonical_etypes)
         types = [etype for etype in g.canonical_etypes if self.shares and g.num_edges(etype)]
-        found = {etype: Share.of(g, etype, any_source=False, background=False) for etype in types}
+        found = {etype: Share.of(g, etype, any_source=False) for etype in types}
         self._shares = {etype: one for etype, one in found.items() if one is not None}
         self._g = g if self._shares else None  # whose servers are asked
         with shared_memory_for(g.canonical_etypes):

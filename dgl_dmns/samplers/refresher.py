@@ -114,6 +114,9 @@ class Refresher:
         self._attached: WeakKeyDictionary[torch.optim.Optimizer, Any] = WeakKeyDictionary()
         self._behind = 0  # refreshes that were begun since the one whose table is live
         self._in_use = 0  # the step of the embeddings behind that table
+        self._builders = self.trainers  # in the thread, where one builds
+        if self.trainers is not None and self.background:
+            self._builders = Trainers(apart=True)
         if self.trainers is not None:  # who would repeat each other's pools
             for relation in self.relations.values():
                 seed = repr((relation.random.initial_seed(), self.trainers.rank))
@@ -160,11 +163,23 @@ class Refresher:
         self, embeddings: Embeddings | None, nodes: NodeIds | None, observed: bool
     ) -> RefreshReport:
         """See `RefreshingSampler.refresh`."""
-        watch, rows = Stopwatch(), self._agreed(lambda: self._rows(nodes))
-        background = self.background and self.report is not None
-        if background:
-            self.wait()
-            watch.mark("wait")
+        watch, background = Stopwatch(), self.background and self.report is not None
+
+        found: list[_Rows] = []
+
+        def ready() -> int:
+            if background:
+                self.wait()  # where trainers fail alike
+                watch.mark("wait")
+            found.append(self._rows(nodes))
+            return self.version
+
+        versions = [ready()] if self.trainers is None else self.trainers.each(ready)
+        if len(set(versions)) > 1:
+            raise RuntimeError(
+                f"refresh: trainers have tables of different versions, {versions}, by rank; load "
+                "states of one checkpoint on all of them, or make the samplers anew"
+            )
         with self.scoring.watching(self.embedder.encoder, list(self._attached)):
             h = self._agreed(  # as a copy, since training writes on
                 lambda: self.embedder.embeddings(embeddings, observed, copy=True)
@@ -174,7 +189,7 @@ class Refresher:
         version = self.version
         try:
             anew = embeddings is not None or not observed
-            work = self._agreed(lambda: self._begin(h, rows, watch, anew=anew))
+            work = self._agreed(lambda: self._begin(h, found[0], watch, anew=anew))
             if background:
                 self._behind = 1
                 self._task = Task(lambda check: (self._build(work, check), work))
@@ -192,19 +207,17 @@ class Refresher:
     def _begin(self, h: dict[str, Any], rows: _Rows, watch: Stopwatch, *, anew: bool) -> _Work:
         """What a refresh works on: copies of the methods, and scorers as they are now."""
         beside = self.background and self.version > 0  # and one in the place of such a refresh
-        parts = [
-            _Part(held, held.method.copy(), self._ends(held, h, beside), rows[etype])
-            for etype, held in self.relations.items()
-        ]
+        parts = []
+        for etype, held in self.relations.items():
+            method = held.method.copy()
+            ends = held.ends(h, beside=beside)._replace(trainers=self._builders)
+            parts.append(_Part(held, method, method.prepared(ends), rows[etype]))
         seen = self.embedder.observed
         return _Work(parts, h, self._steps or 0, watch, seen.clock if seen and anew else None)
 
     def _skips(self, rows: Tensor | None) -> bool:
         """Whether no model is fitted; trainers that refresh together all fit, or none."""
         return self.trainers is None and rows is not None and not rows.numel()
-
-    def _ends(self, held: Relation, h: dict[str, Any], beside: bool) -> Ends:
-        return held.ends(h, beside=beside)._replace(trainers=self.trainers)
 
     @about
     @in_float32
@@ -223,7 +236,7 @@ class Refresher:
             work.watch.mark("table")
             return _of_rank(work)
 
-        by_rank = [fill()] if self.trainers is None else self.trainers.each(fill)
+        by_rank = [fill()] if self._builders is None else self._builders.each(fill)
         work.watch.mark("table")
         report = RefreshReport(
             version=self.version + 1,
@@ -355,7 +368,9 @@ def _of_rank(work: _Work) -> RankReport:
     return RankReport(
         dict(work.watch.parts),
         sources=sum(held.known.num_src for held, *_ in work.parts),
-        held_bytes=held_bytes([(held.rows, held.share, m, e) for held, m, e, _ in work.parts]),
+        held_bytes=held_bytes(
+            [(held.rows, held.share, m, e._replace(pairs=None)) for held, m, e, _ in work.parts]
+        ),
         rows=_rows_of(work),
     )
 

@@ -200,8 +200,7 @@ class RefreshingSampler(Batches, Saved, NegativeSampler):
         """The sources that this process holds, of a distributed graph; None for all."""
         if not self.shares or self.rule.nearest_among(1) is not None:
             return None
-        resources, reach = self.resources, self.settings.reach
-        return Share.of(g, etype, self.source == "uniform", bool(resources.background), reach)
+        return Share.of(g, etype, self.source == "uniform", self.settings.reach)
 
     def _rows(
         self, g: Any, sources: Mapping[EdgeType, int], numbers: Mapping[EdgeType, int]

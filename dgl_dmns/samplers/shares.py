@@ -47,14 +47,12 @@ class Share:
     counts: tuple[int, int]
 
     @classmethod
-    def of(
-        cls, g: Any, etype: EdgeType, any_source: bool, background: bool, reach: float = 0.0
-    ) -> Share | None:
+    def of(cls, g: Any, etype: EdgeType, any_source: bool, reach: float = 0.0) -> Share | None:
         """The share of this trainer; None for a graph that lies on one machine, which is held.
 
         Raises:
-            ValueError: for what no share can do: sources drawn among all nodes, refreshes in the
-                background, and pools with likely nodes.
+            ValueError: for what no share can do: sources drawn among all nodes, and pools with
+                likely nodes.
         """
         if not is_distributed(g, "DistGraph"):
             return None
@@ -66,12 +64,6 @@ class Share:
             raise ValueError(
                 "source: 'uniform' draws sources among all nodes, of which a trainer of a "
                 "distributed graph holds its share; take source='edge'"
-            )
-        if background:
-            raise ValueError(
-                "background: trainers of a distributed graph talk to each other and to its servers "
-                "in a refresh, which a thread beside the training must not do; leave "
-                "Resources(background=True) out"
             )
         if reach:
             raise ValueError(

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dgl_dmns.samplers.pacing import in_a_task
+
 __all__ = ["StoredRows"]
 
 _ROWS = 1 << 16  # that are asked for at a time: a bounded working set
@@ -36,9 +38,16 @@ class StoredRows:
 
         Raises:
             ValueError: if there is NaN or infinity in them.
+            RuntimeError: in the thread of a refresh, beside which the training asks servers, too.
         """
         if self._last is not None and torch.equal(self._last[0], ids):
             return self._last[1]
+        if in_a_task():
+            raise RuntimeError(
+                f"{self.name}: a refresh in the background asked for {ids.numel()} rows that it "
+                "does not hold, and its thread must not talk to the servers; let rule and scorer "
+                "look at the nodes of their pools alone, or leave Resources(background=True) out"
+            )
         rows = torch.empty(ids.numel(), self.width, dtype=torch.float32)
         for some, part in zip(ids.split(_ROWS), rows.split(_ROWS)):
             part.copy_(self.h[some.to(getattr(self.h, "device", "cpu"))].detach())

@@ -26,6 +26,9 @@ class Trainers:
 
     They talk by ``torch.distributed``, in a gloo group.
 
+    Args:
+        apart: whether that is a group of their own, for a thread beside the training.
+
     Attributes:
         rank: of this trainer.
         count: how many there are.
@@ -34,7 +37,7 @@ class Trainers:
         RuntimeError: if there are several, and ``torch.distributed`` was not initialised.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, apart: bool = False) -> None:
         started = distributed.is_available() and distributed.is_initialized()
         self.rank = distributed.get_rank() if started else 0
         self.count = distributed.get_world_size() if started else 1
@@ -47,7 +50,7 @@ class Trainers:
                 "call torch.distributed.init_process_group('gloo') on each of them before the "
                 "sampler is made"
             )
-        if started and distributed.get_backend() != "gloo":
+        if started and (apart or distributed.get_backend() != "gloo"):
             self._group = distributed.new_group(backend="gloo")
 
     def each(self, work: Callable[[], Made]) -> list[Made]:
@@ -61,6 +64,7 @@ class Trainers:
 
         Raises:
             RuntimeError: on all trainers, if one could not do it, or has ended.
+            Exception: what ``work`` has raised, if that is the same on all of them.
         """
         if self.count == 1:
             return [work()]
@@ -89,6 +93,8 @@ class Trainers:
         failed = {rank: said for rank, (_, said, _) in enumerate(found) if said is not None}
         if failed:
             rank, said = next(iter(failed.items()))
+            if error is not None and list(failed.values()) == [said] * self.count:
+                raise error
             raise RuntimeError(
                 f"refresh: {len(failed)} of {self.count} trainers could not make it, trainer "
                 f"{rank} for one ({said}); no trainer has changed its tables, the last ones stay "

@@ -14,6 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from shared import BUYS, WIDTH, ends, make, star
 
 from dgl_dmns.core import Blend, Density, Hardest
 from dgl_dmns.samplers import InBatchSampler, PopularitySampler, UniformSampler
+from dgl_dmns.samplers.stored import StoredRows
 
 try:
     from dgl.distributed import DistEdgeDataLoader
@@ -340,7 +342,6 @@ def shares() -> dict[str, Any]:
         "g": said(lambda: sampler.update_graph(g)),
         "observe": said(lambda: sampler.observe(every[:1], torch.zeros(1, WIDTH))),
         "share": said(lambda: sampler.attach(optimizer, share=0.1)),
-        "background": said(lambda: make("dmns", g, encoder, background=True)),
         "source": said(lambda: make("dmns", g, encoder, source="uniform")),
         "state": said(lambda: other.log_ratio((every, every.flip(0)))),
     }
@@ -409,6 +410,84 @@ def gathering() -> dict[str, Any]:
     return result
 
 
+def background() -> dict[str, Any]:
+    """Refreshes in threads, which talk to each other alone."""
+    g = dgl.distributed.DistGraph("graph")
+    nodes, rank = g.num_nodes(), distributed.get_rank()
+    h = DistTensor((nodes, WIDTH), torch.float32, "h")
+    if not rank:
+        write(h, torch.randn(nodes, WIDTH))
+    g.barrier()
+    failing: list[str] = []
+
+    def scorer(a: Tensor, b: Tensor) -> Tensor:
+        if failing and threading.current_thread() is not threading.main_thread():
+            if failing[0] == "fetch":
+                h_all.rows(torch.arange(3))
+            if rank:
+                raise ValueError("no memory left here")
+        return (a * b).sum(-1)
+
+    h_all = StoredRows("encoder", h)
+    sampler = make("dmns", g, lambda: h, scorer=scorer, background=True, rule=Blend(), pool=4)
+    relation = sampler.relation()
+    model = DistributedDataParallel(nn.Linear(WIDTH, WIDTH))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    sampler.attach(optimizer, every=2)
+    result: dict[str, Any] = {"versions": [sampler.version], "models": []}
+    mine = edge_split(torch.ones(g.num_edges(), dtype=torch.bool), g.get_partition_book())
+    threads: list[str] = []
+    taken, original = reads(h), type(h).__getitem__
+
+    def watched(self: Any, index: Any) -> Any:
+        threads.append(threading.current_thread().name)
+        return original(self, index)
+
+    type(h).__getitem__ = watched
+    for _ in range(3):
+        for some in mine[:80].split(40):  # collectives and servers in the main thread, meanwhile
+            src, dst = g.find_edges(some)
+            optimizer.zero_grad()
+            (model(h[src]) * model(h[dst])).mean().backward()
+            optimizer.step()
+            sampler(g, some)
+    sampler.wait()
+    result["versions"].append(sampler.version)
+    result["threads"] = set(threads)
+    result["reads"] = sum(taken) > 0
+    result["table"] = relation.table.current().ids.clone()
+    result["known"] = (relation.share.ids, relation.known.indptr, relation.known.indices)
+
+    def parameters() -> dict[str, Tensor]:
+        state = sampler.model.state_dict()
+        return {name: value.clone() for name, value in state.items() if name[0] != "_"}
+
+    result["model"] = parameters()
+    before = relation.table.current().ids.clone()
+    result["errors"] = []
+    for what in ("fetch", "one"):
+        failing[:] = [what]
+        sampler.refresh()
+        if what == "one":
+            result["waited"] = said(sampler.wait)
+            sampler.refresh()
+        result["errors"].append(said(sampler.refresh))
+        assert sampler.staleness.refreshes == 0
+    assert torch.equal(relation.table.current().ids, before)
+    failing.clear()
+    kept = {name: torch.equal(v, result["model"][name]) for name, v in parameters().items()}
+    assert all(kept.values())
+    result["share"] = said(lambda: sampler.attach(optimizer, share=0.1))
+    result["nodes"] = said(lambda: sampler.refresh(nodes=torch.tensor([nodes])))
+    sampler.refresh(nodes=relation.share.ids[:20] if not rank else relation.share.ids[:0])
+    sampler.wait()
+    result["versions"].append(sampler.version)
+    result["by rank"] = sampler.report.by_rank
+    relation.table.counter += rank  # a state of another checkpoint
+    result["apart"] = said(sampler.refresh)
+    return result
+
+
 def killed() -> dict[str, Any]:
     g = dgl.distributed.DistGraph("graph")
     h = DistTensor((g.num_nodes(), WIDTH), torch.float32, "h")
@@ -463,7 +542,7 @@ def main() -> None:
     distributed.init_process_group(  # by a file: no other port to be free
         "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=ranks
     )
-    jobs = (homogeneous, market, shares, gathering, killed)
+    jobs = (homogeneous, market, shares, gathering, background, killed)
     result = {one.__name__: one for one in jobs}[job]()
     torch.save(result, Path(folder) / f"{rank}.pt")
 

@@ -221,6 +221,38 @@ def test_trainers_share_their_candidates(tmp_path: Path) -> None:
         assert ours == pytest.approx(whole, rel=0.05)
 
 
+def test_refreshes_in_the_background(tmp_path: Path) -> None:
+    needs_namespaces()
+    g = large_graph()
+    partition(g, 2, tmp_path)
+    results = job.run("background", tmp_path, machines=2, trainers=1, samplers=0)
+    for rank, one in enumerate(results):
+        assert one["versions"] == [1, 4, 5]
+        assert one["threads"] == {"MainThread"}
+        assert one["reads"]
+        model = results[0]["model"]
+        assert all(torch.equal(value, model[name]) for name, value in one["model"].items())
+        # Each is told, and the last tables stay in use.
+        fetch, other = one["errors"]
+        start = "RuntimeError: refresh: the one in the background failed (RuntimeError: "
+        assert fetch.startswith(start)
+        assert "encoder: a refresh in the background asked for 3 rows that it does not" in fetch
+        assert other == one["waited"]
+        assert other.startswith(
+            f"{start}refresh: 1 of 2 trainers could not make it, trainer 1 for one (ValueError: no "
+            "memory left here); no trainer has changed its tables, the last ones stay in use); "
+            "negatives are those of version 4, the last good one"
+        )
+        assert one["share"].startswith("ValueError: share: got 0.1, and trainers that share")
+        assert one["nodes"].startswith("ValueError: nodes: ")
+        assert [report.rows for report in one["by rank"]] == [20, 0]
+        assert one["by rank"][rank].seconds_by_part.keys() == {"wait", "embed", "fit", "table"}
+        assert one["apart"] == (
+            "RuntimeError: refresh: trainers have tables of different versions, [5, 6], by rank; "
+            "load states of one checkpoint on all of them, or make the samplers anew"
+        )
+
+
 @pytest.mark.slow
 def test_a_trainer_that_is_killed_in_a_refresh_ends_the_run(tmp_path: Path) -> None:
     needs_namespaces()

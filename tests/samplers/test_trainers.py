@@ -64,6 +64,13 @@ def test_an_error_of_one_is_one_of_all(trainers: Any) -> None:
     assert isinstance(own.value.__cause__, MemoryError)
 
 
+def test_the_same_error_on_all_is_that_error(trainers: Any) -> None:
+    first, told = trainers
+    told.append((1, "MemoryError: no room", None))
+    with pytest.raises(MemoryError, match="no room"):
+        first.each(breaks)
+
+
 def test_who_is_at_another_piece_of_work_is_told(trainers: Any) -> None:
     first, told = trainers
     told.append((3, None, "other"))
