@@ -36,13 +36,14 @@ def negative_sampler(kind: str, g: Any, model: RGCN, k: int, seed: int) -> Any:
 
 def train(kind: str, triples: Tensor, seed: int, args: argparse.Namespace) -> dict[str, float]:
     """One run with early stopping on the validation MRR; test metrics."""
-    queries = QueryGraph.from_triples(*triples, args.entities, args.relations)
+    heads, kinds, tails = triples
+    queries = QueryGraph.from_triples(heads, kinds, tails, args.entities, args.relations)
     count = triples.shape[1]
     parts = triples.tensor_split([int(0.8 * count), int(0.9 * count)], dim=1)
     training, val, test = (queries.pairs(*part) for part in parts)
     g = queries.graph(training)
     every = torch.cat([training, val, test], dim=1)  # no ranking counts known triples as mistakes
-    known = KnownEdges(*every, queries.num_queries, args.entities, exclude_self=False)
+    known = KnownEdges(every[0], every[1], queries.num_queries, args.entities, exclude_self=False)
     seed_all(seed)
     model = RGCN(queries, width=32)
     optimizer = torch.optim.Adam(model.parameters(), lr=args.lr)

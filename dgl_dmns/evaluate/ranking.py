@@ -179,8 +179,8 @@ def filtered_ranking(
         TypeError: ids are not integers.
     """
     batch = as_integer("batch", batch, 1)
-    known = _checked(h_query, h_candidate, pairs, known)
-    return _among_unknown(h_query, h_candidate, pairs, known, score, batch)
+    csr = _checked(h_query, h_candidate, pairs, known)
+    return _among_unknown(h_query, h_candidate, pairs, csr, score, batch)
 
 
 def _checked(h_query: Tensor, h_candidate: Tensor, pairs: Tensor, known: Known) -> Any:
