@@ -62,7 +62,7 @@ class _Run:
             nn.Linear(recipe.hidden, recipe.width),
         )
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=recipe.learning_rate)
-        g = dgl.graph((problem.src, problem.dst), num_nodes=problem.num_nodes)
+        self.g = g = dgl.graph((problem.src, problem.dst), num_nodes=problem.num_nodes)
         self.sampler = make_sampler(cell.row, 1, g, self.embed, cell.seed)
         edges = as_edge_prediction_sampler(block_sampler(self.model), negative_sampler=self.sampler)
         ids = torch.arange(g.num_edges())
@@ -109,9 +109,8 @@ class _Run:
         if not isinstance(self.sampler, RefreshingSampler):
             return {}
         self.sampler.refresh()
-        problem, g = self.problem, self.sampler.refresher.embedder.g
-        eids = torch.randint(len(problem.src), (_LOOKED_AT,))
-        query, drawn = (ends.view(_LOOKED_AT, -1) for ends in self.sampler(g, eids))
+        problem, eids = self.problem, torch.randint(len(self.problem.src), (_LOOKED_AT,))
+        query, drawn = (ends.view(_LOOKED_AT, -1) for ends in self.sampler(self.g, eids))
         hard = self.sampler.chosen(self.sampler.relation().etype, torch.arange(_LOOKED_AT))
         held = torch.cat([problem.split.val, problem.split.test], dim=1)
         src, dst = torch.cat([held, held.flip(0)], dim=1)
