@@ -169,13 +169,13 @@ class FixedNegatives:
             )
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a file: ``.npz``, or ``.parquet`` where pandas finds an engine for it.
+        """Write a file: ``.npz``, or ``.parquet`` where pyarrow is installed.
 
         A file of that name is replaced, and only once the new one is complete.
 
         Raises:
             ValueError: for another suffix.
-            ImportError: for Parquet without an engine.
+            ImportError: for Parquet without pyarrow.
         """
         write(Path(path), vars(self))
 
@@ -186,7 +186,7 @@ class FixedNegatives:
         Raises:
             FileNotFoundError: if there is no such file.
             ValueError: if it is another kind of file, truncated, or does not fit together.
-            ImportError: for Parquet without an engine.
+            ImportError: for Parquet without pyarrow.
         """
         return read(Path(path), cls)
 

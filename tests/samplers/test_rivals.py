@@ -384,3 +384,8 @@ def test_reinforce_points_along_the_true_gradient() -> None:
 def test_the_adversary_refuses_arguments(arguments: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=f"^{next(iter(arguments))}: expected at least"):
         make("adversarial", graph(5, 9), **arguments)
+
+
+def test_a_generator_needs_a_width() -> None:
+    with pytest.raises(ValueError, match="^width, hidden: expected at least 1, got 0 and 32"):
+        SoftmaxGenerator(0)
