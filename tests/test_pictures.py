@@ -32,4 +32,4 @@ def test_the_pictures_of_the_docs_are_made_by_it():
 def test_a_name_that_is_none(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["--out", str(tmp_path), "cover.png"])
-    assert "expected some of diagnostics.png, " in capsys.readouterr().err
+    assert "expected some of scale.png, " in capsys.readouterr().err

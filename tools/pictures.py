@@ -5,7 +5,8 @@
 
 ``quickstart.png`` is the one of ``make demo``. ``diagnostics.png`` has the four pictures of the
 first training of the notebook about diagnostics, whose cells are run. ``report.png`` has four
-pictures of the page that ``dgl-dmns train`` writes. The badges are no pictures of results: a test
+pictures of the page that ``dgl-dmns train`` writes. ``scale.png`` shows the tables of the scale
+study, ``benchmarks/scale/results.csv``. The badges are no pictures of results: a test
 compares them with the metadata.
 """
 
@@ -19,6 +20,8 @@ import tempfile
 from pathlib import Path
 
 import matplotlib
+import numpy as np
+import pandas as pd
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -77,7 +80,34 @@ def report(file: Path, work: Path, quick: bool) -> None:
     plt.close(figure)
 
 
+def scale(file: Path, work: Path, quick: bool) -> None:
+    """How many times the MRR of uniform negatives hard ones have, by the shared pool's size."""
+    runs = pd.read_csv(ROOT / "benchmarks" / "scale" / "results.csv")
+    runs = runs.drop_duplicates(["dataset", "row", "seed"])
+    runs[["graph", "share"]] = runs["dataset"].str.extract(r"(.+), pool ([\d.]+)%")
+    runs["share"] = runs["share"].astype(float)
+    mrr = runs.pivot_table("test MRR", ["graph", "share", "seed"], "row")
+    ratio = np.log(mrr.div(mrr.pop("uniform (1)"), axis=0))
+    graphs = ratio.index.unique("graph")
+    size = {"figsize": (4.4 * len(graphs), 4), "sharey": True, "squeeze": False}
+    figure, axes = plt.subplots(1, len(graphs), layout="constrained", **size)
+    for ax, graph in zip(axes[0], graphs):
+        for row, of_row in ratio.loc[graph].items():
+            by_share = of_row.dropna().groupby("share")
+            mean, error = by_share.mean(), by_share.sem()
+            if len(mean):
+                ax.errorbar(mean.index, np.exp(mean), np.exp(mean) * error, marker="o", label=row)
+        ax.axhline(1, color="black", linewidth=0.8)
+        ax.set(xscale="log", xlabel="shared pool, % of the nodes", title=graph)
+        ax.grid(alpha=0.3)
+    axes[0, 0].set_ylabel("MRR, times that of uniform (1)")
+    axes[0, -1].legend(fontsize="small")
+    figure.savefig(file, dpi=100)
+    plt.close(figure)
+
+
 PICTURES = {
+    "scale.png": scale,
     "diagnostics.png": diagnostics,
     "report.png": report,
     "quickstart.png": quickstart,

@@ -9,7 +9,7 @@ import argparse
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["KINDS", "LAYERED", "Kind", "complete", "in_words"]
+__all__ = ["GENERATED", "KINDS", "LAYERED", "Kind", "complete", "in_words", "kind_of"]
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,9 @@ KINDS: dict[str, Kind] = {
         {**_QUERIES, "batch_size": 1024, "dropout": 0.2, "known": "count"},
     ),
 }
+GENERATED = {"shop": "bipartite", "triples": "knowledge"}
+"""The kinds of the generated data sets that are no graph."""
+
 LAYERED = ("sage", "lightgcn", "rgcn")
 """The models with layers, which read neighbours."""
 _BY_MODEL = {"transe": {"dropout": 0.0}}  # against those of the kind
@@ -83,10 +86,16 @@ def in_words(option: str) -> str:
     return ", ".join([str(first), *others])
 
 
+def kind_of(arguments: argparse.Namespace) -> str:
+    """The kind of the data that are named."""
+    kind: str = arguments.kind or GENERATED.get(getattr(arguments, "dataset", ""), "graph")
+    return kind
+
+
 def complete(arguments: argparse.Namespace) -> str | None:
     """Fill in what depends on the kind of data; what does not go together, if anything."""
     problem = _problem(arguments)
-    kind = KINDS[arguments.kind or "graph"]
+    kind = KINDS[kind_of(arguments)]
     arguments.model = arguments.model or kind.models[0]
     for name, value in {**kind.defaults, **_BY_MODEL.get(arguments.model, {})}.items():
         if getattr(arguments, name, "none") is None:
@@ -101,7 +110,7 @@ def _problem(arguments: argparse.Namespace) -> str | None:
     given = {
         name for name, value in vars(arguments).items() if value is not None and value is not False
     }
-    kind = arguments.kind or "graph"
+    kind = kind_of(arguments)
     if arguments.edges is None:
         for name in (*_OF_FILES, "time", "no_header", "kind"):
             if name in given:

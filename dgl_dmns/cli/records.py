@@ -19,9 +19,10 @@ from dgl_dmns.cli.edges import check_first_row, digest, name_of, read_table
 from dgl_dmns.cli.kinds import KINDS
 from dgl_dmns.cli.tables import Array, FileError, IdColumn, Wanted, arrays_of, number_nodes
 from dgl_dmns.core import fit_seed
+from dgl_dmns.data import generated_shop, generated_triples
 from dgl_dmns.messages import one_line
 
-__all__ = ["NODES", "Records", "read_records"]
+__all__ = ["NODES", "Records", "generated_records", "read_records"]
 
 NODES: dict[str, tuple[str, ...]] = {
     "bipartite": ("user", "item"),
@@ -145,6 +146,18 @@ class Records:
 
 _PLURAL = {"user": "users", "item": "items", "entity": "entities", "relation": "relations"}
 _ROWS = {"bipartite": "pairs", "knowledge": "triples"}
+
+
+def generated_records(kind: str) -> Records:
+    """A generated shop, or generated triples, with ids from 0 on."""
+    name = "a generated shop" if kind == "bipartite" else "generated triples"
+    rows = generated_shop() if kind == "bipartite" else generated_triples()
+    count: dict[str, int] = {}
+    for what, column in zip(NODES[kind], rows):
+        count[what] = max(count.get(what, 0), int(column.max()) + 1)
+    ids = {what: np.arange(many) for what, many in count.items()}
+    columns = tuple(KINDS[kind].columns.values())
+    return Records(name, kind, columns, ids, rows.unique(dim=1))
 
 
 def read_records(

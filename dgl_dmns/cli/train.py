@@ -16,9 +16,9 @@ import torch
 
 from dgl_dmns._compat import versions
 from dgl_dmns.cli.edges import FileError, NamedGraph, read_edges
-from dgl_dmns.cli.kinds import KINDS
+from dgl_dmns.cli.kinds import GENERATED, KINDS, kind_of
 from dgl_dmns.cli.options import check_options, parse_options
-from dgl_dmns.cli.records import Records, read_records
+from dgl_dmns.cli.records import Records, generated_records, read_records
 from dgl_dmns.cli.tasks import Settings
 from dgl_dmns.cli.training import Run, read_checkpoint, train
 from dgl_dmns.data import load_dataset
@@ -122,7 +122,7 @@ def _check_out(out: Path, resume: bool) -> None:
 def _settings(arguments: argparse.Namespace, sampler: str, seed: int) -> Settings:
     options = parse_options(sampler, getattr(arguments, "set", []))
     k = (1 if arguments.loss == "shared" else 5) if arguments.k is None else arguments.k
-    kind = arguments.kind or "graph"
+    kind = kind_of(arguments)
     check_options(sampler, k, options, arguments.loss, kind)
     own: dict[str, Any] = {"sampler": sampler, "k": k, "seed": seed, "options": options}
     own["kind"] = kind
@@ -132,7 +132,9 @@ def _settings(arguments: argparse.Namespace, sampler: str, seed: int) -> Setting
 
 def read_data(arguments: argparse.Namespace) -> NamedGraph | Records:
     """The data set or the files that are named."""
-    kind = arguments.kind or "graph"
+    kind = kind_of(arguments)
+    if arguments.dataset in GENERATED:
+        return generated_records(kind)
     if arguments.edges is None:
         data = load_dataset(arguments.dataset, arguments.data_dir)
         return NamedGraph(data, np.arange(data.num_nodes))

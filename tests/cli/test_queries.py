@@ -177,6 +177,23 @@ def test_regularization_makes_embeddings_short(folder, tmp_path):
     assert squares[1] < 0.7 * squares[0]
 
 
+@pytest.mark.parametrize(
+    ("dataset", "command", "columns"),
+    [("shop", "recommend", ["user", "rank", "item", "score"]), ("triples", "rank", None)],
+)
+def test_generated_data_without_a_file(dataset, command, columns, tmp_path, answers):
+    more = ["--sampler", "uniform", "--epochs", 2, "--out", tmp_path / "run", "--quiet"]
+    assert main([*map(str, ["train", "--dataset", dataset, *more])]) == 0
+    if columns:
+        found = answers(command, tmp_path / "run", "--top", 3)
+        assert [*found] == columns
+        assert len(found) == 900  # of all users
+    else:
+        (tmp_path / "asked.csv").write_text("head,relation\n3,1\n")
+        asked = ["--queries", tmp_path / "asked.csv", "--top", 4]
+        assert len(answers(command, tmp_path / "run", *asked)) == 4
+
+
 def test_purchases_have_a_discount_by_default(folder, tmp_path):
     found = []
     for discount in ([], ["--discount", 0.25], ["--discount", 0]):
