@@ -87,7 +87,7 @@ def scale(file: Path, work: Path, quick: bool) -> None:
     runs[["graph", "share"]] = runs["dataset"].str.extract(r"(.+), pool ([\d.]+)%")
     runs["share"] = runs["share"].astype(float)
     mrr = runs.pivot_table("test MRR", ["graph", "share", "seed"], "row")
-    ratio = np.log(mrr.div(mrr.pop("uniform (1)"), axis=0))
+    ratio = mrr.div(mrr.pop("uniform (1)"), axis=0).apply(np.log)
     graphs = ratio.index.unique("graph")
     size = {"figsize": (4.4 * len(graphs), 4), "sharey": True, "squeeze": False}
     figure, axes = plt.subplots(1, len(graphs), layout="constrained", **size)
