@@ -113,6 +113,8 @@ FIGURES: dict[str, Figures] = {
         _mean("rounds", digits=0),
         _mean("seconds per round", "s / round", 1),
         _mean("refresh share", digits=2),
+        _mean("false share", "held-out among the hard, %", 2, 100),
+        _mean("false weight", "of their weight, %", 2, 100),
     ),
     "soak": tuple(
         _mean(figure, digits=digits)
