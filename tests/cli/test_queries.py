@@ -372,7 +372,10 @@ def test_a_folder_that_is_no_run(tmp_path, error):
         ("--kind knowledge --features f.npy", "--features: goes with --kind graph"),
         ("--kind knowledge --temperature 0.1", "--temperature: goes with --kind bipartite"),
         ("--kind bipartite --regularization 0.1", "--regularization: goes with --kind knowledge"),
-        ("--kind bipartite --loss bce --discount 0.2", "--discount: goes with --loss shared or softmax"),
+        (
+            "--kind bipartite --loss bce --discount 0.2",
+            "--discount: goes with --loss shared or softmax",
+        ),
         ("--kind bipartite --discount 1.5", "--discount"),
         ("--kind knowledge --regularization -1", "expected a number from 0 on, got '-1'"),
         ("--kind knowledge --loss softmax --known count", "--known: goes with --loss shared"),
