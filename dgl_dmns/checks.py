@@ -137,7 +137,7 @@ def as_number(name: str, value: Any) -> float:
     kind = str(getattr(value, "dtype", ""))
     if not isinstance(value, (bool, str, bytes, type)) and kind not in ("bool", "torch.bool"):
         try:
-            return float(value)
+            return float(value.item() if hasattr(value, "item") else value)
         except (TypeError, ValueError, RuntimeError):
             pass
     given = _shown(value)

@@ -27,8 +27,8 @@ is the mean of
 that of the full softmax, whose negatives are all nodes but known ones.
 
 With ``discount=a`` the gradient of a positive's own score is lowered by ``a`` times its loss over
-``log N``, the loss of a model that knows nothing: edges that the model cannot fit, as there are
-among purchases, pull less, and negatives are pushed away as before. So does the weight
+``log N``, the loss of a model that knows nothing, at most to 0: edges that the model cannot fit, as
+there are among purchases, pull less, and negatives are pushed away as before. So does the weight
 ``sigmoid((s - beta) / tau)`` of Yang et al., "Breaking the Top-K Barrier", KDD 2025 (SoftmaxLoss@K)
 by its own gradient; this form has no quantile and no scale of the scores to choose.
 
@@ -44,7 +44,7 @@ from typing import Literal, Union, get_args
 import torch
 from torch import Tensor
 
-from dgl_dmns.checks import as_integer, as_number
+from dgl_dmns.checks import as_integer, as_number, check_tensor
 from dgl_dmns.core import (
     Barred,
     KnownEdges,
@@ -143,7 +143,10 @@ def shared_softmax_loss(
         raise ValueError(f"share: expected 'batch' or 'edge', got {share!r}")
     if not (math.isfinite(as_number("temperature", temperature)) and temperature > 0):
         raise ValueError(f"temperature: expected a positive, finite number, got {temperature}")
-    if not 0.0 <= as_number("discount", discount) <= 1.0:
+    if not isinstance(temperature, Tensor):  # which may be learned
+        temperature = as_number("temperature", temperature)
+    discount = as_number("discount", discount)
+    if not 0.0 <= discount <= 1.0:
         raise ValueError(f"discount: expected a share between 0 and 1, got {discount}")
     num_nodes = as_integer("num_nodes", num_nodes, least=1)
     of_src, of_dst = checked_ends(h)
@@ -213,7 +216,8 @@ def shared_softmax_loss(
         )
         excess, each = excess + total, each + added
     if discount:
-        lower = (discount / math.log(max(2, num_nodes)) * each).clamp(max=1.0)
+        lower = discount / math.log(max(2, num_nodes)) * each
+        lower = torch.minimum(lower, -torch.expm1(-each))  # at most the whole pull
         excess = excess + (lower * (positive - positive.detach())).sum()
     loss = excess / len(src)
     if not bool(loss.isfinite()):
@@ -226,8 +230,14 @@ def shared_softmax_loss(
 
 def checked_ends(h: Ends) -> tuple[Tensor, Tensor]:
     """Embeddings of the nodes of both ends, if they are fine."""
-    both = (h, h) if isinstance(h, Tensor) else h
+    both = tuple(h) if isinstance(h, (tuple, list)) else (h, h)
+    if len(both) != 2:
+        raise ValueError(
+            f"h: expected embeddings, or a pair (of sources, of destinations), got {len(both)} of "
+            "them; pass one or two"
+        )
     for part in both[:1] if isinstance(h, Tensor) else both:
+        check_tensor("h", part, "embeddings")
         if not part.is_floating_point():
             raise TypeError(f"h: expected floating-point embeddings, got {part.dtype}")
         if part.dim() != 2:
@@ -264,6 +274,7 @@ def _rows(name: str, rows: Tensor, h: Tensor) -> Tensor:
 
 
 def _check_integers(name: str, ids: Tensor) -> None:
+    check_tensor(name, ids, "integers")
     if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
         raise TypeError(f"{name}: expected integers, got {ids.dtype}")
 
@@ -302,6 +313,7 @@ def shared_places(
 
 def _chosen(chosen: Tensor, candidates: Tensor, share: Share) -> Tensor:
     """Which candidates [B, K] were chosen for their positives, if that can be."""
+    check_tensor("chosen", chosen, "booleans")
     if chosen.dtype != torch.bool or chosen.shape != candidates.shape or chosen.dim() != 2:
         raise ValueError(
             f"chosen: expected booleans in the shape [B, K] of the candidates, "
@@ -328,6 +340,7 @@ def _log_ratio(log_ratio: Tensor | None, drawn: Tensor) -> Tensor:
     """Log ratios [M], float64, on the device of the candidates."""
     if log_ratio is None:
         return torch.zeros_like(drawn, dtype=torch.float64)
+    check_tensor("log_ratio", log_ratio, "log ratios")
     if not log_ratio.is_floating_point():
         raise TypeError(f"log_ratio: expected a floating-point tensor, got {log_ratio.dtype}")
     ratio = log_ratio.detach().flatten().to(drawn.device, torch.float64)

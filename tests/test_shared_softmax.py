@@ -6,6 +6,7 @@ import math
 import sys
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -87,8 +88,10 @@ def test_a_discount_lowers_the_pull_of_each_positive_by_its_loss(scorer: Any) ->
     each = logits.logsumexp(1) - positive
     loss = loss_of(h, discount=0.3, **same)
     torch.testing.assert_close(loss, each.mean())  # its value stays
-    lower = (0.3 * each.detach() / math.log(N)).clamp(max=1)  # none pushes itself away
-    assert 0.1 < float(lower.mean()) < float(lower.max()) == 1
+    pull = 1 - torch.exp(-each.detach())
+    lower = (0.3 * each.detach() / math.log(N)).minimum(pull)  # none pushes itself away
+    assert 0.1 < float(lower.mean()) < float(lower.max())
+    assert (lower == pull).any()
     expected = gradient((each + lower * positive).mean(), h)
     torch.testing.assert_close(gradient(loss, h), expected)
 
@@ -102,9 +105,30 @@ def test_a_discount_where_nothing_is_shared() -> None:
     ]  # fmt: skip
     each, positive = torch.stack(ones), dot(h[SRC], h[DST])
     loss = loss_of(h, share="edge", discount=0.2)
-    lower = (0.2 / math.log(N) * each.detach()).clamp(max=1)
+    lower = (0.2 / math.log(N) * each.detach()).minimum(1 - torch.exp(-each.detach()))
     expected = gradient((each + lower * positive).mean(), h)
     torch.testing.assert_close(gradient(loss, h), expected)
+
+
+@pytest.mark.parametrize("discount", [0.25, 1, np.array([0.5]), torch.tensor(0.5)])
+@pytest.mark.parametrize("num_nodes", [1, 2, 3, 1000])
+def test_a_discount_never_pushes_a_positive_away(num_nodes: int, discount: Any) -> None:
+    query, first = torch.ones(1, 1), torch.zeros(1).long()
+    for score in (-30.0, -2.0, 0.0, 5.0):
+        item = torch.tensor([[score], [0.0]], requires_grad=True)
+        loss = shared_softmax_loss(
+            (query, item), first, first, first + 1, num_nodes=num_nodes, discount=discount
+        )
+        positive, negative = gradient(loss, item)
+        assert float(positive) <= 1e-6
+        assert float(negative) > 0
+
+
+def test_a_temperature_may_be_learned_or_of_numpy() -> None:
+    h, one = embeddings().detach(), torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
+    loss, step = loss_of(h, temperature=one), 1e-5
+    ends = [loss_of(h, temperature=np.array(0.7 + at)) for at in (step, -step)]
+    torch.testing.assert_close(gradient(loss, one), (ends[0] - ends[1]) / (2 * step))
 
 
 @pytest.mark.parametrize("scorer", [None, dot])
@@ -371,6 +395,12 @@ def with_one(value: float) -> Tensor:
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
+        ({"h": ONES.numpy()}, TypeError, r"h: expected a tensor of .*write torch.from_numpy\(h\)"),
+        ({"h": (ONES, None)}, TypeError, "h: expected a tensor of embeddings, got NoneType"),
+        ({"h": (ONES, ONES, ONES)}, ValueError, "h: expected embeddings, or a pair .*got 3"),
+        ({"pos_src": [0, 1]}, TypeError, r"pos_src: expected .*write torch.tensor\(pos_src\)"),
+        ({"log_ratio": 0.0}, TypeError, "log_ratio: expected a tensor"),
+        ({"chosen": True}, TypeError, "chosen: expected a tensor"),
         ({"h": ONES.long()}, TypeError, "h: expected floating-point"),
         ({"h": ZEROS}, ValueError, "h: expected embeddings of shape"),
         ({"h": with_one(math.nan)}, ValueError, "h: NaN or infinity in 1 of 24 rows"),

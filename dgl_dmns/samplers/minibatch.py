@@ -269,7 +269,7 @@ def _made(
     (src, dst), (neg_src, drawn) = ([end.long() for end in ends] for ends in (positive, negative))
     count = len(src)
     k = len(neg_src) // count if count else 1
-    places = torch.arange(count) if part is None else part.cpu().long()[::k] // k
+    places = torch.arange(count) if part is None else part.cpu().long()[:: max(1, k)] // max(1, k)
     whole = part is None or torch.equal(
         part.cpu().long(), (places.unsqueeze(1) * k + torch.arange(k)).flatten()
     )

@@ -383,6 +383,9 @@ def test_bad_input() -> None:
     for arguments, error, message in cases:
         with pytest.raises(error, match=message):
             sampler.loss(*arguments)
+    _, drawn_for, drawn, _ = next(iter(loader(g, make("uniform", g, k=2))))
+    with pytest.raises(ValueError, match="neg_graph: expected K negatives for each"):
+        sampler.loss(h[: drawn.num_nodes()], drawn, drawn_for)  # the other way round
     with pytest.raises(ValueError, match="reduce: expected 'sum' or 'none', got 'mean'"):
         sampler.loss(h, pos, neg, reduce="mean")
     with pytest.raises(ValueError, match="h: NaN or infinity in 24 of 24 rows"):
