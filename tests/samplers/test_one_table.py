@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
+import pickle
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from shared import make, normal, shop
 from shared import graph as random_graph
+from shared import make, normal, shop
 from test_ddp import equal, on_ranks
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
 from dgl_dmns import Resources
-from dgl_dmns.core import Nearest
-from dgl_dmns.samplers.trainers import Trainers
+from dgl_dmns.core import CandidateTable, Nearest, SelfAdversarial
+from dgl_dmns.samplers.trainers import trainers_of
 
 NODES, EDGES = 300, 1500
 OPTIONS: dict[str, Any] = {"fit_steps": 3, "warmup_steps": 5, "batch_pairs": 64, "groups": 6}
@@ -31,12 +31,11 @@ def embeddings(step: int = 0) -> Tensor:
 
 def of_table(sampler: Any) -> dict[str, Any]:
     """What has to be the same as in one process."""
-    known = sampler.known
-    src, dst = known.indices.new_tensor(range(NODES)), sampler.table.current().ids[:, 0].long()
     report = sampler.report
     return {
         "table": sampler.table.fields(),
-        "ratios": sampler.log_ratio(src, dst[: len(src)].unsqueeze(1)),
+        "norms": sampler.relation().method.norms,
+        "ratios": sampler.log_ratio((torch.arange(9), torch.arange(9, 18))),
         "state": {n: v for n, v in sampler.state_dict().items() if n in ("norms", "random")},
         "report": repr(report.by_type),
         "version": sampler.version,
@@ -75,6 +74,7 @@ def test_a_shared_table_is_that_of_one_process_and_each_rank_fills_half(tmp_path
     results = on_ranks(both, 2, tmp_path)
     for one in results:
         assert equal([one["shared"]["results"], one["alone"]["results"]])
+        assert one["shared"]["passes"] > 1
         rows = one["shared"]["rows"]
         assert sum(rows) == NODES
         assert min(rows) > NODES / 4
@@ -82,3 +82,130 @@ def test_a_shared_table_is_that_of_one_process_and_each_rank_fills_half(tmp_path
     files = [one["shared"]["files"] for one in results]
     assert files[0] == files[1] != [None]
     assert not Path(files[0][0]).exists()  # it went with the samplers
+
+
+def kinds(rank: int, ranks: int) -> dict[str, Any]:
+    """What a table holds and a report says, for other samplers and several edge types."""
+    found = {}
+    for name, g in (("adversarial", graph()), ("self-adversarial", graph()), ("dmns", shop())):
+        made = []
+        for one_table in (True, False):
+            sampler = make(name, g, resources=Resources(one_table=one_table, chunk_bytes=1))
+            sampler.refresh()
+            sampler.refresh()
+            tables = [one.table.fields() for one in sampler.relations.values()]
+            made.append([tables, repr(sampler.report.by_type)])
+        found[name] = made
+    return found
+
+
+def test_other_samplers_and_several_edge_types(tmp_path: Path) -> None:
+    for found in on_ranks(kinds, 2, tmp_path):
+        for made in found.values():
+            assert equal(made)
+
+
+def said(work: Any) -> str:
+    try:
+        work()
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return "nothing"
+
+
+def failing(rank: int, ranks: int) -> dict[str, Any]:
+    """Errors of one rank, each in another part of a refresh, and a good refresh after each."""
+    fails = [""]
+
+    def scorer(query: Tensor, candidate: Tensor) -> Tensor:
+        if rank and fails[0] == "fill":
+            raise OSError("the scorer has failed")
+        return (query * candidate).sum(-1)
+
+    def encoder() -> Tensor:
+        if rank and fails[0] == "embed":
+            raise OSError("the encoder has failed")
+        return embeddings(int(bool(rank and fails[0] == "differ")))
+
+    resources = Resources(one_table=True, chunk_bytes=1 << 16)
+    sampler = make("dmns", graph(), encoder, resources=resources, scorer=scorer, **OPTIONS)
+    sampler.refresh()
+    errors = {}
+    for part in ("embed", "fill", "differ", "nodes"):
+        before = sampler.table.current().ids.clone(), sampler.relation().random.get_state()
+        fails[0] = part
+        nodes = torch.arange(5 + rank) if part == "nodes" else None
+        errors[part] = said(lambda nodes=nodes: sampler.refresh(nodes=nodes))
+        fails[0] = ""
+        after = sampler.table.current().ids, sampler.relation().random.get_state()
+        assert all(map(torch.equal, before, after))
+    method = sampler.relation().method
+    fit = type(method).fit
+
+    def broken(self: Any, ends: Any) -> Any:
+        if rank:
+            raise OSError("the fit has failed")
+        return fit(self, ends)
+
+    type(method).fit = broken  # type: ignore[method-assign]
+    errors["fit"] = said(sampler.refresh)
+    type(method).fit = fit  # type: ignore[method-assign]
+    good, state = sampler.refresh().version, sampler.state_dict()
+    if rank:
+        state["random"] = torch.Generator().manual_seed(9).get_state()
+    errors["load"] = said(lambda: sampler.load_state_dict(state))
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
+    errors["every"] = said(lambda: sampler.attach(optimizer, every=5 + rank))
+    errors["share"] = said(lambda: sampler.attach(optimizer, share=0.1))
+    errors["grown"] = said(lambda: sampler.update_graph(graph()))
+    errors["graph"] = said(
+        lambda: make("dmns", random_graph(NODES, EDGES + rank), encoder, resources=resources)
+    )
+    errors["chains"] = said(lambda: make("mcns", graph(), encoder, resources=resources))
+    errors["search"] = said(
+        lambda: make("dmns", graph(), encoder, rule=Nearest(), resources=resources)
+    )
+    return {"errors": errors, "version": good}
+
+
+EXPECTED = {
+    "embed": "RuntimeError: refresh: 1 of 2 trainers could not make it, trainer 1 for one (OSError",
+    "fit": "RuntimeError: refresh: 1 of 2 trainers could not make it, trainer 1 for one (OSError",
+    "fill": "RuntimeError: refresh: 1 of 2 trainers could not make it, trainer 1 for one (OSError",
+    "differ": "RuntimeError: refresh: ranks that share a table have other embeddings, models",
+    "nodes": "RuntimeError: refresh: ranks that share a table would fill different rows",
+    "load": "RuntimeError: state: ranks that share a table load other ones",
+    "every": "RuntimeError: every: got ",
+    "share": "ValueError: share: got 0.1, and trainers that share",
+    "grown": "ValueError: g: trainers that refresh together",
+    "graph": "RuntimeError: one_table: ranks have other known edges",
+    "chains": "ValueError: one_table: the table of this sampler holds chains",
+    "search": "ValueError: one_table: a rule that searches",
+}
+
+
+def test_an_error_on_one_rank_is_one_on_both_and_the_last_table_stays(tmp_path: Path) -> None:
+    for found in on_ranks(failing, 2, tmp_path):
+        assert found["version"] == 2
+        for part, text in EXPECTED.items():
+            assert found["errors"][part].startswith(text), part
+
+
+def test_what_cannot_share_a_table_is_refused() -> None:
+    with pytest.raises(RuntimeError, match="^one_table: there are no ranks.*init_process_group"):
+        make("dmns", graph(), resources=Resources(one_table=True))
+    with pytest.raises(ValueError, match="^one_table: .* refresh in place"):
+        Resources(one_table=True, background=True)
+    with pytest.raises(TypeError, match="^one_table: expected True or False"):
+        Resources(one_table=2)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="^one_table: trainers of a distributed graph"):
+        trainers_of(True, True, SelfAdversarial())
+
+
+def test_a_table_whose_file_is_gone_is_not_made_of_zeros(tmp_path: Path) -> None:
+    table = CandidateTable(torch.ones(3, dtype=torch.int64), 2, folder=tmp_path)
+    sent = pickle.dumps(table)
+    del table
+    with pytest.raises(FileNotFoundError, match="there is no file .* the sampler that made it"):
+        pickle.loads(sent)
+    assert not list(tmp_path.iterdir())
