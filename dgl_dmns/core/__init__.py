@@ -14,7 +14,7 @@ from dgl_dmns.core.diffusion import (
 )
 from dgl_dmns.core.distribution import NodeDistribution
 from dgl_dmns.core.fetched import FetchedRows
-from dgl_dmns.core.fill import CHUNK_BYTES, fill_table
+from dgl_dmns.core.fill import CHUNK_BYTES, Portion, fill_table
 from dgl_dmns.core.generator import DiffusionGenerator, FitReport, sample_neighbours, sample_pairs
 from dgl_dmns.core.known import KnownEdges
 from dgl_dmns.core.look import (
@@ -129,6 +129,7 @@ __all__ = [
     "Part",
     "PoolDensities",
     "PoolSettings",
+    "Portion",
     "RankReport",
     "RefreshReport",
     "Refreshed",

@@ -15,6 +15,7 @@ filling a table takes 24 bytes a query, and 12 for each norm.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import threading
 from collections import deque
@@ -22,7 +23,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from itertools import chain, islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -37,7 +38,7 @@ from dgl_dmns.core.snapshot import Snapshot
 from dgl_dmns.core.table import NO_LEVEL, Candidates, CandidateTable, fill_open_slots
 from dgl_dmns.messages import warn
 
-__all__ = ["CHUNK_BYTES", "fill_table", "queries_at_a_time"]
+__all__ = ["CHUNK_BYTES", "Portion", "fill_table", "queries_at_a_time"]
 
 CHUNK_BYTES = 1 << 28
 """Default working set of filling a table, in bytes (256 MiB)."""
@@ -47,6 +48,20 @@ _BLOCK = 2048  # queries at a time at most: more would cost memory and save no t
 _FEW = 512  # queries: to draw more for some of them costs less than another block
 _WORKERS = 16  # blocks at a time at most: more would wait for the interpreter
 _SCORED = 4096  # queries whose negatives are scored for the report, about
+
+
+class Portion(NamedTuple):
+    """Which blocks of a table in one file one of several processes fills.
+
+    Attributes:
+        rank: of this process.
+        count: how many there are; each fills every ``count``-th block.
+        each: does a piece of work in all of them, and returns what came of it, by rank.
+    """
+
+    rank: int
+    count: int
+    each: Callable[[Callable[[], Any]], list[Any]]
 
 
 def fill_table(
@@ -59,6 +74,7 @@ def fill_table(
     chunk_bytes: int = CHUNK_BYTES,
     on_rows: Callable[[int], object] | None = None,
     generator: torch.Generator | None = None,
+    part: Portion | None = None,
 ) -> tuple[TableReport, Tensor | None]:
     """Fill the hidden buffer of a table from a snapshot; its `publish` is left to the caller.
 
@@ -76,6 +92,8 @@ def fill_table(
         on_rows: called with the number of rows written, block by block; an exception from it ends
             the work, and what is live stays live.
         generator: source of randomness.
+        part: which blocks this process fills, where others fill the rest of the same file, from
+            equal arguments; what comes out is that of one process. Defaults to all.
 
     Returns:
         What it came to; and the norms of every query, float32 [N, L + P] of L levels and P parts of
@@ -83,6 +101,7 @@ def fill_table(
 
     Raises:
         ValueError: if the rule needs a diffusion model and the snapshot has none.
+        RuntimeError: on all processes, if they have not the same blocks.
     """
     if rule.uses_generator:
         if snapshot.model is None:
@@ -90,8 +109,13 @@ def fill_table(
         _ = snapshot.encoded  # once, before several threads ask for it
     queries, k = table.queries, table.k
     if nodes is not None:
-        table.keep()
+        if part is None:
+            table.keep()
+        else:  # before anyone writes
+            part.each(table.keep if part.rank == 0 else int)
         queries = nodes.numel()
+    if part is not None:
+        table.unfinished.fill_(1)  # by others, too
     searched = rule.nearest_among(snapshot.known.num_candidates)
     order = torch.randperm(queries, generator=generator, device=snapshot.h_query.device)
     if nodes is not None:
@@ -134,12 +158,20 @@ def fill_table(
     # A scorer may keep a state. Beside the training, which a count of threads would hold up, too.
     alone = snapshot.scorer is not None or searched is not None
     alone = alone or threading.current_thread() is not threading.main_thread()
+    threads = 1 if alone else torch.get_num_threads()
+
+    def work(blocks: Iterator[_Block]) -> Iterator[_Filled]:
+        for done in _each(fill, blocks, threads):
+            if on_rows is not None:
+                on_rows(int((done.block.first == 0).sum()))
+            yield done
+
     blocks = _blocks(table, order, step, settings, snapshot, chunk_bytes, generator)
     scores = LevelScores(len(snapshot.model.levels) if snapshot.model is not None else 0)
     filtered = seen = 0
     fallback, unstable = torch.zeros(2, table.queries, dtype=torch.bool)
     inverse: list[tuple[Tensor, Tensor]] = []  # of norms
-    for done in _each(fill, blocks, 1 if alone else torch.get_num_threads()):
+    for done in work(blocks) if part is None else _in_parts(work, blocks, part):
         own = done.block.rows[: done.block.real]
         filtered += done.filtered
         seen += done.seen
@@ -149,8 +181,6 @@ def fill_table(
         if done.inverse is not None:
             inverse.append((own, done.inverse))
         scores.add(done.level, done.score)
-        if on_rows is not None:
-            on_rows(int((done.block.first == 0).sum()))
     lost = int(unstable.sum())
     if lost:
         warn(
@@ -229,6 +259,37 @@ def _each(
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)  # the workers' setting is that of the process
+
+
+def _in_parts(
+    work: Callable[[Iterator[_Block]], Iterator[_Filled]], blocks: Iterator[_Block], part: Portion
+) -> Iterator[_Filled]:
+    """What becomes of the blocks, in order, of which each process fills every ``count``-th one."""
+    passed = hashlib.sha256()
+
+    def own() -> Iterator[_Block]:
+        for number, block in enumerate(blocks):  # all: their seeds are drawn one after the other
+            passed.update(repr((*block[3:], block.real)).encode())
+            passed.update(block.rows.cpu().numpy().tobytes())
+            if number % part.count == part.rank:
+                yield block
+
+    found = part.each(lambda: ([_apart(done) for done in work(own())], passed.hexdigest()))
+    if len({seen for _, seen in found}) > 1:
+        raise RuntimeError(
+            "refresh: ranks that share a table would fill different rows; make their samplers with "
+            "the same arguments, and refresh the same nodes"
+        )
+    for number in range(sum(len(some) for some, _ in found)):
+        yield found[number % part.count][0][number // part.count]
+
+
+def _apart(done: _Filled) -> _Filled:
+    """The same to be sent: a view would bring all along that it is a view of."""
+    block = done.block
+    block = block._replace(rows=block.rows[: block.real].clone(), first=block.first[:0].clone())
+    fields = (one.clone() if isinstance(one, Tensor) else one for one in done[1:])
+    return _Filled(block, *fields)
 
 
 def _blocks(

@@ -65,7 +65,7 @@ class TypeReport:
 
 @dataclass(frozen=True)
 class RankReport:
-    """What one refresh was for one of several trainers of a distributed graph.
+    """What one refresh was for one of several trainers of a distributed graph, or of a table.
 
     Args:
         seconds_by_part: its seconds by part (embed, fit, table), until it had filled its tables;
@@ -90,9 +90,10 @@ class RefreshReport:
         seconds: wall-clock seconds of the whole refresh.
         seconds_by_part: the same by part (embed, fit, table).
         by_type: the reports of the edge types, by canonical edge type, of this process.
-        by_rank: where trainers hold shares of a distributed graph, what it was for each of them, in
-            order of rank; the rest is of this one alone. Empty for one process, and where each
-            holds all. All refresh after the same step, so that staleness is that of all of them.
+        by_rank: where trainers hold shares of a distributed graph, or share a table, what it was
+            for each of them, in order of rank; the rest is of this one alone, but for a table that
+            is shared. Empty for one process, and where each holds all. All refresh after the same
+            step, so that staleness is that of all of them.
     """
 
     version: int

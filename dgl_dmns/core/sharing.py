@@ -82,7 +82,8 @@ class Shareable(nn.Module):
     """A module whose buffers can be shared with other processes, or lie in a mapped file.
 
     Copies of one in a file, and processes that it is sent to, map the same file. It is removed with
-    the module that made it, or when its process ends; a killed process leaves it.
+    the module that made it, or when its process ends; a killed process leaves it. A process that
+    shares a module with another names the other's file in place of a folder.
     """
 
     path: Path | None = None
@@ -122,9 +123,14 @@ class Shareable(nn.Module):
             getattr(self, name).copy_(buffer)
 
     def _lie_in(self, folder: Folder, layout: Layout, prefix: str) -> None:
-        """Put buffers of some types and shapes, all zero, into a new file in a folder."""
-        self.path, self._layout = _new_file(Path(folder), _bytes_of(layout), prefix), layout
-        weakref.finalize(self, _remove, self.path, os.getpid())
+        """Put buffers of some types and shapes, all zero, into a new file in a folder.
+
+        If that is a file of another process, they are what it holds.
+        """
+        self.path, self._layout = Path(folder), layout
+        if not self.path.is_file():
+            self.path = _new_file(self.path, _bytes_of(layout), prefix)
+            weakref.finalize(self, _remove, self.path, os.getpid())
         for name, field in _map(self.path, layout).items():
             if name not in self._buffers:
                 self.register_buffer(name, None)
@@ -176,7 +182,13 @@ def _remove(path: Path, owner: int) -> None:
 
 def _map(path: Path, layout: Layout) -> dict[str, Tensor]:
     """The fields in a file, one after the other."""
-    content = torch.from_file(str(path), shared=True, size=_bytes_of(layout), dtype=torch.uint8)
+    size = _bytes_of(layout)
+    if not path.is_file() or path.stat().st_size != size:  # torch would make one, of zeros
+        raise FileNotFoundError(
+            f"there is no file {path} of {size} bytes: the sampler that made it has ended, or a "
+            "rank that shares its table; keep it until the others have ended, on the same machine"
+        )
+    content = torch.from_file(str(path), shared=True, size=size, dtype=torch.uint8)
     fields, start = {}, 0
     for name, (dtype, shape) in layout.items():
         end = start + _size(dtype, shape)

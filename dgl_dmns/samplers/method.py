@@ -21,6 +21,7 @@ from dgl_dmns.core import (
     KnownEdges,
     NodeDistribution,
     PoolSettings,
+    Portion,
     Rule,
     Scorer,
     Snapshot,
@@ -50,6 +51,7 @@ class Ends(NamedTuple):
     random: torch.Generator
     trainers: Trainers | None = None  # where each has a share, and destinations are `FetchedRows`
     pairs: Tensor | None = None  # embeddings of known edges for a fit, likewise, float32 [2, P, D]
+    part: Portion | None = None  # of the rows, where ranks share the table
 
 
 class Method:
@@ -88,6 +90,13 @@ class Method:
     def state(self, version: int) -> dict[str, Any]:
         """What has to be kept besides the table of a version, by reference."""
         return {}
+
+    def made_from(self, ends: Ends) -> list[Any]:
+        """What a table follows from, as far as it is no function: alike where ranks share one."""
+        scorer = ends.scorer.state_dict() if isinstance(ends.scorer, nn.Module) else None
+        own = [vars(vars(self)[name]) for name in ("rule", "settings") if name in vars(self)]
+        drawn = [scorer, ends.random.get_state(), *own]
+        return [self.state(ends.table.version), ends.h_query, ends.h_candidate, *drawn]
 
     def width_of(self, state: dict[str, Any]) -> int | None:
         """Width of the embeddings that a state was made for; None where it has none."""
@@ -155,6 +164,7 @@ class TableMethod(Method):
             chunk_bytes=self.chunk_bytes,
             on_rows=on_rows,
             generator=ends.random,
+            part=ends.part,
         )
         self._weights = None
         # What is encoded is kept only once a log ratio asks for it.

@@ -22,6 +22,7 @@ from tqdm import tqdm
 from dgl_dmns.core import (
     EdgeType,
     Embeddings,
+    FitReport,
     RankReport,
     RefreshReport,
     Stopwatch,
@@ -41,7 +42,7 @@ from dgl_dmns.samplers.observed import NodeIds, ObservedEmbeddings, ids_by_type
 from dgl_dmns.samplers.pacing import Cadence, Task, check_optimizer, passes_of, steps_of_a_pass
 from dgl_dmns.samplers.relation import Relation, version_of
 from dgl_dmns.samplers.stored import StoredRows
-from dgl_dmns.samplers.trainers import Trainers
+from dgl_dmns.samplers.trainers import RanksOfMachine, Trainers, agreed
 
 __all__ = ["RefreshCallback", "Refresher", "Staleness"]
 
@@ -53,6 +54,11 @@ Where trainers share a distributed graph these are what the encoder returned, as
 
 _Rows = dict[EdgeType, Optional[Tensor]]
 Made = TypeVar("Made")
+_DIFFERENT = (
+    "refresh: ranks that share a table have other embeddings, models or settings than each other; "
+    "give them equal seeds, arguments and weights, or broadcast embeddings for refresh(h): those "
+    "of observe(), and of BatchNorm's own statistics, differ"
+)
 _PATIENCE = 10.0  # seconds after which a refresh shows its progress, on a terminal
 
 
@@ -102,7 +108,7 @@ class Refresher:
     relations: dict[EdgeType, Relation]
     background: bool  # whether refreshes after the first run in a thread
     scoring: ScoringCheck
-    trainers: Trainers | None = None  # who refresh together, each its share of the rows
+    trainers: Trainers | None = None  # who refresh together, each its share of rows, or of a table
     report: RefreshReport | None = None  # of the refresh that is in use
     callbacks: OrderedDict[int, RefreshCallback] = field(default_factory=OrderedDict)
 
@@ -117,7 +123,11 @@ class Refresher:
         self._builders = self.trainers  # in the thread, where one builds
         if self.trainers is not None and self.background:
             self._builders = Trainers(apart=True)
-        if self.trainers is not None:  # who would repeat each other's pools
+        self._ranks = self.trainers if isinstance(self.trainers, RanksOfMachine) else None
+        self._together: dict[str, Any] = {"trainers": self._builders}  # in `Ends`
+        if self._ranks is not None:  # each fits for itself
+            self._together = {"part": self._ranks.part}
+        if self.trainers is not None and self._ranks is None:  # who would repeat others' pools
             for relation in self.relations.values():
                 seed = repr((relation.random.initial_seed(), self.trainers.rank))
                 relation.random.manual_seed(random.Random(seed).getrandbits(62))
@@ -152,10 +162,6 @@ class Refresher:
         found, none = ids_by_type(nodes, sources), torch.empty(0, dtype=torch.int64)
         return {e: one.rows_of(found.get(e[0], none)) for e, one in self.relations.items()}
 
-    def _agreed(self, work: Callable[[], Made]) -> Made:
-        """What a piece of a refresh returns, if all trainers that refresh together could do it."""
-        return work() if self.trainers is None else self.trainers.agree(work)
-
     @about
     @outside_inference_mode
     @shielded
@@ -181,15 +187,15 @@ class Refresher:
                 "states of one checkpoint on all of them, or make the samplers anew"
             )
         with self.scoring.watching(self.embedder.encoder, list(self._attached)):
-            h = self._agreed(  # as a copy, since training writes on
-                lambda: self.embedder.embeddings(embeddings, observed, copy=True)
+            h = agreed(  # as a copy, since training writes on
+                self.trainers, lambda: self.embedder.embeddings(embeddings, observed, copy=True)
             )
         watch.mark("embed")
         self._random = {e: one.random.get_state() for e, one in self.relations.items()}
         version = self.version
         try:
             anew = embeddings is not None or not observed
-            work = self._agreed(lambda: self._begin(h, found[0], watch, anew=anew))
+            work = agreed(self.trainers, lambda: self._begin(h, found[0], watch, anew=anew))
             if background:
                 self._behind = 1
                 self._task = Task(lambda check: (self._build(work, check), work))
@@ -210,31 +216,41 @@ class Refresher:
         parts = []
         for etype, held in self.relations.items():
             method = held.method.copy()
-            ends = held.ends(h, beside=beside)._replace(trainers=self._builders)
+            ends = held.ends(h, beside=beside)._replace(**self._together)
             parts.append(_Part(held, method, method.prepared(ends), rows[etype]))
         seen = self.embedder.observed
         return _Work(parts, h, self._steps or 0, watch, seen.clock if seen and anew else None)
 
     def _skips(self, rows: Tensor | None) -> bool:
         """Whether no model is fitted; trainers that refresh together all fit, or none."""
-        return self.trainers is None and rows is not None and not rows.numel()
+        return self.trainers is self._ranks and rows is not None and not rows.numel()
 
     @about
     @in_float32
     @shielded
     def _build(self, work: _Work, on_rows: OnRows) -> RefreshReport:
         """Fit and fill, and swap in what that came to."""
-        fits = [
-            None if self._skips(some) else method.fit(ends) for _, method, ends, some in work.parts
-        ]
-        work.watch.mark("fit")
+        fits: list[FitReport | None] = []
         tables: list[TableReport] = []
+        filled: list[int] = []  # rows
+
+        def fit() -> list[Any]:
+            for _, method, ends, some in work.parts:
+                fits.append(None if self._skips(some) else method.fit(ends))
+            return [] if self._ranks is None else [m.made_from(e) for _, m, e, _ in work.parts]
+
+        fit() if self._ranks is None else self._ranks.alike(fit, _DIFFERENT)
+        work.watch.mark("fit")
+
+        def count(rows: int) -> None:
+            filled.append(rows)
+            on_rows(rows)
 
         def fill() -> RankReport:
             for _, method, ends, some in work.parts:
-                tables.append(method.fill(ends, some, on_rows))
+                tables.append(method.fill(ends, some, count))
             work.watch.mark("table")
-            return _of_rank(work)
+            return _of_rank(work, sum(filled))
 
         by_rank = [fill()] if self._builders is None else self._builders.each(fill)
         work.watch.mark("table")
@@ -322,14 +338,16 @@ class Refresher:
         """See `RefreshingSampler.attach`."""
         check_optimizer(optimizer)
         edges = sum(relation.known.indices.numel() for relation in self.relations.values())
-        if self.trainers is not None:  # the same on all of them
-            if share is not None:
-                raise ValueError(
-                    f"share: got {share}, and trainers that share a distributed graph refresh "
-                    "after the same step, whatever the clock says; pass every=..."
-                )
+        if self.trainers is not None and share is not None:
+            raise ValueError(
+                f"share: got {share}, and trainers that share a distributed graph or a table "
+                "refresh after the same step, whatever the clock says; pass every=..."
+            )
+        if self.trainers is not None and self._ranks is None:  # the same on all of them
             edges = sum(int(self.embedder.g.num_edges(etype)) for etype in self.relations)
         cadence = Cadence(every, share, steps_of_a_pass(edges))
+        if self._ranks is not None:
+            self._ranks.alike(lambda: every, f"every: got {every}, and other ranks another number")
         if every is not None and not self.version:
             for relation in self.relations.values():
                 relation.make_last(passes_of(every, edges))
@@ -363,7 +381,7 @@ def _rows_of(work: _Work) -> int:
     return sum(rows)
 
 
-def _of_rank(work: _Work) -> RankReport:
+def _of_rank(work: _Work, rows: int) -> RankReport:
     """What a refresh was for this process."""
     return RankReport(
         dict(work.watch.parts),
@@ -371,7 +389,7 @@ def _of_rank(work: _Work) -> RankReport:
         held_bytes=held_bytes(
             [(held.rows, held.share, m, e._replace(pairs=None)) for held, m, e, _ in work.parts]
         ),
-        rows=_rows_of(work),
+        rows=rows,
     )
 
 

@@ -55,7 +55,7 @@ from dgl_dmns.samplers.settings import (
 from dgl_dmns.samplers.shares import Share
 from dgl_dmns.samplers.states import Saved
 from dgl_dmns.samplers.tables import Source
-from dgl_dmns.samplers.trainers import Trainers
+from dgl_dmns.samplers.trainers import agreed, trainers_of
 
 __all__ = ["Encoder", "RefreshingSampler", "Source"]
 
@@ -156,7 +156,10 @@ class RefreshingSampler(Batches, Saved, NegativeSampler):
         self.rule, self.settings, self.resources, self.seed = rule, settings, resources, seed
         shares = {etype: self._share(g, etype) for etype in held}
         sources = {e: len(s.ids) if s else int(g.num_nodes(e[0])) for e, s in shares.items()}
-        groups = groups_with_room(resources, self._rows(g, sources, held))
+        embedder.stored = any(shares.values())
+        trainers = trainers_of(embedder.stored, resources.one_table, rule)
+        rows = self._rows(g, sources, held)
+        groups = agreed(trainers, lambda: groups_with_room(resources, rows))  # before any is taken
         # Seeds go by place in the graph: a type's negatives do not depend on what else is held.
         places = {etype: place for place, etype in enumerate(g.canonical_etypes)}
         with shared_memory_for(list(held)):
@@ -174,6 +177,7 @@ class RefreshingSampler(Batches, Saved, NegativeSampler):
                     folder=resources.table_folder,
                     share=shares[etype],
                     candidates=candidates.get(etype),
+                    trainers=trainers,
                 )
                 for etype, number in held.items()
             }
@@ -181,8 +185,6 @@ class RefreshingSampler(Batches, Saved, NegativeSampler):
         self._identity = GraphIdentity(name, g, held)
         self.asked = Asked(name)
         scoring = ScoringCheck("scorer" in self.takes, rule.uses_scores, scorer is not None)
-        embedder.stored = any(shares.values())
-        trainers = Trainers() if embedder.stored else None
         self.refresher = Refresher(
             name, embedder, self.relations, bool(resources.background), scoring, trainers
         )
@@ -366,7 +368,8 @@ class RefreshingSampler(Batches, Saved, NegativeSampler):
         check_graph(g)
         if refresher.trainers is not None:
             raise ValueError(
-                "g: a sampler of a distributed graph holds a trainer's share; make a new one"
+                "g: trainers that refresh together hold tables of the graph as it was; make new "
+                "samplers on all of them"
             )
         refresher.settle()
         if is_homogeneous(g) != self.homogeneous:

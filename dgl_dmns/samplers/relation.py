@@ -27,6 +27,7 @@ from dgl_dmns.samplers.callables import frozen, in_eval_mode
 from dgl_dmns.samplers.graphs import known_edges
 from dgl_dmns.samplers.method import Ends, Method
 from dgl_dmns.samplers.shares import Share
+from dgl_dmns.samplers.trainers import RanksOfMachine, Trainers
 
 __all__ = ["Relation", "version_of"]
 
@@ -56,19 +57,26 @@ class Relation:
         folder: Folder | None = None,  # for files; None is shared memory
         share: Share | None = None,  # of the sources; None is all
         candidates: Tensor | None = None,  # ids of destinations, ascending; None is all
+        trainers: Trainers | None = None,  # who refresh together
     ) -> None:
         self.etype = etype
         self.folder = folder
         self.groups = groups
         self.share = share
         self.pool = settings.pool
+        self.ranks = trainers if isinstance(trainers, RanksOfMachine) else None
         if share is None:
             known = known_edges(g, etype, folder, candidates=candidates)
         else:
             known = share.known_edges(g, folder)
         self.method = method(known, seed)
         self.alike = alike or not self.method.rebuilds_rows  # chains are carried on alike
-        table = CandidateTable(self.sizes(known, 1), settings.hard(k), folder=folder)
+        if self.ranks is not None and not self.method.rebuilds_rows:
+            raise ValueError(
+                "one_table: the table of this sampler holds chains, which each rank carries on for "
+                "itself; leave it out"
+            )
+        table = self._table(known, self.sizes(known, 1), settings.hard(k))
         self.rows = RowDraws(known, table, self._turns(known, 1), k, settings.uniform_share)
         self.scorer = scorer
         self.random = torch.Generator().manual_seed(seed)
@@ -119,6 +127,11 @@ class Relation:
             return torch.full((known.num_src,), self.groups)
         return row_sizes(known.degrees() * passes, self.groups * known.num_src)
 
+    def _table(self, known: KnownEdges, sizes: Tensor, k: int) -> CandidateTable:
+        if self.ranks is None:
+            return CandidateTable(sizes, k, folder=self.folder)
+        return self.ranks.table(known, sizes, k, self.folder)
+
     def _turns(self, known: KnownEdges, passes: int) -> Turns | None:
         if self.alike:
             return None
@@ -132,7 +145,7 @@ class Relation:
         if passes == self.passes or self.alike:
             return
         before, sizes = self.table, self.sizes(self.known, passes)
-        table = CandidateTable(sizes, before.k, folder=self.folder)
+        table = self._table(self.known, sizes, before.k)
         self.rows = replace(self.rows, table=table, turns=self._turns(self.known, passes))
         before.retire()
 

@@ -165,6 +165,9 @@ class Resources:
         background: if True, refreshes after the first run in a thread beside the training, from the
             embeddings at the time of the call. Negatives are at most one refresh behind. Two runs
             draw differently, since the table changes at another moment; the tables are the same.
+        one_table: if True, the ranks of ``torch.distributed`` on one machine share one table, and
+            each fills its part of the rows. All of them make the sampler, attach, refresh and load
+            alike, from equal embeddings. It lies in ``table_folder``, or in shared memory.
 
     Raises:
         ValueError, TypeError: for a value out of range, of a wrong type, or no such folder.
@@ -174,16 +177,22 @@ class Resources:
     table_bytes: int | None = None
     table_folder: str | os.PathLike[str] | None = None
     background: bool = False
+    one_table: bool = False
 
     def __post_init__(self) -> None:
         for name in ("chunk_bytes", "table_bytes"):
             value = getattr(self, name)
             if value is not None or name == "chunk_bytes":
                 object.__setattr__(self, name, as_integer(name, value, 1, "bytes"))
-        if not isinstance(self.background, (bool, np.bool_)):
-            raise TypeError(
-                f"background: expected True or False, got {self.background!r}; write "
-                "Resources(background=True)"
+        for name in ("background", "one_table"):
+            value = getattr(self, name)
+            if not isinstance(value, (bool, np.bool_)):
+                raise TypeError(
+                    f"{name}: expected True or False, got {value!r}; write Resources({name}=True)"
+                )
+        if self.one_table and self.background:
+            raise ValueError(
+                "one_table: ranks that share a table refresh in place; leave out background=True"
             )
         if self.table_folder is not None and not isinstance(self.table_folder, (str, os.PathLike)):
             raise TypeError(

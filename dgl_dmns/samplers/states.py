@@ -63,7 +63,7 @@ class Saved:
         embedder = refresher.embedder
         parts = self._parts(state, embedder.homogeneous)
         for etype, relation in self.relations.items():
-            _check_state(relation, parts[etype])
+            _check(relation, parts[etype])
         observed, last = state.get("observed"), state["embeddings"]
         widths = {one.method.width_of(parts[etype]) for etype, one in self.relations.items()}
         if observed is not None:
@@ -160,6 +160,22 @@ def _load(relation: Relation, state: dict[str, Any], method: Method) -> None:
     relation.table.restore(state["table"])
     relation.random.set_state(state["random"])
     relation.method = method
+
+
+def _check(relation: Relation, state: dict[str, Any]) -> None:
+    """Refuse a state that does not fit, or is not that of all ranks that share the table."""
+
+    def shared() -> dict[str, Any]:
+        _check_state(relation, state)
+        table = {name: one for name, one in state["table"].items() if name != "unfinished"}
+        return {**state, "table": table, "asked": None}  # each rank has its turns
+
+    if relation.ranks is None:
+        _check_state(relation, state)
+    else:
+        relation.ranks.alike(
+            shared, "state: ranks that share a table load other ones; load states of one refresh"
+        )
 
 
 def _check_state(relation: Relation, state: dict[str, Any]) -> None:
