@@ -21,7 +21,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from typing import Any, NamedTuple
 
@@ -50,7 +50,8 @@ _WORKERS = 16  # blocks at a time at most: more would wait for the interpreter
 _SCORED = 4096  # queries whose negatives are scored for the report, about
 
 
-class Portion(NamedTuple):
+@dataclass(frozen=True)
+class Portion:
     """Which blocks of a table in one file one of several processes fills.
 
     Attributes:
@@ -288,7 +289,7 @@ def _apart(done: _Filled) -> _Filled:
     """The same to be sent: a view would bring all along that it is a view of."""
     block = done.block
     block = block._replace(rows=block.rows[: block.real].clone(), first=block.first[:0].clone())
-    fields = (one.clone() if isinstance(one, Tensor) else one for one in done[1:])
+    fields: Any = (one.clone() if isinstance(one, Tensor) else one for one in done[1:])
     return _Filled(block, *fields)
 
 

@@ -190,8 +190,7 @@ class RanksOfMachine(Trainers):
             "one_table: ranks have other known edges, k, groups or steps between refreshes; make "
             "and attach their samplers with the same graph and arguments",
         )
-        path = self.each(first)[0]
-        assert path is not None
+        path: Any = self.each(first)[0]
         self.agree(others)
         return made[0]
 
