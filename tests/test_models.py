@@ -220,6 +220,49 @@ def test_a_batch_has_none_of_its_edges_among_its_messages():
                     assert not mine & set(block.edges["from"].data[dgl.EID].tolist())
 
 
+@pytest.fixture
+def _two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("_two_threads")
+@pytest.mark.parametrize("name", ["lightgcn", "sage", "rgcn"])
+def test_blocks_are_whole_where_torch_has_several_threads(name):
+    model, g, _ = built(name)
+    whole = model(g, everyone(g))
+    sampler = as_edge_prediction_sampler(block_sampler(model))
+    for ids, pos, blocks in DataLoader(g, {"to": torch.arange(24)}, sampler, batch_size=8):
+        h = model(blocks, ids)
+        for ntype in h:
+            rows = whole[ntype][pos.nodes[ntype].data[dgl.NID]]
+            assert torch.allclose(h[ntype], rows, atol=1e-5)
+
+
+@pytest.mark.usefixtures("_two_threads")
+def test_blocks_that_lack_nodes_are_refused():
+    model, g, _ = built("rgcn")
+    sampler = dgl.dataloading.NeighborSampler(model.fanouts(-1))
+    ids, _, blocks = sampler.sample(g, {"query": g.nodes("query"), "item": g.nodes("item")})
+    if all(block.num_src_nodes(n) >= block.num_dst_nodes(n) for block in blocks for n in g.ntypes):
+        pytest.skip("the fused sampling of this DGL drops no node")
+    with pytest.raises(ValueError, match=r"blocks: .*block_sampler\(model\)"):
+        model(blocks, ids)
+
+
+def test_a_loader_names_what_it_cannot_take():
+    model, g, _ = built("mf")
+    negatives, single = UniformSampler(g, 1), dgl.rand_graph(9, 30)
+    wrapped = torch.nn.DataParallel(model)
+    for other in (wrapped, "mf", g):
+        with pytest.raises(TypeError, match="model: expected one of dgl_dmns.models, got .*module"):
+            edge_loader(other, g, negatives)
+    with pytest.raises(ValueError, match=r"g: expected a graph of shop_graph\(...\)"):
+        edge_loader(model, single, UniformSampler(single, 1))
+
+
 def test_a_temperature_makes_scores_cosines_over_it():
     for name in ("mf", "complex"):
         model, g, _ = built(name)

@@ -19,11 +19,13 @@ then the cosine over t, in the loss and for samplers that draw by the softmax of
 from __future__ import annotations
 
 from collections.abc import Callable
+from inspect import signature
 from typing import Any
 
 import torch
 
 from dgl_dmns._compat import require_dgl
+from dgl_dmns.checks import type_name
 from dgl_dmns.data import QueryGraph, exclusion
 from dgl_dmns.models.base import SIDES, Model
 from dgl_dmns.models.knowledge import RGCN, ComplEx, DistMult, KnowledgeModel, TransE
@@ -115,10 +117,21 @@ def block_sampler(model: Any, fanout: int = -1, **options: Any) -> Any:
         model: a model of this module.
         fanout: neighbours for each node and edge type; -1 for all.
         **options: keyword arguments of ``dgl.dataloading.NeighborSampler``.
+
+    Raises:
+        TypeError: for another model, also one that ``DistributedDataParallel`` has wrapped.
     """
+    if not (isinstance(model, torch.nn.Module) and hasattr(model, "num_layers")):
+        raise TypeError(
+            f"model: expected one of dgl_dmns.models, got {type_name(model)}; pass model.module "
+            "where it is wrapped"
+        )
     if not model.num_layers:
         return _SeedsAlone()
-    return _dgl.dataloading.NeighborSampler(model.fanouts(fanout), **options)
+    made, fanouts = _dgl.dataloading.NeighborSampler, model.fanouts(fanout)
+    if any(isinstance(one, dict) for one in fanouts) and "fused" in signature(made).parameters:
+        options = {**options, "fused": False}  # DGL's fused sampling drops nodes where some are 0
+    return made(fanouts, **options)
 
 
 def edge_loader(model: Any, g: Any, negatives: Any, fanout: int = -1, **options: Any) -> Any:
@@ -133,7 +146,16 @@ def edge_loader(model: Any, g: Any, negatives: Any, fanout: int = -1, **options:
         negatives: a sampler.
         fanout: neighbours for each node and edge type; -1 for all.
         **options: keyword arguments of ``dgl.dataloading.DataLoader``, such as ``batch_size``.
+
+    Raises:
+        TypeError: for another model, see `block_sampler`.
+        ValueError: for another graph.
     """
+    if "to" not in g.etypes:
+        raise ValueError(
+            f"g: expected a graph of shop_graph(...) or QueryGraph.graph(...), got edge types "
+            f"{g.canonical_etypes}; for others use dgl.dataloading.as_edge_prediction_sampler"
+        )
     flow = _dgl.dataloading.as_edge_prediction_sampler(
         block_sampler(model, fanout),
         negative_sampler=negatives,

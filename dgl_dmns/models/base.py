@@ -91,8 +91,23 @@ def table_of(name: str, count: int, width: int) -> nn.Embedding:
 
 
 def blocks_of(graph: Any, hops: int) -> list[Any]:
-    """Blocks as they are; a whole graph in place of each."""
-    return graph if isinstance(graph, list) else [graph] * hops
+    """Blocks as they are; a whole graph in place of each.
+
+    Raises:
+        ValueError: if a block's source nodes do not begin with its destination nodes, as those of
+            DGL's fused sampling in several threads, where the fanout of an edge type is 0.
+    """
+    if not isinstance(graph, list):
+        return [graph] * hops
+    for block in graph:
+        for ntype in block.dsttypes:
+            src, dst = (side[ntype].data.get("_ID") for side in (block.srcnodes, block.dstnodes))
+            if src is not None and dst is not None and not torch.equal(src[: len(dst)], dst):
+                raise ValueError(
+                    f"blocks: the source nodes of type {ntype!r} do not begin with the destination "
+                    "nodes; sample them with block_sampler(model), or NeighborSampler(fused=False)"
+                )
+    return graph
 
 
 def neighbour_mean(block: Any, etype: str, x: Tensor) -> Tensor:

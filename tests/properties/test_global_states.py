@@ -15,7 +15,13 @@ from torch import Tensor
 
 from dgl_dmns import losses
 from dgl_dmns.core import Nearest
-from dgl_dmns.data import embedded_graph, split_directed, split_pairs
+from dgl_dmns.data import (
+    embedded_graph,
+    generated_shop,
+    generated_triples,
+    split_directed,
+    split_pairs,
+)
 from dgl_dmns.evaluate import (
     fixed_negatives,
     full_ranking,
@@ -128,6 +134,7 @@ def others() -> list[Any]:
     data = embedded_graph(80, words=5)
     pairs = split_pairs(data)
     seen += [pairs.train, pairs.test, split_directed(data).test_candidates, data.features]
+    seen += [generated_shop(20, 20), generated_triples(20, 2)]
     h, csr = cpu_rand(80, 4), data.csr()
     seen.append(ranking_metrics(full_ranking(h, pairs.test, csr)))
     hard = heart_negatives(pairs.test, csr, csr, data.features, 6)
