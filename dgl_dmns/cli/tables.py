@@ -132,12 +132,17 @@ def find_columns(names: Sequence[str], wanted: Wanted, place: str, more: str = "
 
 
 def _advice_on_ends(names: Sequence[str]) -> str:
-    """What to add to the command where the two ends of the edges have other names."""
+    """What to add to the command where the ends of a graph's edges have other names."""
     small = [name.lower() for name in names]
     for pair in _PAIRS:
         if pair[0] in small and pair[1] in small:
             first, second = (names[small.index(name)] for name in pair)
-            return f"add --source {first} --target {second}"
+            ends = f"--source {first} --target {second}"
+            if pair[0].startswith("user"):
+                return f"add --kind bipartite {ends}, or the last two if all ids name one kind"
+            if pair == ("head", "tail") and "relation" in small:
+                return f"add --kind knowledge, or {ends} to leave relations aside"
+            return f"add {ends}"
     return "name yours with --source NAME --target NAME"
 
 

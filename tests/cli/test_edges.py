@@ -210,6 +210,8 @@ def test_memory_follows_the_file_and_not_its_longest_id(tmp_path):
         ("SRC,dst,Src\n1,2,3\n", "line 1: expected one column src, got 'SRC' and 'Src'"),
         ("ann,bob\ncid,eve\n", "line 1: .* got ann, bob; .* --source NAME .* --no-header"),
         ("Source,x,Target\n1,2,3\n", "line 1: .* add --source Source --target Target"),
+        ("user_id,item_id\na,b\n", "add --kind bipartite --source user_id --target item_id, or"),
+        ("head,relation,tail\na,b,c\n", "add --kind knowledge, or --source head --target tail to"),
         ("# a\n# b\n1 2\n", "line 3: .* got 1, 2; .* --no-header"),
         ("# a\n\n", "empty but for comments"),
         (b"src,dst\n1,2\na\x00b,3\n", "line 3: not UTF-8 text"),
