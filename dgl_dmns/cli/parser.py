@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 
 from dgl_dmns import __version__
 from dgl_dmns._compat import why_unusable
-from dgl_dmns.cli.kinds import KINDS, complete, in_words
+from dgl_dmns.cli.kinds import GENERATED, KINDS, complete, in_words
 from dgl_dmns.messages import one_line
 
 __all__ = ["main", "make_parser"]
@@ -27,7 +27,7 @@ __all__ = ["main", "make_parser"]
 _LARGEST = 2**31 - 1  # that torch and DGL take everywhere
 _LONGEST = 1000  # characters of an error: some of torch and DGL hold a stack
 # As in the registry and the data sets, which need DGL or torch; --help does not.
-_DATASETS = ("embedded", "dense", "shop", "triples", "cora", "citeseer", "coauthor-cs", "actor")
+_DATASETS = ("embedded", "dense", "cora", "citeseer", "coauthor-cs", "actor")
 _SAMPLERS = (
     *("dmns", "uniform", "popularity", "in-batch", "dynamic", "self-adversarial", "mcns"),
     "adversarial",
@@ -132,7 +132,7 @@ def _add_data(parser: argparse.ArgumentParser, required: bool = True) -> None:
     add = parser.add_mutually_exclusive_group(required=required).add_argument
     text = "embedded and dense, shop (bipartite) and triples (knowledge) are generated; "
     text += "others are DGL's"
-    add("--dataset", choices=_DATASETS, help=text)
+    add("--dataset", choices=(*_DATASETS, *GENERATED), help=text)
     text = "text (also .gz), Parquet or a folder of it, with a column for each end of an edge"
     add("--edges", type=_path("file"), metavar="FILE", help=text)
     add = parser.add_argument
