@@ -257,3 +257,12 @@ def assert_counts(count: Tensor, weight: Tensor, *, least: float = 1e-3) -> None
 
         wanted *= seen.sum() / wanted.sum()
         assert stats.chisquare(seen.numpy(), wanted.numpy()).pvalue > least
+
+
+def said(call: Any) -> str:
+    """What an error says, and of which kind it is; nothing where there is none."""
+    try:
+        call()
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return ""

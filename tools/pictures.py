@@ -20,7 +20,6 @@ import tempfile
 from pathlib import Path
 
 import matplotlib
-import numpy as np
 import pandas as pd
 
 matplotlib.use("Agg")
@@ -33,8 +32,10 @@ from dgl_dmns.report.pictures import pictures_of
 from dgl_dmns.report.run import Run
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "examples"))
+sys.path[:0] = [str(ROOT), str(ROOT / "examples")]
 from quickstart import main as run_quickstart
+
+from benchmarks.scale.__main__ import draw_gains
 
 SHOWN = ("Training loss", "Validation MRR", "Percentile", "Above a positive")
 
@@ -82,26 +83,7 @@ def report(file: Path, work: Path, quick: bool) -> None:
 
 def scale(file: Path, work: Path, quick: bool) -> None:
     """How many times the MRR of uniform negatives hard ones have, by the shared pool's size."""
-    runs = pd.read_csv(ROOT / "benchmarks" / "scale" / "results.csv")
-    runs = runs.drop_duplicates(["dataset", "row", "seed"])
-    runs[["graph", "share"]] = runs["dataset"].str.extract(r"(.+), pool ([\d.]+)%")
-    runs["share"] = runs["share"].astype(float)
-    mrr = runs.pivot_table("test MRR", ["graph", "share", "seed"], "row")
-    ratio = mrr.div(mrr.pop("uniform (1)"), axis=0).apply(np.log)
-    graphs = ratio.index.unique("graph")
-    size = {"figsize": (4.4 * len(graphs), 4), "sharey": True, "squeeze": False}
-    figure, axes = plt.subplots(1, len(graphs), layout="constrained", **size)
-    for ax, graph in zip(axes[0], graphs):
-        for row, of_row in ratio.loc[graph].items():
-            by_share = of_row.dropna().groupby("share")
-            mean, error = by_share.mean(), by_share.sem()
-            if len(mean):
-                ax.errorbar(mean.index, np.exp(mean), np.exp(mean) * error, marker="o", label=row)
-        ax.axhline(1, color="black", linewidth=0.8)
-        ax.set(xscale="log", xlabel="shared pool, % of the nodes", title=graph)
-        ax.grid(alpha=0.3)
-    axes[0, 0].set_ylabel("MRR, times that of uniform (1)")
-    axes[0, -1].legend(fontsize="small")
+    figure = draw_gains(plt, pd.read_csv(ROOT / "benchmarks" / "scale" / "results.csv"))
     figure.savefig(file, dpi=100)
     plt.close(figure)
 

@@ -12,6 +12,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
+import numpy as np
+import pandas as pd
+
 from benchmarks.common.command import Command, benchmark_parser, chosen
 from benchmarks.common.report import (
     Done,
@@ -30,7 +33,7 @@ from benchmarks.scale.train import Recipe, run_cell
 from dgl_dmns.core import Density
 from dgl_dmns.data import DATASET_NAMES
 
-__all__ = ["ROWS", "main"]
+__all__ = ["ROWS", "draw_gains", "main"]
 
 _REACH = {"pool": 128, "reach": 0.5}
 
@@ -107,26 +110,43 @@ def _tables(section: Section, found: Found) -> str:
 
 
 def _draw(plt: Any, done: Done) -> Any:
-    """The gain over uniform negatives, by the pool's share of the nodes."""
-    figure, axis = plt.subplots(figsize=(7, 4.5))
-    lines: dict[str, list[tuple[float, float]]] = {}
-    for section, found in done:
-        base = found.get(section.reference, {})
-        for title, runs in found.items():
-            for seed in runs.keys() & base.keys() if title != section.reference else ():
-                share = next(c.recipe.share for c in section.cells[title])
-                gain = runs[seed]["test MRR"] / base[seed]["test MRR"] - 1
-                name = f"{title}, {section.dataset.partition(',')[0]}"
-                lines.setdefault(name, []).append((share, 100 * gain))
-    for label, points in lines.items():
-        shares = sorted({share for share, _ in points})
-        gains = [[gain for other, gain in points if other == share] for share in shares]
-        axis.plot([100 * s for s in shares], [sum(g) / len(g) for g in gains], "o-", label=label)
-    axis.axhline(0, color="black", linewidth=0.8)
-    axis.set(xscale="log", xlabel="shared pool, % of the nodes", ylabel="MRR, % above uniform")
-    axis.grid(alpha=0.3)
-    if lines:
-        axis.legend(fontsize="x-small")
+    lines = [
+        {"dataset": section.dataset, "row": row, "seed": seed, "test MRR": run["test MRR"]}
+        for section, found in done
+        for row, runs in found.items()
+        for seed, run in runs.items()
+    ]
+    return draw_gains(plt, pd.DataFrame(lines, columns=["dataset", "row", "seed", "test MRR"]))
+
+
+def draw_gains(plt: Any, runs: pd.DataFrame) -> Any:
+    """How many times the MRR of uniform negatives the others have, by the shared pool's size.
+
+    A line of ``runs`` is one of ``results.csv``; equal cells of several tables are averaged. A part
+    of the figure is a graph.
+    """
+    base = ROWS["uniform"].title
+    place = runs["dataset"].str.extract(r"(?P<graph>.+), pool (?P<share>[\d.]+)%")
+    runs = runs.assign(graph=place["graph"], share=place["share"].astype(float))
+    mrr = runs.pivot_table("test MRR", ["graph", "share", "seed"], "row")
+    if base not in mrr:
+        return plt.figure()
+    ratio = mrr.div(mrr.pop(base), axis=0).apply(np.log)
+    graphs = ratio.index.unique("graph")
+    size = {"figsize": (4.4 * len(graphs), 4), "sharey": True, "squeeze": False}
+    figure, axes = plt.subplots(1, len(graphs), layout="constrained", **size)
+    for ax, graph in zip(axes[0], graphs):
+        for row, of_row in ratio.loc[graph].items():
+            by_share = of_row.dropna().groupby("share")
+            mean, error = by_share.mean(), by_share.sem()
+            if len(mean):
+                ax.errorbar(mean.index, np.exp(mean), np.exp(mean) * error, marker="o", label=row)
+        ax.axhline(1, color="black", linewidth=0.8)
+        ax.set(xscale="log", xlabel="shared pool, % of the nodes", title=graph)
+        ax.grid(alpha=0.3)
+    axes[0, 0].set_ylabel(f"MRR, times that of {base}")
+    if axes[0, -1].get_legend_handles_labels()[0]:
+        axes[0, -1].legend(fontsize="small")
     return figure
 
 

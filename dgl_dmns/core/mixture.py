@@ -24,6 +24,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -206,9 +207,15 @@ class SharedPool:
             )
         return cls(h.index_select(0, rows), nodes, total.log(), column)
 
+    @cached_property
+    def ordered(self) -> tuple[Tensor, Tensor]:
+        """The nodes in ascending order, and the columns that they stand in, int64 [C] each."""
+        nodes, order = self.nodes.sort()
+        return nodes, order
+
     def find(self, nodes: Tensor) -> tuple[Tensor, Tensor]:
         """Where some nodes [P] stand in it: places among these, and columns, each once."""
-        ordered, order = self.nodes.sort()
+        ordered, order = self.ordered
         first, end = (torch.searchsorted(ordered, nodes, right=right) for right in (False, True))
         times = end - first
         place = torch.arange(len(nodes), device=nodes.device).repeat_interleave(times)
@@ -241,7 +248,7 @@ class Barred:
             return known.contains(queries.unsqueeze(1), names.to(device)).to(dst.device)
 
         def is_among(some: Tensor, shared: SharedPool) -> tuple[Tensor, Tensor]:
-            nodes = shared.nodes.unique()
+            nodes = shared.ordered[0].unique_consecutive()
             row, column = known_among(known, queries[some.to(device)], nodes.to(device))
             place, at = shared.find(nodes[column.to(nodes.device)])
             return row.to(nodes.device)[place], at

@@ -20,9 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["loss_of_batch"]
 
-_Weighed = tuple[
-    Any, Any
-]  # log ratios and which are chosen, see `weighed`; None for an empty batch
+_Weighed = tuple[Any, Any]
+"""Log ratios and which are chosen, see `weighed`; None for an empty batch."""
 
 
 def loss_of_batch(

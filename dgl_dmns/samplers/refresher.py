@@ -246,11 +246,11 @@ class Refresher:
             filled.append(rows)
             on_rows(rows)
 
-        def fill() -> RankReport:
+        def fill() -> RankReport | None:
             for _, method, ends, some in work.parts:
                 tables.append(method.fill(ends, some, count))
             work.watch.mark("table")
-            return _of_rank(work, sum(filled))
+            return None if self._builders is None else _of_rank(work, sum(filled))
 
         by_rank = [fill()] if self._builders is None else self._builders.each(fill)
         work.watch.mark("table")
@@ -259,7 +259,7 @@ class Refresher:
             seconds=work.watch.total,
             seconds_by_part=work.watch.parts,
             by_type=dict(zip(self.relations, map(TypeReport, fits, tables))),
-            by_rank=tuple(by_rank) if len(by_rank) > 1 else (),
+            by_rank=tuple(filter(None, by_rank)) if len(by_rank) > 1 else (),
         )
         self._swap(work, report)
         return report

@@ -27,7 +27,7 @@ from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from shared import BUYS, WIDTH, ends, make, star
+from shared import BUYS, WIDTH, ends, make, said, star
 
 from dgl_dmns.core import Blend, Density, Hardest
 from dgl_dmns.samplers import InBatchSampler, PopularitySampler, UniformSampler
@@ -214,15 +214,6 @@ def reads(h: Any) -> list[int]:
     return taken
 
 
-def said(call: Any) -> str:
-    """What an error says, and of which kind it is."""
-    try:
-        call()
-    except Exception as error:
-        return f"{type(error).__name__}: {error}"
-    return ""
-
-
 def densities(sampler: Any, known: Any, src: Tensor) -> tuple[Tensor, Tensor]:
     """``N q(u|v)`` of all nodes for some queries, uniform and of all draws: [B, N] each."""
     relation, every = sampler.relation(), torch.arange(known.num_dst)
@@ -366,14 +357,20 @@ def shares() -> dict[str, Any]:
     return result
 
 
-def gathering() -> dict[str, Any]:
-    """Training on the candidates of all trainers."""
+def random_embeddings() -> tuple[Any, Any, int, int]:
+    """The graph, embeddings of its nodes that the first trainer draws, their number, the rank."""
     g = dgl.distributed.DistGraph("graph")
     nodes, rank = g.num_nodes(), distributed.get_rank()
     h = DistTensor((nodes, WIDTH), torch.float32, "h")
     if not rank:
         write(h, torch.randn(nodes, WIDTH))
     g.barrier()
+    return g, h, nodes, rank
+
+
+def gathering() -> dict[str, Any]:
+    """Training on the candidates of all trainers."""
+    g, h, _, rank = random_embeddings()
     model = DistributedDataParallel(nn.Linear(WIDTH, WIDTH))
     optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
     sampler, whole, uniform = make("dmns", g, lambda: h), Whole(g, K), UniformSampler(g, K)
@@ -412,12 +409,7 @@ def gathering() -> dict[str, Any]:
 
 def background() -> dict[str, Any]:
     """Refreshes in threads, which talk to each other alone."""
-    g = dgl.distributed.DistGraph("graph")
-    nodes, rank = g.num_nodes(), distributed.get_rank()
-    h = DistTensor((nodes, WIDTH), torch.float32, "h")
-    if not rank:
-        write(h, torch.randn(nodes, WIDTH))
-    g.barrier()
+    g, h, nodes, rank = random_embeddings()
     failing: list[str] = []
 
     def scorer(a: Tensor, b: Tensor) -> Tensor:

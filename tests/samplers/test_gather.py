@@ -12,7 +12,7 @@ from typing import Any
 import dgl
 import pytest
 import torch
-from shared import WIDTH, make, refreshed, rng
+from shared import WIDTH, make, refreshed, rng, said
 from test_ddp import on_ranks
 from torch import Tensor, distributed
 
@@ -141,14 +141,6 @@ def reference(ranks: list[Any]) -> None:
         for ntype, slope in one["slope"].items():
             mine = own[ntype].grad
             torch.testing.assert_close(slope, torch.zeros_like(slope) if mine is None else mine)
-
-
-def said(call: Any) -> str:
-    try:
-        call()
-    except Exception as error:
-        return f"{type(error).__name__}: {error}"
-    return ""
 
 
 def work(rank: int, ranks: int) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from shared import graph as random_graph
-from shared import make, normal, shop
+from shared import make, normal, said, shop
 from test_ddp import equal, on_ranks
 from torch import Tensor, nn
 
@@ -103,14 +103,6 @@ def test_other_samplers_and_several_edge_types(tmp_path: Path) -> None:
     for found in on_ranks(kinds, 2, tmp_path):
         for made in found.values():
             assert equal(made)
-
-
-def said(work: Any) -> str:
-    try:
-        work()
-    except Exception as error:
-        return f"{type(error).__name__}: {error}"
-    return "nothing"
 
 
 def failing(rank: int, ranks: int) -> dict[str, Any]:
