@@ -14,7 +14,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["as_integer", "as_number", "check_ids", "check_object", "check_tensor", "type_name"]
+__all__ = [
+    "as_flag",
+    "as_integer",
+    "as_number",
+    "check_ids",
+    "check_object",
+    "check_pairs",
+    "check_tensor",
+    "type_name",
+]
 
 _SHORT = 60  # characters of a value that an error shows
 
@@ -52,7 +61,7 @@ def check_tensor(name: str, value: Any, what: str) -> None:
 def check_ids(
     name: str,
     ids: Any,
-    count: int,
+    count: int | None,
     what: str = "node ids",
     *,
     dim: int | None = 1,
@@ -63,7 +72,7 @@ def check_ids(
     Args:
         name: the argument that an error speaks of.
         ids: what was handed over.
-        count: how many there are to number.
+        count: how many there are to number; None where others look at the range.
         what: what they number, in words.
         dim: the number of dimensions; any where None.
         advice: what to do about ids out of range.
@@ -89,11 +98,30 @@ def check_ids(
     if dim is not None and ids.dim() != dim:
         shape = "[B]" if dim == 1 else f"of {dim} dimensions"
         raise ValueError(f"{name}: expected shape {shape}, got {tuple(ids.shape)}; reshape it")
-    if ids.numel():
+    if ids.numel() and count is not None:
         low, high = (int(end) for end in ids.aminmax())
         if low < 0 or high >= count:
             raise ValueError(
                 f"{name}: expected {what} in 0 .. {count - 1}, got {low} .. {high}; {advice}"
+            )
+
+
+def check_pairs(src: Tensor, dst: Tensor, num_src: int, num_dst: int) -> None:
+    """Refuse pairs of another form than two tensors [P], and ids out of range.
+
+    Raises:
+        ValueError: it names the argument.
+    """
+    if src.shape != dst.shape or src.dim() != 1:
+        raise ValueError(
+            f"src, dst: expected two tensors of one shape [P], got {tuple(src.shape)} and "
+            f"{tuple(dst.shape)}"
+        )
+    for name, ids, count in (("src", src, num_src), ("dst", dst, num_dst)):
+        if ids.numel() and not (int(ids.min()) >= 0 and int(ids.max()) < count):
+            raise ValueError(
+                f"{name}: expected ids in 0 .. {count - 1}, got {int(ids.min())} .. "
+                f"{int(ids.max())}"
             )
 
 
@@ -142,6 +170,17 @@ def as_number(name: str, value: Any) -> float:
             pass
     given = _shown(value)
     raise TypeError(f"{name}: expected a number, got {given}; write one such as 0.5")
+
+
+def as_flag(name: str, value: Any, example: str) -> bool:
+    """A truth value, of NumPy as well; anything else would count as one in silence.
+
+    Raises:
+        TypeError: for another value; it shows the example.
+    """
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name}: expected True or False, got {value!r}; write {example}")
+    return bool(value)
 
 
 def check_object(name: str, value: Any, expected: Any, example: str) -> None:

@@ -48,7 +48,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, logsigmoid
 
-from dgl_dmns.checks import as_integer, check_tensor
+from dgl_dmns.checks import as_flag, as_integer, check_tensor
 from dgl_dmns.messages import warn
 from dgl_dmns.shared_softmax import shared_softmax_loss
 
@@ -93,7 +93,7 @@ def bce_loss(
     """
     pos, neg = _calibrated("bce_loss", pos, neg, log_ratio, pos_log_ratio)
     of_pos, of_neg = logsigmoid(pos), logsigmoid(-neg).flatten()
-    if balanced:
+    if as_flag("balanced", balanced, "bce_loss(..., balanced=True)"):
         return -(of_pos.mean() + of_neg.mean()) / 2
     return -torch.cat([of_pos, of_neg]).mean()
 

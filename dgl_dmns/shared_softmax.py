@@ -55,29 +55,29 @@ from dgl_dmns.core import (
     pool_softmax,
 )
 
-__all__ = ["Ends", "Share", "checked_ends", "shared_places", "shared_softmax_loss"]
+__all__ = ["BothEnds", "Comparison", "checked_ends", "shared_places", "shared_softmax_loss"]
 
-Share = Literal["batch", "edge"]
+Comparison = Literal["batch", "edge"]
 """Whose candidates a positive is compared with: those of the batch, or its own."""
 
-Ends = Union[Tensor, tuple[Tensor, Tensor]]
+BothEnds = Union[Tensor, tuple[Tensor, Tensor]]
 """What source and destination nodes have; a pair of them where their types differ."""
 
 
 def shared_softmax_loss(
-    h: Ends,
+    h: BothEnds,
     pos_src: Tensor,
     pos_dst: Tensor,
     candidates: Tensor,
     *,
     num_nodes: int,
     known: KnownEdges | Tensor | None = None,
-    ids: Ends | None = None,
+    ids: BothEnds | None = None,
     log_ratio: Tensor | None = None,
     chosen: Tensor | None = None,
     scorer: Scorer | None = None,
     temperature: float = 1.0,
-    share: Share = "batch",
+    share: Comparison = "batch",
     pool: int | None = None,
     discount: float = 0.0,
     generator: torch.Generator | None = None,
@@ -139,7 +139,7 @@ def shared_softmax_loss(
         ValueError: for shapes, ids, devices or numbers that do not fit, and for NaN or infinity in
             embeddings or scores.
     """
-    if share not in get_args(Share):
+    if share not in get_args(Comparison):
         raise ValueError(f"share: expected 'batch' or 'edge', got {share!r}")
     if not (math.isfinite(as_number("temperature", temperature)) and temperature > 0):
         raise ValueError(f"temperature: expected a positive, finite number, got {temperature}")
@@ -228,7 +228,7 @@ def shared_softmax_loss(
     return loss
 
 
-def checked_ends(h: Ends) -> tuple[Tensor, Tensor]:
+def checked_ends(h: BothEnds) -> tuple[Tensor, Tensor]:
     """Embeddings of the nodes of both ends, if they are fine."""
     both = tuple(h) if isinstance(h, (tuple, list)) else (h, h)
     if len(both) != 2:
@@ -283,7 +283,7 @@ def shared_places(
     drawn: Tensor,
     positives: int,
     own: Tensor | None,
-    share: Share,
+    share: Comparison,
     pool: int | None,
     generator: torch.Generator | None,
 ) -> Tensor:
@@ -311,7 +311,7 @@ def shared_places(
     return every
 
 
-def _chosen(chosen: Tensor, candidates: Tensor, share: Share) -> Tensor:
+def _chosen(chosen: Tensor, candidates: Tensor, share: Comparison) -> Tensor:
     """Which candidates [B, K] were chosen for their positives, if that can be."""
     check_tensor("chosen", chosen, "booleans")
     if chosen.dtype != torch.bool or chosen.shape != candidates.shape or chosen.dim() != 2:
@@ -358,7 +358,7 @@ def _log_ratio(log_ratio: Tensor | None, drawn: Tensor) -> Tensor:
 
 
 def _ids(
-    ids: Ends | None, h: tuple[Tensor, Tensor], known: KnownEdges | None
+    ids: BothEnds | None, h: tuple[Tensor, Tensor], known: KnownEdges | None
 ) -> tuple[Tensor, Tensor]:
     """Node ids of the rows of both ends, int64, on the device of the known edges, if any."""
     device = h[0].device if known is None else known.indices.device

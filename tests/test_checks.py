@@ -26,6 +26,7 @@ from dgl_dmns.evaluate import (
     heart_negatives,
     recommendation_metrics,
 )
+from dgl_dmns.losses import bce_loss
 from dgl_dmns.messages import about, warn
 from dgl_dmns.samplers import (
     DMNSSampler,
@@ -376,3 +377,18 @@ def test_values_are_shown_in_one_short_line(check: Any, value: Any) -> None:
         check("queries", value)
     assert len(str(caught.value)) < 150
     assert "\n" not in str(caught.value)
+
+
+def test_words_are_no_truth_values() -> None:
+    """A word would count as True in silence."""
+    g = dgl.graph((torch.arange(NODES), torch.arange(NODES).roll(1)), num_nodes=NODES)
+    sampler, scores = UniformSampler(g, 1), torch.zeros(2)
+    follower = DynamicSampler(g, lambda: torch.eye(NODES))
+    for name, call in {
+        "filtered": lambda: sampler.loss(torch.eye(NODES), g, g, filtered="no"),  # type: ignore[arg-type]
+        "gather": lambda: sampler.loss(torch.eye(NODES), g, g, gather="no"),  # type: ignore[arg-type]
+        "balanced": lambda: bce_loss(scores, scores.view(2, 1), balanced="no"),  # type: ignore[arg-type]
+        "observed": lambda: follower.refresh(observed="no"),  # type: ignore[arg-type]
+    }.items():
+        with pytest.raises(TypeError, match=f"^{name}: expected True or False, got 'no'; write"):
+            call()

@@ -32,6 +32,7 @@ from dgl_dmns.core.mixture import Barred, FilteredDraws, SharedPool
 from dgl_dmns.core.modes import (
     callers_device,
     fit_seed,
+    generator_on,
     in_float32,
     outside_inference_mode,
     shielded,
@@ -165,6 +166,7 @@ __all__ = [
     "fit_seed",
     "free_in",
     "free_memory",
+    "generator_on",
     "held_bytes",
     "in_float32",
     "level_gaussians",

@@ -9,7 +9,7 @@ from dgl_dmns.core.sharing import Shareable
 
 __all__ = ["PairBitmap"]
 
-_SLOTS = 1 << 27  # bits of a bitmap at most
+_SLOTS = 1 << 30  # bits of a bitmap at most
 _ADDED = 1 << 18  # pairs at a time
 # Odd 64-bit multipliers (multiply-shift hashing; overflow wraps around): the golden ratio's, and
 # one of splitmix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014).
@@ -19,8 +19,8 @@ _FIRST, _SECOND = -0x61C8864680B583EB, -0x40A7B892E31B1A47
 class PairBitmap(Shareable):
     """A set of pairs of ids, hashed to bits: no false negatives, 1.5 to 3 % false positives.
 
-    It takes 4 to 8 bytes per pair, 16 MiB at most. With more than 4 million pairs, false positives
-    grow; with more than 67 million (39 %) it stays empty and `useful` is False.
+    It takes 4 to 8 bytes per pair, 128 MiB at most. With more than 33 million pairs, false
+    positives grow; with more than 537 million (39 %) it stays empty and `useful` is False.
 
     Args:
         pairs: how many pairs `add` will be given.

@@ -249,9 +249,9 @@ def level_gaussians(
             f"{type(predictor).__name__}; use sample_chain for other predictors"
         )
     wanted = _wanted(schedule, steps)
-    c = (schedule.beta / (1 - schedule.alpha_bar).sqrt()).tolist()
-    root = schedule.alpha.sqrt().tolist()
-    noise = schedule.sigma.square().tolist()
+    scale_of_noise = schedule.beta / (1 - schedule.alpha_bar).sqrt()
+    made_of = [scale_of_noise, schedule.alpha.sqrt(), schedule.sigma.square()]
+    c, root, noise = torch.stack(made_of).cpu().tolist()
     means, variances = (h.new_empty(len(steps), *h.shape) for _ in range(2))
     last = min(wanted)
     for start in range(0, h.shape[0], _BLOCK):

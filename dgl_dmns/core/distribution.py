@@ -25,9 +25,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from dgl_dmns.checks import check_pairs
 from dgl_dmns.core.diffusion import LevelGaussians
 from dgl_dmns.core.generator import DiffusionGenerator
-from dgl_dmns.core.known import check_pairs
 from dgl_dmns.core.modes import in_float32, shielded
 from dgl_dmns.core.pools import PoolDraw, PoolSettings
 from dgl_dmns.core.rules import Part, Rule, check_tractable

@@ -8,9 +8,8 @@ The data flow, for source nodes (queries) and destination nodes (candidates):
 
 `LatentDraw` takes the nearest real nodes to drawn latents instead (the paper's method, made real).
 
-Blocks of queries bound the working set; within a block, chunks share pools
-(`dgl_dmns.core.pools`), and rows are of about the same size; long ones are taken apart. Beside it,
-filling a table takes 24 bytes a query, and 12 for each norm.
+Blocks of queries bound the working set, beside which it takes 24 bytes a query, and 12 for each
+norm. Within a block chunks share pools, and rows are about as long; longer ones are taken apart.
 """
 
 from __future__ import annotations
@@ -31,11 +30,12 @@ from torch import Tensor
 from dgl_dmns.core.choice import takes_keys
 from dgl_dmns.core.fetched import FetchedRows
 from dgl_dmns.core.nearest import LatentDraw
+from dgl_dmns.core.openslots import fill_open_slots
 from dgl_dmns.core.pools import CELLS, PoolDraw, PoolSettings
 from dgl_dmns.core.reports import LevelScores, TableReport
 from dgl_dmns.core.rules import Rule
 from dgl_dmns.core.snapshot import Snapshot
-from dgl_dmns.core.table import NO_LEVEL, Candidates, CandidateTable, fill_open_slots
+from dgl_dmns.core.table import NO_LEVEL, Candidates, CandidateTable
 from dgl_dmns.messages import warn
 
 __all__ = ["CHUNK_BYTES", "Portion", "fill_table", "queries_at_a_time"]
@@ -83,26 +83,23 @@ def fill_table(
     torch has threads; what comes out does not depend on their number.
 
     Args:
-        table: the table to fill, of groups and rows of its own sizes.
+        table: the table to fill, on the CPU.
         rule: the selection rule, with what it has measured (`Rule.measured`).
         settings: pools and mixture.
-        snapshot: embeddings, diffusion model, scorer and known edges.
+        snapshot: embeddings, diffusion model, scorer and known edges, where the work is done.
         nodes: distinct query ids, shape [B], int64, whose rows are drawn anew while the others stay
             as they are; defaults to all.
-        chunk_bytes: bound of the working set of a thread, see `queries_at_a_time`.
-        on_rows: called with the number of rows written, block by block; an exception from it ends
-            the work, and what is live stays live.
-        generator: source of randomness.
-        part: which blocks this process fills, where others fill the rest of the same file, from
-            equal arguments; what comes out is that of one process. Defaults to all.
+        chunk_bytes: bound of a thread's working set, see `queries_at_a_time`.
+        on_rows: called with the number of rows written; an exception from it ends the work.
+        generator: source of randomness, on the CPU.
+        part: which blocks this process fills; defaults to all.
 
     Returns:
-        What it came to; and the norms of every query, float32 [N, L + P] of L levels and P parts of
-        the rule, NaN for rows that were not drawn anew; None for a rule without a distribution.
+        What it came to; and the norms of every query, float32 [N, L + P], NaN for rows that were
+        not drawn anew; None for a rule without a distribution.
 
     Raises:
-        ValueError: if the rule needs a diffusion model and the snapshot has none.
-        RuntimeError: on all processes, if they have not the same blocks.
+        ValueError, RuntimeError: without a model that the rule needs; if blocks are not the same.
     """
     if rule.uses_generator:
         if snapshot.model is None:
@@ -110,21 +107,22 @@ def fill_table(
         _ = snapshot.encoded  # once, before several threads ask for it
     queries, k = table.queries, table.k
     if nodes is not None:
+        queries = nodes.numel()
         if part is None:
             table.keep()
         else:  # before anyone writes
             part.each(table.keep if part.rank == 0 else int)
-        queries = nodes.numel()
     if part is not None:
         table.unfinished.fill_(1)  # by others, too
     searched = rule.nearest_among(snapshot.known.num_candidates)
-    order = torch.randperm(queries, generator=generator, device=snapshot.h_query.device)
+    device = snapshot.h_query.device
+    order = torch.randperm(queries, generator=generator)
     if nodes is not None:
         order = nodes[order]
     step = max(1, settings.draws_per_pool // k)
     size = table.sizes(order)
     if snapshot.regions is not None:  # those of a region share pools, where they are about as long
-        order = order[snapshot.regions.of_query[order].argsort(stable=True)]
+        order = order[snapshot.regions.of_query.cpu()[order].argsort(stable=True)]
         size = table.sizes(order).clamp(max=step).log2().floor()
     order = order[size.argsort(descending=True, stable=True)]
     if searched is not None and queries:
@@ -133,18 +131,19 @@ def fill_table(
 
     @torch.no_grad()
     def fill(block: _Block) -> _Filled:
-        random = torch.Generator().manual_seed(block.seed)
+        random = torch.Generator(device).manual_seed(block.seed)
+        rows = block.rows.to(device)
         draw: PoolDraw | LatentDraw
         if searched is None:
-            draw = PoolDraw(rule, settings, snapshot, block.rows, block.shared, random)
+            draw = PoolDraw(rule, settings, snapshot, rows, block.shared, random)
         else:
-            draw = LatentDraw(searched, snapshot, block.rows, chunk_bytes, random)
-        own = block.rows[: block.real]
+            draw = LatentDraw(searched, snapshot, rows, chunk_bytes, random)
+        own = rows[: block.real]
         ids, levels = (part[: block.real] for part in draw.draw(k, block.groups))
         empty = ids < 0
         ids = fill_open_slots(ids, empty, snapshot.known, own, random)
         levels = levels.masked_fill(empty, NO_LEVEL)
-        table.write(own, Candidates(ids, levels), block.first)
+        table.write(own.cpu(), Candidates(ids.cpu(), levels.cpu()), block.first)
         # One group stands for all in the statistics, and some queries do: they were drawn alike.
         level, asked, shown = levels[::scored, 0], own[::scored], ids[::scored, 0]
         if isinstance(snapshot.h_candidate, FetchedRows):  # nothing is fetched here
@@ -154,10 +153,12 @@ def fill_table(
         unstable = None if draw.unstable is None else draw.unstable.flatten()[: block.real]
         inverse = -draw.norms[: block.real] if rule.tractable else None
         fallback = empty.flatten(1).any(dim=1)
-        return _Filled(block, draw.filtered, draw.seen, fallback, unstable, inverse, level, score)
+        made = (fallback, unstable, inverse, level, score)
+        kept: Any = (one if one is None else one.cpu() for one in made)
+        return _Filled(block, draw.filtered, draw.seen, *kept)
 
     # A scorer may keep a state. Beside the training, which a count of threads would hold up, too.
-    alone = snapshot.scorer is not None or searched is not None
+    alone = snapshot.scorer is not None or searched is not None or device.type != "cpu"
     alone = alone or threading.current_thread() is not threading.main_thread()
     threads = 1 if alone else torch.get_num_threads()
 

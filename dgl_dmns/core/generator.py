@@ -113,9 +113,20 @@ class DiffusionGenerator(nn.Module):
         self.predictor = predictor.float()
         self.loss: Literal["l1", "l2"] = loss
         self.batch_pairs = batch_pairs
-        self.optimizer = torch.optim.Adam(
-            self.predictor.parameters(), lr=learning_rate, foreach=True
-        )
+        self.learning_rate = learning_rate
+        self.optimizer = self._adam()
+
+    def _adam(self) -> torch.optim.Adam:
+        return torch.optim.Adam(self.predictor.parameters(), lr=self.learning_rate, foreach=True)
+
+    def moved(self, device: torch.device) -> DiffusionGenerator:
+        """The model itself, moved to a device with the state of its optimizer."""
+        if self.space.mean.device != device:
+            state = self.optimizer.state_dict()
+            self.to(device)
+            self.optimizer = self._adam()
+            self.optimizer.load_state_dict(state)
+        return self
 
     @in_float32
     def fit(
@@ -200,9 +211,9 @@ class DiffusionGenerator(nn.Module):
         count: int,
         generator: torch.Generator | None,
     ) -> list[float]:
-        """The losses of some steps; the last one is not finite if they had to end early."""
+        """The losses of some steps, the first that is not finite as the last one."""
         pairs = (h.view(count, -1, h.shape[1]) for h in draw(count * self.batch_pairs))
-        losses: list[float] = []
+        made = []
         for query, neighbour in zip(*pairs):
             loss = diffusion_loss(
                 self.predictor,
@@ -215,10 +226,10 @@ class DiffusionGenerator(nn.Module):
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()
-            losses.append(float(loss.detach()))
-            if not math.isfinite(losses[-1]):
-                break
-        return losses
+            made.append(loss.detach())
+        losses: list[float] = torch.stack(made).cpu().tolist()  # once: no step waits for a device
+        lost = next((at for at, loss in enumerate(losses) if not math.isfinite(loss)), count)
+        return losses[: lost + 1]
 
     @torch.no_grad()
     def _has_diverged(self, loss: float, z: Tensor) -> bool:

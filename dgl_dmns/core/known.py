@@ -10,39 +10,22 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from dgl_dmns.checks import check_pairs
 from dgl_dmns.core.bitmap import PairBitmap
 from dgl_dmns.core.sharing import Folder, Shareable
 
-__all__ = ["KnownEdges", "check_pairs"]
+__all__ = ["KnownEdges"]
 
 _MANY = 64  # rejected draws whose share tells that proposals are no use
 _HASHED = 1 << 20  # numbers that are hashed at a time: a bounded working set
 _FEW = 256  # pairs: a search in the keys costs less than a look at the bitmap
 _KEYS = 1 << 24  # edges whose places are looked up by keys of 8 bytes each
 _MOST = 2**31 - 1  # destination nodes: tables and known edges hold ids of 32 bits
-
-
-def check_pairs(src: Tensor, dst: Tensor, num_src: int, num_dst: int) -> None:
-    """Refuse pairs of another form than two tensors [P], and ids out of range.
-
-    Raises:
-        ValueError: it names the argument.
-    """
-    if src.shape != dst.shape or src.dim() != 1:
-        raise ValueError(
-            f"src, dst: expected two tensors of one shape [P], got {tuple(src.shape)} and "
-            f"{tuple(dst.shape)}"
-        )
-    for name, ids, count in (("src", src, num_src), ("dst", dst, num_dst)):
-        if ids.numel() and not (int(ids.min()) >= 0 and int(ids.max()) < count):
-            raise ValueError(
-                f"{name}: expected ids in 0 .. {count - 1}, got {int(ids.min())} .. "
-                f"{int(ids.max())}"
-            )
 
 
 class KnownEdges(Shareable):
@@ -67,6 +50,7 @@ class KnownEdges(Shareable):
     keys: Tensor
     given: Tensor
     own: Tensor
+    _there: tuple[torch.device, KnownEdges] | None = None
 
     def __init__(
         self,
@@ -114,6 +98,15 @@ class KnownEdges(Shareable):
         self._rounds = largest.bit_length()
         self.crowded = 4 * (largest + exclude_self) > 3 * num_dst  # some know three quarters
         self._fingerprint = ""
+
+    def on(self, device: torch.device) -> KnownEdges:
+        """The same on a device; the last copy is kept."""
+        if self._there is None or self._there[0] != device:
+            self._there = device, super().on(device)
+        return self._there[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_there": None}
 
     def share(self, what: str = "known edges take", folder: Folder | None = None) -> None:  # noqa: D102
         super().share(what, folder)
@@ -310,6 +303,9 @@ class KnownEdges(Shareable):
             Destination ids, shape [B, count], int64.
         """
         src = src.to(torch.int64)
+        if src.device.type != "cpu":  # nothing there waits for the device
+            every = src.repeat_interleave(count)
+            return self.uniform_by_rank(every, generator=generator).view(src.shape[0], count)
 
         def propose(number: int) -> Tensor:
             nodes = max(1, self.num_dst)  # without any, nothing is asked for

@@ -5,15 +5,22 @@ from __future__ import annotations
 import functools
 import hashlib
 import threading
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any, TypeVar, cast
 
 import torch
 
 from dgl_dmns.checks import as_integer
 
-__all__ = ["callers_device", "fit_seed", "in_float32", "outside_inference_mode", "shielded"]
+__all__ = [
+    "callers_device",
+    "fit_seed",
+    "generator_on",
+    "in_float32",
+    "outside_inference_mode",
+    "shielded",
+]
 
 _caller = threading.local()  # device: the default one outside of `shielded`
 
@@ -33,12 +40,21 @@ def _under(context: Callable[[], AbstractContextManager[Any]]) -> Callable[[Func
 
 
 def in_float32(function: Function) -> Function:
-    """Run a function on the CPU in the precision of its tensors, also inside ``torch.autocast``.
+    """Run a function in the precision of its tensors, also inside ``torch.autocast``.
 
     Autocast rounds matrix products, and keeps rounded copies of weights until its block ends, so
     that steps of an optimizer within the block would use stale weights.
     """
-    return _under(lambda: torch.autocast("cpu", enabled=False))(function)
+    return _under(_without_autocast)(function)
+
+
+@contextmanager
+def _without_autocast() -> Iterator[None]:
+    with ExitStack() as off:
+        off.enter_context(torch.autocast("cpu", enabled=False))
+        if torch.is_autocast_enabled():  # on a GPU
+            off.enter_context(torch.autocast("cuda", enabled=False))
+        yield
 
 
 def outside_inference_mode(function: Function) -> Function:
@@ -100,3 +116,13 @@ def fit_seed(seed: Any, *places: int, bits: int = 63) -> int:
     text = ",".join(str(int(part)) for part in (number, *places))
     digest = hashlib.sha256(text.encode()).digest()
     return int.from_bytes(digest[:8], "little") >> (64 - bits)
+
+
+def generator_on(device: torch.device, generator: torch.Generator | None) -> torch.Generator | None:
+    """A source of randomness of a device: on the CPU the one that is given, None for torch's own.
+
+    Elsewhere a new one, seeded by a draw from that, so that no generator of the device is needed.
+    """
+    if device.type == "cpu":
+        return generator
+    return torch.Generator(device).manual_seed(int(torch.randint(1 << 62, (), generator=generator)))

@@ -10,8 +10,9 @@ from torch.nn.functional import normalize, pad
 
 from dgl_dmns.core.generator import DiffusionGenerator
 from dgl_dmns.core.known import KnownEdges
+from dgl_dmns.core.openslots import fill_open_slots
 from dgl_dmns.core.snapshot import Snapshot
-from dgl_dmns.core.table import NO_LEVEL, Candidates, fill_open_slots
+from dgl_dmns.core.table import NO_LEVEL, Candidates
 
 __all__ = ["LatentDraw", "draw_by_level"]
 

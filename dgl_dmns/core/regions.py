@@ -55,6 +55,10 @@ class Regions:
     log_share: Tensor
     total: Tensor
 
+    def on(self, device: torch.device) -> Regions:
+        """The same on a device."""
+        return Regions(**{name: one.to(device) for name, one in vars(self).items()})
+
     def draw(self, queries: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
         """Nodes [C, R] for chunks of queries [C, Q], each for one of them in turn, int64."""
         chunks, many = queries.shape

@@ -58,7 +58,8 @@ class Turns(Shareable):
         passes: passes over them that rows are made for, up to `MOST_PASSES`.
 
     Attributes:
-        asked: uint8 [E], passes that each edge has asked in, modulo ``passes``; empty for 1.
+        asked: uint8 [E + 1], passes that each edge has asked in, modulo ``passes``, and at the end
+            a place for pairs that are no edges; empty for 1.
     """
 
     asked: Tensor
@@ -67,8 +68,9 @@ class Turns(Shareable):
         super().__init__()
         self.known = known
         self.passes = max(1, min(passes, MOST_PASSES))
-        counted = known.indices.numel() if self.passes > 1 else 0
-        self.register_buffer("asked", torch.zeros(counted, dtype=torch.uint8))
+        counted = known.indices.numel() + 1 if self.passes > 1 else 0
+        asked = torch.zeros(counted, dtype=torch.uint8, device=known.indices.device)
+        self.register_buffer("asked", asked)
 
     def take(self, src: Tensor, dst: Tensor, number: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The next turn of each pair of query and destination [B], counted as taken.
@@ -81,15 +83,40 @@ class Turns(Shareable):
         """
         place, found = self.known.find(src, dst, number)
         start = self.known.indptr.index_select(0, src)
-        if self.passes == 1:
-            return place - start, found
-        degree = self.known.indptr[src + 1] - start
-        place = place.clamp(max=max(0, self.asked.numel() - 1))
-        times = self.asked[place]
-        after = times + 1
-        after[after >= self.passes] = 0
-        self.asked[place[found]] = after[found]
-        return place - start + times.long() * degree, found
+        turn = place - start
+        if self.passes > 1:
+            degree = self.known.indptr.index_select(0, src + 1) - start
+            counted = torch.where(found, place, self.asked.numel() - 1)
+            times = self.asked.index_select(0, counted)
+            self.asked[counted] = torch.where(times + 1 < self.passes, times + 1, 0)
+            turn += times.long() * degree
+        return turn, found
+
+
+class LiveTable(CandidateTable):
+    """The live version of a table, copied to a device for look-ups there, when it is asked for.
+
+    It takes ``4 * K`` bytes a group there, and 8 a query.
+    """
+
+    def __init__(self, table: CandidateTable, device: torch.device) -> None:
+        Shareable.__init__(self)
+        self.table = table
+        self.register_buffer("start", table.start.to(device))
+        self._held = -1
+
+    @property
+    def version(self) -> int:
+        return self.table.version
+
+    def _cells_at(self, place: Tensor, count: bool = True) -> Tensor:
+        while self._held != (version := self.version):
+            self.cells = self.table.cells[version % 2].to(self.start.device)
+            if self.version == version:  # what was read was not written to meanwhile
+                self._held = version
+        if count:
+            self.table.drawn[version % 2] += place.numel()
+        return self.cells.index_select(0, place)
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,9 +178,17 @@ class RowDraws:
         hard = self.table.ids_at(self._places(src, None, generator))[:, 0]
         if not self.uniform_share:
             return hard
-        coin = torch.rand(src.shape, generator=generator, dtype=torch.float32)
+        coin = torch.rand(src.shape, generator=generator, dtype=torch.float32, device=src.device)
         fresh = self.known.uniform(src, 1, generator=generator).squeeze(1)
         return torch.where(coin < self.uniform_share, fresh, hard)
+
+    def on(self, device: torch.device) -> RowDraws:
+        """The same for queries that are on a device, where nothing waits for it."""
+        known, turns = self.known.on(device), None
+        if self.turns is not None:
+            turns = Turns(known, self.turns.passes)
+            turns.asked.copy_(self.turns.asked)
+        return replace(self, known=known, table=LiveTable(self.table, device), turns=turns)
 
     def chosen(self, places: Tensor) -> Tensor:
         """Which negatives were chosen for their queries, and are not uniform; bool [B, k].
@@ -162,7 +197,7 @@ class RowDraws:
             places: of edges in their call, shape [B], int64.
         """
         whole, more = self._chosen(places)
-        slot = torch.arange(self.k)
+        slot = torch.arange(self.k, device=places.device)
         return (slot < whole) | ((slot == whole) & more.unsqueeze(1))
 
     def _chosen(self, places: Tensor) -> tuple[int, Tensor]:
@@ -207,6 +242,8 @@ class RowDraws:
         start = self.table.start.index_select(0, src)
         size = self.table.start.index_select(0, src + 1) - start
         place = start + turn % size
+        if place.device.type != "cpu":
+            return torch.where(known, place, self.table.random_places(src, generator))
         if not bool(known.all()):
             other = (~known).nonzero().squeeze(1)
             place[other] = self.table.random_places(src[other], generator)
@@ -233,7 +270,7 @@ class RowDraws:
         mixed = torch.cat([ids[:, :whole], fresh], dim=1)
         if level is None:
             return Candidates(mixed, mixed)
-        tags = torch.full(mixed.shape, NO_LEVEL, dtype=torch.uint8)
+        tags = torch.full_like(mixed, NO_LEVEL, dtype=torch.uint8)
         tags[:, :whole] = level[:, :whole]
         if ids.shape[1] > whole:
             tags[:, whole] = torch.where(more, level[:, whole], NO_LEVEL)
@@ -243,5 +280,5 @@ class RowDraws:
 def _numbers(src: Tensor, dst: Tensor | None, generator: torch.Generator | None) -> Tensor:
     """Places of edges in their call [B]; random ones for queries alone."""
     if dst is None:
-        return torch.randint(1 << 30, src.shape, generator=generator)
-    return torch.arange(src.numel())
+        return torch.randint(1 << 30, src.shape, generator=generator, device=src.device)
+    return torch.arange(src.numel(), device=src.device)

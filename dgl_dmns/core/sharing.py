@@ -6,16 +6,20 @@ that do not exist ends by SIGBUS, without a word. Containers often have no more 
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 import tempfile
 import weakref
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Union
+from typing import TYPE_CHECKING, Any, Union
 
 import torch
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["SHARED", "Folder", "Shareable", "amount", "free_in", "free_memory", "share"]
 
@@ -122,6 +126,16 @@ class Shareable(nn.Module):
         for name, buffer in own.items():
             getattr(self, name).copy_(buffer)
 
+    def on(self, device: torch.device) -> Self:
+        """A copy on a device, in memory of its own; the module itself where it is there."""
+        if all(buffer.device == device for buffer in self.buffers()):
+            return self
+        made = copy.copy(self)
+        made.path = made._layout = None
+        made._buffers = {n: None if b is None else b.to(device) for n, b in self._buffers.items()}
+        made._modules = {name: _part(one).on(device) for name, one in self._modules.items()}
+        return made
+
     def _lie_in(self, folder: Folder, layout: Layout, prefix: str) -> None:
         """Put buffers of some types and shapes, all zero, into a new file in a folder.
 
@@ -149,6 +163,11 @@ class Shareable(nn.Module):
         if self._layout is not None:
             assert self.path is not None
             self._buffers.update(_map(self.path, self._layout))
+
+
+def _part(module: nn.Module | None) -> Shareable:
+    assert isinstance(module, Shareable)
+    return module
 
 
 def _size(dtype: torch.dtype, shape: tuple[int, ...]) -> int:

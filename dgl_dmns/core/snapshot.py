@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Union
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dgl_dmns.core.choice import distinct_pools
 from dgl_dmns.core.fetched import FetchedRows
@@ -128,6 +129,22 @@ class Snapshot:
     def z_candidate(self) -> Rows:
         """Destination embeddings in the model's space, shape [Nc, W]."""
         return self.encoded[1]
+
+    def on(self, device: torch.device) -> Snapshot:
+        """The same on a device, with copies of the model and of a module as scorer there."""
+        if self.h_query.device == device:
+            return self
+        assert isinstance(self.h_candidate, Tensor)
+        h_query = self.h_query.to(device)
+        one_type, scorer = self.h_candidate is self.h_query, self.scorer
+        return Snapshot(
+            h_query,
+            h_query if one_type else self.h_candidate.to(device),
+            self.known.on(device),
+            copy.deepcopy(scorer).to(device) if isinstance(scorer, nn.Module) else scorer,
+            None if self.model is None else copy.deepcopy(self.model).moved(device),
+            None if self.regions is None else self.regions.on(device),
+        )
 
     def with_regions(self, generator: torch.Generator | None) -> Snapshot:
         """The same with regions, where there are nodes enough for them."""

@@ -306,7 +306,7 @@ class AdversarialSampler(RefreshingSampler):
         return AdversarialMethod(
             self.rule,
             self.settings,
-            self.resources.chunk_bytes,
+            self.resources,
             self.seed,
             steps=(self.warmup_steps, self.fit_steps),
             batch=self.batch_queries,

@@ -26,6 +26,7 @@ from dgl_dmns.core import (
     Look,
     Scorer,
     canonical_edge_type,
+    generator_on,
     shielded,
 )
 from dgl_dmns.samplers.batchloss import loss_of_batch
@@ -33,7 +34,7 @@ from dgl_dmns.samplers.callables import Scorers
 from dgl_dmns.samplers.graphs import GraphIdentity, KnownGraph, Pair, check_graph, ends_of
 from dgl_dmns.samplers.settings import check_k
 from dgl_dmns.samplers.streams import Stream
-from dgl_dmns.shared_softmax import Share
+from dgl_dmns.shared_softmax import Comparison
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from dgl_dmns.core import Embeddings
 
 _Base: Any = require_dgl().dataloading.negative_sampler._BaseNegativeSampler
+_CPU = torch.device("cpu")
 _EDGES_OR_NODES = "a negative sampler takes edge ids, use for_queries() for node ids"
 
 __all__ = ["NegativeSampler"]
@@ -54,12 +56,14 @@ class NegativeSampler(_Base):  # type: ignore[misc]
 
     Args:
         k: negatives per edge.
-        generator: random generator of draws in the main process; defaults to torch's global one (on
-            ranks above 0, to one seeded by it and the rank). Each loader worker has a seeded one.
+        generator: source of draws in the main process; defaults to torch's global one (on ranks
+            above 0, one seeded by it and the rank). Each loader worker has a seeded one.
 
     Raises:
         TypeError, ValueError: if ``k`` is no integer of at least 1.
     """
+
+    device: torch.device = _CPU  # where negatives are looked up for ids there
 
     def __init__(self, k: int, generator: torch.Generator | None = None) -> None:
         self.k = check_k(k)
@@ -151,10 +155,15 @@ class NegativeSampler(_Base):  # type: ignore[misc]
         Returns:
             Known edges, and what they number the queries by, shape [B], int64.
         """
-        return self.known_by_type[etype], src
+        return self.known_by_type[etype].on(src.device), src
 
     def batch_log_ratio(
-        self, etype: EdgeType, src: Tensor, dst: Tensor, candidates: Tensor, share: Share = "batch"
+        self,
+        etype: EdgeType,
+        src: Tensor,
+        dst: Tensor,
+        candidates: Tensor,
+        share: Comparison = "batch",
     ) -> Tensor:
         """Log ratio to uniform draws of what the queries of a batch draw, for `loss`.
 
@@ -211,12 +220,17 @@ class NegativeSampler(_Base):  # type: ignore[misc]
 
     @shielded
     def _generate(self, g: Any, eids: Tensor, canonical_etype: EdgeType) -> Pair:
-        _check_call_ids("eids", eids, g.num_edges(canonical_etype), "edge ids", g)
+        device = self.place_of(eids)
+        _check_call_ids("eids", eids, g.num_edges(canonical_etype), "edge ids", g, device)
         ends = ends_of(g, eids, canonical_etype)
-        src, dst, held = (ids.to("cpu", torch.int64) for ids in (*ends, eids))
+        src, dst, held = (ids.to(device, torch.int64) for ids in (*ends, eids))
         self.check_identity(g, canonical_etype, (src, dst))
         src, dst = self._pairs_for_edges(g, src, dst, canonical_etype, held)
         return src.to(eids.device, eids.dtype), dst.to(eids.device, eids.dtype)
+
+    def place_of(self, ids: Any) -> torch.device:
+        """Where negatives for ids are looked up."""
+        return self.device if getattr(ids, "device", _CPU) == self.device else _CPU
 
     def _pairs_for_edges(
         self, g: Any, src: Tensor, dst: Tensor, etype: EdgeType, eids: Tensor
@@ -244,9 +258,10 @@ class NegativeSampler(_Base):  # type: ignore[misc]
         """
         check_graph(g)
         canonical = canonical_edge_type(etype, g.canonical_etypes, "etype")
+        device = self.place_of(nodes)
         _check_call_ids("nodes", nodes, g.num_nodes(canonical[0]), "node ids", g)
         self.check_identity(g, canonical, None)
-        chosen = self.negatives(g, nodes.to("cpu", torch.int64), canonical)
+        chosen = self.negatives(g, nodes.to(device, torch.int64), canonical)
         return chosen.to(nodes.device, nodes.dtype)
 
     def loss(
@@ -257,7 +272,7 @@ class NegativeSampler(_Base):  # type: ignore[misc]
         *,
         scorer: Scorers | None = None,
         temperature: float = 1.0,
-        share: Share = "batch",
+        share: Comparison = "batch",
         pool: int | None = None,
         filtered: bool = True,
         discount: float = 0.0,
@@ -347,16 +362,15 @@ class NegativeSampler(_Base):  # type: ignore[misc]
 
     # ---- randomness and copies --------------------------------------------------------------
 
-    def _call_generator(self) -> torch.Generator | None:
+    def _call_generator(self, device: torch.device = _CPU) -> torch.Generator | None:
         """The source of draws in this process; None is torch's global generator."""
         # A generator copied into workers would give all of them the same stream.
-        if self._generator is not None and get_worker_info() is None:
-            return self._generator
-        return self._stream.generator()
+        own = self._generator is not None and get_worker_info() is None
+        return generator_on(device, self._generator if own else self._stream.generator())
 
     def __getstate__(self) -> dict[str, Any]:
         """What workers and spawned processes get."""
-        return {**self.__dict__, "_generator": None}
+        return {**self.__dict__, "_generator": None, "device": _CPU}
 
     def _drawing(self, etype: EdgeType) -> Draw:
         """A function that draws as a call does; a copy draws, so that no trace is left."""
@@ -373,9 +387,12 @@ class NegativeSampler(_Base):  # type: ignore[misc]
         return f"{type(self).__name__}(k={self.k})"
 
 
-def _check_call_ids(name: str, ids: Any, count: int, what: str, g: Any) -> None:
+def _check_call_ids(
+    name: str, ids: Any, count: int, what: str, g: Any, place: torch.device = _CPU
+) -> None:
     """Refuse what are no ids of the graph of a call, in its id type."""
-    check_ids(name, ids, count, what, advice=_EDGES_OR_NODES)
+    looked_at = None if place != _CPU else count  # on a device DGL refuses them
+    check_ids(name, ids, looked_at, what, advice=_EDGES_OR_NODES)
     if ids.dtype != g.idtype:
         raise TypeError(
             f"{name}: the graph has ids of {g.idtype}, got {ids.dtype}; "

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dgl_dmns.core import EdgeType, FilteredDraws, KnownEdges, Scorer, check_tractable
 from dgl_dmns.samplers.tables import Tables
-from dgl_dmns.shared_softmax import Share
+from dgl_dmns.shared_softmax import Comparison
 
 __all__ = ["Batches"]
 
@@ -47,7 +47,7 @@ class Batches(Tables):
     ) -> tuple[KnownEdges, Tensor]:
         relation = self.relations[etype]
         if relation.share is None:
-            return relation.known, src
+            return relation.known.on(src.device), src
         last = self._last
         if last is not None and last[0] == etype and torch.equal(last[1], src):
             return last[2], last[3]
@@ -58,7 +58,12 @@ class Batches(Tables):
         return known, row
 
     def batch_log_ratio(
-        self, etype: EdgeType, src: Tensor, dst: Tensor, candidates: Tensor, share: Share = "batch"
+        self,
+        etype: EdgeType,
+        src: Tensor,
+        dst: Tensor,
+        candidates: Tensor,
+        share: Comparison = "batch",
     ) -> Tensor:
         """See `NegativeSampler.batch_log_ratio`; in a batch, of the uniform draws alone.
 
@@ -84,7 +89,8 @@ class Batches(Tables):
         known, row = self.known_of_batch(etype, src, candidates)
         draws = self._distribution(relation)
         query = src.repeat_interleave(candidates.shape[1])
-        hard = relation.over(draws.hard_log_ratio, query, candidates.flatten()).view_as(candidates)
+        asked = query.cpu(), candidates.flatten().cpu()
+        hard = relation.over(draws.hard_log_ratio, *asked).view(candidates.shape).to(src.device)
         left = known.admissible_count(row).unsqueeze(1)
         hard = hard.double() + math.log(known.num_candidates) - left.clamp(min=1).double().log()
         hard = hard.exp().masked_fill(left <= 0, 0.0)

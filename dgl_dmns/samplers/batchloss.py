@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from dgl_dmns.checks import as_flag
 from dgl_dmns.core import EdgeType, Scorer, SharedPool
 from dgl_dmns.gathered import gathered, part_of_pool, ranks
 from dgl_dmns.samplers.callables import Scorers, scorers_by_type
 from dgl_dmns.samplers.minibatch import PairBatch, known_by_row, pair_batches, weighed
-from dgl_dmns.shared_softmax import Share, checked_ends, shared_places, shared_softmax_loss
+from dgl_dmns.shared_softmax import Comparison, checked_ends, shared_places, shared_softmax_loss
 
 if TYPE_CHECKING:
     from dgl_dmns.samplers.base import NegativeSampler
@@ -30,7 +31,7 @@ def loss_of_batch(
     *,
     scorer: Scorers | None,
     temperature: float,
-    share: Share,
+    share: Comparison,
     pool: int | None,
     filtered: bool,
     discount: float,
@@ -41,6 +42,8 @@ def loss_of_batch(
     """See `NegativeSampler.loss`; ``given`` are its embeddings and its two graphs."""
     if reduce not in ("sum", "none"):
         raise ValueError(f"reduce: expected 'sum' or 'none', got {reduce!r}")
+    for name, flag in (("filtered", filtered), ("gather", gather)):
+        as_flag(name, flag, f"loss(..., {name}=True)")
     if gather:
         _check_gather(share, reduce)
     h, everyone, held = given[0], None, sampler.known_by_type
@@ -50,7 +53,8 @@ def loss_of_batch(
 
     def read() -> None:
         nonlocal scorer_of
-        batches.update(pair_batches(*given, list(held)))
+        place = sampler.place_of(_tensors(h)[0]) if _tensors(h) else torch.device("cpu")
+        batches.update(pair_batches(*given, list(held), place))
         if scorer is not None:
             scorer_of = scorers_by_type(scorer, [b.etype for b in batches.values()], list(held))
         for key, batch in batches.items():

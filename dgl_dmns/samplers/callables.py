@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from types import CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any, Union
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
@@ -188,5 +189,19 @@ def in_eval_mode(scorer: Scorer | None) -> Scorer | None:
     def called(h_query: Tensor, h_candidate: Tensor) -> Tensor:
         with eval_mode(modules):
             return function(h_query, h_candidate)
+
+    return called
+
+
+def called_on(device: torch.device, scorer: Scorer | None) -> Scorer | None:
+    """A function that is called with embeddings on a device, wherever they are; others as are."""
+    if device.type == "cpu" or scorer is None or scorer is dot_score:
+        return scorer
+    if isinstance(scorer, nn.Module):
+        return scorer
+    function = scorer
+
+    def called(h_query: Tensor, h_candidate: Tensor) -> Tensor:
+        return function(h_query.to(device), h_candidate.to(device)).to(h_query.device)
 
     return called

@@ -9,7 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dgl_dmns.core import DiffusionGenerator, FitReport, Levels, rows_of, sample_pairs
+from dgl_dmns.core import (
+    DiffusionGenerator,
+    FitReport,
+    Levels,
+    Snapshot,
+    generator_on,
+    rows_of,
+    sample_pairs,
+)
 from dgl_dmns.samplers.method import Ends, TableMethod, check_width
 from dgl_dmns.samplers.settings import Diffusion
 from dgl_dmns.samplers.trainers import Trainers
@@ -42,17 +50,22 @@ class DiffusionMethod(TableMethod):
         return self.diffusion.warmup_steps if self.model is None else self.diffusion.fit_steps
 
     def fit(self, ends: Ends) -> FitReport:  # noqa: D102
-        first, random, steps = self.model is None, ends.random, self._steps()
+        first, steps = self.model is None, self._steps()
         if ends.trainers is not None:
             return self._fit_together(ends, ends.trainers, steps, settle=not first)
-        model = self._of(ends.h_query.shape[1])
-        space, one_type = model.space, ends.h_candidate is ends.h_query
-        space.update(ends.h_query if one_type else torch.cat([ends.h_query, ends.h_candidate]))
-        z_query = space.encode(ends.h_query)
-        z_candidate = z_query if one_type else space.encode(ends.h_candidate)
-        return model.fit(
-            z_query, z_candidate, ends.known, steps, settle=not first, generator=random
-        )
+        device = self.resources.place
+        there = Snapshot(ends.h_query, ends.h_candidate, ends.known).on(device)
+        h_query, h_candidate, known = there.h_query, there.h_candidate, there.known
+        assert isinstance(h_candidate, Tensor)
+        model = self._of(h_query.shape[1]).moved(device)
+        space, one_type = model.space, h_candidate is h_query
+        space.update(h_query if one_type else torch.cat([h_query, h_candidate]))
+        z_query = space.encode(h_query)
+        z_candidate = z_query if one_type else space.encode(h_candidate)
+        random = generator_on(device, ends.random)
+        done = model.fit(z_query, z_candidate, known, steps, settle=not first, generator=random)
+        model.moved(ends.h_query.device)
+        return done
 
     def _of(self, width: int) -> DiffusionGenerator:
         """The model for embeddings of a width, made at the first refresh."""

@@ -131,8 +131,8 @@ class DMNSSampler(RefreshingSampler):
         )
 
     def _method(self, known: KnownEdges, seed: int) -> DiffusionMethod:
-        chunk = self.resources.chunk_bytes
-        return DiffusionMethod(self.rule, self.settings, chunk, seed, self.levels, self.diffusion)
+        own = self.rule, self.settings, self.resources, seed
+        return DiffusionMethod(*own, self.levels, self.diffusion)
 
     @in_float32
     @shielded

@@ -344,7 +344,7 @@ def _common(known: KnownEdges, g: Any, etype: EdgeType, edges: int) -> float:
 
 def _unknown(known: KnownEdges, pairs: Pair) -> int:
     """How many pairs are no known edges, nodes that are unknown included."""
-    src, dst = pairs
+    src, dst = (ids.cpu() for ids in pairs)
     inside = (src < known.num_src) & (dst < known.num_dst)
     return src.numel() - int(known.knows(src[inside], dst[inside]).sum())
 

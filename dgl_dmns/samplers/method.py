@@ -27,11 +27,13 @@ from dgl_dmns.core import (
     Snapshot,
     TableReport,
     fill_table,
+    generator_on,
 )
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from dgl_dmns.samplers.settings import Resources
     from dgl_dmns.samplers.trainers import Trainers
 
 __all__ = ["Ends", "Method", "OnRows", "TableMethod", "check_width"]
@@ -122,7 +124,7 @@ class TableMethod(Method):
 
     rule: Rule
     settings: PoolSettings
-    chunk_bytes: int  # working set of filling a table
+    resources: Resources
     seed: int  # of what is drawn to measure the distribution
 
     def __post_init__(self) -> None:
@@ -152,16 +154,16 @@ class TableMethod(Method):
         self, ends: Ends, nodes: Tensor | None, on_rows: OnRows
     ) -> TableReport:
         snapshot = self.snapshot(ends)
-        self.drawn_by = self.rule.measured(
-            snapshot, refreshes=ends.table.version, generator=ends.random
-        )
+        device = self.resources.place
+        there, random = snapshot.on(device), generator_on(device, ends.random)
+        self.drawn_by = self.rule.measured(there, refreshes=ends.table.version, generator=random)
         report, self.norms = fill_table(
             ends.table,
             self.drawn_by,
             self.settings,
-            snapshot,
+            there,
             nodes=nodes,
-            chunk_bytes=self.chunk_bytes,
+            chunk_bytes=self.resources.chunk_bytes,
             on_rows=on_rows,
             generator=ends.random,
             part=ends.part,

@@ -19,7 +19,7 @@ from dgl_dmns.samplers.graphs import Pair, is_homogeneous
 
 if TYPE_CHECKING:
     from dgl_dmns.samplers.base import NegativeSampler
-    from dgl_dmns.shared_softmax import Share
+    from dgl_dmns.shared_softmax import Comparison
 
 __all__ = [
     "PairBatch",
@@ -154,7 +154,7 @@ class PairBatch:
 
     etype: EdgeType
     h: Pair  # embeddings of the sources' type and of the destinations', [n, D]
-    ids: Pair  # node ids of those rows, int64 [n], on the CPU
+    ids: Pair  # node ids of those rows, int64 [n], where known edges are looked up
     src: Tensor  # rows of the positives' sources, int64 [B]
     dst: Tensor  # rows of their destinations, int64 [B]
     candidates: Tensor  # rows of the negatives, int64 [B, K]
@@ -162,7 +162,7 @@ class PairBatch:
 
 
 def pair_batches(
-    h: Any, positives: Any, negatives: Any, held: Sequence[EdgeType]
+    h: Any, positives: Any, negatives: Any, held: Sequence[EdgeType], place: torch.device
 ) -> dict[Any, PairBatch]:
     """What a loader returned, by canonical edge type; for a minibatch, by the keys that it uses.
 
@@ -172,6 +172,7 @@ def pair_batches(
         negatives: the negative graph; None beside a minibatch, which has both.
         held: the edge types that the sampler holds. Those without positives are left out, unless
             there is one type only.
+        place: where known edges are looked up.
     """
     if hasattr(positives, "canonical_etypes"):
         if not hasattr(negatives, "canonical_etypes"):
@@ -179,16 +180,18 @@ def pair_batches(
                 "neg_graph: expected the negative graph that the loader returned beside pos_graph, "
                 f"got {type(negatives).__name__}"
             )
-        return _of_graphs(h, positives, negatives, held)
+        return _of_graphs(h, positives, negatives, held, place)
     if is_minibatch(positives):
-        return _of_minibatch(h, positives, held)
+        return _of_minibatch(h, positives, held, place)
     raise TypeError(
         f"pos_graph: expected a positive graph or a GraphBolt minibatch, got "
         f"{type(positives).__name__}; pass what the loader returned"
     )
 
 
-def _of_graphs(h: Any, pos: Any, neg: Any, held: Sequence[EdgeType]) -> dict[Any, PairBatch]:
+def _of_graphs(
+    h: Any, pos: Any, neg: Any, held: Sequence[EdgeType], place: torch.device
+) -> dict[Any, PairBatch]:
     single = is_homogeneous(pos)
     found = {}
     for given in pos.canonical_etypes:
@@ -206,14 +209,17 @@ def _of_graphs(h: Any, pos: Any, neg: Any, held: Sequence[EdgeType]) -> dict[Any
                     f"{int(neg.num_nodes(ntype))}; pass the two graphs of one batch"
                 )
             of_type = pos.nodes[ntype].data.get("_ID")
-            ids.append(torch.arange(count) if of_type is None else of_type.cpu().long())
+            none = of_type is None
+            ids.append(torch.arange(count, device=place) if none else of_type.to(place).long())
         edges = pos.edges(etype=given), neg.edges(etype=given)
         part = neg.edges[given].data.get("_ID")  # of a part of a batch, cut out of it
         found[etype] = _made(etype, h, given, (ids[0], ids[1]), *edges, part)
     return found
 
 
-def _of_minibatch(h: Any, minibatch: Any, held: Sequence[EdgeType]) -> dict[Any, PairBatch]:
+def _of_minibatch(
+    h: Any, minibatch: Any, held: Sequence[EdgeType], place: torch.device
+) -> dict[Any, PairBatch]:
     ends, etypes = {}, {}
     rows: dict[str, list[Pair]] = {}  # and node ids of these, by node type
     for key in _keys(minibatch):
@@ -224,8 +230,9 @@ def _of_minibatch(h: Any, minibatch: Any, held: Sequence[EdgeType]) -> dict[Any,
             rows.setdefault(ntype, []).extend((c[at], w[at]) for c, w in zip(ends[key], whole))
     ids = {}
     for ntype, parts in rows.items():
-        row, node = (torch.cat([one.cpu().long() for one in part]) for part in zip(*parts))
-        ids[ntype] = torch.zeros(int(row.max()) + 1 if row.numel() else 0, dtype=torch.int64)
+        row, node = (torch.cat([one.to(place).long() for one in part]) for part in zip(*parts))
+        count = int(row.max()) + 1 if row.numel() else 0
+        ids[ntype] = torch.zeros(count, dtype=torch.int64, device=place)
         ids[ntype][row] = node
     found = {}
     for key, (positive, negative) in ends.items():
@@ -269,10 +276,12 @@ def _made(
     (src, dst), (neg_src, drawn) = ([end.long() for end in ends] for ends in (positive, negative))
     count = len(src)
     k = len(neg_src) // count if count else 1
-    places = torch.arange(count) if part is None else part.cpu().long()[:: max(1, k)] // max(1, k)
-    whole = part is None or torch.equal(
-        part.cpu().long(), (places.unsqueeze(1) * k + torch.arange(k)).flatten()
-    )
+    places, whole = torch.arange(count, device=ids[0].device), True
+    if part is not None:
+        part = part.to(places.device).long()
+        places = part[:: max(1, k)] // max(1, k)
+        slot = torch.arange(k, device=places.device)
+        whole = torch.equal(part, (places.unsqueeze(1) * k + slot).flatten())
     if len(neg_src) != count * k or not whole or not torch.equal(neg_src, src.repeat_interleave(k)):
         raise ValueError(
             f"neg_graph: expected K negatives for each of the {count} positives, in their order "
@@ -291,10 +300,10 @@ def known_by_row(
     Destinations that are looked up are those of the batch, and ``more`` of other batches, ids [S].
     """
     sources, nodes = batch.ids
-    at = batch.src.cpu()
-    asked = nodes if more is None else torch.cat([nodes, more.cpu()])
+    at = batch.src.to(nodes.device)
+    asked = nodes if more is None else torch.cat([nodes, more.to(nodes.device)])
     known, row = sampler.known_of_batch(batch.etype, sources[at], asked)
-    if known is sampler.known_by_type[batch.etype]:
+    if known is sampler.known_by_type[batch.etype].on(nodes.device):
         return known, batch.ids
     numbered = torch.zeros_like(sources)  # others are no queries
     numbered[at] = row
@@ -302,16 +311,17 @@ def known_by_row(
 
 
 def weighed(
-    sampler: NegativeSampler, batch: PairBatch, share: Share
+    sampler: NegativeSampler, batch: PairBatch, share: Comparison
 ) -> tuple[Tensor, Tensor | None]:
     """How a batch's candidates count in the loss, if all can be the sampler's.
 
     Returns:
         Log ratios of the candidates, float64 [B, K]; and which of them were chosen for their edges,
-        bool [B, K], None for a sampler that chooses none. Both on the CPU.
+        bool [B, K], None for a sampler that chooses none. Both where known edges are looked up.
     """
-    src, dst = batch.ids[0][batch.src.cpu()], batch.ids[1][batch.dst.cpu()]
-    candidates = batch.ids[1][batch.candidates.cpu()]
+    place = batch.ids[0].device
+    src, dst = batch.ids[0][batch.src.to(place)], batch.ids[1][batch.dst.to(place)]
+    candidates = batch.ids[1][batch.candidates.to(place)]
     known, row = sampler.known_of_batch(batch.etype, src, candidates)
     free = known.admissible_count(row) > 0
     own = known.contains(row[free].unsqueeze(1), candidates[free])
@@ -332,7 +342,7 @@ def weighed(
         )
     else:
         row, slot = (~chosen).nonzero(as_tuple=True)
-        ratio = torch.zeros(candidates.shape, dtype=torch.float64)
+        ratio = torch.zeros(candidates.shape, dtype=torch.float64, device=place)
         if row.numel():
             ends = src[row], dst[row], candidates[row, slot].unsqueeze(1)
             ratio[row, slot] = sampler.batch_log_ratio(batch.etype, *ends).squeeze(1)

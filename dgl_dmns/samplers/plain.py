@@ -44,7 +44,7 @@ from dgl_dmns.samplers.graphs import (
     shared_memory_for,
 )
 from dgl_dmns.samplers.shares import Share
-from dgl_dmns.shared_softmax import Share as Comparison
+from dgl_dmns.shared_softmax import Comparison
 
 __all__ = ["FilteredSampler", "InBatchSampler", "PopularitySampler", "UniformSampler"]
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from dgl_dmns.checks import check_object
+from dgl_dmns.checks import as_flag, check_object
 from dgl_dmns.core import (
     EdgeName,
     EdgeType,
@@ -70,8 +70,7 @@ class RefreshingSampler(Batches, Saved, NegativeSampler):
     own, `relation`. One without edges has no table, and no negatives.
 
     Of a `dgl.distributed.DistGraph` with several partitions each trainer holds its share, see
-    `dgl_dmns.samplers.shares`, and its sampler processes read its table. The encoder then is a
-    callable, and all trainers refresh after the same step.
+    `dgl_dmns.samplers.shares`; the encoder is a callable, and all refresh after the same step.
 
     Args:
         g: the training graph; its edges are the known positives.
@@ -178,12 +177,13 @@ class RefreshingSampler(Batches, Saved, NegativeSampler):
                     share=shares[etype],
                     candidates=candidates.get(etype),
                     trainers=trainers,
+                    device=resources.place,
                 )
                 for etype, number in held.items()
             }
         name = type(self).__name__
         self._identity = GraphIdentity(name, g, held)
-        self.asked = Asked(name)
+        self.asked, self.device = Asked(name), resources.place
         scoring = ScoringCheck("scorer" in self.takes, rule.uses_scores, scorer is not None)
         self.refresher = Refresher(
             name, embedder, self.relations, bool(resources.background), scoring, trainers
@@ -196,7 +196,7 @@ class RefreshingSampler(Batches, Saved, NegativeSampler):
 
     def _method(self, known: KnownEdges, seed: int) -> Method:
         """The method of an edge type; subclasses have their own."""
-        return TableMethod(self.rule, self.settings, self.resources.chunk_bytes, seed)
+        return TableMethod(self.rule, self.settings, self.resources, seed)
 
     def _share(self, g: Any, etype: EdgeType) -> Share | None:
         """The sources that this process holds, of a distributed graph; None for all."""
@@ -252,6 +252,7 @@ class RefreshingSampler(Batches, Saved, NegativeSampler):
                 last background refresh failed (its error is the cause). The last good tables stay
                 in use.
         """
+        as_flag("observed", observed, "refresh(observed=False)")
         return self._original("refresh").refresh(embeddings, nodes, observed)
 
     def wait(self) -> RefreshReport | None:
@@ -319,8 +320,7 @@ class RefreshingSampler(Batches, Saved, NegativeSampler):
             sampler.observe(blocks[-1].dstdata[dgl.NID], h)
 
         Args:
-            node_ids: ids in the whole graph, shape [B], integer; of a node that stands there twice
-                either row may be kept. A dict by node type for a heterogeneous graph.
+            node_ids: ids in the whole graph, shape [B], integer; a dict by node type for several.
             embeddings: shape [B, D], floating point, with or without gradient; a dict likewise.
 
         Raises:

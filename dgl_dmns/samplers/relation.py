@@ -23,7 +23,7 @@ from dgl_dmns.core import (
     carry_over,
     row_sizes,
 )
-from dgl_dmns.samplers.callables import frozen, in_eval_mode
+from dgl_dmns.samplers.callables import called_on, frozen, in_eval_mode
 from dgl_dmns.samplers.graphs import known_edges
 from dgl_dmns.samplers.method import Ends, Method
 from dgl_dmns.samplers.shares import Share
@@ -31,6 +31,7 @@ from dgl_dmns.samplers.trainers import RanksOfMachine, Trainers
 
 __all__ = ["Relation", "version_of"]
 
+_CPU = torch.device("cpu")
 _SENT = ("etype", "folder", "groups", "alike", "rows", "share")  # to workers, beside the method's
 
 
@@ -58,12 +59,13 @@ class Relation:
         share: Share | None = None,  # of the sources; None is all
         candidates: Tensor | None = None,  # ids of destinations, ascending; None is all
         trainers: Trainers | None = None,  # who refresh together
+        device: torch.device = _CPU,  # of queries that are looked up there
     ) -> None:
         self.etype = etype
         self.folder = folder
         self.groups = groups
         self.share = share
-        self.pool = settings.pool
+        self.pool, self.device = settings.pool, device
         self.ranks = trainers if isinstance(trainers, RanksOfMachine) else None
         if share is None:
             known = known_edges(g, etype, folder, candidates=candidates)
@@ -76,8 +78,12 @@ class Relation:
                 "one_table: the table of this sampler holds chains, which each rank carries on for "
                 "itself; leave it out"
             )
+        if device != _CPU and (share is not None or not self.method.rebuilds_rows):
+            what = "a share of a distributed graph is" if share else "chains are"
+            raise ValueError(f"device: {what} kept on the CPU; leave it out")
         table = self._table(known, self.sizes(known, 1), settings.hard(k))
         self.rows = RowDraws(known, table, self._turns(known, 1), k, settings.uniform_share)
+        self._there: tuple[RowDraws, RowDraws] | None = None  # the rows, and those on a device
         self.scorer = scorer
         self.random = torch.Generator().manual_seed(seed)
 
@@ -149,6 +155,24 @@ class Relation:
         self.rows = replace(self.rows, table=table, turns=self._turns(self.known, passes))
         before.retire()
 
+    def rows_on(self, device: torch.device) -> RowDraws:
+        """The rows, for queries on a device."""
+        if device.type == "cpu":
+            return self.rows
+        if self._there is None or self._there[0] is not self.rows:
+            self._there = self.rows, self.rows.on(device)
+        return self._there[1]
+
+    def taken_over(self) -> None:
+        """Forget copies on a device, since a state was loaded into what they are copies of."""
+        self._there = None
+
+    def turns(self) -> Tensor | None:
+        """A copy of the counts of turns, on the CPU, of where they are counted."""
+        here, there = self._there or (None, self.rows)
+        rows = there if here is self.rows else self.rows
+        return None if rows.turns is None else rows.turns.asked.to("cpu", copy=True)
+
     def over(self, function: Callable[..., Tensor], src: Tensor, *others: Tensor) -> Tensor:
         """What a function makes of the rows of sources [P], see `Share.over`."""
         if self.share is None:
@@ -175,6 +199,7 @@ class Relation:
             random = torch.Generator().manual_seed(seed)
         else:
             scorer = in_eval_mode(scorer)
+        scorer = called_on(self.device, scorer)
         ends = h[source], h[destination]
         if self.share is not None:
             ends = self.share.embeddings(*ends, self.pool, random)
@@ -199,13 +224,14 @@ class Relation:
         method: Method | None = self.method
         method = None if method is None else method.sent()
         held = {name: vars(self)[name] for name in _SENT}
-        return {**held, "method": method, "scorer": None, "random": None}
+        return {**held, "method": method, "scorer": None, "random": None, "_there": None}
 
     def check_call(self, g: Any, src: Tensor) -> None:
         """Refuse sources [B] that the sampler does not know, and a graph that lacks candidates."""
         source, _, destination = self.etype
         sources = self.counts[0]
-        strange = bool(src.numel()) and int(src.max()) >= sources
+        grown = int(g.num_nodes(source)) > sources  # others have no such ids
+        strange = grown and bool(src.numel()) and int(src.max()) >= sources
         if strange or int(g.num_nodes(destination)) < self.known.num_dst:
             ntype = source if strange else destination
             held = sources if strange else self.known.num_dst

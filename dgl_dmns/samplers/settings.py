@@ -9,10 +9,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Union
 
-import numpy as np
+import torch
 from torch import nn
 
-from dgl_dmns.checks import as_integer, as_number, check_object, type_name
+from dgl_dmns.checks import as_flag, as_integer, as_number, check_object, type_name
 from dgl_dmns.core import (
     BYTES_PER_CANDIDATE,
     CHUNK_BYTES,
@@ -31,6 +31,7 @@ from dgl_dmns.core import (
     free_memory,
     shielded,
 )
+from dgl_dmns.messages import first_line
 from dgl_dmns.samplers.candidates import Allowed
 from dgl_dmns.samplers.graphs import check_has_edges
 
@@ -168,6 +169,10 @@ class Resources:
         one_table: if True, the ranks of ``torch.distributed`` on one machine share one table, and
             each fills its part of the rows. All of them make the sampler, attach, refresh and load
             alike, from equal embeddings. It lies in ``table_folder``, or in shared memory.
+        device: where models are fitted and rows are drawn in a refresh, such as ``"cuda"``, and
+            where calls with edge ids on that device look negatives up, without waiting for it. It
+            holds the known edges, the live table, and in a refresh the embeddings. Defaults to the
+            CPU, where tables are kept in any case, for workers and calls with ids there.
 
     Raises:
         ValueError, TypeError: for a value out of range, of a wrong type, or no such folder.
@@ -178,6 +183,12 @@ class Resources:
     table_folder: str | os.PathLike[str] | None = None
     background: bool = False
     one_table: bool = False
+    device: str | torch.device = "cpu"
+
+    @property
+    def place(self) -> torch.device:
+        """The device, as torch has it."""
+        return torch.device(self.device)
 
     def __post_init__(self) -> None:
         for name in ("chunk_bytes", "table_bytes"):
@@ -185,15 +196,14 @@ class Resources:
             if value is not None or name == "chunk_bytes":
                 object.__setattr__(self, name, as_integer(name, value, 1, "bytes"))
         for name in ("background", "one_table"):
-            value = getattr(self, name)
-            if not isinstance(value, (bool, np.bool_)):
-                raise TypeError(
-                    f"{name}: expected True or False, got {value!r}; write Resources({name}=True)"
-                )
+            as_flag(name, getattr(self, name), f"Resources({name}=True)")
         if self.one_table and self.background:
             raise ValueError(
                 "one_table: ranks that share a table refresh in place; leave out background=True"
             )
+        if self.one_table and self.place.type != "cpu":
+            raise ValueError("one_table: ranks share a table that the CPU fills; leave out device")
+        object.__setattr__(self, "device", _device(self.device))
         if self.table_folder is not None and not isinstance(self.table_folder, (str, os.PathLike)):
             raise TypeError(
                 f"table_folder: expected the path of a folder, got {type_name(self.table_folder)}; "
@@ -201,6 +211,19 @@ class Resources:
             )
         if self.table_folder is not None and not Path(self.table_folder).is_dir():
             raise ValueError(f"table_folder: there is no folder {self.table_folder}; make it first")
+
+
+def _device(device: Any) -> torch.device:
+    """A device that tensors can be made on."""
+    advice = 'write Resources(device="cuda"), or leave it out for the CPU'
+    if not isinstance(device, (str, torch.device)):
+        raise TypeError(f"device: expected a device of torch, got {type_name(device)}; {advice}")
+    try:
+        return torch.empty(0, device=device).device  # with its number
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(
+            f"device: {device} cannot be used ({first_line(error)}); {advice}"
+        ) from error
 
 
 def check_k(k: int) -> int:

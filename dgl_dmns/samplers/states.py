@@ -139,14 +139,13 @@ class Saved:
 
 def _state_of(relation: Relation) -> dict[str, Any]:
     """Copies of table, turns, random state and what the method keeps; and whose they are."""
-    turns = relation.rows.turns
     return {
         "nodes": relation.nodes,
         "edges": relation.known.fingerprint(),
         "candidates": candidates_fingerprint(relation.known),
         "passes": relation.passes,
         "table": relation.table.fields(),
-        "asked": None if turns is None else turns.asked.clone(),
+        "asked": relation.turns(),
         "random": relation.random.get_state(),
         **copy.deepcopy(relation.method.state(relation.table.version)),
     }
@@ -158,6 +157,7 @@ def _load(relation: Relation, state: dict[str, Any], method: Method) -> None:
     if relation.rows.turns is not None:
         relation.rows.turns.asked.copy_(state["asked"])
     relation.table.restore(state["table"])
+    relation.taken_over()
     relation.random.set_state(state["random"])
     relation.method = method
 
@@ -214,7 +214,7 @@ def _check_state(relation: Relation, state: dict[str, Any]) -> None:
     norms, asked = state.get("norms"), state["asked"]
     if norms is not None and (norms.dim() != 2 or len(norms) != known.num_src):
         _refuse(f"norms of {known.num_src} queries, got shape {tuple(norms.shape)}", kind)
-    counted = known.indices.numel() if passes > 1 else 0
+    counted = known.indices.numel() + 1 if passes > 1 else 0
     if (asked is None) != relation.alike or (
         asked is not None and (asked.dtype != torch.uint8 or asked.shape != (counted,))
     ):

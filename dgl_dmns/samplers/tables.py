@@ -182,8 +182,10 @@ class Tables(_Sampler):
 
         def of_rows(row: Tensor, dst: Tensor | None) -> Tensor:
             if relation.table.version == 0:
-                return relation.known.uniform(row, relation.k, generator=self._call_generator())
-            return self._draw_ids(relation, row, dst, eids if relation.share is None else None)
+                known, generator = relation.known.on(row.device), self._call_generator(row.device)
+                return known.uniform(row, relation.k, generator=generator)
+            numbers = eids if relation.share is None and row.device.type == "cpu" else None
+            return self._draw_ids(relation, row, dst, numbers)
 
         if relation.share is None:
             return of_rows(src, dst)
@@ -196,7 +198,8 @@ class Tables(_Sampler):
         self, relation: Relation, src: Tensor, dst: Tensor | None, eids: Tensor | None
     ) -> Tensor:
         """The ids of `draw`, shape [B, k], int64, without what a call has no use for."""
-        return relation.rows.draw_ids(src, dst, eids, generator=self._call_generator())
+        generator = self._call_generator(src.device)
+        return relation.rows_on(src.device).draw_ids(src, dst, eids, generator=generator)
 
     def _pairs_for_edges(
         self, g: Any, src: Tensor, dst: Tensor, etype: EdgeType, eids: Tensor
@@ -208,12 +211,13 @@ class Tables(_Sampler):
         count = src.numel() * relation.k
         # A loader of a graph that has grown since draws among the nodes that its graph has.
         nodes = min(relation.known.num_src, int(g.num_nodes(etype[0])))
-        drawn = torch.randint(0, nodes, (count,), generator=self._call_generator())
+        generator = self._call_generator(src.device)
+        drawn = torch.randint(0, nodes, (count,), generator=generator, device=src.device)
         # Each negative has a source of its own; the first of a group has the exact distribution.
         if relation.table.version == 0:
             return drawn, self.negatives(g, drawn, etype)[:, 0]
         relation.check_call(g, drawn)
-        return drawn, relation.rows.draw_one(drawn, generator=self._call_generator())
+        return drawn, relation.rows_on(src.device).draw_one(drawn, generator=generator)
 
     @shielded
     def log_ratio(self, negatives: Any) -> Any:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dgl_dmns.core import KnownEdges, WeightedFallback, bitmap, known
 from dgl_dmns.core.bitmap import PairBitmap
-from dgl_dmns.core.table import fill_open_slots
+from dgl_dmns.core.openslots import fill_open_slots
 
 
 def free_of(edges: KnownEdges, node: int) -> Tensor:

@@ -15,6 +15,8 @@ from dgl.nn import SAGEConv
 from shared import KINDS, WIDTH, check, ends, graph, loader, normal, optimizer, refreshed
 from torch import Tensor
 
+from dgl_dmns.samplers import Resources
+
 NODES, K = 50, 3
 
 
@@ -120,6 +122,28 @@ def test_a_graph_on_the_cpu_and_batches_on_the_gpu(workers: int) -> None:
 
     for sampler in every_sampler(g, embed):
         check_batches(g, sampler, "cuda", workers)
+
+
+@needs_cuda
+@idtypes
+def test_refreshes_and_look_ups_on_the_gpu(idtype: torch.dtype) -> None:
+    """`test_device` has the same on a pretended device, where there is no GPU."""
+    g = graph(NODES, 200, idtype).to("cuda")
+    encoder = SAGEConv(5, 8, "mean").to("cuda")
+    for name in ("dmns", "self-adversarial", "dynamic", "adversarial"):
+        sampler = refreshed(name, g, encoder, resources=Resources(device="cuda"))
+        check_batches(g, sampler, "cuda")
+        sampler.refresh()
+        check_batches(g, sampler, "cuda")
+        src, dst = (ids.long() for ids in g.edges())
+        torch.cuda.set_sync_debug_mode("error")  # what waits for the GPU
+        try:
+            found = sampler.negatives_for_edges(g, src, dst, g.canonical_etypes[0])
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        check(g, src.repeat_interleave(K).cpu(), found.flatten().cpu())
+        state = sampler.state_dict()
+        refreshed(name, g.cpu(), normal(NODES, 8)).load_state_dict(state)
 
 
 @needs_cuda
