@@ -6,8 +6,11 @@ and the table, `` `cora-shared` ``. The figure has to stand there, rounded as it
 leading zero may be left out. A table has the row titles of the results, and the figures of a cell
 have to stand in one cell of a row of that title. Code, formulas and versions are no figures, so
 settings, defaults and limits are written as code.
+
+The text of a notebook may also quote what an output of the notebook has.
 """
 
+import json
 import re
 from pathlib import Path
 
@@ -15,8 +18,10 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
 NOT_MEASURED = {
     "README.md": {"5 GB"},  # of .venv
+    "quickstart.ipynb": {"5 %", "10 %"},  # of the edges, held out
 }
 """What a page quotes that is no setting and that no benchmark measures."""
 
@@ -70,8 +75,11 @@ def groups_of(line, exceptions):
         yield from [found] if in_table else [[one] for one in found]
 
 
-def unfounded(text, exceptions=()):
-    """The figures of a page that do not stand in the results that their sections name."""
+def unfounded(text, exceptions=(), outputs=()):
+    """The figures of a page that stand in no output, nor in the results that their sections name.
+
+    ``outputs`` are cells: lists of numbers.
+    """
     missing = []
     for section in re.split(r"^## ", text, flags=re.MULTILINE):
         named = {*re.findall(r"`([\w-]+)`", section)}
@@ -85,6 +93,7 @@ def unfounded(text, exceptions=()):
         for line in VERSION.sub("", ASIDE.sub("", section)).splitlines():
             title = line.split("|")[1].strip() if line.startswith("|") else None
             cells = [cell for row in rows if title in (None, row[0]) for cell in row[1]]
+            cells += outputs
             missing += [
                 f"{' ± '.join(figure for figure, _ in group)} in: {line}"
                 for group in groups_of(line, exceptions)
@@ -99,6 +108,25 @@ def test_figures_stand_in_the_results(page):
     assert not missing, "\n".join(
         ["not in a table that the section names (a setting is written as code):", *missing]
     )
+
+
+def text_and_outputs(notebook):
+    """The Markdown of a notebook, and the numbers of each line that its code has printed."""
+    text, lines = [], []
+    for cell in json.loads(notebook.read_text())["cells"]:
+        if cell["cell_type"] == "markdown":
+            text.append("".join(cell["source"]))
+        for output in cell.get("outputs", []):
+            shown = output.get("text") or output.get("data", {}).get("text/plain", [])
+            lines += "".join(shown).splitlines()
+    return "\n\n".join(text), [re.findall(NUMBER, line) for line in lines]
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_figures_of_notebooks_stand_in_outputs_or_results(notebook):
+    text, outputs = text_and_outputs(notebook)
+    missing = unfounded(text, NOT_MEASURED.get(notebook.name, ()), outputs)
+    assert not missing, "\n".join(["in no output and no table that is named:", *missing])
 
 
 @pytest.fixture
@@ -128,6 +156,13 @@ WHERE = "\n\n`cora` of [results](benchmarks/dropin/RESULTS.md)\n"
 )
 def test_figures_that_stand(results, text):
     assert unfounded(text) == []
+
+
+def test_figures_of_outputs(results):
+    outputs = [["0.375", "17"], ["0.9"]]
+    assert unfounded("An MRR of .375, on 0.9 of them.", outputs=outputs) == []
+    (found,) = unfounded("An MRR of .376.", outputs=outputs)
+    assert found.startswith(".376 in: ")
 
 
 @pytest.mark.parametrize(
