@@ -33,6 +33,7 @@ __all__ = [
 ]
 
 _COMPACTED = ("compacted_negative_dsts", "compacted_negative_srcs", "compacted_seeds")
+_CPU = torch.device("cpu")
 _FEW = 16  # negatives that say nothing
 
 
@@ -162,7 +163,11 @@ class PairBatch:
 
 
 def pair_batches(
-    h: Any, positives: Any, negatives: Any, held: Sequence[EdgeType], place: torch.device
+    h: Any,
+    positives: Any,
+    negatives: Any,
+    held: Sequence[EdgeType],
+    place: torch.device = _CPU,
 ) -> dict[Any, PairBatch]:
     """What a loader returned, by canonical edge type; for a minibatch, by the keys that it uses.
 
