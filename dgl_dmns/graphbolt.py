@@ -33,9 +33,9 @@ from dgl_dmns.checks import as_integer, check_ids
 from dgl_dmns.core import shielded
 from dgl_dmns.samplers.base import NegativeSampler
 from dgl_dmns.samplers.dmns import DMNSSampler
+from dgl_dmns.samplers.filtered import FilteredSampler
 from dgl_dmns.samplers.graphs import KnownGraph
 from dgl_dmns.samplers.minibatch import edge_type_of_key
-from dgl_dmns.samplers.plain import FilteredSampler
 from dgl_dmns.samplers.refreshing import RefreshingSampler
 
 _Base: Any = require_graphbolt().NegativeSampler

@@ -26,6 +26,7 @@ from dgl_dmns.core import (
 from dgl_dmns.samplers.callables import called_on, frozen, in_eval_mode
 from dgl_dmns.samplers.graphs import known_edges
 from dgl_dmns.samplers.method import Ends, Method
+from dgl_dmns.samplers.settings import checked_device
 from dgl_dmns.samplers.shares import Share
 from dgl_dmns.samplers.trainers import RanksOfMachine, Trainers
 
@@ -78,9 +79,9 @@ class Relation:
                 "one_table: the table of this sampler holds chains, which each rank carries on for "
                 "itself; leave it out"
             )
-        if device != _CPU and (share is not None or not self.method.rebuilds_rows):
-            what = "a share of a distributed graph is" if share else "chains are"
-            raise ValueError(f"device: {what} kept on the CPU; leave it out")
+        checked_device(device, share is not None)
+        if device != _CPU and not self.method.rebuilds_rows:
+            raise ValueError("device: chains are kept on the CPU; leave it out")
         table = self._table(known, self.sizes(known, 1), settings.hard(k))
         self.rows = RowDraws(known, table, self._turns(known, 1), k, settings.uniform_share)
         self._there: tuple[RowDraws, RowDraws] | None = None  # the rows, and those on a device

@@ -203,7 +203,7 @@ class Resources:
             )
         if self.one_table and self.place.type != "cpu":
             raise ValueError("one_table: ranks share a table that the CPU fills; leave out device")
-        object.__setattr__(self, "device", _device(self.device))
+        object.__setattr__(self, "device", checked_device(self.device))
         if self.table_folder is not None and not isinstance(self.table_folder, (str, os.PathLike)):
             raise TypeError(
                 f"table_folder: expected the path of a folder, got {type_name(self.table_folder)}; "
@@ -213,17 +213,20 @@ class Resources:
             raise ValueError(f"table_folder: there is no folder {self.table_folder}; make it first")
 
 
-def _device(device: Any) -> torch.device:
-    """A device that tensors can be made on."""
-    advice = 'write Resources(device="cuda"), or leave it out for the CPU'
+def checked_device(device: Any, of_share: bool = False) -> torch.device:
+    """A device that tensors can be made on; the CPU alone for a share of a distributed graph."""
+    advice = 'write device="cuda", or leave it out for the CPU'
     if not isinstance(device, (str, torch.device)):
         raise TypeError(f"device: expected a device of torch, got {type_name(device)}; {advice}")
     try:
-        return torch.empty(0, device=device).device  # with its number
+        found = torch.empty(0, device=device).device  # with its number
     except (RuntimeError, AssertionError) as error:
         raise ValueError(
             f"device: {device} cannot be used ({first_line(error)}); {advice}"
         ) from error
+    if of_share and found.type != "cpu":
+        raise ValueError("device: a share of a distributed graph is kept on the CPU; leave it out")
+    return found
 
 
 def check_k(k: int) -> int:

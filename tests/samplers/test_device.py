@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from pretend import DEVICE, pretended
-from shared import WIDTH, check, graph, make, normal, optimizer, rng
+from shared import WIDTH, check, graph, make, normal, optimizer, refreshed, rng
 from torch import Tensor, nn
 
 from dgl_dmns.core import modes
@@ -166,13 +166,18 @@ class _Edges:
         return SimpleNamespace(data={})
 
 
-@pytest.mark.parametrize("options", [{}, {"share": "edge"}, {"pool": 10}])
-def test_the_loss_is_that_of_the_cpu(options: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [("dmns", {}), ("dmns", {"share": "edge"}), ("uniform", {"pool": 10})],
+)
+def test_the_loss_is_that_of_the_cpu(kind: str, options: dict[str, Any]) -> None:
     g, h = graph(NODES, 200), normal(NODES, WIDTH)
     src, dst = (ends[:40] for ends in g.edges())
     with pretended():
-        sampler = make("dmns", g, h, k=K, resources=THERE)
-        sampler.refresh()
+        if kind == "dmns":
+            sampler = refreshed(kind, g, h, k=K, resources=THERE)
+        else:
+            sampler = make(kind, g, k=K, device=DEVICE)
         ours, others = (ends.cpu() for ends in sampler(There(g), there(torch.arange(40))))
 
         def loss(move: Any, leaf: Tensor) -> Tensor:
@@ -192,6 +197,20 @@ def test_the_loss_is_that_of_the_cpu(options: dict[str, Any]) -> None:
         found.backward()
     assert float(found.cpu()) == pytest.approx(float(wanted), rel=1e-6)
     torch.testing.assert_close(again.grad, leaf.grad)
+
+
+def test_uniform_negatives_wait_for_nothing() -> None:
+    g = graph(NODES, 200)
+    eids = torch.arange(g.num_edges())
+    with pretended() as waits:
+        sampler = make("uniform", g, k=K, device=DEVICE)
+        outside = There(g)
+        sampler(outside, there(eids))
+        waits.clear()
+        src, dst = sampler(outside, there(eids))
+        assert not waits
+        check(g, src.cpu(), dst.cpu())
+        assert sampler(g, eids)[1].device.type == "cpu"
 
 
 def test_states_go_to_the_cpu_and_back() -> None:
