@@ -203,7 +203,7 @@ class Resources:
             )
         if self.one_table and self.place.type != "cpu":
             raise ValueError("one_table: ranks share a table that the CPU fills; leave out device")
-        object.__setattr__(self, "device", checked_device(self.device))
+        object.__setattr__(self, "device", str(checked_device(self.device)))
         if self.table_folder is not None and not isinstance(self.table_folder, (str, os.PathLike)):
             raise TypeError(
                 f"table_folder: expected the path of a folder, got {type_name(self.table_folder)}; "
