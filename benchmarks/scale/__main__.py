@@ -111,42 +111,48 @@ def _tables(section: Section, found: Found) -> str:
 
 def _draw(plt: Any, done: Done) -> Any:
     lines = [
-        {"dataset": section.dataset, "row": row, "seed": seed, "test MRR": run["test MRR"]}
+        {"dataset": section.dataset, "row": row, "seed": seed, "pool": run["pool"]}
+        | {"test MRR": run["test MRR"]}
         for section, found in done
         for row, runs in found.items()
         for seed, run in runs.items()
     ]
-    return draw_gains(plt, pd.DataFrame(lines, columns=["dataset", "row", "seed", "test MRR"]))
+    return draw_gains(
+        plt, pd.DataFrame(lines, columns=["dataset", "row", "seed", "pool", "test MRR"])
+    )
 
 
 def draw_gains(plt: Any, runs: pd.DataFrame) -> Any:
-    """How many times the MRR of uniform negatives the others have, by the shared pool's size.
+    """How many times the MRR of uniform negatives the others have, by how many a batch shares.
 
     A line of ``runs`` is one of ``results.csv``; equal cells of several tables are averaged. A part
     of the figure is a graph.
     """
     base = ROWS["uniform"].title
-    place = runs["dataset"].str.extract(r"(?P<graph>.+), pool (?P<share>[\d.]+)%")
-    runs = runs.assign(graph=place["graph"], share=place["share"].astype(float))
-    mrr = runs.pivot_table("test MRR", ["graph", "share", "seed"], "row")
+    graph = runs["dataset"].str.extract(r"(?P<graph>.+), pool [\d.]+%")["graph"]
+    mrr = runs.assign(graph=graph).pivot_table("test MRR", ["graph", "pool", "seed"], "row")
     if base not in mrr:
         return plt.figure()
     ratio = mrr.div(mrr.pop(base), axis=0).apply(np.log)
-    graphs = ratio.index.unique("graph")
-    size = {"figsize": (4.4 * len(graphs), 4), "sharey": True, "squeeze": False}
-    figure, axes = plt.subplots(1, len(graphs), layout="constrained", **size)
+    graphs = sorted(ratio.index.unique("graph"), key=lambda name: (len(name), name))
+    size = {"figsize": (3.6 * len(graphs) + 2.6, 4), "squeeze": False}
+    figure, axes = plt.subplots(
+        1, len(graphs), layout="constrained", sharex=True, sharey=True, **size
+    )
+    lines: dict[str, Any] = {}  # by row, for one legend
     for ax, graph in zip(axes[0], graphs):
-        for row, of_row in ratio.loc[graph].items():
-            by_share = of_row.dropna().groupby("share")
-            mean, error = by_share.mean(), by_share.sem()
+        for color, (row, of_row) in enumerate(ratio.loc[graph].items()):
+            by_pool = of_row.dropna().groupby("pool")
+            mean, error = by_pool.mean(), by_pool.sem()
             if len(mean):
-                ax.errorbar(mean.index, np.exp(mean), np.exp(mean) * error, marker="o", label=row)
+                bar = {"marker": "o", "color": f"C{color}"}
+                lines[row] = ax.errorbar(mean.index, np.exp(mean), np.exp(mean) * error, **bar)
         ax.axhline(1, color="black", linewidth=0.8)
-        ax.set(xscale="log", xlabel="shared pool, % of the nodes", title=graph)
+        ax.set(xscale="log", xlabel="shared uniform negatives", title=graph)
         ax.grid(alpha=0.3)
     axes[0, 0].set_ylabel(f"MRR, times that of {base}")
-    if axes[0, -1].get_legend_handles_labels()[0]:
-        axes[0, -1].legend(fontsize="small")
+    if lines:
+        figure.legend(lines.values(), lines.keys(), loc="outside right upper", fontsize="small")
     return figure
 
 

@@ -1,7 +1,7 @@
 """``dgl-dmns doctor``: what is installed, whether it fits together, and a short self-test.
 
-With data it says which negatives suit them, by how large the shared pool of a batch is beside the
-nodes that negatives are drawn from (``python -m benchmarks.scale``). DGL is imported in the
+With data it says which negatives suit them, by how many uniform negatives a batch shares, and how
+many nodes there are to draw from (``python -m benchmarks.scale``). DGL is imported in the
 self-test and for data alone, so that this works where DGL does not.
 """
 
@@ -29,8 +29,8 @@ _OPTIONAL = {
     "tensorboard": "the monitor in TensorBoard",
 }
 
-_SMALL = 0.01  # share of the nodes in a shared pool, below which hard negatives pay
-_FULL = 0.1  # from which on they add nothing
+_FULL = 0.1  # share of the nodes in a shared pool, from which on hard negatives add nothing
+_MANY = 50  # shared negatives likewise, on graphs of up to 100,000 nodes
 
 
 def say_which(arguments: argparse.Namespace) -> int:
@@ -75,13 +75,13 @@ def which(nodes: int, batch: int, what: str = "nodes") -> Iterator[str]:
         yield "hard for each query that others add nothing."
         return
     hard = "DMNSSampler(g, model, k=5)"
-    if share >= _SMALL:
-        yield "Start with UniformSampler(g, 1) and negatives.loss. Hard negatives may add a little:"
-        yield f"compare with {hard}"
-        yield "on validation data."
+    if batch >= _MANY:
+        yield "Start with UniformSampler(g, 1) and negatives.loss. Beside so many shared negatives"
+        yield "hard ones have added nothing on graphs of up to 100,000 nodes; on a larger one"
+        yield f"compare with {hard} on validation data."
     else:
-        yield f"Take hard negatives beside the shared ones: {hard}"
-        yield "with negatives.loss. A larger batch helps as well."
+        yield f"Take a larger batch, or hard negatives beside the shared ones: {hard}"
+        yield "with negatives.loss."
     yield "dgl-dmns bench compares samplers with several seeds."
 
 
