@@ -139,7 +139,7 @@ def draw_gains(plt: Any, runs: pd.DataFrame) -> Any:
     figure, axes = plt.subplots(
         1, len(graphs), layout="constrained", sharex=True, sharey=True, **size
     )
-    lines: dict[str, Any] = {}  # by row, for one legend
+    lines: dict[Any, Any] = {}  # by row, for one legend
     for ax, graph in zip(axes[0], graphs):
         for color, (row, of_row) in enumerate(ratio.loc[graph].items()):
             by_pool = of_row.dropna().groupby("pool")
