@@ -111,15 +111,13 @@ def _tables(section: Section, found: Found) -> str:
 
 def _draw(plt: Any, done: Done) -> Any:
     lines = [
-        {"dataset": section.dataset, "row": row, "seed": seed, "pool": run["pool"]}
-        | {"test MRR": run["test MRR"]}
+        (section.dataset, row, seed, run["pool"], run["test MRR"])
         for section, found in done
         for row, runs in found.items()
         for seed, run in runs.items()
     ]
-    return draw_gains(
-        plt, pd.DataFrame(lines, columns=["dataset", "row", "seed", "pool", "test MRR"])
-    )
+    columns = ["dataset", "row", "seed", "pool", "test MRR"]
+    return draw_gains(plt, pd.DataFrame(lines, columns=columns))
 
 
 def draw_gains(plt: Any, runs: pd.DataFrame) -> Any:

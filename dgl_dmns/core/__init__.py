@@ -30,6 +30,7 @@ from dgl_dmns.core.look import (
 )
 from dgl_dmns.core.mixture import Barred, FilteredDraws, SharedPool
 from dgl_dmns.core.modes import (
+    CPU,
     callers_device,
     fit_seed,
     generator_on,
@@ -91,6 +92,7 @@ from dgl_dmns.core.table import (
 __all__ = [
     "BYTES_PER_CANDIDATE",
     "CHUNK_BYTES",
+    "CPU",
     "MOST_NODES",
     "MOST_PASSES",
     "NO_LEVEL",

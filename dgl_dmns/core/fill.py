@@ -8,14 +8,14 @@ The data flow, for source nodes (queries) and destination nodes (candidates):
 
 `LatentDraw` takes the nearest real nodes to drawn latents instead (the paper's method, made real).
 
-Blocks of queries bound the working set, beside which it takes 24 bytes a query, and 12 for each
-norm. Within a block chunks share pools, and rows are about as long; longer ones are taken apart.
+Blocks of queries bound the working set; within a block, chunks share pools
+(`dgl_dmns.core.pools`), and rows are of about the same size; long ones are taken apart. Beside it,
+filling a table takes 24 bytes a query, and 12 for each norm.
 """
 
 from __future__ import annotations
 
 import hashlib
-import math
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -31,7 +31,7 @@ from dgl_dmns.core.choice import takes_keys
 from dgl_dmns.core.fetched import FetchedRows
 from dgl_dmns.core.nearest import LatentDraw
 from dgl_dmns.core.openslots import fill_open_slots
-from dgl_dmns.core.pools import CELLS, PoolDraw, PoolSettings
+from dgl_dmns.core.pools import CELLS, PoolDraw, PoolSettings, harmonic_means
 from dgl_dmns.core.reports import LevelScores, TableReport
 from dgl_dmns.core.rules import Rule
 from dgl_dmns.core.snapshot import Snapshot
@@ -83,23 +83,27 @@ def fill_table(
     torch has threads; what comes out does not depend on their number.
 
     Args:
-        table: the table to fill, on the CPU.
+        table: the table to fill, of groups and rows of its own sizes, on the CPU.
         rule: the selection rule, with what it has measured (`Rule.measured`).
         settings: pools and mixture.
         snapshot: embeddings, diffusion model, scorer and known edges, where the work is done.
         nodes: distinct query ids, shape [B], int64, whose rows are drawn anew while the others stay
             as they are; defaults to all.
-        chunk_bytes: bound of a thread's working set, see `queries_at_a_time`.
-        on_rows: called with the number of rows written; an exception from it ends the work.
+        chunk_bytes: bound of the working set of a thread, see `queries_at_a_time`.
+        on_rows: called with the number of rows written, block by block; an exception from it ends
+            the work, and what is live stays live.
         generator: source of randomness, on the CPU.
-        part: which blocks this process fills; defaults to all.
+        part: which blocks this process fills, where others fill the rest of the same file, from
+            equal arguments; what comes out is that of one process. Defaults to all.
 
     Returns:
-        What it came to; and the norms of every query, float32 [N, L + P], NaN for rows that were
-        not drawn anew; None for a rule without a distribution.
+        What it came to; and the norms of every query, float32 [N, L + P] of L levels and P parts of
+        the rule, NaN for rows that were not drawn anew; None for a rule without a distribution.
+        Both are on the CPU.
 
     Raises:
-        ValueError, RuntimeError: without a model that the rule needs; if blocks are not the same.
+        ValueError: if the rule needs a diffusion model and the snapshot has none.
+        RuntimeError: on all processes, if they have not the same blocks.
     """
     if rule.uses_generator:
         if snapshot.model is None:
@@ -107,11 +111,11 @@ def fill_table(
         _ = snapshot.encoded  # once, before several threads ask for it
     queries, k = table.queries, table.k
     if nodes is not None:
-        queries = nodes.numel()
         if part is None:
             table.keep()
         else:  # before anyone writes
             part.each(table.keep if part.rank == 0 else int)
+        queries = nodes.numel()
     if part is not None:
         table.unfinished.fill_(1)  # by others, too
     searched = rule.nearest_among(snapshot.known.num_candidates)
@@ -143,7 +147,8 @@ def fill_table(
         empty = ids < 0
         ids = fill_open_slots(ids, empty, snapshot.known, own, random)
         levels = levels.masked_fill(empty, NO_LEVEL)
-        table.write(own.cpu(), Candidates(ids.cpu(), levels.cpu()), block.first)
+        written = Candidates(ids.cpu(), levels.cpu())
+        table.write(block.rows[: block.real], written, block.first)
         # One group stands for all in the statistics, and some queries do: they were drawn alike.
         level, asked, shown = levels[::scored, 0], own[::scored], ids[::scored, 0]
         if isinstance(snapshot.h_candidate, FetchedRows):  # nothing is fetched here
@@ -192,7 +197,7 @@ def fill_table(
         )
     share = filtered / max(1, seen)
     report = TableReport(share, int(fallback.sum()), scores.means(), lost, rule.measures())
-    return report, _harmonic_means(inverse, table.queries) if inverse else None
+    return report, harmonic_means(inverse, table.queries) if inverse else None
 
 
 class _Block(NamedTuple):
@@ -355,24 +360,6 @@ def _parts(
             left = (sizes[at] - first).clamp(max=step)
             full = torch.arange(-(-len(at) // together) * together) % max(1, len(at))
             yield rows[at[full]], first[full], left, together
-
-
-def _harmonic_means(inverse: list[tuple[Tensor, Tensor]], queries: int) -> Tensor:
-    """Norms [N, L + P] from logs of inverses [B, L + P] of some queries [B] each, NaN for others.
-
-    Ratios are means of what is divided by norms, over all pools of a query.
-    """
-    like = inverse[0][1]
-    most = like.new_full((queries, like.shape[1]), -math.inf)
-    times, total = like.new_zeros(queries), torch.zeros_like(most)
-    for row, value in inverse:
-        times.index_add_(0, row, torch.ones_like(value[:, 0]))
-        most.scatter_reduce_(0, row.unsqueeze(1).expand_as(value), value, "amax")
-    most.masked_fill_(most.isneginf(), 0.0)
-    for row, value in inverse:
-        total.index_add_(0, row, (value - most[row]).exp_())
-    norms: Tensor = most.neg_().add_(times.log_().unsqueeze(1)).sub_(total.log_())
-    return norms
 
 
 def queries_at_a_time(

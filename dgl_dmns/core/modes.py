@@ -14,6 +14,7 @@ import torch
 from dgl_dmns.checks import as_integer
 
 __all__ = [
+    "CPU",
     "callers_device",
     "fit_seed",
     "generator_on",
@@ -22,6 +23,7 @@ __all__ = [
     "shielded",
 ]
 
+CPU = torch.device("cpu")
 _caller = threading.local()  # device: the default one outside of `shielded`
 
 Function = TypeVar("Function", bound=Callable[..., Any])

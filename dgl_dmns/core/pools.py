@@ -40,7 +40,7 @@ from dgl_dmns.core.rules import Rule
 from dgl_dmns.core.snapshot import Snapshot, rows_of
 from dgl_dmns.core.table import BYTES_PER_CANDIDATE, NO_LEVEL, Candidates
 
-__all__ = ["CELLS", "PoolDraw", "PoolSettings"]
+__all__ = ["CELLS", "PoolDraw", "PoolSettings", "harmonic_means"]
 
 CELLS = 1 << 17
 """(query, pool member) cells that are weighed at a time: what is in between fits a cache."""
@@ -356,3 +356,21 @@ def _sum(parts: list[Tensor]) -> Tensor | None:
     for part in parts[1:]:
         total = total + part
     return total
+
+
+def harmonic_means(inverse: list[tuple[Tensor, Tensor]], queries: int) -> Tensor:
+    """Norms [N, L + P] from logs of inverses [B, L + P] of some queries [B] each, NaN for others.
+
+    Ratios are means of what is divided by norms, over all pools of a query.
+    """
+    like = inverse[0][1]
+    most = like.new_full((queries, like.shape[1]), -math.inf)
+    times, total = like.new_zeros(queries), torch.zeros_like(most)
+    for row, value in inverse:
+        times.index_add_(0, row, torch.ones_like(value[:, 0]))
+        most.scatter_reduce_(0, row.unsqueeze(1).expand_as(value), value, "amax")
+    most.masked_fill_(most.isneginf(), 0.0)
+    for row, value in inverse:
+        total.index_add_(0, row, (value - most[row]).exp_())
+    norms: Tensor = most.neg_().add_(times.log_().unsqueeze(1)).sub_(total.log_())
+    return norms

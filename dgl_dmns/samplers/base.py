@@ -18,6 +18,7 @@ from torch.utils.data import get_worker_info
 from dgl_dmns._compat import require_dgl
 from dgl_dmns.checks import check_ids, check_object
 from dgl_dmns.core import (
+    CPU,
     Draw,
     EdgeName,
     EdgeType,
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
     from dgl_dmns.core import Embeddings
 
 _Base: Any = require_dgl().dataloading.negative_sampler._BaseNegativeSampler
-_CPU = torch.device("cpu")
 _EDGES_OR_NODES = "a negative sampler takes edge ids, use for_queries() for node ids"
 
 __all__ = ["NegativeSampler"]
@@ -63,7 +63,7 @@ class NegativeSampler(_Base):  # type: ignore[misc]
         TypeError, ValueError: if ``k`` is no integer of at least 1.
     """
 
-    device: torch.device = _CPU  # where negatives are looked up for ids there
+    device: torch.device = CPU  # where negatives are looked up for ids there
 
     def __init__(self, k: int, generator: torch.Generator | None = None) -> None:
         self.k = check_k(k)
@@ -230,7 +230,7 @@ class NegativeSampler(_Base):  # type: ignore[misc]
 
     def place_of(self, ids: Any) -> torch.device:
         """Where negatives for ids are looked up."""
-        return self.device if getattr(ids, "device", _CPU) == self.device else _CPU
+        return self.device if getattr(ids, "device", CPU) == self.device else CPU
 
     def _pairs_for_edges(
         self, g: Any, src: Tensor, dst: Tensor, etype: EdgeType, eids: Tensor
@@ -362,7 +362,7 @@ class NegativeSampler(_Base):  # type: ignore[misc]
 
     # ---- randomness and copies --------------------------------------------------------------
 
-    def _call_generator(self, device: torch.device = _CPU) -> torch.Generator | None:
+    def _call_generator(self, device: torch.device = CPU) -> torch.Generator | None:
         """The source of draws in this process; None is torch's global generator."""
         # A generator copied into workers would give all of them the same stream.
         own = self._generator is not None and get_worker_info() is None
@@ -370,7 +370,7 @@ class NegativeSampler(_Base):  # type: ignore[misc]
 
     def __getstate__(self) -> dict[str, Any]:
         """What workers and spawned processes get."""
-        return {**self.__dict__, "_generator": None, "device": _CPU}
+        return {**self.__dict__, "_generator": None, "device": CPU}
 
     def _drawing(self, etype: EdgeType) -> Draw:
         """A function that draws as a call does; a copy draws, so that no trace is left."""
@@ -388,10 +388,10 @@ class NegativeSampler(_Base):  # type: ignore[misc]
 
 
 def _check_call_ids(
-    name: str, ids: Any, count: int, what: str, g: Any, place: torch.device = _CPU
+    name: str, ids: Any, count: int, what: str, g: Any, place: torch.device = CPU
 ) -> None:
     """Refuse what are no ids of the graph of a call, in its id type."""
-    looked_at = None if place != _CPU else count  # on a device DGL refuses them
+    looked_at = None if place != CPU else count  # on a device DGL refuses them
     check_ids(name, ids, looked_at, what, advice=_EDGES_OR_NODES)
     if ids.dtype != g.idtype:
         raise TypeError(

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dgl_dmns.checks import check_ids
-from dgl_dmns.core import EdgeType, KnownEdges, canonical_edge_type
+from dgl_dmns.core import CPU, EdgeType, KnownEdges, canonical_edge_type
 from dgl_dmns.samplers.graphs import Pair, is_homogeneous
 
 if TYPE_CHECKING:
@@ -33,7 +33,6 @@ __all__ = [
 ]
 
 _COMPACTED = ("compacted_negative_dsts", "compacted_negative_srcs", "compacted_seeds")
-_CPU = torch.device("cpu")
 _FEW = 16  # negatives that say nothing
 
 
@@ -167,7 +166,7 @@ def pair_batches(
     positives: Any,
     negatives: Any,
     held: Sequence[EdgeType],
-    place: torch.device = _CPU,
+    place: torch.device = CPU,
 ) -> dict[Any, PairBatch]:
     """What a loader returned, by canonical edge type; for a minibatch, by the keys that it uses.
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from dgl_dmns.core import (
+    CPU,
     MOST_PASSES,
     CandidateTable,
     DiffusionGenerator,
@@ -32,7 +33,6 @@ from dgl_dmns.samplers.trainers import RanksOfMachine, Trainers
 
 __all__ = ["Relation", "version_of"]
 
-_CPU = torch.device("cpu")
 _SENT = ("etype", "folder", "groups", "alike", "rows", "share")  # to workers, beside the method's
 
 
@@ -60,7 +60,7 @@ class Relation:
         share: Share | None = None,  # of the sources; None is all
         candidates: Tensor | None = None,  # ids of destinations, ascending; None is all
         trainers: Trainers | None = None,  # who refresh together
-        device: torch.device = _CPU,  # of queries that are looked up there
+        device: torch.device = CPU,  # of queries that are looked up there
     ) -> None:
         self.etype = etype
         self.folder = folder
@@ -80,7 +80,7 @@ class Relation:
                 "itself; leave it out"
             )
         checked_device(device, share is not None)
-        if device != _CPU and not self.method.rebuilds_rows:
+        if device != CPU and not self.method.rebuilds_rows:
             raise ValueError("device: chains are kept on the CPU; leave it out")
         table = self._table(known, self.sizes(known, 1), settings.hard(k))
         self.rows = RowDraws(known, table, self._turns(known, 1), k, settings.uniform_share)

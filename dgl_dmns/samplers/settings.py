@@ -201,9 +201,9 @@ class Resources:
             raise ValueError(
                 "one_table: ranks that share a table refresh in place; leave out background=True"
             )
+        object.__setattr__(self, "device", str(checked_device(self.device)))
         if self.one_table and self.place.type != "cpu":
             raise ValueError("one_table: ranks share a table that the CPU fills; leave out device")
-        object.__setattr__(self, "device", str(checked_device(self.device)))
         if self.table_folder is not None and not isinstance(self.table_folder, (str, os.PathLike)):
             raise TypeError(
                 f"table_folder: expected the path of a folder, got {type_name(self.table_folder)}; "

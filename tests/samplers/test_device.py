@@ -33,10 +33,6 @@ class There:
         self.num_nodes, self.num_edges = g.num_nodes, g.num_edges
         data = {} if ids is None else {"_ID": ids.to(DEVICE)}
         self.nodes = {n: SimpleNamespace(data=data) for n in g.ntypes}
-        self.edge_data = SimpleNamespace(data={})
-
-    def __getattr__(self, name: str) -> Any:
-        raise AttributeError(name)
 
     def find_edges(self, eids: Tensor, etype: Any = None) -> tuple[Tensor, Tensor]:
         src, dst = self.g.edges()
@@ -270,9 +266,10 @@ def test_what_stays_on_the_cpu_is_refused() -> None:
         make("mcns", g, h, resources=THERE)
     with pytest.raises(ValueError, match="one_table: ranks share a table that the CPU fills"):
         Resources(one_table=True, device=DEVICE)
-    with pytest.raises(TypeError, match="device: expected a device of torch, got int"):
-        Resources(device=0)  # type: ignore[arg-type]
-    for device in ("gpu", "xpu:0"):
-        with pytest.raises(ValueError, match=f"device: {device} cannot be used"):
-            Resources(device=device)
+    for one_table in (False, True):
+        with pytest.raises(TypeError, match="device: expected a device of torch, got int"):
+            Resources(one_table=one_table, device=0)  # type: ignore[arg-type]
+        for device in ("gpu", "xpu:0"):
+            with pytest.raises(ValueError, match=f"device: {device} cannot be used"):
+                Resources(one_table=one_table, device=device)
     assert modes.generator_on(torch.device("cpu"), None) is None
