@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from benchmarks.common.rows import Cell, make_sampler
 from benchmarks.common.run import Runner
+from benchmarks.common.samplers import OWN
 from benchmarks.common.training import converged, edge_loader, log_ratios
 from benchmarks.dropin.config import Recipe
 from benchmarks.dropin.measure import false_negatives, mrr, ranking
 from benchmarks.dropin.model import DotScorer, Encoder, make_scorer
 from benchmarks.dropin.problem import Problem, load_problem
-from benchmarks.dropin.samplers import OWN
 from dgl_dmns.losses import bce_loss, bpr_loss, softmax_loss
 from dgl_dmns.samplers import RefreshingSampler
 from dgl_dmns.seeds import seed_all

@@ -1,4 +1,4 @@
-"""When hard negatives add to shared ones: by the shared pool's share of the nodes, and by reach.
+"""When hard negatives add to shared ones: by the shared pool's share of the nodes.
 
 python -m benchmarks.scale --datasets nested-10k --shares 0.02 0.001 --seeds 3
 python -m benchmarks.scale --datasets cora citeseer --shares 1 0.1 0.02 0.005
@@ -30,12 +30,9 @@ from benchmarks.common.report import (
 from benchmarks.common.rows import Cell, Row
 from benchmarks.scale.problem import GENERATED
 from benchmarks.scale.train import Recipe, run_cell
-from dgl_dmns.core import Density
 from dgl_dmns.data import DATASET_NAMES
 
 __all__ = ["ROWS", "draw_gains", "main"]
-
-_REACH = {"pool": 128, "reach": 0.5}
 
 
 def _row(title: str, sampler: str, **options: Any) -> Row:
@@ -48,13 +45,10 @@ ROWS = {
     "uniform": _row("uniform (1)", "uniform", k=1),
     "uniform-5": _row("uniform (5)", "uniform", k=5),
     "score": _row("self-adversarial (5)", "self-adversarial", k=5),
-    "score-reach": _row("self-adversarial, reach (5)", "self-adversarial", k=5, **_REACH),
     "hardest": _row("DNS (5)", "dynamic", k=5),
-    "hardest-reach": _row("DNS, reach (5)", "dynamic", k=5, **_REACH),
+    "gaussian": _row("Gaussian around the query (5)", "stand-in", k=5, centre="query"),
     "dmns-1": _row("DMNS (1)", "dmns", k=1),
     "dmns": _row("DMNS (5)", "dmns", k=5),
-    "dmns-reach": _row("DMNS, reach (5)", "dmns", k=5, **_REACH),
-    "density-reach": _row("DMNS, density, reach (5)", "dmns", k=5, rule=Density(), **_REACH),
 }
 """Rows by their command-line names; differences are to the first."""
 
@@ -170,8 +164,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "at most so many shared negatives for a positive. Test edges (at most 2000) ranked among "
         "all nodes, known edges left out; early stopping on validation MRR. Ratios to uniform "
         "negatives (geometric) are paired by seed, with a 95 % interval. Five negatives an edge "
-        "are half uniform; reach: half of a pool of 128 comes from regions of likely nodes. A "
-        "round is a pass, or a number of batches, and a refresh.",
+        "are half uniform. A round is a pass, or a number of batches, and a refresh.",
         "Recipe: " + ", ".join(f"{k} {v}" for k, v in asdict(recipe).items()),
     )
     store, out = command.store, command.out

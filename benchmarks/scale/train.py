@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from benchmarks.common.rows import Cell, make_sampler
 from benchmarks.common.run import Runner
+from benchmarks.common.samplers import OWN
 from benchmarks.common.training import converged
 from benchmarks.scale.problem import Problem, load_problem
 from dgl_dmns.core import KnownEdges
@@ -63,7 +64,7 @@ class _Run:
         )
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=recipe.learning_rate)
         self.g = g = dgl.graph((problem.src, problem.dst), num_nodes=problem.num_nodes)
-        self.sampler = make_sampler(cell.row, 1, g, self.embed, cell.seed)
+        self.sampler = make_sampler(cell.row, 1, g, self.embed, cell.seed, own=OWN)
         edges = as_edge_prediction_sampler(block_sampler(self.model), negative_sampler=self.sampler)
         ids = torch.arange(g.num_edges())
         self.loader = DataLoader(g, ids, edges, batch_size=recipe.batch_size, shuffle=True)

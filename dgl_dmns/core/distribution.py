@@ -132,10 +132,7 @@ class NodeDistribution:
             made = self._gaussians(rows)
             mine = LevelGaussians(made.mean[:, place], made.std[:, place])
             density = mine.log_prob(rows_of(snapshot.z_candidate, dst))
-        rate = None
-        if snapshot.regions is not None and self.settings.reach:
-            rate = snapshot.regions.log_rate(src, dst, self.settings.reached() / self.settings.pool)
-        return self._closed(src, snapshot.known.contains(src, dst), score, density, rate)
+        return self._closed(src, snapshot.known.contains(src, dst), score, density)
 
     def _gaussians(self, rows: Tensor) -> LevelGaussians:
         assert self.snapshot.model is not None
@@ -147,12 +144,11 @@ class NodeDistribution:
         known: Tensor,
         score: Tensor | None,
         density: Tensor | None,
-        rate: Tensor | None,
     ) -> Tensor:
         """Log ratios of the rule from scores [..] and log densities [L, ..] of some pairs.
 
         ``rows`` are their query ids, of a shape that broadcasts, ``known`` [..] says which are
-        known edges, and ``rate`` [..] are logs of how often they are proposed to pools.
+        known edges.
         """
         assert self.norms is not None
         norms = self.norms[rows].movedim(-1, 0)
@@ -163,24 +159,22 @@ class NodeDistribution:
             norm = norms[:levels]
             ratio = (density * self.settings.lam - norm).nan_to_num_(nan=-math.inf)
             mixture = _mixture_of_levels(
-                self._beside(ratio, rows, known, rate), norm, self.snapshot.model
+                self._beside(ratio, rows, known), norm, self.snapshot.model
             )
         parts = []
         for part, norm in zip(self.rule.parts(score, mixture), norms[levels:]):
             ratio = part.logits - norm
             if self.rule.uses_scores:  # else it is the levels' mixture, of a node in the pool
-                ratio = self._beside(ratio, rows, known, rate)
+                ratio = self._beside(ratio, rows, known)
             parts.append(part._replace(logits=ratio))
         return _mixture_of_parts(parts)
 
-    def _beside(self, ratio: Tensor, rows: Tensor, known: Tensor, rate: Tensor | None) -> Tensor:
+    def _beside(self, ratio: Tensor, rows: Tensor, known: Tensor) -> Tensor:
         """Log ratios over a pool, as of a node that stands in that pool."""
         nodes, size = self.snapshot.known.num_candidates, self.settings.pool
         ratio = ratio.clamp(max=_LARGEST)
         if size < nodes:
-            shift = 0.0 if rate is None else rate
-            others = math.log(max(1, size - 1)) + shift
-            beside: Tensor = math.log(size) + shift - softplus(others - ratio)
+            beside: Tensor = math.log(size) - softplus(math.log(max(1, size - 1)) - ratio)
             return beside
         # It does, unless it is known: then it is taken as beside it.
         count = self.snapshot.known.admissible_count(rows).clamp(min=1).to(ratio).log()

@@ -124,11 +124,7 @@ def fill_table(
     if nodes is not None:
         order = nodes[order]
     step = max(1, settings.draws_per_pool // k)
-    size = table.sizes(order)
-    if snapshot.regions is not None:  # those of a region share pools, where they are about as long
-        order = order[snapshot.regions.of_query.cpu()[order].argsort(stable=True)]
-        size = table.sizes(order).clamp(max=step).log2().floor()
-    order = order[size.argsort(descending=True, stable=True)]
+    order = order[table.sizes(order).argsort(descending=True, stable=True)]
     if searched is not None and queries:
         step = int(table.sizes(order[:1]))  # the groups of a query are searched one by one
     scored = max(1, queries // _SCORED)
@@ -315,11 +311,7 @@ def _blocks(
         while start < real:
             # As many are drawn for all of a block: its rows are about as long, or few.
             longest = int(sizes[start])
-            least = -(-longest // 2)
-            if snapshot.regions is not None:  # not in order
-                least = 1 << (longest.bit_length() - 1)
-                longest = 2 * least - 1
-            other = ((sizes[start:] > longest) | (sizes[start:] < least)).nonzero()
+            other = ((sizes[start:] > longest) | (2 * sizes[start:] < longest)).nonzero()
             alike = real - start
             if other.numel():  # whole pools, so that no longer row is among them
                 alike = max(int(other[0]) // shared, -(-_FEW // shared)) * shared

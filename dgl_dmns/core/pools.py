@@ -35,7 +35,6 @@ from torch.nn.functional import pad
 from dgl_dmns.checks import as_integer, as_number
 from dgl_dmns.core.choice import draw_distinct
 from dgl_dmns.core.diffusion import PoolDensities
-from dgl_dmns.core.proposals import Proposals, ProposedPools
 from dgl_dmns.core.rules import Rule
 from dgl_dmns.core.snapshot import Snapshot, rows_of
 from dgl_dmns.core.table import BYTES_PER_CANDIDATE, NO_LEVEL, Candidates
@@ -62,8 +61,6 @@ class PoolSettings:
         groups: groups that rows have on average, at most; defaults to as many as fit 90 bytes a
             query for each of the k negatives of an edge.
         draws_per_pool: candidates of a row that are drawn from one pool, one group at least.
-        reach: share of a pool that comes from regions of likely nodes, in [0, 1), see
-            `dgl_dmns.core.regions`.
 
     Raises:
         ValueError: for a value out of range.
@@ -76,7 +73,6 @@ class PoolSettings:
     lam: float = 1.0
     groups: int | None = None
     draws_per_pool: int = 1
-    reach: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("pool", "queries_per_pool", "groups", "draws_per_pool"):
@@ -84,8 +80,6 @@ class PoolSettings:
                 object.__setattr__(self, name, as_integer(name, getattr(self, name), 1))
         if not 0.0 <= as_number("uniform_share", self.uniform_share) <= 1.0:
             raise ValueError(f"uniform_share: expected a value in [0, 1], got {self.uniform_share}")
-        if not 0.0 <= as_number("reach", self.reach) < 1.0:
-            raise ValueError(f"reach: expected a share in [0, 1), got {self.reach}")
         if not as_number("lam", self.lam) > 0.0:
             raise ValueError(f"lam: expected a positive exponent, got {self.lam}")
 
@@ -98,10 +92,6 @@ class PoolSettings:
         if self.groups is not None:
             return self.groups
         return max(1, _BYTES * k // (BYTES_PER_CANDIDATE * self.hard(k)))
-
-    def reached(self) -> int:
-        """Members of a pool that come from cells."""
-        return min(self.pool - 1, round(self.reach * self.pool))
 
 
 class PoolDraw:
@@ -140,7 +130,12 @@ class PoolDraw:
             if not bool(stable.all()):
                 self.unstable = ~stable.view(-1, chunk, 1)
             self.densities = gaussians.over_pools(self.queries.shape[0], settings.lam)
-        self.proposals = Proposals(snapshot, settings.pool, settings.reached(), self.queries)
+        # Known edges of the queries, as (query, node); None of queries that know more nodes than
+        # a pool has members: these are looked up instead.
+        known = snapshot.known
+        pairs = int((known.indptr[rows + 1] - known.indptr[rows]).sum())
+        few = pairs <= 4 * rows.numel() * min(settings.pool, known.num_dst)
+        self.known_pairs = known.barred_of(rows) if few else None
         self.filtered = 0
         self.seen = 0
         self._norms: Tensor | None = None
@@ -157,17 +152,17 @@ class PoolDraw:
 
     def measure(self) -> None:
         """Weigh a pool for its norms alone."""
-        pool = self.proposals.draw(self.generator)
-        for _ in self._weighed(pool, self.proposals.barred(pool)):
+        pool = self._pools()
+        for _ in self._weighed(pool, self.barred(pool)):
             pass
 
     def draw(self, k: int, groups: int) -> Candidates:
         """Groups of k candidates [B, G, k] from a pool; -1 where that has none left."""
-        pool = self.proposals.draw(self.generator)
-        barred = self.proposals.barred(pool)
-        self.seen += self.queries.numel() * pool.ids.shape[1]
+        pool = self._pools()
+        barred = self.barred(pool)
+        self.seen += self.queries.numel() * pool.shape[1]
         self.filtered += barred.numel()
-        members = min(k, pool.ids.shape[1])
+        members = min(k, pool.shape[1])
         ids, levels = [], []
         for some, weighed in self._weighed(pool, barred):
             weight = weighed.weight
@@ -177,7 +172,7 @@ class PoolDraw:
             else:
                 place = draw_distinct(weight.flatten(0, 1), groups, members, self.generator)
             place = place.reshape(*weight.shape[:2], groups * members)
-            chosen = pool.ids[some].unsqueeze(1).expand_as(weight).gather(2, place)
+            chosen = pool[some].unsqueeze(1).expand_as(weight).gather(2, place)
             level = self._levels(weighed, place, some)
             if weighed.barred.numel():
                 none = torch.zeros_like(weight, dtype=torch.bool)
@@ -194,34 +189,50 @@ class PoolDraw:
             pad(torch.cat(levels).view(shape), (0, missing)),
         )
 
-    def _weighed(self, pool: ProposedPools, barred: Tensor) -> Iterator[tuple[slice, _Weighed]]:
+    def barred(self, pool: Tensor) -> Tensor:
+        """Which members of pools [C, M] are known edges: ascending places of C Q M cells, int64.
+
+        If they are few, the block's known edges are looked up in its sorted pools.
+        """
+        chunks, size = pool.shape
+        if self.known_pairs is None:
+            known = self.snapshot.known.contains(self.queries.unsqueeze(2), pool.unsqueeze(1))
+            return known.flatten().nonzero().squeeze(1)
+        nodes = self.snapshot.known.num_dst
+        base = torch.arange(chunks, device=pool.device).unsqueeze(1) * nodes
+        members, order = (pool + base).flatten().sort()
+        owner, node = self.known_pairs
+        wanted = torch.div(owner, self.queries.shape[1], rounding_mode="floor") * nodes + node
+        place = torch.searchsorted(members, wanted).clamp(max=members.numel() - 1)
+        hit = (members[place] == wanted).nonzero().squeeze(1)
+        cells: Tensor = (owner[hit] * size + order[place[hit]] % size).unique()
+        return cells
+
+    def _pools(self) -> Tensor:
+        """A pool for each chunk, [C, M], int64."""
+        return self.snapshot.pools(len(self.queries), self.settings.pool, self.generator)
+
+    def _weighed(self, pool: Tensor, barred: Tensor) -> Iterator[tuple[slice, _Weighed]]:
         """Some chunks after the other, with the weights of their pools' members."""
-        chunks, members = pool.ids.shape
+        chunks, members = pool.shape
         cells = self.queries.shape[1] * members  # of a chunk
         step = max(1, CELLS // cells)
-        if pool.log_rate is None:
-            lost = torch.div(barred, members, rounding_mode="floor").bincount(
-                minlength=self.queries.numel()
-            )
-            left = (members - lost).float()
-        else:  # as many as uniform pools would have on average
-            known = self.snapshot.known
-            left = known.admissible_count(self.queries.flatten()) * (members / known.num_candidates)
-        count = left.clamp_(min=1).float().view(*self.queries.shape, 1)
+        lost = torch.div(barred, members, rounding_mode="floor").bincount(
+            minlength=self.queries.numel()
+        )
+        count = (members - lost).float().clamp_(min=1).view(*self.queries.shape, 1)
         starts = torch.arange(0, chunks, step, device=barred.device) * cells
         ends = [*torch.searchsorted(barred, starts).tolist(), barred.numel()]
         norms: list[Tensor] = []
         for lo, begin, end in zip(range(0, chunks, step), ends, ends[1:]):
             some = slice(lo, lo + step)
-            weighed = self._weigh(pool.of(some), some, barred[begin:end] - lo * cells, count[some])
+            weighed = self._weigh(pool[some], some, barred[begin:end] - lo * cells, count[some])
             norms.append(weighed.norms.flatten(0, 1))
             yield some, weighed
         made = torch.cat(norms)
         self._norms = made.masked_fill_(made == -math.inf, math.inf)  # nobody was admissible
 
-    def _weigh(
-        self, pools: ProposedPools, chunks: slice, barred: Tensor, count: Tensor
-    ) -> _Weighed:
+    def _weigh(self, pool: Tensor, chunks: slice, barred: Tensor, count: Tensor) -> _Weighed:
         """The rule's weights over the pools of some chunks.
 
         ``barred`` are places among their cells, ``count`` [C, Q, 1] the other members of a query's
@@ -231,9 +242,8 @@ class PoolDraw:
         Raises:
             ValueError: for scores that are not finite.
         """
-        queries, pool = self.queries[chunks], pools.ids
+        queries = self.queries[chunks]
         shape = (*queries.shape, pool.shape[1])
-        less = None if pools.log_rate is None else pools.log_rate.unsqueeze(1)
         norms: list[Tensor] = []
         ratio = mixture = score = None
         if self.densities is not None:
@@ -247,11 +257,7 @@ class PoolDraw:
             base = torch.div(barred, cells, rounding_mode="floor") * cells
             levels = torch.arange(density.shape[1], device=pool.device).unsqueeze(1)
             at = barred + (density.shape[1] - 1) * base + levels * cells
-            if less is not None:
-                density -= less.unsqueeze(1)
             ratio, norm = _over_mean(density, at.flatten(), count.unsqueeze(1))
-            if less is not None:
-                ratio *= less.unsqueeze(1).exp()
             norm += self.densities.constant[chunks]
             if self.unstable is not None:
                 norm.masked_fill_(self.unstable[chunks].unsqueeze(1), math.inf)
@@ -268,8 +274,6 @@ class PoolDraw:
         levelled: list[Tensor] = []
         for part in self.rule.parts(score, None if mixture is None else mixture.log()):
             logits = part.logits.expand(shape).clone()  # which may be the rule's own
-            if less is not None and not self.rule.takes_largest:
-                logits -= less
             weight, norm = _over_mean(logits, barred, count)
             if not bool((norm < math.inf).all()):  # nor NaN
                 raise ValueError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Union
 
@@ -16,7 +16,6 @@ from dgl_dmns.core.fetched import FetchedRows
 from dgl_dmns.core.generator import DiffusionGenerator
 from dgl_dmns.core.known import KnownEdges
 from dgl_dmns.core.modes import in_float32, shielded
-from dgl_dmns.core.regions import Regions
 from dgl_dmns.messages import first_line
 
 __all__ = [
@@ -94,7 +93,6 @@ class Snapshot:
         known: known edges from sources to destinations.
         scorer: scores of broadcastable embeddings; None for the inner product.
         model: the diffusion model, None for rules that do without.
-        regions: from which pools get likely nodes; None for uniform pools.
     """
 
     h_query: Tensor
@@ -102,7 +100,6 @@ class Snapshot:
     known: KnownEdges
     scorer: Scorer | None = None
     model: DiffusionGenerator | None = None
-    regions: Regions | None = None
 
     @cached_property
     @shielded
@@ -143,19 +140,7 @@ class Snapshot:
             self.known.on(device),
             copy.deepcopy(scorer).to(device) if isinstance(scorer, nn.Module) else scorer,
             None if self.model is None else copy.deepcopy(self.model).moved(device),
-            None if self.regions is None else self.regions.on(device),
         )
-
-    def with_regions(self, generator: torch.Generator | None) -> Snapshot:
-        """The same with regions, where there are nodes enough for them."""
-        assert isinstance(self.h_candidate, Tensor)
-
-        def score(query: Tensor, candidate: Tensor) -> Tensor:
-            return self._scores(query.unsqueeze(0), candidate.unsqueeze(0)).squeeze(0)
-
-        allowed = self.known.candidates
-        made = Regions.of(self.h_query, self.h_candidate, score, generator, allowed)
-        return replace(self, regions=made)
 
     def pools(self, chunks: int, size: int, generator: torch.Generator | None) -> Tensor:
         """Uniform pools [C, min(M, N)] of distinct destinations, int64.

@@ -211,7 +211,7 @@ class AdversarialMethod(TableMethod):
     def snapshot(self, ends: Ends) -> Snapshot:
         # The generator's scores are inner products of its projections: the engine's default scorer.
         query, candidate = self._of(ends.h_query.shape[1]).project(ends.h_query)
-        return self.reaching(Snapshot(query, candidate, ends.known, None, None))
+        return Snapshot(query, candidate, ends.known, None, None)
 
     @torch.no_grad()
     def fill(self, ends: Ends, nodes: Tensor | None, on_rows: OnRows) -> TableReport:

@@ -128,11 +128,6 @@ class TableMethod(Method):
     seed: int  # of what is drawn to measure the distribution
 
     def __post_init__(self) -> None:
-        if self.settings.reach and self.rule.nearest_among(1) is not None:
-            raise ValueError(
-                f"reach: {type(self.rule).__name__} looks for the nearest nodes itself and has no "
-                "pools; leave one of the two out"
-            )
         self.norms: Tensor | None = None
         self.drawn_by = self.rule
         self._weights: dict[str, Tensor] | None = None  # of a module as scorer, from a state
@@ -140,15 +135,7 @@ class TableMethod(Method):
     def snapshot(self, ends: Ends) -> Snapshot:
         """What the rule chooses from."""
         model = self.model if self.rule.uses_generator else None
-        return self.reaching(
-            Snapshot(ends.h_query, ends.h_candidate, ends.known, ends.scorer, model)
-        )
-
-    def reaching(self, snapshot: Snapshot) -> Snapshot:
-        """The snapshot with regions for its pools, if they are to have nodes of these."""
-        if not self.settings.reach or self.settings.pool >= snapshot.known.num_candidates:
-            return snapshot
-        return snapshot.with_regions(torch.Generator().manual_seed(self.seed))
+        return Snapshot(ends.h_query, ends.h_candidate, ends.known, ends.scorer, model)
 
     def fill(  # noqa: D102
         self, ends: Ends, nodes: Tensor | None, on_rows: OnRows

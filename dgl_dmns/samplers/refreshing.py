@@ -202,7 +202,7 @@ class RefreshingSampler(Batches, Saved, NegativeSampler):
         """The sources that this process holds, of a distributed graph; None for all."""
         if not self.shares or self.rule.nearest_among(1) is not None:
             return None
-        return Share.of(g, etype, self.source == "uniform", self.settings.reach)
+        return Share.of(g, etype, self.source == "uniform")
 
     def _rows(
         self, g: Any, sources: Mapping[EdgeType, int], numbers: Mapping[EdgeType, int]

@@ -68,16 +68,12 @@ class Pools:
             for each time an edge of its source is asked for between two refreshes; longer rows are
             shortened evenly. Defaults to what fits in 90 bytes per node and negative.
         lam: exponent on the density of the diffusion model, positive.
-        reach: share of a pool that comes from regions of nodes which are likely to score high, in
-            [0, 1), so that negatives are as hard on large graphs as on small ones, see
-            `dgl_dmns.core.regions`.
     """
 
     pool: int | None = None
     uniform_share: float | None = None
     groups: int | None = None
     lam: float | None = None
-    reach: float | None = None
     candidates: Allowed | None = field(default=None, compare=False)
 
     def over(self, defaults: PoolSettings) -> PoolSettings:

@@ -47,12 +47,11 @@ class Share:
     counts: tuple[int, int]
 
     @classmethod
-    def of(cls, g: Any, etype: EdgeType, any_source: bool, reach: float = 0.0) -> Share | None:
+    def of(cls, g: Any, etype: EdgeType, any_source: bool) -> Share | None:
         """The share of this trainer; None for a graph that lies on one machine, which is held.
 
         Raises:
-            ValueError: for what no share can do: sources drawn among all nodes, and pools with
-                likely nodes.
+            ValueError: for sources drawn among all nodes, which no share has.
         """
         if not is_distributed(g, "DistGraph"):
             return None
@@ -64,11 +63,6 @@ class Share:
             raise ValueError(
                 "source: 'uniform' draws sources among all nodes, of which a trainer of a "
                 "distributed graph holds its share; take source='edge'"
-            )
-        if reach:
-            raise ValueError(
-                "reach: trainers of a distributed graph hold a sample of the nodes, which regions "
-                f"would have to hold all of; got {reach}, leave it out"
             )
         size, more = divmod(edges, parts)
         first = book.partid * size + min(book.partid, more)

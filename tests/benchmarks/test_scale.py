@@ -46,12 +46,12 @@ def test_features_are_smoothed_over_training_edges_alone() -> None:
 
 @pytest.mark.filterwarnings("ignore:Dataloader CPU affinity")
 def test_a_run_writes_its_table(tmp_path: Path) -> None:
-    words = "--datasets tiny --shares 0.5 0.1 --rows uniform hardest-reach --seeds 1"
+    words = "--datasets tiny --shares 0.5 0.1 --rows uniform gaussian --seeds 1"
     more = "--epochs 3 --jobs 0 --quiet --out"
     assert main([*words.split(), *more.split(), str(tmp_path)]) == 0
     text = (tmp_path / "results.md").read_text()
     assert "tiny, pool 50.0% of the nodes" in text
-    assert "| DNS, reach (5) | 1 | 12 |" in text
+    assert "| Gaussian around the query (5) | 1 | 12 |" in text
     cells = [json.loads(path.read_text())["result"] for path in tmp_path.glob("cells/*.json")]
     for false in [cell["false share"] for cell in cells if cell["refresh share"]]:
         assert 0 < false < 0.5  # the hardest are often held-out

@@ -32,7 +32,6 @@ from dgl_dmns.core import (
 )
 from dgl_dmns.core.fill import queries_at_a_time
 from dgl_dmns.core.pools import PoolDraw
-from dgl_dmns.core.proposals import ProposedPools
 
 assert_frequencies = partial(assert_counts, least=1e-4)
 
@@ -126,9 +125,7 @@ def test_pools_bar_exactly_the_known_edges(exclude_self: bool) -> None:
     pool = torch.stack([torch.randperm(nodes, generator=rng(7 + c))[:16] for c in range(5)])
     expected = known.contains(draw.queries.unsqueeze(2), pool.unsqueeze(1))
     assert expected.any()
-    assert torch.equal(
-        draw.proposals.barred(ProposedPools(pool)), expected.flatten().nonzero().squeeze(1)
-    )
+    assert torch.equal(draw.barred(pool), expected.flatten().nonzero().squeeze(1))
 
 
 # The working set.
