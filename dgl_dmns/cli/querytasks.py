@@ -11,7 +11,7 @@ from torch import Tensor
 from dgl_dmns.cli.kinds import LAYERED
 from dgl_dmns.cli.records import Records
 from dgl_dmns.cli.tables import arrays_of
-from dgl_dmns.cli.tasks import Settings, Task, chance_mrr
+from dgl_dmns.cli.tasks import Settings, Task, Tested, chance_mrr, ranks_by_name
 from dgl_dmns.core import KnownEdges, fit_seed
 from dgl_dmns.data import QueryGraph, shop_graph
 from dgl_dmns.evaluate import filtered_ranking, ranking_metrics, recommendation_metrics
@@ -71,6 +71,11 @@ class QueryTask(Task):
     def forward(self, input_nodes: Any, blocks: Any) -> Any:  # noqa: D102
         return self.model(blocks, input_nodes)
 
+    def _ranks(self, h: Any, pairs: Tensor, known: KnownEdges) -> Tensor:
+        """Ranks of pairs among the items that are not known."""
+        batch = 256 if self.scorer is None else 32  # a scorer forms [batch, N, D]
+        return filtered_ranking(h["query"], h["item"], pairs, known, self.scorer, batch)
+
     def _some(self, count: int) -> Tensor:
         """At most so many places that validation looks at, the same in each epoch."""
         generator = torch.Generator().manual_seed(fit_seed(self.settings.seed))
@@ -115,13 +120,17 @@ class ShopTask(QueryTask):
     def validate(self, h: Any) -> float:  # noqa: D102
         return self._metrics(h, self.validation, "val")["NDCG@20"]
 
-    def test(self, h: Any) -> tuple[dict[str, float], str]:  # noqa: D102
+    def test(self, h: Any) -> Tested:  # noqa: D102
         pairs, items = self.pairs["test"], self.records.count("item")
-        return self._metrics(h, pairs, "test"), (
+        measured = (
             f"NDCG@20 and Recall@20: the {pairs.shape[1]} test items of {len(pairs[0].unique())} "
             f"users, ranked among all {items} items for each, those of training and validation "
             "left out."
         )
+        ranks = self._ranks(h, pairs, self._known(self._everything()))
+        ids = [(self.records.ids[what], end) for what, end in zip(("user", "item"), pairs)]
+        named = ranks_by_name(self.records.columns, ids, ranks)
+        return Tested(self._metrics(h, pairs, "test"), measured, named)
 
     def arrays(self, h: Any) -> dict[str, Any]:  # noqa: D102
         ids = {"query": self.records.ids["user"], "item": self.records.ids["item"]}
@@ -139,6 +148,7 @@ class KnowledgeTask(QueryTask):
 
     def __init__(self, records: Records, settings: Settings) -> None:
         triples, _ = records.split(settings.seed)
+        self.triples = triples["test"]
         entities, relations = records.count("entity"), records.count("relation")
         head, relation, tail = records.everything()
         self.queries = QueryGraph.from_triples(head, relation, tail, entities, relations)
@@ -153,23 +163,25 @@ class KnowledgeTask(QueryTask):
         some = self._some(count)
         self.validation = pairs["val"][:, torch.cat([some, some + count])]
 
-    def _metrics(self, h: Any, pairs: Tensor, part: str) -> dict[str, float]:
-        known, score = self.known[part], self.scorer
-        batch = 256 if score is None else 32  # a scorer forms [batch, N, D]
-        ranks = filtered_ranking(h["query"], h["item"], pairs, known, score, batch)
-        found = ranking_metrics(ranks, hits=(1, 3, 10))
-        return {name: found[name] for name in ("MRR", "Hits@1", "Hits@3", "Hits@10")}
-
     def validate(self, h: Any) -> float:  # noqa: D102
-        return self._metrics(h, self.validation, "val")["MRR"]
+        return ranking_metrics(self._ranks(h, self.validation, self.known["val"]))["MRR"]
 
-    def test(self, h: Any) -> tuple[dict[str, float], str]:  # noqa: D102
+    def test(self, h: Any) -> Tested:  # noqa: D102
         pairs, entities = self.pairs["test"], self.records.count("entity")
-        return self._metrics(h, pairs, "test"), (
+        ranks = self._ranks(h, pairs, self.known["test"])
+        found = ranking_metrics(ranks, hits=(1, 3, 10))
+        metrics = {name: found[name] for name in ("MRR", "Hits@1", "Hits@3", "Hits@10")}
+        measured = (
             f"MRR and Hits: the tail and the head of {pairs.shape[1] // 2} test triples, each "
             f"ranked among all {entities} entities, other known triples left out (filtered); a "
             f"random order would have an MRR of {chance_mrr(entities):.2g}."
         )
+        asked = torch.arange(2).repeat_interleave(pairs.shape[1] // 2)
+        kinds = (self.records.ids[what] for what in ("entity", "relation", "entity"))
+        ids = [(own, end.repeat(2)) for own, end in zip(kinds, self.triples)]
+        ids.append((np.array(["tail", "head"], dtype=object), asked))
+        named = ranks_by_name((*self.records.columns, "asked for"), ids, ranks)
+        return Tested(metrics, measured, named)
 
     def arrays(self, h: Any) -> dict[str, Any]:  # noqa: D102
         ids = {"item": self.records.ids["entity"], "relation": self.records.ids["relation"]}

@@ -6,24 +6,25 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
 from dgl_dmns._compat import require_dgl
 from dgl_dmns.cli.edges import NamedGraph
-from dgl_dmns.cli.tables import arrays_of
+from dgl_dmns.cli.tables import Array, arrays_of
 from dgl_dmns.core import fit_seed
 from dgl_dmns.data import split_pairs
 from dgl_dmns.evaluate import candidate_ranking, full_ranking, ranking_metrics
 from dgl_dmns.models import GraphSAGE, block_sampler
 from dgl_dmns.seeds import seed_all
 
-__all__ = ["GraphTask", "Settings", "Task", "chance_mrr"]
+__all__ = ["GraphTask", "Settings", "Task", "Tested", "chance_mrr", "ranks_by_name"]
 
 _dgl: Any = require_dgl()
 _MOST_PAIRS = 2000  # validation and test pairs that are ranked among all nodes
@@ -52,6 +53,20 @@ class Settings:
     discount: float = 0.0
     seed: int = 0
     options: dict[str, Any] = field(default_factory=dict)
+
+
+class Tested(NamedTuple):
+    """What a test came to.
+
+    Attributes:
+        metrics: by name.
+        measured: how, in words.
+        ranks: the test edges, or some of many, of `ranks_by_name`.
+    """
+
+    metrics: dict[str, float]
+    measured: str
+    ranks: pd.DataFrame
 
 
 class Task(ABC):
@@ -86,8 +101,8 @@ class Task(ABC):
         """The watched metric on the validation edges."""
 
     @abstractmethod
-    def test(self, h: Any) -> tuple[dict[str, float], str]:
-        """Metrics of the test edges, and how they were measured in words."""
+    def test(self, h: Any) -> Tested:
+        """Metrics and ranks of the test edges."""
 
     @abstractmethod
     def arrays(self, h: Any) -> dict[str, Any]:
@@ -131,16 +146,16 @@ class GraphTask(Task):
     def forward(self, input_nodes: Any, blocks: Any) -> Any:  # noqa: D102
         return self.model(blocks, blocks[0].srcdata["feat"])
 
-    def _rank(self, h: Tensor, pairs: Tensor) -> dict[str, float]:
-        ranks = full_ranking(h, pairs[:, :_MOST_PAIRS], self.known)
-        return ranking_metrics(ranks, hits=(10, 50))
+    def _ranks(self, h: Tensor, pairs: Tensor) -> Tensor:
+        return full_ranking(h, pairs[:, :_MOST_PAIRS], self.known)
 
     def validate(self, h: Any) -> float:  # noqa: D102
-        return self._rank(h, self.split.val)["MRR"]
+        return ranking_metrics(self._ranks(h, self.split.val))["MRR"]
 
-    def test(self, h: Any) -> tuple[dict[str, float], str]:  # noqa: D102
+    def test(self, h: Any) -> Tested:  # noqa: D102
         nodes, pairs = self.data.num_nodes, self.split.test
-        full, count = self._rank(h, pairs), pairs.shape[1]
+        ranks, count = self._ranks(h, pairs), pairs.shape[1]
+        full = ranking_metrics(ranks, hits=(10, 50))
         generator = torch.Generator().manual_seed(fit_seed(self.settings.seed))
         nine = torch.randint(0, nodes, (count, 9), generator=generator)
         candidates = torch.cat([pairs[1].unsqueeze(1), nine], dim=1)
@@ -148,11 +163,13 @@ class GraphTask(Task):
         metrics = {name: full[name] for name in ("MRR", "Hits@10", "Hits@50")}
         metrics["MAP@9"] = among["MRR"]
         which = f"the {count}" if count <= _MOST_PAIRS else f"{_MOST_PAIRS} of the {count}"
-        return metrics, (
+        measured = (
             f"MRR and Hits: the destination of {which} test edges ranked among all {nodes} nodes, "
             f"known edges left out; a random order would have an MRR of {chance_mrr(nodes):.2g}. "
             "MAP@9: ranked among nine uniform nodes; a random order would have 0.29."
         )
+        ids = [(self.graph.ids, end) for end in pairs[:, : len(ranks)]]
+        return Tested(metrics, measured, ranks_by_name(self.graph.columns, ids, ranks))
 
     def arrays(self, h: Any) -> dict[str, Any]:  # noqa: D102
         indptr, indices = self.known
@@ -165,6 +182,21 @@ class GraphTask(Task):
             "known_indptr": indptr.numpy(),
             "known_indices": indices.numpy(),
         }
+
+
+def ranks_by_name(
+    columns: Sequence[str], ids: Sequence[tuple[Array, Tensor]], ranks: Tensor
+) -> pd.DataFrame:
+    """Edges by the names of their nodes, with their ranks in the last column, the best first.
+
+    Args:
+        columns: what the ends are called.
+        ids: for each of them the ids of its nodes, and the nodes, int64 [P].
+        ranks: float64 [P].
+    """
+    order = ranks.argsort(stable=True)
+    ends = [pd.Series(own[nodes[order].numpy()], dtype=object) for own, nodes in ids]
+    return pd.concat([*ends, pd.Series(ranks[order].numpy())], axis=1, keys=[*columns, "rank"])
 
 
 def chance_mrr(candidates: int) -> float:

@@ -33,6 +33,7 @@ __all__ = ["read_data", "run_bench", "run_train"]
 _LEAST_PAIRS = 20  # the fewest with a validation edge, at 5 %
 _WRITTEN = (
     *("checkpoint.npz", "baseline.npz", "embeddings.npz", "metrics.json", "metrics.csv"),
+    "ranks.csv",
     *("negatives.csv", "scores.npz", "query.npz", "run.json", "bench.csv", "bench.json"),
     "report.html",
 )
@@ -62,13 +63,14 @@ def run_train(arguments: argparse.Namespace, command: str) -> int:
     for (one, file), state in zip(runs, states):
         done.append(train(data, one, checkpoint=file, identity=identity, state=state, quiet=quiet))
         _write_results(out, done)  # of the first as soon as it is there
-    rows = [{"sampler": one.sampler, **o.metrics} for (one, _), o in zip(runs, done)]
+    tests = [run.tested for run in done]
+    rows = [{"sampler": one.sampler, **test.metrics} for (one, _), test in zip(runs, tests)]
     say(pd.DataFrame(rows).to_string(index=False, float_format=lambda v: f"{v:.3f}"))
-    first, baseline = done[0], done[1].metrics if len(done) > 1 else None
+    baseline = tests[1].metrics if len(tests) > 1 else None
     if baseline is not None:
-        say(verdict(first.metrics, baseline))
-    _write_report(out, data, settings, first, baseline, command)
-    say(f"{first.measured} {first.epoch} epochs. Written to {out}:")
+        say(verdict(tests[0].metrics, baseline))
+    _write_report(out, data, settings, done[0], baseline, command)
+    say(f"{tests[0].measured} {done[0].epoch} epochs. Written to {out}:")
     say(", ".join(sorted(file.name for file in out.iterdir())))
     return 0
 
@@ -88,13 +90,13 @@ def run_bench(arguments: argparse.Namespace, command: str) -> int:
         for name in samplers:
             run = train(data, replace(settings[name], seed=seed), quiet=arguments.quiet)
             ran = {"sampler": name, "seed": seed, "epochs": run.epoch}
-            rows.append({**ran, **run.metrics})
+            rows.append({**ran, **run.tested.metrics})
             pd.DataFrame(rows).to_csv(out / "bench.csv", index=False)
-            _write_json(out / "bench.json", {**facts, "measured": run.measured})
+            _write_json(out / "bench.json", {**facts, "measured": run.tested.measured})
     say(means(pd.DataFrame(rows)).to_string(index=False))
     say(
         f"Mean (and standard error) of {arguments.seeds} seed(s), {settings[samplers[0]].k} "
-        f"negatives an edge each, {arguments.loss} loss. {run.measured} Every run: "
+        f"negatives an edge each, {arguments.loss} loss. {run.tested.measured} Every run: "
         f"{out / 'bench.csv'}"
     )
     say(f"Written to {write_report(out)}")
@@ -173,13 +175,15 @@ def _write_json(file: Path, record: dict[str, Any]) -> None:
 
 
 def _write_results(out: Path, done: list[Run]) -> None:
-    """Embeddings and metrics: what a run must not end without."""
+    """Embeddings, metrics and ranks: what a run must not end without."""
     first, *baseline = done
     with whole_file(out / "embeddings.npz") as file:
         write_arrays(file, first.task.arrays(first.h))
-    metrics: dict[str, Any] = {**first.metrics}
+    with whole_file(out / "ranks.csv") as file:
+        first.tested.ranks.to_csv(file, index=False)
+    metrics: dict[str, Any] = {**first.tested.metrics}
     if baseline:
-        metrics["uniform"] = baseline[0].metrics
+        metrics["uniform"] = baseline[0].tested.metrics
     _write_json(out / "metrics.json", metrics)
 
 
@@ -199,12 +203,13 @@ def _write_report(
             run.monitor,
             title=f"{data.name}: link prediction with {settings.sampler} negatives",
             embeddings=run.h,
+            etype=next(iter(run.task.own.get("etypes", ())), None),
             command=command,
             data=data.facts(),
             settings={**asdict(settings), "epochs run": run.epoch},
-            result=run.metrics,
+            result=run.tested.metrics,
             baseline=baseline,
-            measured=run.measured,
+            measured=run.tested.measured,
             history=run.history,
         )
         if util.find_spec("matplotlib") is None:

@@ -23,7 +23,7 @@ from dgl_dmns.cli.edges import NamedGraph
 from dgl_dmns.cli.options import naming_options, sampler_of_options
 from dgl_dmns.cli.querytasks import KnowledgeTask, ShopTask
 from dgl_dmns.cli.records import Records
-from dgl_dmns.cli.tasks import GraphTask, Settings, Task
+from dgl_dmns.cli.tasks import GraphTask, Settings, Task, Tested
 from dgl_dmns.core import fit_seed
 from dgl_dmns.diagnostics import Monitor
 from dgl_dmns.files import read_state, write_state
@@ -45,8 +45,8 @@ def _task(data: NamedGraph | Records, settings: Settings) -> Task:
 class Run:
     """Model, optimizer, sampler and loader of a run; what a checkpoint holds, and what it came to.
 
-    ``h`` are embeddings of the best epoch, ``metrics`` those of the test edges (``measured`` says
-    how), once it has finished. ``monitor`` is None for a sampler that follows no encoder, and
+    ``h`` are embeddings of the best epoch, and ``tested`` is what the test edges came to, once it
+    has finished. ``monitor`` is None for a sampler that follows no encoder, and
     ``history`` has loss, the watched metric and seconds of each epoch.
     """
 
@@ -73,8 +73,7 @@ class Run:
         self.best = {"value": -1.0, "epoch": 0}
         self.best_state = copy.deepcopy(task.model.state_dict())
         self.h: Any = None
-        self.metrics: dict[str, float] = {}
-        self.measured = ""
+        self.tested: Tested
 
     def start(self) -> None:
         """The first table; a refresh after each epoch follows."""
@@ -143,7 +142,7 @@ class Run:
         """Test the weights of the best epoch."""
         self.task.model.load_state_dict(self.best_state)
         self.h = self.embed()
-        self.metrics, self.measured = self.task.test(self.h)
+        self.tested = self.task.test(self.h)
 
     def finished(self) -> bool:
         """Whether the epochs or the patience are used up."""

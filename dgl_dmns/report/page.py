@@ -28,6 +28,7 @@ from dgl_dmns.report.run import (
 
 __all__ = ["write_report"]
 
+_CASES = 10  # best and worst test edges that are shown
 _STYLE = """
 :root { --line: #dcdfe4; --quiet: #5b6470; --good: #00795a; --bad: #a3301f; }
 * { box-sizing: border-box; }
@@ -142,6 +143,7 @@ def _page_of_run(run: Run) -> str:
         f'<p class="quiet">{escape(run.sampler)}</p>',
         _figures(run.result, run.measured),
         _comparison(run),
+        "" if run.ranks is None else _cases(run.ranks),
         _signs(run),
         *_sections([picture for picture in pictures if picture.section != PAPER]),
         "" if run.negatives is None else _last_record(run.negatives),
@@ -214,6 +216,18 @@ def _comparison(run: Run) -> str:
         f'<h2>Beside uniform negatives</h2>\n<p class="{style}">'
         f"{escape(verdict(run.result, run.baseline))}</p>\n"
         f"{_words(comparison(run.result, run.baseline))}"
+    )
+
+
+def _cases(ranks: pd.DataFrame) -> str:
+    """The test edges with the best and the worst ranks, of a frame in this order."""
+    shown = ranks.assign(**{ranks.columns[-1]: ranks.iloc[:, -1].map(lambda rank: f"{rank:g}")})
+    best = f"<h3>Best</h3>\n{_words(shown.head(_CASES))}"
+    worst = f"<h3>Worst</h3>\n{_words(shown.iloc[::-1].head(_CASES))}"
+    return (
+        f"<h2>Test edges by rank</h2>\n<p>The rank of the true answer among all candidates: 1 is "
+        f"the best, and .5 stands for a tie. All {len(ranks)} are in <code>ranks.csv</code>.</p>\n"
+        f'<div class="pictures"><section>{best}</section><section>{worst}</section></div>'
     )
 
 

@@ -138,11 +138,13 @@ def _drawings(run: Run) -> Iterator[Picture]:
             suffix = f", {etype}" if len(etypes) > 1 else ""
             yield from _records(run.negatives, etype, f"Negatives by refresh{suffix}")
     if run.seen is not None:
+        etype = run.seen.etype
+        of = "" if etype[1] == "_E" else f" Of the edge type {':'.join(etype)}."
         yield _drawn(
             _END,
             "Scores",
             "Negatives teach where they overlap with the positives; those among the random nodes "
-            "are told apart already.",
+            f"are told apart already.{of}",
             partial(plot_scores, run.seen),
         )
     if run.query is not None:

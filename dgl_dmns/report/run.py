@@ -1,10 +1,10 @@
 """The folder of a run: what a training leaves behind for its report, and the words on its result.
 
 ``run.json`` says what was run, with what, and what came out; ``negatives.csv`` holds the records of
-the monitor, ``metrics.csv`` the values of each epoch; ``scores.npz`` and ``query.npz`` are the last
-look at the negatives. All but ``run.json`` may be missing: the report leaves out what they show,
-and says why where that is known. A run beside its uniform baseline has a `verdict`; several
-samplers at the same seeds have their `means`.
+the monitor, ``metrics.csv`` the values of each epoch, ``ranks.csv`` the rank of each test edge;
+``scores.npz`` and ``query.npz`` are the last look at the negatives. All but ``run.json`` may be
+missing: the report leaves out what they show, and says why where that is known. A run beside its
+uniform baseline has a `verdict`; several samplers at the same seeds have their `means`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from torch import Tensor
 
 from dgl_dmns._compat import versions
 from dgl_dmns.core import look_at
+from dgl_dmns.core.look import EdgeName
 from dgl_dmns.diagnostics import Monitor, Observation, QueryView
 from dgl_dmns.diagnostics.observation import observe_look, view_look
 from dgl_dmns.evaluate import mean_and_stderr
@@ -61,6 +62,7 @@ class Run:
         left_out: why a last look is missing, by the name of its file.
         negatives: records of the monitor, or None.
         metrics: values of each epoch, or None.
+        ranks: names and ranks of test edges, the best first, or None.
         seen: the last look at the scores, or None.
         query: the last look at one query, or None.
     """
@@ -79,6 +81,7 @@ class Run:
     left_out: dict[str, str] = field(default_factory=dict)
     negatives: pd.DataFrame | None = None
     metrics: pd.DataFrame | None = None
+    ranks: pd.DataFrame | None = None
     seen: Observation | None = None
     query: QueryView | None = None
 
@@ -104,6 +107,7 @@ class Run:
                 **record,
                 negatives=_read(folder / "negatives.csv", _read_records),
                 metrics=_read(folder / "metrics.csv", pd.read_csv),
+                ranks=_read(folder / "ranks.csv", _read_ranks),
                 seen=_read(folder / "scores.npz", Observation.load),
                 query=_read(folder / "query.npz", QueryView.load),
             )
@@ -127,6 +131,7 @@ def save_run(
     result: dict[str, float] | None = None,
     baseline: dict[str, float] | None = None,
     measured: str = "",
+    etype: EdgeName | None = None,
     history: Sequence[Mapping[str, float]] | None = None,
 ) -> Path:
     """Write the folder of a run, for `write_report`.
@@ -144,6 +149,7 @@ def save_run(
         result: test metrics by name.
         baseline: those of the same training with uniform negatives, to compare with.
         measured: how they were measured, in words.
+        etype: edge type of the last looks; defaults to the sampler's first.
         history: values of each epoch by name; defaults to what the monitor's `log` was given. The
             page calls ``loss`` the training loss and ``mrr`` the validation MRR.
 
@@ -172,24 +178,24 @@ def save_run(
         "measured": measured,
         "versions": versions(),
         "signs": [] if monitor is None else [vars(sign) for sign in monitor.found],
-        "left_out": _save_looks(folder, sampler, embeddings),
+        "left_out": _save_looks(folder, sampler, embeddings, etype),
     }
     with whole_file(folder / "run.json") as file:
         file.write(json.dumps(_plain(record), indent=1).encode())
     return folder
 
 
-def _save_looks(folder: Path, sampler: Any, embeddings: Any) -> dict[str, str]:
+def _save_looks(
+    folder: Path, sampler: Any, embeddings: Any, etype: EdgeName | None
+) -> dict[str, str]:
     """Write the last looks at the negatives; why one is missing, by the name of its file.
 
     A training that has ended is not lost because they cannot be had.
     """
-    types = len(getattr(sampler, "known_by_type", {}))
-    if types > 1:
-        why = f"a look is at one edge type, and this sampler holds {types}; pass etype= to "
-        return {"scores.npz": f"{why}observe", "query.npz": f"{why}view_query"}
     try:
-        look = look_at(sampler, None, embeddings)
+        if etype is None:
+            etype = next(iter(getattr(sampler, "known_by_type", ())), None)
+        look = look_at(sampler, etype, embeddings)
         looks: dict[str, Observation | QueryView] = {
             "scores.npz": observe_look(look, _QUERIES, seed=0)
         }
@@ -248,6 +254,14 @@ def _read_records(file: Path) -> pd.DataFrame | None:
     ):
         raise ValueError("expected columns refresh (numbers), etype and level")
     return frame if len(frame) else None
+
+
+def _read_ranks(file: Path) -> pd.DataFrame:
+    """Names as they are written, and ranks."""
+    frame = pd.read_csv(file, dtype=str, keep_default_na=False)
+    if frame.shape[1] < 2 or frame.columns[-1].partition(".")[0] != "rank":
+        raise ValueError("expected columns of names, and rank")
+    return frame.assign(**{frame.columns[-1]: pd.to_numeric(frame.iloc[:, -1])})
 
 
 def _read(file: Path, read: Any) -> Any:

@@ -69,7 +69,8 @@ def embeddings(folder):
 
 def test_what_a_run_leaves_behind(run):
     kinds = "baseline.npz checkpoint.npz embeddings.npz query.npz scores.npz metrics.json run.json"
-    assert set(contents(run)) == {*kinds.split(), "metrics.csv", "negatives.csv", "report.html"}
+    tables = {"metrics.csv", "negatives.csv", "ranks.csv"}
+    assert set(contents(run)) == {*kinds.split(), *tables, "report.html"}
     archive = embeddings(run)
     assert archive["id"].tolist()[:2] == ["n00", "n01"]
     assert archive["embedding"].shape == (90, 16)
@@ -98,8 +99,15 @@ def test_a_sampler_without_an_encoder_leaves_its_epochs_behind_too(train):
 
 def test_the_metrics_are_those_of_the_embeddings(run, edges):
     data, h = read_edges(edges).data, torch.from_numpy(embeddings(run)["embedding"])
-    found = ranking_metrics(full_ranking(h, split_pairs(data).test, data.csr()))["MRR"]
+    pairs = split_pairs(data).test
+    ranks = full_ranking(h, pairs, data.csr())
+    found = ranking_metrics(ranks)["MRR"]
     assert record(run, "metrics.json")["MRR"] == pytest.approx(found)
+    kept = pd.read_csv(run / "ranks.csv")
+    ids = embeddings(run)["id"]
+    named = [(ids[u], ids[v], rank) for (u, v), rank in zip(pairs.t(), ranks.tolist())]
+    assert kept.columns.tolist() == ["src", "dst", "rank"]
+    assert [*kept.itertuples(index=False, name=None)] == sorted(named, key=lambda one: one[2])
 
 
 def test_a_run_that_was_interrupted_goes_on_as_if_it_had_not_been(run, edges, error, tmp_path):

@@ -98,6 +98,12 @@ def test_the_metrics_of_a_shop_are_those_of_its_embeddings(run, folder):
     found = recommendation_metrics(*h, split["test"], (indptr, seen[1]))
     kept = json.loads((run["bipartite"] / "metrics.json").read_text())
     assert kept["NDCG@20"] == pytest.approx(found["NDCG@20"])
+    indptr, indices = tensors(run["bipartite"], "known_indptr", "known_indices")
+    ranks = filtered_ranking(*h, split["test"], (indptr, indices))
+    named = zip(*(records.ids[what][end] for what, end in zip(("user", "item"), split["test"])))
+    expected = dict(zip(named, ranks.tolist()))
+    table = pd.read_csv(run["bipartite"] / "ranks.csv")
+    assert {(user, item): rank for user, item, rank in table.itertuples(index=False)} == expected
 
 
 def test_the_metrics_of_facts_are_filtered_and_of_both_sides(run, folder):
@@ -112,10 +118,22 @@ def test_the_metrics_of_facts_are_filtered_and_of_both_sides(run, folder):
     asked = list(zip(heads.tolist(), relations.tolist(), tails.tolist()))
     asked += [(t, r + 3, h) for h, r, t in asked]
     pairs = torch.tensor([(place[e, r], u) for e, r, u in asked]).t()
-    found = ranking_metrics(filtered_ranking(query_h, item_h, pairs, known), hits=(1, 3, 10))
+    found_ranks = filtered_ranking(query_h, item_h, pairs, known)
+    found = ranking_metrics(found_ranks, hits=(1, 3, 10))
     kept = json.loads((run["knowledge"] / "metrics.json").read_text())
     assert kept["MRR"] == pytest.approx(found["MRR"])
     assert kept["Hits@3"] == pytest.approx(found["Hits@3"])
+    table = pd.read_csv(run["knowledge"] / "ranks.csv")
+    assert table.columns.tolist() == ["head", "relation", "tail", "asked for", "rank"]
+    assert (1 / table["rank"]).mean() == pytest.approx(found["MRR"])
+    ids = [records.ids[what] for what in ("entity", "relation", "entity")]
+    expected = {}
+    for side, answered in zip(("tail", "head"), found_ranks.chunk(2)):
+        for at, rank in enumerate(answered.tolist()):
+            ends = (own[row[at]] for own, row in zip(ids, (heads, relations, tails)))
+            expected[(*ends, side)] = rank
+    kept = {(*row[:3], row[3]): row[4] for row in table.itertuples(index=False, name=None)}
+    assert kept == expected
 
 
 @pytest.mark.parametrize("kind", DATA)

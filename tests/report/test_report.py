@@ -189,7 +189,7 @@ def test_small_runs_have_all_pictures(sampler, tmp_path, width, refreshes, optio
 
 
 @pytest.mark.usefixtures("sketched")
-def test_several_edge_types_have_their_records_and_say_what_is_missing(tmp_path):
+def test_several_edge_types_have_their_records_and_a_look_at_one(tmp_path):
     users, items = torch.arange(40) % 10, torch.arange(40) % 7
     edges = {("user", name, "item"): (users, items) for name in ("buys", "views")}
     h = {"user": torch.randn(10, 4), "item": torch.randn(7, 4)}
@@ -200,7 +200,25 @@ def test_several_edge_types_have_their_records_and_say_what_is_missing(tmp_path)
     assert images_of(page).count("Percentile") == 2
     said = "".join(page.text)
     assert "by refresh, user:buys:item" in said
-    assert said.count("this sampler holds 2") == 2
+    assert "Of the edge type user:buys:item." in said
+    save_run(tmp_path, both, title="two", etype="views")
+    page = Page(write_report(tmp_path).read_text())
+    assert "Of the edge type user:views:item." in "".join(page.text)
+
+
+def test_the_ten_best_and_worst_test_edges_are_shown_by_name(sampler, tmp_path):
+    save_run(tmp_path, sampler, title="ranked")
+    rows = [f"<b>n{at}</b>,m{at},{at + 0.5}" for at in range(30)]
+    (tmp_path / "ranks.csv").write_text("\n".join(["src,dst,rank", *rows]))
+    page = write_report(tmp_path).read_text()
+    best, worst = page.partition("<h3>Best</h3>")[2].split("<h3>Worst</h3>")
+    assert re.findall("<td>m(\\d+)</td>", best) == [str(at) for at in range(10)]
+    assert re.findall("<td>m(\\d+)</td>", worst) == [str(at) for at in range(29, 19, -1)]
+    assert "<b>n" not in page
+    assert "All 30 are in" in page
+    (tmp_path / "ranks.csv").write_text("src,dst\n1,2\n")
+    with pytest.raises(ValueError, match="ranks.csv: expected columns of names, and rank"):
+        write_report(tmp_path)
 
 
 @pytest.mark.usefixtures("sketched")
