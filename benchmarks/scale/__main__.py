@@ -117,22 +117,27 @@ def _draw(plt: Any, done: Done) -> Any:
 def draw_gains(plt: Any, runs: pd.DataFrame) -> Any:
     """How many times the MRR of uniform negatives the others have, by how many a batch shares.
 
-    A line of ``runs`` is one of ``results.csv``; equal cells of several tables are averaged. A part
-    of the figure is a graph.
+    A line of ``runs`` is one of ``results.csv``, of a row that is run today; equal cells of several
+    tables are averaged. A part of the figure is a graph.
     """
     base = ROWS["uniform"].title
     graph = runs["dataset"].str.extract(r"(?P<graph>.+), pool [\d.]+%")["graph"]
-    mrr = runs.assign(graph=graph).pivot_table("test MRR", ["graph", "pool", "seed"], "row")
+    runs = runs.assign(graph=graph)[runs["row"].isin([row.title for row in ROWS.values()])]
+    mrr = runs.pivot_table("test MRR", ["graph", "pool", "seed"], "row")
     if base not in mrr:
         return plt.figure()
     ratio = mrr.div(mrr.pop(base), axis=0).apply(np.log)
     graphs = sorted(ratio.index.unique("graph"), key=lambda name: (len(name), name))
-    size = {"figsize": (3.6 * len(graphs) + 2.6, 4), "squeeze": False}
+    across = min(2, len(graphs))
+    down = -(-len(graphs) // across)
+    size = {"figsize": (3.6 * across, 3 * down + 0.8), "squeeze": False}
     figure, axes = plt.subplots(
-        1, len(graphs), layout="constrained", sharex=True, sharey=True, **size
+        down, across, layout="constrained", sharex=True, sharey=True, **size
     )
+    for ax in axes.flat[len(graphs) :]:
+        ax.remove()
     lines: dict[Any, Any] = {}  # by row, for one legend
-    for ax, graph in zip(axes[0], graphs):
+    for ax, graph in zip(axes.flat, graphs):
         for color, (row, of_row) in enumerate(ratio.loc[graph].items()):
             by_pool = of_row.dropna().groupby("pool")
             mean, error = by_pool.mean(), by_pool.sem()
@@ -140,11 +145,14 @@ def draw_gains(plt: Any, runs: pd.DataFrame) -> Any:
                 bar = {"marker": "o", "color": f"C{color}"}
                 lines[row] = ax.errorbar(mean.index, np.exp(mean), np.exp(mean) * error, **bar)
         ax.axhline(1, color="black", linewidth=0.8)
-        ax.set(xscale="log", xlabel="shared uniform negatives", title=graph)
+        ax.set(xscale="log", title=graph)
         ax.grid(alpha=0.3)
-    axes[0, 0].set_ylabel(f"MRR, times that of {base}")
+    for ax in axes[-1]:
+        ax.set_xlabel("shared uniform negatives")
+    figure.supylabel(f"MRR, times that of {base}", fontsize="medium")
     if lines:
-        figure.legend(lines.values(), lines.keys(), loc="outside right upper", fontsize="small")
+        at = "outside lower center"
+        figure.legend(lines.values(), lines.keys(), loc=at, ncols=2, fontsize="small")
     return figure
 
 
