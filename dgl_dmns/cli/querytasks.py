@@ -22,7 +22,7 @@ from dgl_dmns.seeds import seed_all
 __all__ = ["KnowledgeTask", "QueryTask", "ShopTask"]
 
 _TO = ("query", "to", "item")
-_MOST_QUERIES = 2000  # users or triples that validation looks at
+_MOST_QUERIES = 2000  # users or triples of validation, test items that are ranked one by one
 
 
 class QueryTask(Task):
@@ -77,7 +77,7 @@ class QueryTask(Task):
         return filtered_ranking(h["query"], h["item"], pairs, known, self.scorer, batch)
 
     def _some(self, count: int) -> Tensor:
-        """At most so many places that validation looks at, the same in each epoch."""
+        """At most so many random places, the same in each epoch."""
         generator = torch.Generator().manual_seed(fit_seed(self.settings.seed))
         return torch.randperm(count, generator=generator)[:_MOST_QUERIES]
 
@@ -127,8 +127,9 @@ class ShopTask(QueryTask):
             f"users, ranked among all {items} items for each, those of training and validation "
             "left out."
         )
-        ranks = self._ranks(h, pairs, self._known(self._everything()))
-        ids = [(self.records.ids[what], end) for what, end in zip(("user", "item"), pairs)]
+        some = pairs[:, self._some(pairs.shape[1]).sort().values]
+        ranks = self._ranks(h, some, self._known(self._everything()))
+        ids = [(self.records.ids[what], end) for what, end in zip(("user", "item"), some)]
         named = ranks_by_name(self.records.columns, ids, ranks)
         return Tested(self._metrics(h, pairs, "test"), measured, named)
 
