@@ -4,7 +4,7 @@ With P ranks of ``torch.distributed``, each draws and embeds candidates of its o
 that are random, drawn with the ratio ``rbar_r`` to uniform draws. A positive of any rank is
 compared with all of them, by the mean of the ranks' own estimates,
 
-    ``Z = 1 / P sum over r of N / S_r sum over u in P_r of e^s(v, u) / rbar_r(u)``,
+    Z = 1 / P sum over r of N / S_r sum over u in P_r of e^s(v, u) / rbar_r(u),
 
 known edges of v left out, over those P ranks that have any. It is as unbiased as they are: each has
 the mean ``sum of e^s(v, u)`` over the nodes that its queries could draw. With more than a few

@@ -1,8 +1,8 @@
 """The samplers as stages of a GraphBolt pipeline.
 
-    ``datapipe = gb.ItemSampler(item_set, batch_size=1024, shuffle=True)``
-    ``datapipe = datapipe.sample_dmns_negative(sampler)``  in place of ``sample_uniform_negative``
-    ``datapipe = datapipe.sample_neighbor(graph, fanouts)``
+    datapipe = gb.ItemSampler(item_set, batch_size=1024, shuffle=True)
+    datapipe = datapipe.sample_dmns_negative(sampler)  # in place of sample_uniform_negative
+    datapipe = datapipe.sample_neighbor(graph, fanouts)
 
 Only importing this module imports GraphBolt and registers the two stages' functional names.
 

@@ -48,7 +48,7 @@ def layerwise_inference(
 ) -> Any:
     """Embeddings of all nodes, layer by layer.
 
-    As the encoder of a sampler, for a two-layer model::
+    As the encoder of a sampler, for a two-layer model:
 
         def embed():
             first = lambda block, h: model.conv1(block, h).relu()

@@ -6,7 +6,7 @@ the positives of query ``v``; ``q(u|v)`` that of its negatives over N nodes; and
 
 Negatives from ``q`` move the optimum. For free logits it lies at
 
-    ``s = log p - log q + const(v)``
+    s = log p - log q + const(v)
 
 under `bce_loss` (where the constant is ``-log K``, or 0 with ``balanced=True``), `softmax_loss` and
 `bpr_loss`: the logits fall by ``w`` just where candidates are likely, and a ranking by logits

@@ -8,7 +8,7 @@ The embeddings of all candidates are there, so every query can be scored against
 the pool P. By multiple importance sampling (the balance heuristic) with what the batch draws
 together, ``r_j(u) = N q_j(u)`` being the ratio of the j-th draw to uniform draws,
 
-    ``N / S sum over u in P of e^s(v_b, u) / rbar(u)``, ``rbar(u) = 1 / S sum_j r_j(u)``,
+    N / S sum over u in P of e^s(v_b, u) / rbar(u), rbar(u) = 1 / S sum_j r_j(u),
 
 is an unbiased estimate of the sum of ``e^s(v_b, u)`` over all nodes u, known edges left out: for
 every query at once, with one correction for each candidate.
@@ -16,13 +16,13 @@ every query at once, with one correction for each candidate.
 The chosen candidates C_b of a positive were fixed before the shared ones were drawn, so they can be
 summed as they are, and the others be estimated:
 
-    ``Z_b = sum over u in C_b of e^s(v_b, u) + N / S sum over u in P, not in C_b of ... ``,
+    Z_b = sum over u in C_b of e^s(v_b, u) + N / S sum over u in P, not in C_b of ... ,
 
 which has the same mean however they were chosen. No distribution of theirs is needed, and none of
 them counts more than once: where they hold what is large in the sum, its variance falls. The loss
 is the mean of
 
-    ``-s(v_b, u_b) + log(e^s(v_b, u_b) + Z_b)``,
+    -s(v_b, u_b) + log(e^s(v_b, u_b) + Z_b),
 
 that of the full softmax, whose negatives are all nodes but known ones.
 
@@ -86,7 +86,7 @@ def shared_softmax_loss(
     """Softmax cross-entropy of each positive against candidates that the batch shares.
 
     For the samplers of this package, ``negatives.loss(h, pos_graph, neg_graph)`` does all of it.
-    With DGL's own ``Uniform(k)``::
+    With DGL's own ``Uniform(k)``:
 
         known = KnownEdges(*g.edges(), g.num_nodes())  # of dgl_dmns.core, once
         h = model(blocks, blocks[0].srcdata["feat"])

@@ -3,7 +3,7 @@ r"""The proposal of a Markov chain over nodes: half uniform, half from a depth-f
 Source: Yang et al., "Understanding Negative Sampling in Graph Representation Learning" (MCNS),
 KDD 2020. A chain in state ``x`` proposes ``y`` from
 
-    ``q(y|x) = 1/2 * 1/N + 1/2 * w_x(y)``,
+    q(y|x) = 1/2 * 1/N + 1/2 * w_x(y),
 
 where ``w_x`` weighs the list of nodes that a depth-first walk from ``x`` meets first, ``x`` and its
 neighbours left out. A node with an empty list proposes uniformly, ``q(y|x) = 1/N``. The acceptance

@@ -2,14 +2,14 @@ r"""The conditional diffusion process: noising, loss, one reverse step, chain, c
 
 With an affine predictor ``eps = A_t x + B_t`` a reverse step is affine with Gaussian noise,
 
-    ``x_{t-1} = a_t x_t + b_t + sigma_t z``,
-    ``a_t = (1 - c_t A_t) / sqrt(alpha_t)``,  ``b_t = -c_t B_t / sqrt(alpha_t)``,
-    ``c_t = beta_t / sqrt(1 - abar_t)``,
+    x_{t-1} = a_t x_t + b_t + sigma_t z,
+    a_t = (1 - c_t A_t) / sqrt(alpha_t),  b_t = -c_t B_t / sqrt(alpha_t),
+    c_t = beta_t / sqrt(1 - abar_t),
 
 so from ``x_T ~ N(0, I)`` every state is exactly a diagonal Gaussian ``N(m_t, diag(s_t^2))`` with
 
-    ``m_{t-1} = a_t m_t + b_t``,  ``s_{t-1}^2 = a_t^2 s_t^2 + sigma_t^2``,
-    ``m_T = 0``,  ``s_T = 1``.
+    m_{t-1} = a_t m_t + b_t,  s_{t-1}^2 = a_t^2 s_t^2 + sigma_t^2,
+    m_T = 0,  s_T = 1.
 
 One pass of T cheap steps per query thus replaces all sampling chains (DMNS, algorithm 1, lines 6 to
 9, draws one chain per negative). `sample_chain` stays for predictors that are not affine, and as
@@ -18,7 +18,7 @@ the reference for the closed form.
 The negatives of query ``v`` at level ``t`` follow ``N(m_t(v), s_t(v)^2)``. Their density at real
 nodes needs no loop over pairs, but two matrix products:
 
-    ``-1/2 sum_d (u_d - m_d)^2 / s_d^2 = u . (m / s^2) - 1/2 u^2 . (1 / s^2) + const(v)``.
+    -1/2 sum_d (u_d - m_d)^2 / s_d^2 = u . (m / s^2) - 1/2 u^2 . (1 / s^2) + const(v).
 """
 
 from __future__ import annotations

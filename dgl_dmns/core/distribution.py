@@ -3,7 +3,7 @@ r"""The distribution that negatives are drawn from, as an object: it samples, an
 A share ``pi`` of the negatives of a query ``v`` is drawn uniformly, the others by a rule, so that
 the ratio of a node ``u`` to the uniform distribution over the N nodes is
 
-    ``r(u|v) = pi + (1 - pi) sum_c a_c g_c(u|v) / G_c(v)``,
+    r(u|v) = pi + (1 - pi) sum_c a_c g_c(u|v) / G_c(v),
 
 with the rule's parts, and the norms that were measured while the table was filled
 (`dgl_dmns.core.pools`): no pool is drawn for a pair. It is never below ``pi``. A pool of M nodes

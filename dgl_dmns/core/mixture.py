@@ -4,13 +4,13 @@ Symbols: B queries ``v_j``; weights ``a(u) >= 0`` of the N destination nodes tha
 all (the others count as known to everyone); ``A_j``, their sum over the nodes that are admissible
 for ``v_j``, neither known nor itself. Query ``v_j`` draws with
 
-    ``q(u|v_j) = a(u) / A_j`` where u is admissible, 0 where it is not;
+    q(u|v_j) = a(u) / A_j where u is admissible, 0 where it is not;
 
 uniformly among its admissible nodes where ``A_j = 0``; and where it has none, itself (any node, if
 sources and destinations differ in type). What all queries draw together has the mixture's ratio
 to uniform draws,
 
-    ``rbar(u) = N / B sum_j q(u|v_j) = N / B a(u) (sum over j that do not know u of 1 / A_j)``.
+    rbar(u) = N / B sum_j q(u|v_j) = N / B a(u) (sum over j that do not know u of 1 / A_j).
 
 Queries come from edges, so those that know a popular node are many: `mixture_log_ratio` counts the
 batch's own, exactly. Known edges are looked up for the nodes in question only.

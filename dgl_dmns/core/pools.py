@@ -4,12 +4,12 @@ A chunk of ``queries_per_pool`` queries shares a pool of M uniform candidates, s
 of a level are two matrix products and all scores a third. The generator's log ratio, with shares
 ``p_l`` of the levels, is
 
-    ``w(u|v) = log(sum_l p_l d_l(u|v) / D_l(v))``,
-    ``d_l(u|v) = N(z_u; m_l(v), s_l(v)^2)^lambda``, ``D_l(v)`` the mean of ``d_l`` over the pool,
+    w(u|v) = log(sum_l p_l d_l(u|v) / D_l(v)),
+    d_l(u|v) = N(z_u; m_l(v), s_l(v)^2)^lambda, D_l(v) the mean of d_l over the pool,
 
 and a rule's parts, with weights ``g_c`` and shares ``a_c``, are mixed as
 
-    ``sum_c a_c g_c(u|v) / G_c(v)``, ``G_c(v)`` the mean of ``g_c`` over the pool.
+    sum_c a_c g_c(u|v) / G_c(v), G_c(v) the mean of g_c over the pool.
 
 The k candidates of a group are drawn without replacement in proportion to that. The **norms**, logs
 of ``D_l`` and ``G_c``, are kept for each query: with them, the log ratio of any pair follows in

@@ -6,7 +6,7 @@ say how hard a softmax of them is. Known edges tell: with the scores of a query 
 the mean over admissible nodes. The factor sought is the least from 1 on with which known edges, had
 they stood in a pool, would be drawn ``ratio`` times as often on (geometric) average:
 
-    ``f(b) = E_edges [ b s(v, u+) - log mean_u e^(b s(v, u)) ] = log ratio``.
+    f(b) = E_edges [ b s(v, u+) - log mean_u e^(b s(v, u)) ] = log ratio.
 
 ``f`` is concave, and 0 at ``b = 0``. If it never gets there, scores cannot tell edges, and the
 factor is bounded by the spread alone, ``b <= 4 / (standard deviation of the scores of a query)``.

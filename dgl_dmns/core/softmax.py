@@ -5,8 +5,8 @@ weights ``w_c``; ``d_jc``, corrections of few pairs (-inf: left out); B positive
 ``j(b)``; ``o_b``, the log of what else stands in the denominator of a positive, itself at least.
 Computed is what the pool adds,
 
-    ``sum over b of log(e^{o_b} + Z_{j(b)}) - o_b``,
-    ``Z_j = sum over c of e^{s(q_j, p_c) + w_c + d_jc}``,
+    sum over b of log(e^{o_b} + Z_{j(b)}) - o_b,
+    Z_j = sum over c of e^{s(q_j, p_c) + w_c + d_jc},
 
 and its terms. A query with many positives is scored once. The queries are taken in chunks. For the
 inner product the gradients are sums of the same exponentials, so they are made in the forward pass,

@@ -74,7 +74,7 @@ class Monitor:
         ValueError: if ``every`` is below 1.
         ImportError: if TensorBoard is asked for and not installed.
 
-    Example:
+    Examples:
         >>> import dgl, torch
         >>> from dgl_dmns import DMNSSampler
         >>> g = dgl.rand_graph(50, 200)

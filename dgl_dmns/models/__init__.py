@@ -1,7 +1,7 @@
 r"""Small models of users and items, of knowledge graphs, and of graphs of one type.
 
 All but the homogeneous `GraphSAGE` embed the two node types of `dgl_dmns.data.queries`, and are
-called alike, in the training loop and by samplers::
+called alike, in the training loop and by samplers:
 
     h = model(blocks, input_nodes)  # of a batch, as a loader returns both
     h = model(g, {"query": query_ids, "item": item_ids})  # of the whole graph, all ids in order

@@ -3,12 +3,12 @@ r"""`AdversarialSampler`: a generator trained against the encoder by REINFORCE.
 Source: Cai and Wang, "KBGAN: Adversarial Learning for Knowledge Graph Embeddings", NAACL 2018. A
 generator picks negatives out of a set of M uniform candidates by its own softmax,
 
-    ``p_G(u|v) = exp(g(v, u)) / sum_u' exp(g(v, u'))``,
+    p_G(u|v) = exp(g(v, u)) / sum_u' exp(g(v, u')),
 
 and is rewarded where the discriminator, here the encoder with its scorer ``s``, takes them for
 positives. Choosing is discrete, so the gradient is estimated (REINFORCE, with a baseline b):
 
-    ``grad E[r] = E[(r - b) grad log p_G(u|v)]``, ``r = log sigmoid(s(v, u))``.
+    grad E[r] = E[(r - b) grad log p_G(u|v)], r = log sigmoid(s(v, u)).
 
 Where this differs from the paper: the generator reads the encoder's embeddings (detached,
 standardised per column) through two linear maps, instead of being a second, pretrained embedding

@@ -281,7 +281,7 @@ class NegativeSampler(_Base):  # type: ignore[misc]
     ) -> Any:
         """Softmax cross-entropy of each positive against all negatives of the batch.
 
-        In place of scores and a loss of your own::
+        In place of scores and a loss of your own:
 
             h = model(blocks, blocks[0].srcdata["feat"])
             loss = negatives.loss(h, pos_graph, neg_graph)

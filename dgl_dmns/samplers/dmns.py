@@ -70,7 +70,7 @@ class DMNSSampler(RefreshingSampler):
         ValueError, TypeError, MemoryError: as for `RefreshingSampler`; also TypeError for a
             predictor without a closed form where the rule needs densities.
 
-    Example:
+    Examples:
         >>> import dgl, torch
         >>> g = dgl.graph(([0, 1, 2, 3, 4, 5], [1, 2, 3, 4, 5, 0]))
         >>> sampler = DMNSSampler(g, lambda: torch.eye(6), k=2)

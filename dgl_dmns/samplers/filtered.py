@@ -148,7 +148,7 @@ class UniformSampler(FilteredSampler):
         candidates: ids of the destinations that may be drawn.
         device: where calls with edge ids on that device draw, as `Resources` has it.
 
-    Example:
+    Examples:
         >>> import dgl, torch
         >>> g = dgl.graph(([0, 1, 2], [1, 2, 0]))
         >>> UniformSampler(g, k=2)(g, torch.tensor([0, 1]))

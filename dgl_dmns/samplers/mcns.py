@@ -5,7 +5,7 @@ KDD 2020. Negatives should follow the positives' distribution sub-linearly: ``p_
 proportional to ``p_d(u|v)^alpha``, ``0 < alpha < 1``. The encoder's own scores stand for ``p_d``
 (self-contrast):
 
-    ``pi_v(y) = sigmoid(max(h_v . h_y, 0)^alpha)``, ``alpha = 0.25``.
+    pi_v(y) = sigmoid(max(h_v . h_y, 0)^alpha), alpha = 0.25.
 
 A chain in state ``x`` proposes ``y``, half uniformly and half from a depth-first walk
 (`dgl_dmns.core.depth_first`), and accepts with ``min(1, pi_v(y) q(x|y) / (pi_v(x) q(y|x)))``.

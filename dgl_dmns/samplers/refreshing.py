@@ -314,7 +314,7 @@ class RefreshingSampler(Batches, Saved, NegativeSampler):
 
         After the first call, refreshes read the last embedding seen of every node and do not call
         the encoder. Nodes not seen keep that of the last refresh. It takes ``4 * D + 4`` bytes a
-        node. In a loop of DGL's blocks::
+        node. In a loop of DGL's blocks:
 
             h = model(blocks, x)
             sampler.observe(blocks[-1].dstdata[dgl.NID], h)
