@@ -292,7 +292,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
-    least_of = {"partitions": 1, "trainers": 1, "samplers": 0, "epochs": 1, "k": 1}
+    least_of = {"partitions": 1, "trainers": 1, "samplers": 0, "nodes": 50, "epochs": 1, "k": 1}
     for name, least in least_of.items():
         if getattr(args, name) < least:
             parser.error(f"--{name}: expected at least {least}")

@@ -204,7 +204,7 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
         "share by which an edge pulls less that the model ranks no better than chance, under "
         f"--loss shared and softmax; default: {in_words('discount')}"
     )
-    add("--discount", type=_share, help=text)
+    add("--discount", type=_discount, help=text)
     add("--threads", type=_whole(1, 1024), default=1, help="of torch; default: 1")
     add("--quiet", action="store_true", help="no progress bar")
 
@@ -246,6 +246,7 @@ def _number(fits: Callable[[float], bool], expected: str) -> Callable[[str], flo
 
 _rate = _number(lambda value: 0.0 < value < math.inf, "above 0")
 _weight = _number(lambda value: 0.0 <= value < math.inf, "from 0 on")
+_discount = _number(lambda value: 0.0 <= value <= 1.0, "from 0 to 1")
 _share = _number(lambda value: 0.0 <= value < 1.0, "from 0 to below 1")
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from dgl_dmns.checks import as_integer, as_number
 from dgl_dmns.core import EdgeName, Embeddings, Look, fit_seed, in_float32, look_at, shielded
-from dgl_dmns.files import whole_file
+from dgl_dmns.files import check_parquet, whole_file
 
 if TYPE_CHECKING:
     from dgl_dmns.samplers.base import NegativeSampler
@@ -91,7 +91,7 @@ def export_negatives(
             f"path: expected a name that ends in .csv or .parquet, got {target.name!r}"
         )
     if target.suffix == ".parquet":
-        _check_parquet(target)
+        check_parquet(target, "take a name that ends in .csv")
     bounds = {"max_score": max_score, "margin": margin}
     given = {name: as_number(name, bound) for name, bound in bounds.items() if bound is not None}
     for name, bound in given.items():
@@ -229,13 +229,3 @@ def _write_parquet(file: BinaryIO, frames: Iterator[pd.DataFrame]) -> int:
             writer.write_table(pa.Table.from_pandas(frame, schema, preserve_index=False))
             rows += len(frame)
     return rows
-
-
-def _check_parquet(path: Path) -> None:
-    try:
-        import pyarrow  # noqa: F401
-    except ImportError as error:
-        raise ImportError(
-            f"path: writing {path.name} needs pyarrow (python -m pip install pyarrow); or write to "
-            "a name that ends in .csv"
-        ) from error
