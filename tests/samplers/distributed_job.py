@@ -96,14 +96,47 @@ def run(job: str, folder: Path, *, machines: int, trainers: int, samplers: int) 
     return [torch.load(folder / f"{rank}.pt") for rank in range(machines * trainers)]
 
 
-def on_machine(command: list[str]) -> None:
-    """Start the server and the trainers of this machine."""
+class Copy:
+    """A copy of this process, as far as `wait` asks a `subprocess.Popen`."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.status: int | None = None
+
+    def poll(self) -> int | None:
+        if self.status is None:
+            ended, status = os.waitpid(self.pid, os.WNOHANG)
+            self.status = os.waitstatus_to_exitcode(status) if ended else None
+        return self.status
+
+    def kill(self) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, signal.SIGKILL)
+
+    def wait(self) -> None:
+        while self.poll() is None:
+            time.sleep(0.01)
+
+
+def on_machine() -> bool:
+    """Start the server and the trainers of this machine; True in each of them.
+
+    They are copies of this process, which spares them the import of DGL.
+    """
     machine, trainers = os.environ["JOB_MACHINE"], int(os.environ["JOB_TRAINERS"])
     roles = [{"DGL_ROLE": "server", "DGL_SERVER_ID": machine}]
     roles += [
         {"DGL_ROLE": "client", "RANK": str(int(machine) * trainers + i)} for i in range(trainers)
     ]
-    wait([subprocess.Popen(command, env={**os.environ, **role}) for role in roles])
+    copies = []
+    for role in roles:
+        pid = os.fork()
+        if not pid:
+            os.environ.update(role)
+            return True
+        copies.append(Copy(pid))
+    wait(copies)
+    return False
 
 
 def wait(processes: list[Any], seconds: float = 200) -> None:
@@ -525,9 +558,7 @@ def market() -> dict[str, Any]:
 
 def main() -> None:
     job, folder = sys.argv[1:]
-    role = os.environ.get("DGL_ROLE")
-    if role is None:
-        on_machine([sys.executable, *sys.argv])
+    if "DGL_ROLE" not in os.environ and not on_machine():  # DGL's sampler processes have a role
         return
     dgl.distributed.initialize(os.environ["DGL_IP_CONFIG"])  # a server serves here, and exits
     rank, ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])

@@ -7,6 +7,7 @@ the same embeddings, so these tests compare the ranks bit by bit.
 from __future__ import annotations
 
 import gc
+import multiprocessing
 from pathlib import Path
 from typing import Any
 
@@ -73,8 +74,9 @@ def start(rank: int, ranks: int, folder: Path, work: Any) -> None:
 
 
 def on_ranks(work: Any, ranks: int, folder: Path) -> list[dict[str, Any]]:
-    """What each rank returned."""
-    mp.spawn(start, args=(ranks, folder, work), nprocs=ranks)
+    """What each rank returned, from a process of its own that did not have to import DGL."""
+    multiprocessing.set_forkserver_preload(["dgl", "dgl.distributed"])
+    mp.start_processes(start, (ranks, folder, work), ranks, start_method="forkserver")
     return [torch.load(folder / f"{rank}.pt") for rank in range(ranks)]
 
 
