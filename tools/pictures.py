@@ -82,8 +82,15 @@ def report(file: Path, work: Path, quick: bool) -> None:
 
 
 def scale(file: Path, work: Path, quick: bool) -> None:
-    """How many times the MRR of uniform negatives hard ones have, by the shared pool's size."""
-    figure = draw_gains(plt, pd.read_csv(ROOT / "benchmarks" / "scale" / "results.csv"))
+    """How many times the MRR of uniform negatives hard ones have, by the shared pool's size.
+
+    Of the tables with the default patience.
+    """
+    runs, tables = (
+        pd.read_csv(ROOT / "benchmarks/scale" / name) for name in ("results.csv", "tables.csv")
+    )
+    cut_short = tables["command"].str.contains("--patience")  # see NOTES.md
+    figure = draw_gains(plt, runs[runs["table"].isin(tables["table"][~cut_short])])
     figure.savefig(file, dpi=100)
     plt.close(figure)
 

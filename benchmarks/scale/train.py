@@ -37,8 +37,8 @@ class Recipe:
     width: int = 64  # of the embeddings
     batch_size: int = 2048  # positives in a batch
     learning_rate: float = 3e-3  # of Adam
-    epochs: int = 200  # at most this many
-    patience: int = 10  # epochs without a better validation MRR
+    epochs: int = 400  # at most this many
+    patience: int = 40  # epochs without a better validation MRR
     steps: int = 500  # batches between looks at the validation edges, and refreshes, at most
 
     def pool(self, nodes: int) -> int:
