@@ -127,7 +127,6 @@ def draw_gains(plt: Any, runs: pd.DataFrame) -> Any:
     if base not in mrr:
         return plt.figure()
     ratio = mrr.div(mrr.pop(base), axis=0).apply(np.log)
-    pools = sorted(ratio.index.unique("pool"))
     graphs = sorted(ratio.index.unique("graph"), key=lambda name: (len(name), name))
     across = min(2, len(graphs))
     down = -(-len(graphs) // across)
@@ -147,7 +146,8 @@ def draw_gains(plt: Any, runs: pd.DataFrame) -> Any:
                 lines[row] = ax.errorbar(mean.index, np.exp(mean), np.exp(mean) * error, **bar)
         ax.axhline(1, color="black", linewidth=0.8)
         ax.set(xscale="log", title=graph)
-        ax.set_xticks(pools, [f"{pool:g}" for pool in pools])
+        ax.xaxis.set_major_locator(plt.LogLocator(subs=(1, 2, 5)))
+        ax.xaxis.set_major_formatter("{x:g}")
         ax.minorticks_off()
         ax.grid(alpha=0.3)
     for ax in axes[-1]:

@@ -32,7 +32,8 @@ class QueryTask(Task):
         records: the rows.
         settings: what decides the run.
         pairs: (query, item) by part, int64 [2, P] each.
-        known: (query, item) that a ranking of ``val`` and of ``test`` leaves out, likewise.
+        known: (query, item) that the metrics of a part leave out, likewise.
+        everything: all that are known, held-out ones included.
         g: the graph of the training pairs.
         queries: of a knowledge graph.
     """
@@ -43,6 +44,7 @@ class QueryTask(Task):
         settings: Settings,
         pairs: dict[str, Tensor],
         known: dict[str, Tensor],
+        everything: Tensor,
         g: Any,
         queries: QueryGraph | None = None,
     ) -> None:
@@ -59,6 +61,7 @@ class QueryTask(Task):
         self.num_edges = g.num_edges("to")
         self.held_out = {_TO: pairs["val"]}
         self.known = {part: self._known(left_out) for part, left_out in known.items()}
+        self.everything = self._known(everything)
 
     def _known(self, pairs: Tensor) -> KnownEdges:
         counts = (self.g.num_nodes(ntype) for ntype in SIDES)
@@ -82,7 +85,7 @@ class QueryTask(Task):
         return torch.randperm(count, generator=generator)[:_MOST_QUERIES]
 
     def arrays(self, h: Any) -> dict[str, Any]:  # noqa: D102
-        known = self._known(self._everything())
+        known = self.everything
         return {
             "kind": np.array(self.records.kind),
             "model": np.array(self.settings.model),
@@ -92,10 +95,6 @@ class QueryTask(Task):
             "known_indptr": known.indptr.numpy(),
             "known_indices": known.indices.numpy(),
         }
-
-    def _everything(self) -> Tensor:
-        """All pairs that are known, held-out ones included."""
-        raise NotImplementedError
 
 
 class ShopTask(QueryTask):
@@ -108,7 +107,8 @@ class ShopTask(QueryTask):
         users, items = records.count("user"), records.count("item")
         user, item = pairs["train"]
         known = {"val": pairs["train"], "test": torch.cat([pairs["train"], pairs["val"]], dim=1)}
-        super().__init__(records, settings, pairs, known, shop_graph(user, item, users, items))
+        g, everything = shop_graph(user, item, users, items), records.everything()
+        super().__init__(records, settings, pairs, known, everything, g)
         some = pairs["val"][0].unique()
         self.validation = pairs["val"][:, torch.isin(pairs["val"][0], some[self._some(len(some))])]
 
@@ -128,7 +128,7 @@ class ShopTask(QueryTask):
             "left out."
         )
         some = pairs[:, self._some(pairs.shape[1]).sort().values]
-        ranks = self._ranks(h, some, self._known(self._everything()))
+        ranks = self._ranks(h, some, self.everything)
         ids = [(self.records.ids[what], end) for what, end in zip(("user", "item"), some)]
         named = ranks_by_name(self.records.columns, ids, ranks)
         return Tested(self._metrics(h, pairs, "test"), measured, named)
@@ -138,9 +138,6 @@ class ShopTask(QueryTask):
         named = [arrays_of(own, f"{ntype}_id") for ntype, own in ids.items()]
         return {**named[0], **named[1], **super().arrays(h)}
 
-    def _everything(self) -> Tensor:
-        return self.records.everything()
-
 
 class KnowledgeTask(QueryTask):
     """Triples: filtered MRR and Hits of both their ends, each asked by the other."""
@@ -149,17 +146,15 @@ class KnowledgeTask(QueryTask):
 
     def __init__(self, records: Records, settings: Settings) -> None:
         triples, _ = records.split(settings.seed)
-        self.triples = triples["test"]
+        self.test_triples = triples["test"]
         entities, relations = records.count("entity"), records.count("relation")
         head, relation, tail = records.everything()
         self.queries = QueryGraph.from_triples(head, relation, tail, entities, relations)
         pairs = {part: self.queries.pairs(*rows) for part, rows in triples.items()}
         g = self.queries.graph(pairs["train"])
-        known = {
-            "val": torch.cat([pairs["train"], pairs["val"]], dim=1),
-            "test": self.queries.pairs(head, relation, tail),
-        }
-        super().__init__(records, settings, pairs, known, g, self.queries)
+        known = {"val": torch.cat([pairs["train"], pairs["val"]], dim=1)}
+        everything = self.queries.pairs(head, relation, tail)
+        super().__init__(records, settings, pairs, known, everything, g, self.queries)
         count = triples["val"].shape[1]
         some = self._some(count)
         self.validation = pairs["val"][:, torch.cat([some, some + count])]
@@ -169,7 +164,7 @@ class KnowledgeTask(QueryTask):
 
     def test(self, h: Any) -> Tested:  # noqa: D102
         pairs, entities = self.pairs["test"], self.records.count("entity")
-        ranks = self._ranks(h, pairs, self.known["test"])
+        ranks = self._ranks(h, pairs, self.everything)
         found = ranking_metrics(ranks, hits=(1, 3, 10))
         metrics = {name: found[name] for name in ("MRR", "Hits@1", "Hits@3", "Hits@10")}
         measured = (
@@ -179,7 +174,7 @@ class KnowledgeTask(QueryTask):
         )
         asked = torch.arange(2).repeat_interleave(pairs.shape[1] // 2)
         kinds = (self.records.ids[what] for what in ("entity", "relation", "entity"))
-        ids = [(own, end.repeat(2)) for own, end in zip(kinds, self.triples)]
+        ids = [(own, end.repeat(2)) for own, end in zip(kinds, self.test_triples)]
         ids.append((np.array(["tail", "head"], dtype=object), asked))
         named = ranks_by_name((*self.records.columns, "asked for"), ids, ranks)
         return Tested(metrics, measured, named)
@@ -195,6 +190,3 @@ class KnowledgeTask(QueryTask):
             "relation_embedding": self.model.relation.weight.detach().numpy(),
             **super().arrays(h),
         }
-
-    def _everything(self) -> Tensor:
-        return self.queries.pairs(*self.records.everything())

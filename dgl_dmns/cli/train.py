@@ -33,9 +33,8 @@ __all__ = ["read_data", "run_bench", "run_train"]
 _LEAST_PAIRS = 20  # the fewest with a validation edge, at 5 %
 _WRITTEN = (
     *("checkpoint.npz", "baseline.npz", "embeddings.npz", "metrics.json", "metrics.csv"),
-    "ranks.csv",
     *("negatives.csv", "scores.npz", "query.npz", "run.json", "bench.csv", "bench.json"),
-    "report.html",
+    *("ranks.csv", "report.html"),
 )
 
 
@@ -175,12 +174,10 @@ def _write_json(file: Path, record: dict[str, Any]) -> None:
 
 
 def _write_results(out: Path, done: list[Run]) -> None:
-    """Embeddings, metrics and ranks: what a run must not end without."""
+    """Embeddings and metrics: what a run must not end without."""
     first, *baseline = done
     with whole_file(out / "embeddings.npz") as file:
         write_arrays(file, first.task.arrays(first.h))
-    with whole_file(out / "ranks.csv") as file:
-        first.tested.ranks.to_csv(file, index=False)
     metrics: dict[str, Any] = {**first.tested.metrics}
     if baseline:
         metrics["uniform"] = baseline[0].tested.metrics
@@ -210,6 +207,7 @@ def _write_report(
             result=run.tested.metrics,
             baseline=baseline,
             measured=run.tested.measured,
+            ranks=run.tested.ranks,
             history=run.history,
         )
         if util.find_spec("matplotlib") is None:

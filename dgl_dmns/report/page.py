@@ -221,13 +221,14 @@ def _comparison(run: Run) -> str:
 
 def _cases(ranks: pd.DataFrame) -> str:
     """The test edges with the best and the worst ranks, of a frame in this order."""
-    shown = ranks.assign(**{ranks.columns[-1]: ranks.iloc[:, -1].map(lambda rank: f"{rank:g}")})
-    best = f"<h3>Best</h3>\n{_words(shown.head(_CASES))}"
-    worst = f"<h3>Worst</h3>\n{_words(shown.iloc[::-1].head(_CASES))}"
+    parts = []
+    for title, some in (("Best", ranks.head(_CASES)), ("Worst", ranks.iloc[::-1].head(_CASES))):
+        shown = some.assign(**{some.columns[-1]: some.iloc[:, -1].map("{:g}".format)})
+        parts.append(f"<section><h3>{title}</h3>\n{_words(shown)}</section>")
     return (
         f"<h2>Test edges by rank</h2>\n<p>The rank of the true answer among all candidates: 1 is "
         f"the best, and .5 stands for a tie. All {len(ranks)} are in <code>ranks.csv</code>.</p>\n"
-        f'<div class="pictures"><section>{best}</section><section>{worst}</section></div>'
+        f'<div class="pictures">{"".join(parts)}</div>'
     )
 
 

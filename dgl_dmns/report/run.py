@@ -131,6 +131,7 @@ def save_run(
     result: dict[str, float] | None = None,
     baseline: dict[str, float] | None = None,
     measured: str = "",
+    ranks: pd.DataFrame | None = None,
     etype: EdgeName | None = None,
     history: Sequence[Mapping[str, float]] | None = None,
 ) -> Path:
@@ -149,6 +150,7 @@ def save_run(
         result: test metrics by name.
         baseline: those of the same training with uniform negatives, to compare with.
         measured: how they were measured, in words.
+        ranks: test edges, the best first: columns of names, and ``rank`` as the last.
         etype: edge type of the last looks; defaults to the sampler's first.
         history: values of each epoch by name; defaults to what the monitor's `log` was given. The
             page calls ``loss`` the training loss and ``mrr`` the validation MRR.
@@ -158,7 +160,7 @@ def save_run(
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("negatives.csv", "metrics.csv", "scores.npz", "query.npz"):
+    for name in ("negatives.csv", "metrics.csv", "ranks.csv", "scores.npz", "query.npz"):
         (folder / name).unlink(missing_ok=True)
     if monitor is not None and len(monitor.frame()):
         monitor.save(folder / "negatives.csv")
@@ -166,6 +168,8 @@ def save_run(
     metrics = logged if history is None else pd.DataFrame(history)
     if len(metrics):
         metrics.to_csv(folder / "metrics.csv", index=False)
+    if ranks is not None:
+        ranks.to_csv(folder / "ranks.csv", index=False)
     record = {
         "format": FORMAT,
         "title": title,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dgl_dmns.checks import as_flag
-from dgl_dmns.core import EdgeType, Scorer, SharedPool
+from dgl_dmns.core import CPU, EdgeType, Scorer, SharedPool
 from dgl_dmns.gathered import gathered, part_of_pool, ranks
 from dgl_dmns.samplers.callables import Scorers, scorers_by_type
 from dgl_dmns.samplers.minibatch import PairBatch, known_by_row, pair_batches, weighed
@@ -53,7 +53,7 @@ def loss_of_batch(
 
     def read() -> None:
         nonlocal scorer_of
-        place = sampler.place_of(_tensors(h)[0]) if _tensors(h) else torch.device("cpu")
+        place = sampler.place_of(_tensors(h)[0]) if _tensors(h) else CPU
         batches.update(pair_batches(*given, list(held), place))
         if scorer is not None:
             scorer_of = scorers_by_type(scorer, [b.etype for b in batches.values()], list(held))

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from dgl_dmns._compat import is_distributed, require_dgl
-from dgl_dmns.core import EdgeType, FetchedRows, KnownEdges, distinct_pools, share
+from dgl_dmns.core import CPU, EdgeType, FetchedRows, KnownEdges, distinct_pools, share
 from dgl_dmns.samplers.graphs import Pair, edges_from, edges_in_parts, known_edges
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ class Share:
         """
         nodes = self.counts[1]
         size = min(nodes, max(_POOLS * pool, self.ids.numel() // _QUERIES))
-        ids = distinct_pools(1, size, nodes, random, torch.device("cpu"))[0].sort().values
+        ids = distinct_pools(1, size, nodes, random, CPU)[0].sort().values
         candidates = FetchedRows(ids, destination.rows(ids), destination.rows)
         return source.rows(self.ids), candidates
 

@@ -207,9 +207,9 @@ def test_several_edge_types_have_their_records_and_a_look_at_one(tmp_path):
 
 
 def test_the_ten_best_and_worst_test_edges_are_shown_by_name(sampler, tmp_path):
-    save_run(tmp_path, sampler, title="ranked")
-    rows = [f"<b>n{at}</b>,m{at},{at + 0.5}" for at in range(30)]
-    (tmp_path / "ranks.csv").write_text("\n".join(["src,dst,rank", *rows]))
+    rows = [(f"<b>n{at}</b>", f"m{at}", at + 0.5) for at in range(30)]
+    ranks = pd.DataFrame(rows, columns=["src", "dst", "rank"])
+    save_run(tmp_path, sampler, title="ranked", ranks=ranks)
     page = write_report(tmp_path).read_text()
     best, worst = page.partition("<h3>Best</h3>")[2].split("<h3>Worst</h3>")
     assert re.findall("<td>m(\\d+)</td>", best) == [str(at) for at in range(10)]
@@ -219,6 +219,8 @@ def test_the_ten_best_and_worst_test_edges_are_shown_by_name(sampler, tmp_path):
     (tmp_path / "ranks.csv").write_text("src,dst\n1,2\n")
     with pytest.raises(ValueError, match="ranks.csv: expected columns of names, and rank"):
         write_report(tmp_path)
+    save_run(tmp_path, sampler, title="no ranks")  # in the folder of another run
+    assert "Test edges by rank" not in write_report(tmp_path).read_text()
 
 
 @pytest.mark.usefixtures("sketched")
